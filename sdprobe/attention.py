@@ -1,0 +1,113 @@
+"""One call of attention, as its kernel is about to run it: what a hook at the point ``attention`` is given.
+
+Nothing is computed until asked for. If no hook replaces anything, the model's own kernel makes the output, so looking is
+exact; probabilities are then found beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.run import Role, Row, rows_of
+
+Rows = Role | Sequence[int] | slice | None
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """The final query, key, value and mask of one attention call (after LoRA, norms and rotary embeddings).
+
+    Args:
+        query: ``[rows, heads, queries, width]``; the queries are the places of the picture.
+        key: ``[rows, heads, keys, width]``; in cross-attention the keys are the tokens of the prompt.
+        value: ``[rows, heads, keys, width]``.
+        mask: added to the scores (or a boolean that keeps), or None.
+        scale: what the scores are multiplied by.
+        rows: what each row of the batch is.
+        kernel: runs the call as the model would; asked to, it also gives log Σ exp of the scores where it can.
+
+    An `Attention` is never changed: `with_probs` and `with_value` make a new one.
+    """
+
+    query: Shaped[Tensor, "rows heads queries width"]
+    key: Shaped[Tensor, "rows heads keys width"]
+    value: Shaped[Tensor, "rows heads keys width_v"]
+    mask: Shaped[Tensor, "..."] | None
+    scale: float
+    rows: tuple[Row, ...]
+    kernel: Callable[[Attention, bool], tuple[Tensor, Tensor | None]] = field(repr=False)
+    replaced: Shaped[Tensor, "rows heads queries keys"] | None = field(default=None, repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def probs(
+        self,
+        rows: Rows = None,
+        heads: Sequence[int] | slice | None = None,
+        tokens: Sequence[int] | slice | None = None,
+    ) -> Shaped[Tensor, "rows heads queries tokens"]:
+        """Attention probabilities: softmax over the *whole* key axis, then only the columns asked for.
+
+        Args:
+            rows: a role (``"cond"``), row numbers, or None for all.
+            heads: head numbers, or None for all.
+            tokens: key positions (columns), or None for all.
+
+        Returns:
+            ``[rows, heads, queries, tokens]``, in fp32 where the model computes in half precision.
+        """
+        r = rows_of(self.rows, rows) if isinstance(rows, str) else _index(rows)
+        h, t = _index(heads), _index(tokens)
+        if self.replaced is not None:
+            return self.replaced[r][:, h][..., t]
+        query, key = self.query[r][:, h], self.key[r][:, h]
+        if not isinstance(t, slice) and 2 * len(t) < self.key.shape[-2] and (lse := self._logsumexp()) is not None:
+            scores = (query @ key[:, :, t].transpose(-1, -2)).float() * self.scale
+            return (scores - lse[r][:, h].unsqueeze(-1)).exp_()
+        scores = (query @ key.transpose(-1, -2)).float() * self.scale
+        if self.mask is not None:
+            mask = self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:])[r][:, h]
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1)[..., t]
+
+    def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
+        """The same call with these probabilities in place of its own, for all rows, heads, queries and keys."""
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if tuple(probs.shape) != expected:
+            raise ValueError(f"with_probs needs [rows, heads, queries, keys] = {expected}, not {tuple(probs.shape)}")
+        return replace(self, replaced=probs, _made={})
+
+    def with_value(self, value: Shaped[Tensor, "rows heads keys width_v"]) -> Attention:
+        """The same call with another value."""
+        if value.shape != self.value.shape:
+            raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
+        return replace(self, value=value, _made={})
+
+    def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
+        """What the call returns: the stock kernel's result, or replaced probabilities times the value."""
+        if "output" not in self._made:
+            if self.replaced is not None:
+                self._made["output"] = self.replaced.to(self.value.dtype) @ self.value
+            else:
+                self._made["output"], _ = self.kernel(self, False)
+        made: Tensor = self._made["output"]
+        return made
+
+    def _logsumexp(self) -> Tensor | None:
+        """log Σ exp(scores) of every query, where the kernel gives it beside its output."""
+        if "logsumexp" not in self._made:
+            self._made["output"], self._made["logsumexp"] = self.kernel(self, True)
+        lse: Tensor | None = self._made["logsumexp"]
+        return lse
+
+
+def _index(chosen: Sequence[int] | slice | None) -> slice | list[int]:
+    if chosen is None:
+        return slice(None)
+    return chosen if isinstance(chosen, slice) else list(chosen)

@@ -1,0 +1,223 @@
+"""Several hooks as one, and the promises that hold for any of them.
+
+`Hooks(a, b)` is itself a hook. At every point its transforms act in the order given, each on what the one before
+returned; then its observers look at what came out. So observers may stand anywhere in the list, and there are no
+priorities: to look earlier, write a transform that returns what it was given.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sdprobe.attention import Attention
+from sdprobe.hook import POINTS, Observer, Transform, overrides
+from sdprobe.run import Run, Site, Step, Text
+
+Hook = Observer | Transform
+Value = TypeVar("Value")
+METHODS = (*POINTS, "start", "finish")
+
+
+class Hooks:
+    """Several hooks as one. `Hooks()` changes nothing and sees nothing.
+
+    Nesting does not matter: ``Hooks(a, Hooks(b, c)) == Hooks(Hooks(a, b), c) == Hooks(a, b, c)``.
+
+    Args:
+        hooks: observers, transforms, or further `Hooks`.
+
+    Raises:
+        TypeError: for something that is no hook.
+        ValueError: for a hook that could never act: one that overrides no point, has a method whose name is nearly
+            a point's, or asks for activations without saying of which modules.
+
+    >>> import sdprobe
+    >>> sdprobe.Hooks(sdprobe.AttentionMaps(), sdprobe.Hooks(sdprobe.LatentRecorder()))
+    Hooks(AttentionMaps(), LatentRecorder())
+    """
+
+    def __init__(self, *hooks: Hook | Hooks) -> None:
+        self.leaves: tuple[Hook, ...] = tuple(leaf for hook in hooks for leaf in _leaves(hook))
+
+    def token_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._pass("token_embeds", x, text)
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._pass("prompt_embeds", x, text)
+
+    def latents(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("latents", x, step)
+
+    def attention(self, attn: Attention, site: Site) -> Attention:
+        return self._pass("attention", attn, site)
+
+    def activation(self, x: Tensor, site: Site) -> Tensor:
+        return self._pass("activation", x, site)
+
+    def model_output(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("model_output", x, step)
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("noise_pred", x, step)
+
+    def final_latents(self, x: Tensor, run: Run) -> Tensor:
+        return self._pass("final_latents", x, run)
+
+    def image(self, x: Tensor, run: Run) -> Tensor:
+        return self._pass("image", x, run)
+
+    @contextmanager
+    def opened(self, run: Run) -> Iterator[Hooks]:
+        """This run's own copies of the hooks: started in order, finished in reverse whatever is raised."""
+        with ExitStack() as ending:
+            live = Hooks()
+            for given in self.leaves:
+                own = copy.copy(given)
+                run.records.append((given, own))
+                _call(own, "start", run)
+                ending.callback(_call, own, "finish", run)
+                live.leaves = (*live.leaves, own)
+            yield live
+
+    def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
+        """Only the hooks that say something at a point, and at a module of that name and kind."""
+        chosen = Hooks()
+        chosen.leaves = tuple(
+            leaf
+            for leaf in self.leaves
+            if overrides(leaf, point)
+            and (name is None or leaf.modules is None or any(fnmatchcase(name, p) for p in leaf.modules))
+            and (kind is None or leaf.kinds is None or kind in leaf.kinds)
+        )
+        return chosen
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether any transform needs the denoiser to run with gradients."""
+        return any(isinstance(leaf, Transform) and leaf.needs_grad for leaf in self.leaves)
+
+    def _pass(self, point: str, value: Value, place: object) -> Value:
+        for leaf in self.leaves:
+            if isinstance(leaf, Transform) and overrides(leaf, point):
+                value = _checked(leaf, point, value, _call(leaf, point, value, place))
+        for leaf in self.leaves:
+            if isinstance(leaf, Observer) and overrides(leaf, point):
+                _call(leaf, point, value, place)
+        return value
+
+    def __iter__(self) -> Iterator[Hook]:
+        return iter(self.leaves)
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hooks) and self.leaves == other.leaves
+
+    def __hash__(self) -> int:
+        return hash(self.leaves)
+
+    def __repr__(self) -> str:
+        return f"Hooks({', '.join(map(named, self.leaves))})"
+
+
+def named(hook: object) -> str:
+    """A hook in a message: its own repr where it has one, else its class."""
+    return repr(hook) if type(hook).__repr__ is not object.__repr__ else f"{type(hook).__name__}()"
+
+
+def _leaves(hook: object) -> tuple[Hook, ...]:
+    if isinstance(hook, Hooks):
+        return hook.leaves
+    if isinstance(hook, type) and issubclass(hook, (Observer, Transform, Hooks)):
+        raise TypeError(f"{hook.__name__} is a class, not a hook: write {hook.__name__}()")
+    if not isinstance(hook, (Observer, Transform)):
+        raise TypeError(
+            f"{hook!r} is not a hook. A hook is an object of a subclass of sdprobe.Observer or sdprobe.Transform, "
+            f"with a method for each point it cares for: {', '.join(POINTS)}"
+        )
+    _refuse_misspelt(hook)
+    if not any(overrides(hook, point) for point in METHODS):
+        raise ValueError(f"{named(hook)} overrides no point, so it would never act. The points: {', '.join(POINTS)}")
+    if overrides(hook, "activation") and not hook.modules:
+        raise ValueError(
+            f"{named(hook)} has a method activation but does not say of which modules: give it "
+            f"modules = ('mid_block.*', ...), fnmatch patterns on dotted module names"
+        )
+    if isinstance(hook.modules, str) or isinstance(hook.kinds, str):
+        raise TypeError(f"{named(hook)}: modules and kinds are tuples of patterns, not one string")
+    return (hook,)
+
+
+def _refuse_misspelt(hook: Hook) -> None:
+    for cls in type(hook).__mro__:
+        if cls in (Observer, Transform):
+            return
+        for name, member in vars(cls).items():
+            if name.startswith("_") or name in METHODS or not callable(member) or isinstance(member, type):
+                continue
+            if near := difflib.get_close_matches(name, METHODS, n=1, cutoff=0.88):
+                raise ValueError(
+                    f"{type(hook).__name__} has a method {name!r}, which is no point and would never be called; "
+                    f"did you mean {near[0]!r}?"
+                )
+
+
+def _checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
+    who = f"{named(hook)}.{point}"
+    if returned is None:
+        raise TypeError(f"{who} returned None: a Transform returns the new value (did you forget `return`?)")
+    if point == "attention":
+        if not isinstance(returned, Attention):
+            raise TypeError(f"{who} returned {type(returned).__name__}, not an Attention: use attn.with_probs(...)")
+        return returned
+    if not isinstance(returned, torch.Tensor):
+        raise TypeError(f"{who} returned {type(returned).__name__}, not a tensor")
+    for what in ("shape", "dtype", "device"):
+        before, after = getattr(given, what), getattr(returned, what)
+        if before != after:
+            raise ValueError(f"{who} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same")
+    return returned
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, torch.Size) else value
+
+
+def _call(hook: Hook, point: str, *args: Any) -> Any:
+    """Call a hook, see that it wrote nothing in place, and let an error say where it came from."""
+    tensors = _tensors(args[0])
+    versions = [tensor._version for tensor in tensors]
+    try:
+        method: Callable[..., Any] = getattr(hook, point)
+        result = method(*args)
+    except BaseException as error:
+        place = args[-1]
+        step = getattr(place, "step", place)
+        where = f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
+        where += f", at {place.name}" if isinstance(place, Site) else ""
+        error.add_note(f"raised in the hook {named(hook)} at the point {point!r}{where}")
+        raise
+    if isinstance(hook, Observer) and result is not None and point in POINTS:
+        raise TypeError(
+            f"{named(hook)}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
+        )
+    if versions != [tensor._version for tensor in tensors]:
+        raise ValueError(f"{named(hook)}.{point} wrote into its value in place: values that pass a point are shared")
+    return result
+
+
+def _tensors(value: object) -> tuple[Tensor, ...]:
+    if isinstance(value, torch.Tensor):
+        return (value,)
+    if isinstance(value, Attention):
+        return (value.query, value.key, value.value)
+    return ()

@@ -1,0 +1,1 @@
+"""The only rooms that import diffusers and transformers: foreign names die here."""

@@ -1,0 +1,314 @@
+"""What the loop asks of a family of models.
+
+A `Model` stands on a live diffusers pipeline and owns nothing of it. For a run, `staged` gives a copy whose pipeline is
+a shallow copy with a scheduler of its own: the pipeline's methods work as always, and neither the pipeline nor any other
+run is disturbed.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
+
+import torch
+from diffusers import schedulers as diffusers_schedulers
+from jaxtyping import Float, Shaped
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from sdprobe.compose import Hooks
+from sdprobe.model.prediction import denoised, sigma_at
+from sdprobe.model.reading import read
+from sdprobe.run import Prompt, Role, Row, Run, Settings, Step, rows_of
+
+Latents = Shaped[Tensor, "images channels h w"]
+Seed = int | Sequence[int]
+
+# Runs on one denoiser take turns, through whichever pipelines and models they reach it.
+_turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
+
+
+class Model(ABC):
+    """A family of models: the few things the loop asks of it, each answered by the pipeline underneath.
+
+    Args:
+        pipe: the live diffusers pipeline; it is used, never changed.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self.first = 0
+
+    # What the loop asks for, in its order.
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> nn.Module:
+        """The network that is called once per step."""
+
+    @abstractmethod
+    def roles(self, guidance_scale: float) -> tuple[Role, ...]:
+        """Which groups of rows the denoiser is shown at this guidance scale, in the order of its batch."""
+
+    @abstractmethod
+    def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Any:
+        """The conditioning for every row, past the points ``token_embeds`` and ``prompt_embeds``."""
+
+    @abstractmethod
+    def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
+        """x_T, or the noised picture."""
+
+    @abstractmethod
+    def denoise(self, x: Latents, step: Step, conditioning: Any) -> Shaped[Tensor, "rows channels h w"]:
+        """What the network returns for the latents, one entry per row."""
+
+    @abstractmethod
+    def attention_kind(self, module: nn.Module) -> str | None:
+        """``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
+
+    def guide(
+        self, output: Shaped[Tensor, "rows channels h w"], rows: Sequence[Row], scale: float
+    ) -> Shaped[Tensor, "images channels h w"]:
+        """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
+        cond = output[rows_of(rows, "cond")]
+        if all(row.role == "cond" for row in rows):
+            return cond
+        uncond = output[rows_of(rows, "uncond")]
+        return uncond + scale * (cond - uncond)
+
+    @abstractmethod
+    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
+        """The pictures in [0, 1]."""
+
+    # What is the same for every pipeline known here.
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes (with offloading too)."""
+        device: torch.device = self.pipe._execution_device
+        return device
+
+    @property
+    def tokenizer(self) -> Any:
+        """The pipeline's first tokenizer."""
+        return self.pipe.tokenizer
+
+    def read(self, text: str) -> Prompt:
+        """The text as this model's first encoder reads it.
+
+        >>> import sdprobe
+        >>> sdprobe.load().read("a red circle").tokens[:5]
+        ('<|startoftext|>', 'a</w>', 'red</w>', 'circle</w>', '<|endoftext|>')
+        """
+        return read(self.tokenizer, text)
+
+    def default(self, name: str) -> Any:
+        """The pipeline's own default for an argument of its call."""
+        return inspect.signature(self.pipe.__call__).parameters[name].default
+
+    def default_size(self) -> tuple[int, int]:
+        """The height and width, in pixels, that the model was made for."""
+        size = self.denoiser.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
+
+    def settings(
+        self,
+        *,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None,
+        steps: int | None,
+        guidance_scale: float | None,
+        seed: Seed | None,
+        scheduler: str,
+        height: int | None,
+        width: int | None,
+        images_per_prompt: int,
+        latents: Tensor | None,
+        image: Any,
+        strength: float | None,
+    ) -> Settings:
+        """The settings of a run: None filled in as the pipeline would, everything else checked."""
+        prompts = _texts("prompt", prompt)
+        negatives = _texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
+        if len(negatives) == 1:
+            negatives *= len(prompts)
+        if len(negatives) != len(prompts):
+            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
+        if image is not None:
+            default_height, default_width = self.pipe.image_processor.get_default_height_width(
+                self.pipe.image_processor.preprocess(image)
+            )
+        else:
+            default_height, default_width = self.default_size()
+        made = Settings(
+            prompt=prompts,
+            negative_prompt=negatives,
+            steps=int(self.default("num_inference_steps") if steps is None else steps),
+            guidance_scale=float(self.default("guidance_scale") if guidance_scale is None else guidance_scale),
+            seed=_seed(seed),
+            scheduler=scheduler,
+            height=default_height if height is None else height,
+            width=default_width if width is None else width,
+            images_per_prompt=images_per_prompt,
+            strength=_strength(image, strength),
+        )
+        _refuse(made, latents, (self.denoiser.config.in_channels, *self.latent_size(made)))
+        return made
+
+    def latent_size(self, settings: Settings) -> tuple[int, int]:
+        """The height and width of the latents."""
+        factor = self.pipe.vae_scale_factor
+        return settings.height // factor, settings.width // factor
+
+    def staged(self, scheduler: Any, settings: Settings) -> Self:
+        """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps."""
+        stage = copy.copy(self)
+        stage.pipe = copy.copy(self.pipe)
+        stage.pipe.scheduler = scheduler
+        scheduler.set_timesteps(settings.steps, device=self.device)
+        if settings.strength is not None:  # image-to-image leaves the first steps out
+            made = min(int(settings.steps * settings.strength), settings.steps)
+            stage.first = (settings.steps - made) * scheduler.order
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(stage.first)
+        return stage
+
+    def steps(self, run: Run, roles: Sequence[Role]) -> Iterator[Step]:
+        """Every step of the run, its latents still to be filled in."""
+        scheduler = self.pipe.scheduler
+        rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
+        timesteps = scheduler.timesteps[self.first :]
+        for index, timestep in enumerate(timesteps):
+            sigma = sigma_at(scheduler, self.first + index, timestep)
+
+            def to_denoised(output: Tensor, sample: Tensor, sigma: Tensor = sigma) -> Tensor:
+                return denoised(scheduler, output, sample, sigma)
+
+            nothing_yet = torch.empty(0, 0, 0, 0)
+            yield Step(index, len(timesteps), timestep.item(), float(sigma), nothing_yet, rows, run, to_denoised)
+
+    def timestep(self, step: Step) -> Tensor:
+        """The scheduler's own number for a step, as the tensor the network and the scheduler are given."""
+        timestep: Tensor = self.pipe.scheduler.timesteps[self.first + step.index]
+        return timestep
+
+    def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
+        """x_{t-1}, by the scheduler."""
+        extra = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
+        latents: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
+        return latents
+
+    def grid_of(self, latents: tuple[int, int], tokens: int) -> tuple[int, int] | None:
+        """``(h, w)`` of so many picture tokens: the latents' size, halved (rounding up) until it fits."""
+        h, w = latents
+        while h * w > tokens and h * w > 1:
+            h, w = (h + 1) // 2, (w + 1) // 2
+        return (h, w) if h * w == tokens else None
+
+    def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
+        """The decoded tensor as PIL pictures."""
+        processor = self.pipe.image_processor
+        pictures: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(image))
+        return pictures
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for this model to be free. A run started from inside a hook of the same model is refused."""
+        with _turns.setdefault(self.denoiser, _Turn()).taken():
+            yield
+        self.pipe.maybe_free_model_hooks()
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.denoiser.parameters())
+        return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        if self._owner == threading.get_ident():
+            raise RuntimeError(
+                "a run of this model is under way in this very thread: a hook cannot start another run of the model "
+                "it is attached to. Run it before or after, or on a second model"
+            )
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+
+def generators(seed: Seed) -> torch.Generator | list[torch.Generator]:
+    """CPU generators for a seed, or one for each of several."""
+    if isinstance(seed, int):
+        return torch.Generator("cpu").manual_seed(seed)
+    return [torch.Generator("cpu").manual_seed(s) for s in seed]
+
+
+def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
+    """A new scheduler: the pipeline's own class, a class or its name, or one like the instance given.
+
+    Where only a class is given, it gets the pipeline's configuration (betas, prediction type, spacing), as
+    ``Class.from_config(pipe.scheduler.config)`` does in diffusers.
+    """
+    if scheduler is None:
+        return type(pipe.scheduler).from_config(pipe.scheduler.config)
+    if not isinstance(scheduler, (str, type)):
+        return type(scheduler).from_config(scheduler.config)
+    names = [kind.__name__ for kind in pipe.scheduler.compatibles]
+    asked = scheduler if isinstance(scheduler, str) else scheduler.__name__
+    short = {name.removesuffix("Scheduler").lower(): name for name in names}
+    name = short.get(asked.removesuffix("Scheduler").lower())
+    if name is None:
+        raise ValueError(f"scheduler {asked!r} does not fit this pipeline; those that do: {', '.join(sorted(names))}")
+    return getattr(diffusers_schedulers, name).from_config(pipe.scheduler.config)
+
+
+def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} is a text or a list of texts, not {given!r}")
+    return texts
+
+
+def _seed(seed: Seed | None) -> int | tuple[int, ...]:
+    if seed is None:
+        return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
+    return seed if isinstance(seed, int) else tuple(seed)
+
+
+def _strength(image: Any, strength: float | None) -> float | None:
+    if image is None:
+        if strength is not None:
+            raise ValueError("strength says how much of a picture to replace, but no image is given")
+        return None
+    return 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
+
+
+def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    if made.steps < 1:
+        raise ValueError(f"steps must be 1 or more, not {made.steps}")
+    if made.images_per_prompt < 1:
+        raise ValueError(f"images_per_prompt must be 1 or more, not {made.images_per_prompt}")
+    if made.height % 8 or made.width % 8 or made.height < 8 or made.width < 8:
+        raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
+    if made.strength is not None and not (0 < made.strength <= 1 and int(made.steps * made.strength)):
+        raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
+    if isinstance(made.seed, tuple) and len(made.seed) != made.images:
+        raise ValueError(f"{len(made.seed)} seeds for {made.images} images: give one number, or one per image")
+    if latents is not None and tuple(latents.shape) != (made.images, *shape):
+        raise ValueError(f"latents must be [images, channels, h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}")

@@ -1,0 +1,82 @@
+"""`load`: a model from the box, a folder, the hub, a single file, or a pipeline that is live already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from sdprobe.model.base import Model
+from sdprobe.model.stable_diffusion import StableDiffusion
+from sdprobe import shapes
+
+FAMILIES: tuple[type[Model], ...] = (StableDiffusion,)
+
+
+def load(
+    source: str | Path | DiffusionPipeline | Model | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> Model:
+    """A model to probe.
+
+    >>> import sdprobe
+    >>> sdprobe.load()
+    StableDiffusion(StableDiffusionPipeline, denoiser ... M parameters)
+
+    Args:
+        source: None for the model that is shipped with the package (offline); a folder in diffusers' format; a
+            single checkpoint file (``.safetensors``, ``.ckpt``); a hub id such as
+            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is.
+        dtype: the parameters' type, for example ``torch.float16``; None keeps what was saved (a live pipeline's own).
+        device: where to put the model, for example ``"cuda"``.
+        options: passed to diffusers' loading, for example ``variant="fp16"``. Ignored by nothing: a live
+            pipeline refuses them.
+
+    Raises:
+        FileNotFoundError: for a path that is not there.
+        ValueError: for a pipeline of a family that is not known here; the message names those that are.
+    """
+    if isinstance(source, Model):
+        source = source.pipe
+    if isinstance(source, DiffusionPipeline):
+        if options:
+            raise TypeError(f"a live pipeline is loaded already and takes no {', '.join(options)}")
+        pipe = source
+    else:
+        pipe = _loaded(source, dtype, options)
+    model = family_of(pipe)(pipe)
+    if dtype is not None or device is not None:
+        pipe.to(**{k: v for k, v in {"dtype": dtype, "device": device}.items() if v is not None})
+    return model
+
+
+def family_of(pipe: DiffusionPipeline) -> type[Model]:
+    """The family a pipeline belongs to. Raises ValueError naming the known ones."""
+    name = type(pipe).__name__
+    for family in FAMILIES:
+        if name in family.pipelines:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.pipelines)
+    raise ValueError(f"{name} is of a family not known here; known pipelines: {known}")
+
+
+def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[str, Any]) -> DiffusionPipeline:
+    if dtype is not None:
+        options = {**options, "torch_dtype": dtype}
+    if source is None:
+        return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return StableDiffusionPipeline.from_single_file(str(path), **options)
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise FileNotFoundError(f"{path} holds no model_index.json: it is no folder in diffusers' format")
+        return DiffusionPipeline.from_pretrained(path, **options)
+    if isinstance(source, Path) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{source} is neither a file or folder here nor a hub id like 'owner/name'")
+    return DiffusionPipeline.from_pretrained(str(source), **options)

@@ -1,0 +1,144 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a U-Net, an autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers.models.attention_processor import Attention as AttentionModule
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from sdprobe.compose import Hooks
+from sdprobe.model.base import Latents, Model
+from sdprobe.run import Prompt, Role, Run, Settings, Step, Text
+
+
+class Conditioning(NamedTuple):
+    """What the U-Net is told besides the latents and the time."""
+
+    embeds: Shaped[Tensor, "rows tokens width"]
+    groups: int
+    timestep_cond: Tensor | None
+
+
+class StableDiffusion(Model):
+    """Stable Diffusion 1.x and 2.x, with epsilon and v-prediction."""
+
+    pipelines = ("StableDiffusionPipeline",)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        unet: nn.Module = self.pipe.unet
+        return unet
+
+    def read(self, text: str) -> Prompt:
+        # A loaded textual inversion of several vectors is spelt out as several tokens, as the pipeline does it.
+        return super().read(self.pipe.maybe_convert_prompt(text, self.tokenizer))
+
+    def roles(self, guidance_scale: float) -> tuple[Role, ...]:
+        distilled = self.pipe.unet.config.time_cond_proj_dim is not None
+        return ("uncond", "cond") if guidance_scale > 1 and not distilled else ("cond",)
+
+    def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
+        settings = run.settings
+        sides = {"cond": run.prompts, "uncond": run.negative_prompts}
+        embeds = [self._encode_side(run, hooks, role, sides[role]) for role in roles]
+        rows = [side.repeat_interleave(settings.images_per_prompt, dim=0) for side in embeds]
+        return Conditioning(torch.cat(rows) if len(rows) > 1 else rows[0], len(roles), self._guidance_cond(settings))
+
+    def _encode_side(
+        self, run: Run, hooks: Hooks, role: Role, prompts: tuple[Prompt, ...]
+    ) -> Shaped[Tensor, "batch tokens width"]:
+        text = self._text(run, role, prompts)
+        with passing_embeddings(self.pipe.text_encoder, lambda x: hooks.token_embeds(x, text), hooks):
+            x, _ = self.pipe.encode_prompt([p.text for p in prompts], self.device, 1, False)
+        return hooks.prompt_embeds(x, text)
+
+    def _text(self, run: Run, role: Role, prompts: tuple[Prompt, ...]) -> Text:
+        table = self.pipe.text_encoder.get_input_embeddings().weight
+
+        def lookup(word: str) -> Float[Tensor, "tokens width"]:
+            ids = self.tokenizer(word, add_special_tokens=False, return_tensors="pt").input_ids[0]
+            found: Tensor = table.detach()[ids.to(table.device)]
+            return found
+
+        return Text("text_encoder", prompts, role, run, lookup)
+
+    def _guidance_cond(self, settings: Settings) -> Tensor | None:
+        width = self.pipe.unet.config.time_cond_proj_dim
+        if width is None:
+            return None
+        scale = torch.tensor(settings.guidance_scale - 1).repeat(settings.images)
+        dtype = self.pipe.text_encoder.dtype
+        cond: Tensor = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=width)
+        return cond.to(device=self.device, dtype=dtype)
+
+    def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
+        dtype = self.pipe.text_encoder.dtype
+        if image is not None:
+            return self._noised(settings, generator, image, dtype)
+        made: Tensor = self.pipe.prepare_latents(
+            settings.images,
+            self.pipe.unet.config.in_channels,
+            settings.height,
+            settings.width,
+            dtype,
+            self.device,
+            generator,
+            latents,
+        )
+        return made
+
+    def _noised(self, settings: Settings, generator: Any, image: Any, dtype: torch.dtype) -> Latents:
+        # The stock image-to-image pipeline on the same parts encodes the picture and adds the noise.
+        pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+        pixels = pipe.image_processor.preprocess(image, height=settings.height, width=settings.width)
+        timestep = self.pipe.scheduler.timesteps[self.first : self.first + 1].repeat(settings.images)
+        made: Tensor = pipe.prepare_latents(
+            pixels, timestep, len(settings.prompt), settings.images_per_prompt, dtype, self.device, generator
+        )
+        return made
+
+    def denoise(
+        self, x: Latents, step: Step, conditioning: Conditioning
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        timestep = self.timestep(step)
+        rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
+        output: Tensor = self.pipe.unet(
+            self.pipe.scheduler.scale_model_input(rows, timestep),
+            timestep,
+            encoder_hidden_states=conditioning.embeds,
+            timestep_cond=conditioning.timestep_cond,
+            return_dict=False,
+        )[0]
+        return output
+
+    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
+        vae = self.pipe.vae
+        image = vae.decode(x / vae.config.scaling_factor, return_dict=False, generator=generator)[0]
+        image, flagged = self.pipe.run_safety_checker(image, self.device, image.dtype)
+        kept = [True] * len(image) if flagged is None else [not flag for flag in flagged]
+        decoded: Tensor = self.pipe.image_processor.postprocess(image, output_type="pt", do_denormalize=kept)
+        return decoded
+
+    def attention_kind(self, module: nn.Module) -> str | None:
+        if not isinstance(module, AttentionModule):
+            return None
+        return "cross" if module.is_cross_attention else "self"
+
+
+@contextmanager
+def passing_embeddings(encoder: nn.Module, point: Callable[[Tensor], Tensor], hooks: Hooks) -> Iterator[None]:
+    """While this is open, the encoder's token embeddings pass a point before positions are added to them."""
+    if not len(hooks.at("token_embeds")):
+        yield
+        return
+    handle = encoder.get_input_embeddings().register_forward_hook(lambda module, args, output: point(output))
+    try:
+        yield
+    finally:
+        handle.remove()

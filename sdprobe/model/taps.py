@@ -1,0 +1,228 @@
+"""Where hooks reach into the denoiser: attention sites and module outputs, without touching the model.
+
+Every attention module of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. While a module asked
+for runs, a torch-function mode sees that call with its final query, key, value and mask. Nothing is replaced; the
+forward hooks that bracket a module live only as long as one call of the denoiser.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sdprobe.attention import Attention
+from sdprobe.compose import Hook, Hooks, named
+from sdprobe.run import Coverage, Row, Site, Step
+
+Grid = tuple[int, int]
+FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)
+
+NOT_RUN = "it did not run in this pass of the denoiser"
+NO_SDPA = (
+    "it ran without torch's scaled_dot_product_attention (attention slicing, xFormers or another backend): switch "
+    "that off, e.g. pipe.disable_attention_slicing() or pipe.unet.set_attn_processor(AttnProcessor2_0())"
+)
+
+
+class Taps:
+    """The places in one denoiser that the hooks of one run asked for.
+
+    Args:
+        denoiser: the network.
+        kind_of: gives ``"cross"``, ``"self"``, ``"joint"`` for an attention module, None for any other.
+        hooks: the run's hooks.
+        grid_of: gives ``(h, w)`` for a number of picture tokens, None where there is no such grid.
+        coverage: where to say what was seen.
+
+    Raises:
+        ValueError: for a hook none of whose module patterns or kinds fits anything.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        kind_of: Callable[[nn.Module], str | None],
+        hooks: Hooks,
+        grid_of: Callable[[int], Grid | None],
+        coverage: Coverage,
+    ) -> None:
+        self._coverage, self._grid_of = coverage, grid_of
+        modules = {name: module for name, module in denoiser.named_modules() if name}
+        sites = {name: kind for name, module in modules.items() if (kind := kind_of(module)) is not None}
+        _refuse_idle(hooks, "attention", sites)
+        _refuse_idle(hooks, "activation", dict.fromkeys(modules))
+        self._attention = [
+            (name, kind, modules[name], own)
+            for name, kind in sites.items()
+            if len(own := hooks.at("attention", name, kind))
+        ]
+        self._activation = [
+            (name, module, own) for name, module in modules.items() if len(own := hooks.at("activation", name))
+        ]
+
+    @contextmanager
+    def watching(self, step: Step) -> Iterator[None]:
+        """While this is open, the denoiser's one call passes the points ``attention`` and ``activation``."""
+        handles: list[Any] = []
+        brackets: list[tuple[_Bracket, Hooks]] = []
+        try:
+            for name, kind, module, hooks in self._attention:
+                site = Site(name, kind, place_of(name), None, int(getattr(module, "heads", 0)), step)
+                bracket = _Bracket(hooks, site, self._grid_of)
+                brackets.append((bracket, hooks))
+                handles.append(module.register_forward_pre_hook(bracket.enter))
+                handles.append(module.register_forward_hook(bracket.leave, always_call=True))
+            for name, module, hooks in self._activation:
+                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._grid_of)))
+            yield
+            for bracket, hooks in brackets:
+                self._account(bracket, hooks)
+        finally:
+            # torch skips the closing hook of a module that a KeyboardInterrupt left, so the modes are closed here.
+            for bracket, _ in reversed(brackets):
+                bracket.abandon()
+            for handle in handles:
+                handle.remove()
+
+    def _account(self, bracket: _Bracket, hooks: Hooks) -> None:
+        name = bracket.site.name
+        if bracket.saw:
+            self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
+            return
+        why = NO_SDPA if bracket.entered else NOT_RUN
+        self._coverage.missed[name] = why
+        if strict := [named(hook) for hook in hooks if hook.strict]:
+            raise RuntimeError(
+                f"{', '.join(strict)} asked for the attention of {name}, which could not be seen: {why}. "
+                f"With strict=False it does without, and run.coverage lists what was missed"
+            )
+
+
+class _Bracket(TorchFunctionMode):
+    """Entered while one attention module runs: sees its first attention call and lets the hooks act on it."""
+
+    def __init__(self, hooks: Hooks, site: Site, grid_of: Callable[[int], Grid | None]) -> None:
+        super().__init__()
+        self.hooks, self.site, self.grid_of = hooks, site, grid_of
+        self.entered = self.saw = self.open = False
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.entered = self.open = True
+        self.__enter__()
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        if self.open:
+            self.open = False
+            self.__exit__(None, None, None)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention or self.saw:
+            return func(*args, **(kwargs or {}))
+        self.saw = True
+        given = attention_call(*args, **(kwargs or {}), rows=self.site.step.rows)
+        site = Site(
+            self.site.name,
+            self.site.kind,
+            self.site.place,
+            self.grid_of(given.query.shape[-2]),
+            given.query.shape[1],
+            self.site.step,
+        )
+        return self.hooks.attention(given, site).output()
+
+
+def attention_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    rows: tuple[Row, ...] = (),
+) -> Attention:
+    """An `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
+    if is_causal or enable_gqa or dropout_p:
+        raise NotImplementedError("causal, grouped-query and dropout attention have no place in a denoiser known here")
+
+    def kernel(attn: Attention, logsumexp: bool) -> tuple[Tensor, Tensor | None]:
+        q, k, v = attn.query, attn.key, attn.value
+        if logsumexp:
+            if not _is_flash_on_cpu(q, k, v, attn_mask, scale):
+                return kernel(attn, False)
+            # The kernel that SDPA itself would choose here; called by its own name it also returns log Σ exp.
+            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, 0.0, False, attn_mask=attn_mask, scale=scale
+            )
+            return out, lse
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale), None
+
+    return Attention(query, key, value, attn_mask, scale or query.shape[-1] ** -0.5, rows, kernel)
+
+
+def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> bool:
+    if q.device.type != "cpu" or not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+        return False
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
+        return False  # its logsumexp has no gradient
+    return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)
+
+
+def place_of(name: str) -> str:
+    """``"down"``, ``"mid"`` or ``"up"`` for a U-Net's module, else the first part of its name."""
+    first = name.split(".")[0]
+    return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
+
+
+def _passing(hooks: Hooks, name: str, step: Step, grid_of: Callable[[int], Grid | None]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        if not isinstance(x, Tensor):
+            raise TypeError(f"the module {name} returns {type(x).__name__}: there is no activation to pass to a hook")
+        grid = (int(x.shape[-2]), int(x.shape[-1])) if x.ndim == 4 else grid_of(x.shape[1]) if x.ndim == 3 else None
+        new = hooks.activation(x, Site(name, "activation", place_of(name), grid, 0, step))
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return hook
+
+
+def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, str | None]) -> None:
+    """Refuse a hook that would never be called, or one of whose patterns matches nothing."""
+    for hook in hooks.at(point):
+        for pattern in hook.modules or ():
+            if not any(fnmatchcase(name, pattern) for name in modules):
+                raise ValueError(
+                    f"{named(hook)}: the module pattern {pattern!r} matches no {point} site of this model; "
+                    f"{_choices(pattern, modules)}"
+                )
+        if not any(_asks(hook, name, kind) for name, kind in modules.items()):
+            kinds = sorted({kind for kind in modules.values() if kind})
+            raise ValueError(
+                f"{named(hook)} asks for {point} of kind {', '.join(hook.kinds or ())} at "
+                f"{', '.join(hook.modules or ('*',))}, which this model has not; its kinds: {', '.join(kinds)}"
+            )
+
+
+def _asks(hook: Hook, name: str, kind: str | None) -> bool:
+    by_name = hook.modules is None or any(fnmatchcase(name, pattern) for pattern in hook.modules)
+    return by_name and (hook.kinds is None or kind is None or kind in hook.kinds)
+
+
+def _choices(pattern: str, modules: Iterable[str]) -> str:
+    known = list(modules)
+    near = difflib.get_close_matches(pattern.strip("*"), known, n=3, cutoff=0.3)
+    listed = ", ".join(near or known[:8])
+    return f"nearest of its {len(known)}: {listed}"

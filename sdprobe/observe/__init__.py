@@ -1,0 +1,1 @@
+"""Observers: hooks that look."""

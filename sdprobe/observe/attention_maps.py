@@ -1,0 +1,283 @@
+"""Which places of the picture look at which word: cross-attention, accumulated while sampling.
+
+What is held does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps. More
+is kept only when asked. Maps are brought to one size once, at the end; resizing is linear, so the order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import isqrt
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from einops import reduce
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sdprobe import plot
+from sdprobe.attention import Attention
+from sdprobe.heatmap import HeatMap, resize
+from sdprobe.hook import Observer
+from sdprobe.run import Prompt, Role, Run, Site
+
+Keep = Literal["step", "layer", "head"]
+Method = Literal["mean", "daam"]
+
+# Sums per layer and head, which DAAM's map is made of, are held unasked for as long as they fit into this.
+UNASKED_BYTES = 4_000_000
+
+
+class Key(NamedTuple):
+    """Which sum: None where it runs over all steps, or all layers of a grid."""
+
+    role: Role
+    step: int | None
+    layer: str | None
+    grid: tuple[int, int]
+
+
+class AttentionMaps(Observer):
+    """Record cross-attention, and give the heat map of any word of the prompt.
+
+    >>> import sdprobe
+    >>> maps = sdprobe.AttentionMaps()
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle left of a blue square", hooks=[maps], steps=4, seed=0, progress=False
+    ... )
+    >>> run[maps].heat_map("circle")
+    HeatMap('circle', 16×16)
+    >>> list(run[maps].heat_maps())
+    ['a', 'red', 'circle', 'left', 'of', 'blue', 'square']
+    >>> run[maps].heat_map("hexagon")
+    Traceback (most recent call last):
+    sdprobe.run.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; its words are ...
+
+    Args:
+        words: only the tokens of these words; None for every token, padding included.
+        rows: ``"cond"`` (the prompt), ``"uncond"`` (the negative prompt) or ``"both"``.
+        keep: what to keep apart instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
+        modules: fnmatch patterns on module names, e.g. ``("up_blocks.*",)``; None for all.
+        places: of ``"down"``, ``"mid"``, ``"up"``; None for all.
+        grids: only sites of these grids, ``(h, w)`` or a number for a square one; None for all.
+        strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
+    """
+
+    kinds = ("cross",)
+
+    def __init__(
+        self,
+        words: Sequence[str | int] | None = None,
+        *,
+        rows: Role | Literal["both"] = "cond",
+        keep: Sequence[Keep] = (),
+        modules: Sequence[str] | None = None,
+        places: Collection[str] | None = None,
+        grids: Collection[int | tuple[int, int]] | None = None,
+        strict: bool = True,
+    ) -> None:
+        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        if unknown := [name for name in keep if name not in get_args(Keep)]:
+            raise ValueError(f"cannot keep {unknown}; what can be kept apart: {', '.join(get_args(Keep))}")
+        if rows not in ("cond", "uncond", "both"):
+            raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
+        self.words = (words,) if isinstance(words, str) else words
+        self.rows, self.keep, self.places, self.strict = rows, keep, places, strict
+        self.modules = (modules,) if isinstance(modules, str) else None if modules is None else tuple(modules)
+        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
+
+    def start(self, run: Run) -> None:
+        self.run = run
+        self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
+        self.columns = None if self.words is None else self._columns(self.words)
+        self.apart = set(self.keep) | {"layer", "head"}
+        self.sums: dict[Key, Float[Tensor, "images heads places tokens"]] = {}
+        self.counts: dict[Key, int] = {}
+
+    def attention(self, attn: Attention, site: Site) -> None:
+        if site.grid is None or (self.places is not None and site.place not in self.places):
+            return
+        if self.grids is not None and site.grid not in self.grids:
+            return
+        for role in self.roles:
+            if not any(row.role == role for row in attn.rows):
+                raise ValueError(f"rows={self.rows!r}, but without guidance (scale 1 and below) there are no such rows")
+            step, layer = site.step.index if "step" in self.apart else None, site.name if "layer" in self.apart else None
+            self._add(Key(role, step, layer, site.grid), attn.probs(rows=role, tokens=self.columns))
+        unasked = self.apart - set(self.keep)
+        if unasked and self.held_bytes > UNASKED_BYTES:
+            self._sum_over(unasked)
+
+    def _add(self, key: Key, probs: Float[Tensor, "images heads places tokens"]) -> None:
+        if "head" not in self.apart:
+            probs = reduce(probs, "i h p t -> i 1 p t", "mean")
+        if key in self.sums:
+            self.sums[key].add_(probs)
+        else:
+            self.sums[key] = probs.to(torch.float32, copy=True)
+        self.counts[key] = self.counts.get(key, 0) + 1
+
+    def _sum_over(self, names: set[str]) -> None:
+        held, counts = self.sums, self.counts
+        self.apart -= names
+        self.sums, self.counts = {}, {}
+        for key, total in held.items():
+            new = key._replace(layer=key.layer if "layer" in self.apart else None)
+            total = total if "head" in self.apart else reduce(total, "i h p t -> i 1 p t", "mean")
+            self.sums[new] = self.sums[new] + total if new in self.sums else total
+            self.counts[new] = self.counts.get(new, 0) + counts[key]
+
+    @property
+    def held_bytes(self) -> int:
+        """What the recording holds; the same after one step as after fifty, unless steps are kept apart."""
+        return sum(total.numel() * total.element_size() for total in self.sums.values())
+
+    def heat_map(
+        self,
+        word: str | int,
+        occurrence: int | None = None,
+        image: int = 0,
+        method: Method = "mean",
+        *,
+        role: Role | None = None,
+        step: int | None = None,
+        layer: str | None = None,
+        head: int | None = None,
+    ) -> HeatMap:
+        """Where one picture looks at a word.
+
+        Args:
+            word: a word or a phrase of the prompt, in any case; ``"<start>"``, ``"<end>"``, ``"<pad>"``; or a token
+                position. The maps of several tokens are averaged.
+            occurrence: which occurrence of the word, 0 the first; None averages all.
+            image: the picture's number.
+            method: ``"mean"``: the mean probability over sites, heads and steps, at the largest grid recorded.
+                ``"daam"``: exactly DAAM's map (Tang et al., ACL 2023), at the latents' size: per layer and head the
+                sum over steps, resized bicubically, clamped at 0 from below; then their plain mean. It leaves out
+                the middle block and sites at an eighth of the latents' size.
+            role: ``"cond"`` or ``"uncond"``, where both were recorded.
+            step: this step only (needs ``keep=("step",)``); likewise ``layer``, a module's name, and ``head``.
+
+        Raises:
+            WordNotInPrompt: for a word that the prompt does not hold.
+            ValueError: for what was not recorded, saying how to record it.
+        """
+        role = role or self.roles[0]
+        if role not in self.roles:
+            raise ValueError(f"rows of role {role!r} were not recorded: use AttentionMaps(rows='both')")
+        prompt = self.run.prompt_of(image, role)
+        columns = self._recorded(prompt, word, occurrence)
+        keys = self._matching(role, step, layer, head)
+        if method == "daam":
+            values = self._daam(keys, image, columns, head)
+        elif method == "mean":
+            values = self._mean(keys, image, columns, head)
+        else:
+            raise ValueError(f"method is 'mean' or 'daam', not {method!r}")
+        picture = self.run.images[image] if self.run.images else None
+        return HeatMap(values, word if isinstance(word, str) else prompt.tokens[word].removesuffix("</w>"), picture)
+
+    def heat_maps(self, image: int = 0, method: Method = "mean", *, role: Role | None = None) -> dict[str, HeatMap]:
+        """The heat map of every word recorded, in the order of the prompt."""
+        prompt = self.run.prompt_of(image, role or self.roles[0])
+        recorded = [word for word in prompt.words if self._has(prompt.positions(word))]
+        return {word: self.heat_map(word, None, image, method, role=role) for word in recorded}
+
+    def grid(self, by: Keep, words: Sequence[str] | None = None, image: int = 0, most: int = 8) -> Figure:
+        """A figure for a paper: words down, and steps, layers or heads (at most so many, evenly chosen) across."""
+        across: dict[str, list[int | str]] = {
+            "step": sorted({key.step for key in self.sums if key.step is not None}),
+            "layer": list(dict.fromkeys(key.layer for key in self.sums if key.layer is not None)),
+            "head": list(range(min(total.shape[1] for total in self.sums.values()))),
+        }
+        if by not in across:
+            raise ValueError(f"by is 'step', 'layer' or 'head', not {by!r}")
+        if by not in self.apart:
+            raise ValueError(f"{by}s were not kept apart: record with AttentionMaps(keep=({by!r},))")
+        every, count = across[by], min(most, len(across[by]))
+        chosen = [every[round(i * (len(every) - 1) / max(count - 1, 1))] for i in range(count)]
+        prompt = self.run.prompt_of(image, self.roles[0])
+        shown = list(words or (word for word in prompt.words if self._has(prompt.positions(word))))
+        cells = [[self.heat_map(w, image=image, **{by: c}).cell() for c in chosen] for w in shown]  # type: ignore[arg-type]
+        return plot.sheet(cells, rows=shown, columns=[_label(by, c) for c in chosen])
+
+    def row_sums(self) -> Float[Tensor, " sums"]:
+        """The least and the greatest sum of mean probabilities over all tokens, of each recording: each is 1.
+
+        Softmax runs over the whole key axis, so anything else would show a fault, or a transform's doing.
+        """
+        if self.columns is not None:
+            raise ValueError("row sums need every token: record with words=None")
+        means = [total.sum(-1) / self.counts[key] for key, total in self.sums.items()]
+        return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
+
+    def _columns(self, words: Sequence[str | int]) -> list[int]:
+        prompts = [self.run.prompt_of(i, role) for role in self.roles for i in range(self.run.settings.images)]
+        found: set[int] = set()
+        for word in words:
+            holding = [p for p in prompts if isinstance(word, int) or p.occurrences(word)]
+            for prompt in holding or prompts[:1]:
+                found.update(prompt.positions(word))
+        return sorted(found)
+
+    def _has(self, positions: tuple[int, ...]) -> bool:
+        return self.columns is None or set(positions) <= set(self.columns)
+
+    def _recorded(self, prompt: Prompt, word: str | int, occurrence: int | None) -> list[int]:
+        positions = prompt.positions(word, occurrence)
+        if not self._has(positions):
+            raise ValueError(f"{word!r} was not recorded: only the words {self.words} were")
+        return list(positions) if self.columns is None else [self.columns.index(p) for p in positions]
+
+    def _matching(self, role: Role, step: int | None, layer: str | None, head: int | None) -> list[Key]:
+        for name, value in (("step", step), ("layer", layer), ("head", head)):
+            if value is not None and name not in self.apart:
+                raise ValueError(f"{name}s were not kept apart: record with AttentionMaps(keep=({name!r},))")
+        keys = [k for k in self.sums if k.role == role and step in (None, k.step) and layer in (None, k.layer)]
+        if not keys:
+            layers = ", ".join(sorted({str(key.layer) for key in self.sums if key.layer}))
+            raise ValueError(f"nothing was recorded at step {step}, layer {layer}; the layers: {layers or '(none)'}")
+        return keys
+
+    def _word(self, key: Key, image: int, columns: list[int], head: int | None) -> Float[Tensor, "heads h w"]:
+        heads = slice(None) if head is None else slice(head, head + 1)
+        return self.sums[key][image, heads][..., columns].mean(-1).unflatten(-1, key.grid)
+
+    def _mean(self, keys: list[Key], image: int, columns: list[int], head: int | None) -> Float[Tensor, "h w"]:
+        size = max((key.grid for key in keys), key=lambda grid: grid[0] * grid[1])
+        by_grid: dict[tuple[int, int], Tensor] = {}
+        for key in keys:
+            own = self._word(key, image, columns, head).mean(0)
+            by_grid[key.grid] = by_grid[key.grid] + own if key.grid in by_grid else own
+        total = torch.stack([resize(own, size, "bilinear") for own in by_grid.values()]).sum(0)
+        return total / sum(self.counts[key] for key in keys)
+
+    def _daam(self, keys: list[Key], image: int, columns: list[int], head: int | None) -> Float[Tensor, "h w"]:
+        if not {"layer", "head"} <= self.apart:
+            raise ValueError("DAAM's map needs layers and heads apart: record with AttentionMaps(keep=('layer', 'head'))")
+        size = self.run.model.latent_size(self.run.settings)
+        sums: dict[str | None, Tensor] = {}
+        for key in keys:
+            factor = isqrt(size[0] * size[1] // (key.grid[0] * key.grid[1]))
+            if factor != 8 and not str(key.layer).startswith("mid"):
+                own = self.sums[key][image, slice(None) if head is None else slice(head, head + 1)][..., columns]
+                own = own.unflatten(1, key.grid).movedim(-1, 1)  # [heads, tokens, h, w]
+                sums[key.layer] = sums[key.layer] + own if key.layer in sums else own
+        if not sums:
+            raise ValueError("DAAM looks at down and up blocks only, and none of their sites was recorded")
+        entries = [resize(own, size).clamp_min(0) for own in sums.values()]
+        return torch.cat(entries).mean((0, 1))
+
+    def __repr__(self) -> str:
+        said = {"words": (self.words, None), "rows": (self.rows, "cond"), "keep": (self.keep, ())}
+        said |= {"modules": (self.modules, None), "places": (self.places, None), "grids": (self.grids, None)}
+        said |= {"strict": (self.strict, True)}
+        return f"AttentionMaps({', '.join(f'{k}={v!r}' for k, (v, usual) in said.items() if v != usual)})"
+
+
+def _label(by: str, value: int | str) -> str:
+    if isinstance(value, int):
+        return f"{by} {value}"
+    parts = value.split(".")
+    return "\n".join([f"{parts[0].split('_')[0]} {'.'.join(p for p in parts[1:] if p.isdigit())}"])

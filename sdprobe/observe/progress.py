@@ -1,0 +1,41 @@
+"""A progress bar, which is only an observer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdprobe.hook import Observer
+from sdprobe.run import Run, Step
+
+
+class Progress(Observer):
+    """Show a bar that advances with every step. `sample` adds one unless told ``progress=False``.
+
+    >>> import sdprobe
+    >>> bar = sdprobe.Progress(desc="circles")
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[bar], steps=2, progress=False)
+    >>> run[bar].done
+    2
+
+    Args:
+        desc: a word before the bar.
+    """
+
+    def __init__(self, desc: str | None = None) -> None:
+        self.desc = desc
+
+    def start(self, run: Run) -> None:
+        self.done = 0
+        self.bar = tqdm(total=run.settings.steps, desc=self.desc)
+
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        self.done = step.index + 1
+        self.bar.total = step.total  # a second-order scheduler calls the denoiser about twice per step
+        self.bar.update()
+
+    def finish(self, run: Run) -> None:
+        self.bar.close()
+
+    def __repr__(self) -> str:
+        return f"Progress({'' if self.desc is None else f'desc={self.desc!r}'})"

@@ -1,0 +1,129 @@
+"""Which places of the picture look at which other places: self-attention, accumulated while sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from einops import reduce
+from jaxtyping import Float, Shaped
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sdprobe import plot
+from sdprobe.attention import Attention
+from sdprobe.heatmap import HeatMap
+from sdprobe.hook import Observer
+from sdprobe.run import Run, Site
+
+Grid = tuple[int, int]
+
+
+class SelfAttentionMaps(Observer):
+    """Record self-attention, averaged over sites, heads and steps: one matrix per grid.
+
+    >>> import sdprobe
+    >>> maps = sdprobe.SelfAttentionMaps()
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[maps], steps=4, seed=0, progress=False)
+    >>> run[maps].heat_map((8, 8))
+    HeatMap('place (8, 8)', 16×16)
+    >>> len(run[maps].components(3))
+    3
+
+    Args:
+        grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for every grid of at most
+            32 × 32 places: the matrix of a 64 × 64 grid takes 67 MB per picture.
+        modules: fnmatch patterns on module names; None for all.
+        strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
+    """
+
+    kinds = ("self",)
+
+    def __init__(
+        self,
+        grids: Collection[int | Grid] | None = None,
+        *,
+        modules: Sequence[str] | None = None,
+        strict: bool = True,
+    ) -> None:
+        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
+        self.modules = (modules,) if isinstance(modules, str) else None if modules is None else tuple(modules)
+        self.strict = strict
+
+    def start(self, run: Run) -> None:
+        self.run = run
+        self.sums: dict[Grid, Float[Tensor, "images places seen"]] = {}
+        self.counts: dict[Grid, int] = {}
+
+    def attention(self, attn: Attention, site: Site) -> None:
+        grid = site.grid
+        if grid is None or (grid[0] * grid[1] > 32 * 32 if self.grids is None else grid not in self.grids):
+            return
+        mean = reduce(attn.probs(rows="cond"), "i h p s -> i p s", "mean").float()
+        self.sums[grid] = self.sums[grid].add_(mean) if grid in self.sums else mean
+        self.counts[grid] = self.counts.get(grid, 0) + 1
+
+    def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "places seen"]:
+        """The mean self-attention matrix of one picture; each row sums to 1. None is the largest grid recorded."""
+        chosen = self._grid(grid)
+        self.run.prompt_of(image)
+        return self.sums[chosen][image] / self.counts[chosen]
+
+    def heat_map(self, at: Grid | Shaped[Any, "H W"], image: int = 0, grid: int | Grid | None = None) -> HeatMap:
+        """Where a place, or a region, looks.
+
+        Args:
+            at: ``(row, column)`` on the grid, or a mask of any size, whose places are averaged.
+            image: the picture's number.
+            grid: which grid; None is the largest recorded.
+        """
+        h, w = self._grid(grid)
+        matrix = self.matrix(image, grid)
+        if isinstance(at, tuple):
+            row, column = at
+            if not (0 <= row < h and 0 <= column < w):
+                raise ValueError(f"place {at} lies outside the grid of {h}×{w}")
+            values, word = matrix[row * w + column], f"place {at}"
+        else:
+            mask = torch.as_tensor(at).float()[None, None]
+            inside = torch.nn.functional.interpolate(mask, size=(h, w), mode="area").flatten()
+            if not inside.sum():
+                raise ValueError("the mask is empty")
+            values, word = (inside / inside.sum()).to(matrix) @ matrix, "region"
+        return HeatMap(values.unflatten(0, (h, w)), word, self._picture(image))
+
+    def components(self, k: int = 3, image: int = 0, grid: int | Grid | None = None) -> list[HeatMap]:
+        """The leading components of the matrix as pictures: its first right singular vectors, rows centred.
+
+        Hertz et al. (prompt-to-prompt, 2022, fig. 9) show such pictures; a component's sign is made so that its
+        greatest entry is positive.
+        """
+        h, w = self._grid(grid)
+        matrix = self.matrix(image, grid)
+        vectors = torch.linalg.svd(matrix - matrix.mean(-1, keepdim=True), full_matrices=False).Vh[:k]
+        signs = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
+        maps = (vectors * signs).unflatten(1, (h, w))
+        return [HeatMap(own, f"component {i}", self._picture(image)) for i, own in enumerate(maps)]
+
+    def figure(self, k: int = 4, image: int = 0, grid: int | Grid | None = None) -> Figure:
+        """The leading components side by side."""
+        shown = self.components(k, image, grid)
+        return plot.sheet([[own.normalized().values.cpu().numpy() for own in shown]], columns=[o.word for o in shown])
+
+    def _grid(self, grid: int | Grid | None) -> Grid:
+        if not self.sums:
+            raise ValueError("no self-attention was recorded: no site has one of the grids asked for")
+        if grid is None:
+            return max(self.sums, key=lambda g: g[0] * g[1])
+        chosen = (grid, grid) if isinstance(grid, int) else grid
+        if chosen not in self.sums:
+            raise ValueError(f"grid {chosen} was not recorded; recorded: {sorted(self.sums)}")
+        return chosen
+
+    def _picture(self, image: int) -> Any:
+        return self.run.images[image] if self.run.images else None
+
+    def __repr__(self) -> str:
+        said = {"grids": (self.grids, None), "modules": (self.modules, None), "strict": (self.strict, True)}
+        return f"SelfAttentionMaps({', '.join(f'{k}={v!r}' for k, (v, usual) in said.items() if v != usual)})"

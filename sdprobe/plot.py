@@ -1,0 +1,87 @@
+"""Views in matplotlib, in one style: labelled, colour-blind safe, without clutter.
+
+Every function returns the `Figure` it drew on, and draws nothing on screen by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Num
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+HEAT = "inferno"  # even in lightness, so that it also reads in grey and for the colour-blind
+INCH = 1.5
+
+
+def colored(values: Num[np.ndarray, "h w"], cmap: str = HEAT) -> Image.Image:
+    """Values in [0, 1] as a picture, through a colour map."""
+    return Image.fromarray((matplotlib.colormaps[cmap](values)[..., :3] * 255).round().astype(np.uint8))
+
+
+def heat_on(ax: Any, picture: Image.Image | None, values: Num[np.ndarray, "h w"]) -> None:
+    """Draw values in [0, 1] over a picture: the greyed picture shows where there is no heat."""
+    ax.set_axis_off()
+    if picture is None:
+        ax.imshow(values, cmap=HEAT, vmin=0, vmax=1)
+        return
+    grey = np.asarray(picture.convert("L"), dtype=float) / 255
+    faded = 0.25 + 0.6 * grey
+    heat = matplotlib.colormaps[HEAT](values)[..., :3]
+    alpha = np.clip(values, 0, 1)[..., None] ** 0.7
+    ax.imshow((1 - alpha) * faded[..., None] + alpha * heat)
+
+
+def overlay(picture: Image.Image | None, values: Num[np.ndarray, "h w"], title: str, ax: Any = None) -> Figure:
+    """One heat map over its picture, with a title."""
+    figure = Figure(figsize=(2 * INCH, 2 * INCH + 0.3), layout="constrained") if ax is None else ax.figure
+    ax = figure.subplots() if ax is None else ax
+    heat_on(ax, picture, values)
+    if title:
+        ax.set_title(title, fontsize=10)
+    return figure
+
+
+Cell = Image.Image | NDArray[Any] | tuple[Image.Image | None, NDArray[Any]] | None
+
+
+def sheet(
+    cells: Sequence[Sequence[Cell]],
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    title: str = "",
+) -> Figure:
+    """A labelled grid of pictures, values in [0, 1], or (picture, values) overlays; None leaves a gap.
+
+    >>> import numpy as np
+    >>> sheet([[np.eye(4), np.zeros((4, 4))]], rows=["one row"], columns=["left", "right"]).axes[1].get_title()
+    'right'
+    """
+    n_rows, n_columns = len(cells), max(len(row) for row in cells)
+    size = (INCH * n_columns + (0.6 if rows else 0), INCH * n_rows + 0.25 * bool(columns) + 0.3 * bool(title))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    for i, row in enumerate(cells):
+        for j in range(n_columns):
+            ax, cell = axes[i, j], row[j] if j < len(row) else None
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if isinstance(cell, tuple):
+                heat_on(ax, *cell)
+                ax.set_axis_on()
+            elif isinstance(cell, Image.Image):
+                ax.imshow(cell)
+            elif cell is not None:
+                ax.imshow(cell, cmap=HEAT, vmin=0, vmax=1)
+            if i == 0 and j < len(columns):
+                ax.set_title(columns[j], fontsize=9)
+            if j == 0 and i < len(rows):
+                ax.set_ylabel(rows[i], fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure

@@ -1,0 +1,323 @@
+"""What happened and where we are: the run, and the frozen places a hook is told about.
+
+A hook reads its place from these records; it cannot steer through them. Rows of the denoiser's batch carry labels, so
+that nobody has to know, or guess, in which order a pipeline stacks its conditional and unconditional halves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from PIL.Image import Image
+from torch import Tensor
+
+Role = Literal["cond", "uncond", "image"]
+TokenRole = Literal["start", "word", "end", "pad"]
+
+WORD = re.compile(r"<[^<>\s]+>|\w+(?:[-'’]\w+)*")
+SPECIAL: Mapping[str, TokenRole] = MappingProxyType({"<start>": "start", "<end>": "end", "<pad>": "pad"})
+
+
+class WordNotInPrompt(KeyError, ValueError):
+    """A word was asked for that the prompt does not hold. The message lists the words it does hold."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the message in quotes
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text as its encoder reads it.
+
+    Args:
+        text: the text.
+        ids: the vocabulary's number of each token, start, end and padding tokens included.
+        tokens: the same tokens, as they are written in the vocabulary.
+        words: each word of the text, in small letters, with the token positions of each of its occurrences.
+        roles: what each token is: ``"start"``, ``"word"``, ``"end"`` or ``"pad"``.
+        spans: where in the text each token comes from, as ``(first, past the last)`` letter; empty for the others.
+
+    >>> import sdprobe
+    >>> prompt = sdprobe.load().read("a red circle and a checkered circle")
+    >>> prompt.words["circle"], prompt.words["checkered"]
+    (((3,), (8,)), ((6, 7),))
+    >>> prompt.positions("red circle"), prompt.positions("circle", occurrence=1), prompt.positions("<end>")
+    ((2, 3), (8,), (9,))
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    words: Mapping[str, tuple[tuple[int, ...], ...]]
+    roles: tuple[TokenRole, ...] = ()
+    spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def from_spans(
+        cls,
+        text: str,
+        ids: Sequence[int],
+        tokens: Sequence[str],
+        roles: Sequence[TokenRole],
+        spans: Sequence[tuple[int, int]],
+    ) -> Prompt:
+        """The prompt whose words are found in ``text`` and placed by their tokens' ``spans``."""
+        bare = cls(text, tuple(ids), tuple(tokens), {}, tuple(roles), tuple(spans))
+        words: dict[str, tuple[tuple[int, ...], ...]] = {}
+        for match in WORD.finditer(text):
+            if positions := bare._under(*match.span()):
+                key = match.group().lower()
+                words[key] = (*words.get(key, ()), positions)
+        return cls(bare.text, bare.ids, bare.tokens, MappingProxyType(words), bare.roles, bare.spans)
+
+    def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
+        """The token positions of every occurrence of a word, a phrase or a special name.
+
+        Case and the amount of white space do not matter. ``"<start>"``, ``"<end>"`` and ``"<pad>"`` name the tokens
+        the tokenizer adds. Empty where the prompt does not hold the word.
+        """
+        if word.lower() in self.words:
+            return self.words[word.lower()]
+        if word in SPECIAL:
+            found = tuple(i for i, role in enumerate(self.roles) if role == SPECIAL[word])
+            return (found,) if found else ()
+        if not word.split():
+            return ()
+        pattern = r"\s+".join(re.escape(part) for part in word.split())
+        pattern = (r"(?<!\w)" if word.strip()[0].isalnum() else "") + pattern
+        pattern += r"(?!\w)" if word.strip()[-1].isalnum() else ""
+        matches = re.finditer(pattern, self.text, re.IGNORECASE)
+        return tuple(p for p in (self._under(*m.span()) for m in matches) if p)
+
+    def positions(self, word: str | int, occurrence: int | None = None) -> tuple[int, ...]:
+        """The token positions of a word: of all its occurrences together, or of one (0 is the first).
+
+        A number is a position already. Raises `WordNotInPrompt` for a word, or an occurrence, that is not there.
+        """
+        if isinstance(word, int):
+            if not -len(self.ids) <= word < len(self.ids):
+                raise WordNotInPrompt(f"token {word} is outside the prompt's {len(self.ids)} tokens")
+            return (word % len(self.ids),)
+        found = self.occurrences(word)
+        if not found:
+            raise WordNotInPrompt(f"{word!r} is not in the prompt {self.text!r}; its words are {self._listed()}")
+        if occurrence is None:
+            return tuple(position for positions in found for position in positions)
+        if not -len(found) <= occurrence < len(found):
+            raise WordNotInPrompt(
+                f"{word!r} occurs {len(found)} times in {self.text!r}: occurrence is 0 to {len(found) - 1}, "
+                f"not {occurrence}"
+            )
+        return found[occurrence]
+
+    def _under(self, first: int, past: int) -> tuple[int, ...]:
+        return tuple(i for i, (a, b) in enumerate(self.spans) if a < b and a < past and b > first)
+
+    def _listed(self) -> str:
+        return ", ".join(repr(word) for word in self.words) or "(none)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of the denoiser's batch is: a picture's number, the prompt it is shown, and why.
+
+    ``role`` is ``"cond"``, ``"uncond"`` (the negative prompt, empty or not) or ``"image"`` (three-way guidance).
+    """
+
+    image: int
+    prompt: Prompt
+    role: Role
+
+
+def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
+    """Where in the batch the rows of a role stand: a slice where they stand together, so that indexing is a view."""
+    indices = [i for i, row in enumerate(rows) if row.role == role]
+    if indices and indices == list(range(indices[0], indices[-1] + 1)):
+        return slice(indices[0], indices[-1] + 1)
+    return indices
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where we are on the text side.
+
+    Args:
+        encoder: the name of the pipeline's encoder, for example ``"text_encoder"``.
+        prompts: one prompt per batch entry.
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+        run: the run.
+        lookup: gives a word's own token embeddings ``[tokens, width]`` from this encoder's table.
+    """
+
+    encoder: str
+    prompts: tuple[Prompt, ...]
+    role: Role
+    run: Run = field(repr=False)
+    lookup: Callable[[str], Float[Tensor, "tokens width"]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where we are in the loop.
+
+    Args:
+        index: 0 is the first step, at the highest noise.
+        total: how many steps there are (calls of the denoiser).
+        timestep: the scheduler's own number for the noise level.
+        sigma: noise over signal, σ = sqrt((1 - ᾱ) / ᾱ).
+        latents: x_t, ``[images, channels, h, w]``, in the scheduler's own scale.
+        rows: what each row of the denoiser's batch is.
+        run: the run.
+    """
+
+    index: int
+    total: int
+    timestep: float
+    sigma: float
+    latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
+    rows: tuple[Row, ...] = field(repr=False)
+    run: Run = field(repr=False)
+    to_denoised: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+
+    def denoised(
+        self, noise_pred: Shaped[Tensor, "images channels h w"]
+    ) -> Shaped[Tensor, "images channels h w"]:
+        """Predicted x0: the clean latents this output of the denoiser speaks of, at this step.
+
+        Right for the run's scheduler and prediction type; differentiable; never advances the scheduler.
+        """
+        return self.to_denoised(noise_pred, self.latents)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where we are inside the denoiser.
+
+    Args:
+        name: the module's dotted name.
+        kind: ``"cross"``, ``"self"`` or ``"joint"`` for attention; ``"activation"`` for a module's output.
+        place: the first part of the network's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
+        grid: ``(h, w)`` of the picture's tokens there, or None where they are not laid out as a picture.
+        heads: attention heads; 0 for an activation.
+        step: the step.
+    """
+
+    name: str
+    kind: str
+    place: str
+    grid: tuple[int, int] | None
+    heads: int
+    step: Step = field(repr=False)
+
+
+@dataclass
+class Coverage:
+    """Which attention sites hooks asked for, which were seen, and which were not, and why.
+
+    >>> import sdprobe
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=["attention-maps"], steps=2, progress=False)
+    >>> print(run.coverage)
+    5 sites seen, 0 missed
+    """
+
+    seen: dict[str, int] = field(default_factory=dict)
+    missed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.seen)} sites seen, {len(self.missed)} missed"]
+        return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.missed.items())])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run but its model and its hooks; every value is filled in.
+
+    Sizes are in pixels; ``seed`` is one number, or one per image; ``scheduler`` is a class name of diffusers.
+    ``strength`` is None in a run from pure noise.
+    """
+
+    prompt: tuple[str, ...]
+    negative_prompt: tuple[str, ...]
+    steps: int
+    guidance_scale: float
+    seed: int | tuple[int, ...]
+    scheduler: str
+    height: int
+    width: int
+    images_per_prompt: int
+    strength: float | None = None
+
+    @property
+    def images(self) -> int:
+        """How many pictures the run makes."""
+        return len(self.prompt) * self.images_per_prompt
+
+
+class Run:
+    """One run of the loop: its settings, what came out, and what each hook recorded.
+
+    Attributes:
+        settings: `Settings`, every default filled in.
+        model: the model.
+        prompts: one `Prompt` per text; `prompt_of(image)` gives the one of a picture.
+        negative_prompts: the same for the negative side.
+        images: the pictures (PIL), in the order prompt by prompt.
+        latents: the final latents ``[images, channels, h, w]``, None until the loop has ended.
+        coverage: which attention sites were asked for and seen.
+        records: each hook given, with this run's own copy of it.
+        names: the hooks that were given by name.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: Settings,
+        prompts: Sequence[Prompt],
+        negative_prompts: Sequence[Prompt],
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.prompts = tuple(prompts)
+        self.negative_prompts = tuple(negative_prompts)
+        self.images: list[Image] = []
+        self.latents: torch.Tensor | None = None
+        self.coverage = Coverage()
+        self.records: list[tuple[object, Any]] = []
+        self.names: dict[str, object] = {}
+
+    @property
+    def seed(self) -> int | tuple[int, ...]:
+        """The seed, or the seeds, one per image; drawn where none was given, so that every run can be repeated."""
+        return self.settings.seed
+
+    def prompt_of(self, image: int, role: Role = "cond") -> Prompt:
+        """The prompt a picture was made from (``role="uncond"``: its negative prompt)."""
+        if not 0 <= image < self.settings.images:
+            raise ValueError(f"image {image} is not in this run of {self.settings.images} images, counted from 0")
+        prompts = self.negative_prompts if role == "uncond" else self.prompts
+        return prompts[image // self.settings.images_per_prompt]
+
+    def __getitem__(self, hook: object) -> Any:
+        """This run's copy of a hook, which holds what it recorded. A hook given by name is found by that name."""
+        asked = self.names.get(hook) if isinstance(hook, str) else hook
+        found = [live for given, live in self.records if given is asked]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise KeyError(f"{hook!r} was given {len(found)} times to this run: give one object for each")
+        names = ", ".join(str(given) for given, _ in self.records) or "(none)"
+        raise KeyError(f"{hook!r} is not a hook of this run; its hooks are {names}")
+
+    def __repr__(self) -> str:
+        s = self.settings
+        texts = ", ".join(repr(text) for text in s.prompt)
+        return (
+            f"Run({texts}, {s.images} image{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps of "
+            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {s.seed})"
+        )

@@ -1,0 +1,1 @@
+"""Transforms: hooks that change."""

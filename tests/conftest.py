@@ -1,0 +1,38 @@
+"""Shared ground of the tests: tiny models of the real classes with random weights, and one thread.
+
+With torch's default number of threads, tests on a tiny model are several times slower.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from tiny import stable_diffusion
+
+import sdprobe
+
+torch.set_num_threads(1)
+settings.register_profile("quick", max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("nightly", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> sdprobe.Model:
+    """A random Stable Diffusion, epsilon-prediction."""
+    return sdprobe.load(stable_diffusion())
+
+
+@pytest.fixture(scope="session")
+def tiny_v() -> sdprobe.Model:
+    """A random Stable Diffusion, v-prediction."""
+    return sdprobe.load(stable_diffusion(prediction_type="v_prediction"))
+
+
+@pytest.fixture(scope="session")
+def embedded() -> sdprobe.Model:
+    """The model in the box."""
+    return sdprobe.load()
