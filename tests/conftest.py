@@ -10,7 +10,7 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from tiny import stable_diffusion
+from tests.tiny import stable_diffusion
 
 import sdprobe
 

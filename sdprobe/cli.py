@@ -1,0 +1,162 @@
+"""The command line: ``sdprobe "a red circle" --out DIR`` and ``sdprobe hooks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sdprobe import plot, registry
+from sdprobe.compose import Hook
+from sdprobe.heatmap import HeatMap
+from sdprobe.model.loading import load
+from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.run import Run
+from sdprobe.sampler import sample
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 for input that cannot be."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["hooks"]:
+        print("\n".join(f"{name:22} {entry.value}" for name, entry in registry.names().items()))
+        return 0
+    options = _parser().parse_args(arguments)
+    try:
+        paths = draw(options)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"sdprobe: {message[0]}", file=sys.stderr)
+        return 2
+    print("\n".join(map(str, paths)))
+    return 0
+
+
+def draw(options: argparse.Namespace) -> list[Path]:
+    """Make the picture and its word heat maps, and write them. Returns the files written."""
+    if not options.prompt.strip():
+        raise ValueError('the prompt is empty; write for example: sdprobe "a red circle left of a blue square"')
+    asked = [parse_hook(text) for text in options.hook]
+    hooks = [registry.create(name, **config) for name, config in asked]
+    maps = AttentionMaps()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    run = sample(
+        load(options.model, device=options.device),
+        options.prompt,
+        hooks=[maps, *hooks],
+        negative_prompt=options.negative_prompt,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+        scheduler=options.scheduler,
+        height=options.height,
+        width=options.width,
+        images_per_prompt=options.images,
+        progress=not options.quiet,
+    )
+    return write(run, maps, out, asked, options.model)
+
+
+def write(run: Run, maps: AttentionMaps, out: Path, asked: list[tuple[str, dict[str, Any]]], model: str | None) -> list[Path]:
+    """The pictures, one overlay per word, a contact sheet, and the settings as JSON."""
+    paths: list[Path] = []
+    rows: list[list[plot.Cell]] = []
+    for i, picture in enumerate(run.images):
+        prefix = f"{i}-" if len(run.images) > 1 else ""
+        heats: dict[str, HeatMap] = run[maps].heat_maps(image=i)
+        with _replacing(out / f"{prefix}picture.png", paths) as temporary:
+            picture.save(temporary, format="PNG")
+        for number, (word, heat) in enumerate(heats.items()):
+            name = re.sub(r"[^\w-]+", "_", word)
+            _save(heat.overlay(), out / f"{prefix}word-{number:02d}-{name}.png", paths)
+        rows.append([picture, *(heat.cell() for heat in heats.values())])
+    words = list(run[maps].heat_maps()) if len(run.prompts) == 1 else []
+    _save(plot.sheet(rows, columns=["", *words], title=run.settings.prompt[0]), out / "sheet.png", paths)
+    settings = asdict(run.settings) | {"model": model or "embedded", "hooks": asked}
+    with _replacing(out / "settings.json", paths) as temporary:
+        Path(temporary).write_text(json.dumps(settings, indent=2) + "\n")
+    return paths
+
+
+def parse_hook(text: str) -> tuple[str, dict[str, Any]]:
+    """``name:key=value,key=value`` as a name and its configuration; values are read as JSON where they are JSON.
+
+    >>> parse_hook('replace-token:word=circle,with_=square')
+    ('replace-token', {'word': 'circle', 'with_': 'square'})
+    >>> parse_hook('latents:every=5')
+    ('latents', {'every': 5})
+    """
+    name, _, rest = text.partition(":")
+    config: dict[str, Any] = {}
+    for part in re.split(r",(?=\w+=)", rest) if rest else ():
+        key, equals, value = part.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"--hook {text}: {part!r} is not key=value; write name:key=value,key=value")
+        try:
+            config[key] = json.loads(value)
+        except json.JSONDecodeError:
+            config[key] = value
+    return name, config
+
+
+class _replacing:
+    """A path to write to that takes the file's place only once it is whole."""
+
+    def __init__(self, path: Path, paths: list[Path]) -> None:
+        self.path, self.paths = path, paths
+
+    def __enter__(self) -> str:
+        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, suffix=self.path.suffix)
+        os.close(handle)
+        return self.temporary
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            os.chmod(self.temporary, 0o644)
+            os.replace(self.temporary, self.path)
+            self.paths.append(self.path)
+        else:
+            os.unlink(self.temporary)
+
+
+def _save(figure: Figure, path: Path, paths: list[Path]) -> None:
+    with _replacing(path, paths) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sdprobe",
+        description="Make a picture and the heat map of every word of its prompt. 'sdprobe hooks' lists the hooks.",
+    )
+    parser.add_argument("prompt", help='for example "a red circle left of a blue square"')
+    parser.add_argument("--out", default="sdprobe-out", help="folder for what is written (default: %(default)s)")
+    parser.add_argument("--model", help="folder, checkpoint file or hub id (default: the embedded model)")
+    parser.add_argument("--device", help="for example cuda")
+    parser.add_argument("--negative-prompt")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--scheduler", help="a class of diffusers, for example DDIM")
+    parser.add_argument("--height", type=int, help="pixels")
+    parser.add_argument("--width", type=int, help="pixels")
+    parser.add_argument("--images", type=int, default=1, help="pictures to make (default: 1)")
+    parser.add_argument(
+        "--hook", action="append", default=[], metavar="NAME[:KEY=VALUE,...]", help="a registered hook; repeatable"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

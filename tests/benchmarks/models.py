@@ -1,0 +1,94 @@
+"""The models that are measured: real pipelines with random weights, whose costs are those of trained ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+import sdprobe
+from sdprobe.shapes import WEIGHTS
+
+TOKENS = 77
+PROMPT = "a red circle left of a blue square above a green star"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A U-Net in the layout of SD 1.5: cross-attention at three levels and in the middle, 16 sites, 8 heads.
+
+    Args:
+        name: what a table calls it.
+        channels: of the four levels.
+        width: of the text's embeddings.
+        groups: of the group norms.
+    """
+
+    name: str
+    channels: tuple[int, int, int, int]
+    width: int = 768
+    groups: int = 32
+
+    def model(self, seed: int = 0) -> sdprobe.Model:
+        """A model of this shape: its U-Net is of full cost, its text encoder and autoencoder are tiny."""
+        torch.manual_seed(seed)
+        words = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=TOKENS)
+        return sdprobe.load(
+            StableDiffusionPipeline(
+                vae=_vae(),
+                text_encoder=_text_encoder(words, self.width),
+                tokenizer=words,
+                unet=UNet2DConditionModel(
+                    sample_size=64,
+                    block_out_channels=self.channels,
+                    cross_attention_dim=self.width,
+                    attention_head_dim=8,
+                    norm_num_groups=self.groups,
+                ).eval(),
+                scheduler=DDIMScheduler(
+                    beta_start=0.00085,
+                    beta_end=0.012,
+                    beta_schedule="scaled_linear",
+                    clip_sample=False,
+                    set_alpha_to_one=False,
+                    steps_offset=1,
+                ),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        )
+
+
+MEDIUM = Shape("med", (64, 128, 256, 256))
+SD15 = Shape("sd15", (320, 640, 1280, 1280))
+SD15_THIN = Shape("sd15, thin", (16, 32, 64, 64), width=32, groups=8)  # the sites and maps of SD 1.5, quick to run
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+    ).eval()
+
+
+def _text_encoder(words: CLIPTokenizer, width: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=1,
+            num_attention_heads=8,
+            max_position_embeddings=TOKENS,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    ).eval()

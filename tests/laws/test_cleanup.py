@@ -1,0 +1,137 @@
+"""After any run, error or interrupt the model's footprint is what it was."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sdprobe
+from sdprobe.compose import METHODS
+from sdprobe.hook import POINTS
+
+from .footprint import footprint
+from .strategies import MODULES, hooks, run, same_run, seen, stacks
+
+
+class Deliberate(Exception):
+    pass
+
+
+def raising(kind: type, method: str, error: type[BaseException]) -> sdprobe.Observer | sdprobe.Transform:
+    def act(self, *args):
+        raise error("on purpose")
+
+    hook = type("Raising", (kind,), {method: act})()
+    hook.modules = MODULES.get(method)
+    return hook
+
+
+@given(stack=stacks)
+def test_a_run_leaves_nothing(tiny, stack):
+    before = footprint(tiny.pipe)
+    run(tiny, *stack)
+    assert footprint(tiny.pipe) == before
+
+
+@given(
+    stack=st.lists(hooks, max_size=2),
+    kind=st.sampled_from([sdprobe.Observer, sdprobe.Transform]),
+    method=st.sampled_from(METHODS),
+    error=st.sampled_from([Deliberate, KeyboardInterrupt]),
+    at=st.integers(0, 2),
+)
+def test_an_error_at_any_point_leaves_nothing_and_says_where(tiny, stack, kind, method, error, at):
+    bad = raising(kind, method, error)
+    before, expected = footprint(tiny.pipe), run(tiny)
+    with pytest.raises(error, match="on purpose") as raised:
+        run(tiny, *stack[:at], bad, *stack[at:])
+    assert any(f"Raising() at the point {method!r}" in note for note in raised.value.__notes__)
+    assert footprint(tiny.pipe) == before
+    assert same_run(run(tiny), expected)
+
+
+@pytest.mark.parametrize("failing", [None, *POINTS])
+def test_finish_is_called_in_reverse_for_every_hook_that_started(tiny, failing):
+    log = []
+
+    class Logged(sdprobe.Observer):
+        def __init__(self, name):
+            self.name = name
+
+        def start(self, run):
+            log.append(f"start {self.name}")
+
+        def finish(self, run):
+            log.append(f"finish {self.name}")
+
+    stack = [Logged("a"), Logged("b")]
+    if failing is None:
+        run(tiny, *stack)
+    else:
+        with pytest.raises(Deliberate):
+            run(tiny, *stack, raising(sdprobe.Observer, failing, Deliberate))
+    assert log == ["start a", "start b", "finish b", "finish a"]
+
+
+def test_finish_is_not_called_for_a_hook_that_did_not_start(tiny):
+    log = []
+
+    class Logged(sdprobe.Observer):
+        def start(self, run):
+            log.append("start")
+
+        def finish(self, run):
+            log.append("finish")
+
+    with pytest.raises(Deliberate):
+        run(tiny, raising(sdprobe.Observer, "start", Deliberate), Logged())
+    assert log == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_hook_that_writes_in_place_is_refused_by_name(tiny, point):
+    def act(self, x, place):
+        (x.query if point == "attention" else x).mul_(2)
+
+    scribbler = type("Scribbler", (sdprobe.Observer,), {point: act})()
+    scribbler.modules = MODULES.get(point)
+    before = footprint(tiny.pipe)
+    with pytest.raises(ValueError, match=rf"Scribbler\(\)\.{point} wrote into its value in place"):
+        run(tiny, scribbler)
+    assert footprint(tiny.pipe) == before
+
+
+def test_a_run_from_inside_a_hook_of_the_same_model_is_refused(tiny, tiny_v):
+    class Nested(sdprobe.Observer):
+        def __init__(self, model):
+            self.model = model
+
+        def latents(self, x, step):
+            if step.index == 0:
+                self.inner = run(self.model)
+
+    before = footprint(tiny.pipe)
+    with pytest.raises(RuntimeError, match="cannot start another run of the model"):
+        run(tiny, Nested(tiny))
+    assert footprint(tiny.pipe) == before
+    other = Nested(tiny_v)
+    assert same_run(run(tiny, other)[other].inner, run(tiny_v))
+
+
+def test_runs_on_one_model_take_turns(tiny):
+    expected, results = [run(tiny, seed=seed) for seed in range(4)], {}
+
+    def make(seed):
+        torch.set_num_threads(1)
+        results[seed] = run(tiny, seen("attention"), seed=seed)
+
+    threads = [threading.Thread(target=make, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same_run(results[seed], expected[seed]) for seed in range(4))
