@@ -1,0 +1,65 @@
+# One venv in .venv; every target installs what it needs, and only that.
+#
+#   make demo     the embedded model, plain and with all hooks; pictures go to demo/
+#   make test     all tests
+#   make ci       everything that must hold before a commit lands
+#
+# PYTHON=python3.12 chooses the interpreter the venv is made with (3.11 or later).
+
+PYTHON ?= python3
+PROMPT := a red circle left of a blue square
+BIN := .venv/bin
+
+# The embedded model is small: with several threads each operation waits longer than it computes.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint types layers docs picture truth bench ci clean
+
+demo: .venv/run.stamp
+	$(BIN)/sdprobe "$(PROMPT)" --seed 0 --steps 30 --guidance-scale 5 --out demo/plain
+	$(BIN)/sdprobe "$(PROMPT)" --seed 0 --steps 30 --guidance-scale 5 --out demo/swapped \
+		--hook latents --hook replace-token:word=circle,with_=star
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+layers: .venv/test.stamp
+	$(BIN)/lint-imports
+
+# From nothing: an example that failed once would otherwise be taken as done.
+docs: .venv/dev.stamp
+	rm -rf site docs/gallery
+	MPLBACKEND=Agg $(BIN)/mkdocs build --strict
+
+# The picture on the front page, made by the lines printed beside it.
+picture: .venv/run.stamp
+	$(BIN)/python docs/picture.py
+
+truth: .venv/test.stamp
+	$(BIN)/python tests/benchmarks/rendered_truth.py
+
+bench: .venv/test.stamp
+	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python "$$script"; done
+
+ci: test lint types layers docs
+
+clean:
+	rm -rf site docs/gallery demo
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("sdprobe needs Python 3.11 or later: make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: EXTRAS :=
+.venv/test.stamp: EXTRAS := [test]
+.venv/dev.stamp: EXTRAS := [dev]
+.venv/%.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".$(EXTRAS)"
+	touch $@

@@ -1,0 +1,116 @@
+"""
+# A hook of one's own
+
+A hook is a class with a method for each point of the loop it cares for. Here are one that looks and one that
+changes, both a few lines, and both run together with the hooks that come with the package.
+"""
+
+# %%
+# ## An observer
+#
+# How strongly does guidance push, at each step? `model_output` passes a point before guidance, with one entry for each
+# row: the rows say which of them saw the prompt and which the empty one. What a hook records it makes in `start`.
+
+import torch
+
+import sdprobe
+from sdprobe import AttentionMaps, LatentRecorder, plot, sample
+
+
+class GuidancePush(sdprobe.Observer):
+    """The root mean square of (cond - uncond), step by step."""
+
+    def start(self, run):
+        self.push = []
+
+    def model_output(self, x, step):
+        roles = [row.role for row in step.rows]
+        cond = x[[i for i, role in enumerate(roles) if role == "cond"]]
+        uncond = x[[i for i, role in enumerate(roles) if role == "uncond"]]
+        self.push.append((cond - uncond).square().mean().sqrt().item())
+
+
+# %%
+# ## A transform
+#
+# A word can be made louder or quieter: multiply its probabilities at every cross-attention site, then let each place's
+# probabilities sum to 1 again. `attention` is given the call as the model is about to make it; `with_probs` returns
+# the same call with other probabilities. Rows of the empty prompt are left alone.
+
+
+class Louder(sdprobe.Transform):
+    """Multiply the attention to one word by a factor."""
+
+    kinds = ("cross",)
+
+    def __init__(self, word, factor):
+        self.word, self.factor = word, factor
+
+    def attention(self, attn, site):
+        weights = torch.ones(len(attn.rows), attn.key.shape[-2])
+        for i, row in enumerate(attn.rows):
+            if row.role == "cond":
+                weights[i, list(row.prompt.positions(self.word))] = self.factor
+        probs = attn.probs() * weights[:, None, None, :].to(attn.key)
+        return attn.with_probs(probs / probs.sum(-1, keepdim=True))
+
+
+# %%
+# ## All together
+#
+# Transforms act in the order given; observers see what came out. So the maps below show the attention as it was
+# changed.
+
+model = sdprobe.load()
+push, maps, latents = GuidancePush(), AttentionMaps(), LatentRecorder(keep=("denoised",), steps=(0, 6, 12, 24))
+factors = [0.0, 0.5, 1.0, 2.0, 4.0]
+runs = [
+    sample(
+        model,
+        "a red circle left of a blue square",
+        hooks=[push, Louder("circle", factor), maps, latents],
+        steps=25,
+        guidance_scale=5.0,
+        seed=0,
+        progress=False,
+    )
+    for factor in factors
+]
+plot.sheet(
+    [[run.images[0] for run in runs], [run[maps].heat_map("circle").cell() for run in runs]],
+    rows=["picture", 'map of "circle"'],
+    columns=[f"circle × {factor:g}" for factor in factors],
+)
+
+# %%
+# What the model takes the clean picture to be, early and late (predicted x0, which `LatentRecorder` kept at four
+# steps), for the first and the last of these runs:
+
+
+def decoded(run):
+    """The recorded x0 predictions as pictures."""
+    vae = model.pipe.vae
+    with torch.no_grad():
+        pixels = vae.decode(run[latents]["denoised"][:, 0] / vae.config.scaling_factor).sample
+    return model.pipe.image_processor.postprocess(pixels)
+
+
+plot.sheet(
+    [decoded(runs[0]), decoded(runs[-1])],
+    rows=["circle × 0", "circle × 4"],
+    columns=[f"step {step}" for step in runs[0][latents].steps],
+)
+
+# %%
+# And what the observer recorded:
+
+from matplotlib.figure import Figure
+
+figure = Figure(figsize=(5, 3), layout="constrained")
+ax = figure.subplots()
+for run, factor, style in zip(runs[::2], factors[::2], ("-", "--", ":"), strict=True):
+    ax.plot(run[push].push, style, label=f"circle × {factor:g}")
+ax.set(xlabel="step", ylabel="root mean square\nof cond − uncond")
+ax.spines[["top", "right"]].set_visible(False)
+ax.legend(frameon=False)
+figure
