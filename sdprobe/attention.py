@@ -66,15 +66,16 @@ class Attention:
         h, t = _index(heads), _index(tokens)
         if self.replaced is not None:
             return self.replaced[r][:, h][..., t]
-        query, key = self.query[r][:, h], self.key[r][:, h]
         if not isinstance(t, slice) and 2 * len(t) < self.key.shape[-2] and (lse := self._logsumexp()) is not None:
-            scores = (query @ key[:, :, t].transpose(-1, -2)).float() * self.scale
-            return (scores - lse[r][:, h].unsqueeze(-1)).exp_()
-        scores = (query @ key.transpose(-1, -2)).float() * self.scale
-        if self.mask is not None:
-            mask = self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:])[r][:, h]
-            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-        return scores.softmax(-1)[..., t]
+            return (self._scores(r, h, t) - lse[r][:, h].unsqueeze(-1)).exp_()
+        return self._scores(r, h, slice(None)).softmax(-1)[..., t]
+
+    def _scores(self, r: slice | list[int], h: slice | list[int], t: slice | list[int]) -> Tensor:
+        scores = (self.query[r][:, h] @ self.key[r][:, h][:, :, t].transpose(-1, -2)).float() * self.scale
+        if self.mask is None:
+            return scores
+        mask = self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:])[r][:, h][..., t]
+        return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
     def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
         """The same call with these probabilities in place of its own, for all rows, heads, queries and keys."""

@@ -9,6 +9,7 @@ how much noise the latents hold, and that the scheduler says in its tables. Two 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -61,9 +62,15 @@ def denoised(
         x0 = model_output
     else:
         raise ValueError(f"prediction type {kind!r} is not known; known: epsilon, v_prediction, sample, flow_prediction")
-    if getattr(scheduler.config, "thresholding", False):
+    if _asks_for(scheduler, "thresholding"):
         return scheduler._threshold_sample(x0)  # type: ignore[no-any-return]
-    if getattr(scheduler.config, "clip_sample", False):
-        limit = getattr(scheduler.config, "clip_sample_range", 1.0)
+    if _asks_for(scheduler, "clip_sample"):
+        limit = scheduler.config.get("clip_sample_range", 1.0)
         x0 = x0.clamp(-limit, limit)
     return x0
+
+
+def _asks_for(scheduler: Any, option: str) -> bool:
+    # A configuration keeps options of the class it came from that this class does not know.
+    known = option in inspect.signature(type(scheduler).__init__).parameters
+    return known and bool(scheduler.config[option])

@@ -176,6 +176,8 @@ def attention_call(
 def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> bool:
     if q.device.type != "cpu" or not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
         return False
+    if mask is not None and mask.dtype == torch.bool:
+        return False  # SDPA turns it into numbers first
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
         return False  # its logsumexp has no gradient
     return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)

@@ -1,0 +1,100 @@
+"""One attention call: its probabilities by every road are the softmax, and its output is the kernel's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdprobe.model.taps import attention_call
+from sdprobe.run import Prompt, Row
+
+PROMPT = Prompt("", (), (), {})
+ROWS = (Row(0, PROMPT, "uncond"), Row(0, PROMPT, "cond"))
+
+
+def call(mask=None, dtype=torch.float32, keys=9, scale=None):
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, 16, 8, generator=g).to(dtype)
+    k, v = (torch.randn(2, 3, keys, 8, generator=g).to(dtype) for _ in range(2))
+    return attention_call(q, k, v, attn_mask=mask, scale=scale, rows=ROWS)
+
+
+def softmax(attn):
+    scores = attn.query.float() @ attn.key.float().transpose(-1, -2) * attn.scale
+    if attn.mask is not None:
+        scores = scores.masked_fill(~attn.mask, -torch.inf) if attn.mask.dtype == torch.bool else scores + attn.mask
+    return scores.softmax(-1)
+
+
+MASKS = {
+    "none": None,
+    "added": torch.linspace(-2, 2, 9).expand(2, 1, 16, 9).contiguous(),
+    "boolean": (torch.arange(9) < 5).expand(2, 1, 16, 9).contiguous(),
+}
+
+
+@given(
+    tokens=st.one_of(st.none(), st.lists(st.integers(0, 8), min_size=1, max_size=9, unique=True)),
+    heads=st.one_of(st.none(), st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True)),
+    rows=st.sampled_from([None, "cond", "uncond", [1], [0, 1]]),
+    mask=st.sampled_from(list(MASKS)),
+    scale=st.sampled_from([None, 0.2]),
+)
+def test_probabilities_are_the_softmax_over_all_keys(tokens, heads, rows, mask, scale):
+    attn = call(MASKS[mask], scale=scale)
+    r = {"cond": [1], "uncond": [0], None: [0, 1]}.get(rows if not isinstance(rows, list) else "", rows)
+    expected = softmax(attn)[r][:, heads or [0, 1, 2]][..., tokens or list(range(9))]
+    assert torch.allclose(attn.probs(rows=rows, heads=heads, tokens=tokens), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("asked", [None, [0], list(range(9))])
+def test_looking_leaves_the_output_to_the_kernel(mask, asked):
+    attn = call(MASKS[mask])
+    if asked is not None:
+        attn.probs(tokens=asked)
+    expected = F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn.mask)
+    assert torch.equal(attn.output(), expected)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_its_own_probabilities_give_its_own_output(mask):
+    attn = call(MASKS[mask])
+    assert torch.allclose(attn.with_probs(attn.probs()).output(), attn.output(), atol=1e-6)
+
+
+def test_replaced_probabilities_are_what_is_seen_and_used():
+    attn = call()
+    uniform = torch.full((2, 3, 16, 9), 1 / 9)
+    new = attn.with_probs(uniform)
+    assert torch.equal(new.probs(rows="cond", tokens=[2]), uniform[1:, :, :, [2]])
+    assert torch.allclose(new.output(), attn.value.mean(-2, keepdim=True).expand(2, 3, 16, 8), atol=1e-6)
+    assert torch.equal(new.with_value(attn.value * 2).output(), uniform @ (attn.value * 2))
+
+
+def test_half_precision_probabilities_are_single():
+    attn = call(dtype=torch.bfloat16)
+    for tokens in (None, [1]):
+        found = attn.probs(tokens=tokens)
+        assert found.dtype == torch.float32
+        expected = softmax(attn) if tokens is None else softmax(attn)[..., tokens]
+        assert torch.allclose(found, expected, atol=2e-2)
+
+
+def test_probabilities_have_gradients():
+    attn = call()
+    query = attn.query.clone().requires_grad_()
+    own = attention_call(query, attn.key, attn.value, rows=ROWS)
+    (gradient,) = torch.autograd.grad(own.probs(tokens=[1]).sum(), query)
+    assert gradient.abs().sum() > 0
+
+
+def test_wrong_shapes_are_refused():
+    attn = call()
+    with pytest.raises(ValueError, match=r"\[rows, heads, queries, keys\] = \(2, 3, 16, 9\)"):
+        attn.with_probs(torch.zeros(2, 3, 16, 8))
+    with pytest.raises(ValueError, match="with_value needs"):
+        attn.with_value(torch.zeros(1))

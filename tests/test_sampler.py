@@ -1,0 +1,114 @@
+"""The loop's settings: what they do, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sdprobe
+from tests.laws.strategies import affine, run, same_run
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be 1 or more, not 0"),
+        ({"height": 20}, "multiples of 8, not 20"),
+        ({"images_per_prompt": 0}, "images_per_prompt must be 1"),
+        ({"seed": [1, 2]}, "2 seeds for 1 images"),
+        ({"scheduler": "Eular"}, "'Eular' does not fit this pipeline; those that do: DDIMScheduler"),
+        ({"latents": torch.zeros(1, 4, 4, 4)}, r"\(1, 4, 8, 8\), not \(1, 4, 4, 4\)"),
+        ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1 prompts"),
+        ({"strength": 0.5}, "no image is given"),
+        ({"image": torch.zeros(1, 3, 16, 16), "strength": 0.0}, "strength 0.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tiny, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(tiny, **settings)
+
+
+def test_a_prompt_is_text(tiny):
+    with pytest.raises(TypeError, match="prompt is a text or a list of texts"):
+        run(tiny, prompt=[1])
+
+
+@pytest.mark.parametrize("name", ["ddim", "DDIM", "DDIMScheduler"])
+def test_schedulers_go_by_name(tiny, name):
+    assert same_run(run(tiny, scheduler=name), run(tiny))
+
+
+def test_guidance_of_one_and_below_is_none(tiny):
+    rows = []
+
+    class Rows(sdprobe.Observer):
+        def model_output(self, x, step):
+            rows.append((x.shape[0], {row.role for row in step.rows}))
+
+    for scale in (0.0, 1.0, 1.5):
+        run(tiny, Rows(), guidance_scale=scale, steps=1)
+    assert rows == [(1, {"cond"}), (1, {"cond"}), (2, {"cond", "uncond"})]
+
+
+def test_guidance_is_the_formula(tiny):
+    class Keep(sdprobe.Observer):
+        def start(self, run):
+            self.kept = []
+
+        def model_output(self, x, step):
+            self.kept.append(x)
+
+        def noise_pred(self, x, step):
+            self.kept.append(x)
+
+    keep = Keep()
+    result = run(tiny, keep, guidance_scale=3.0, steps=1, images_per_prompt=2)
+    output, guided = result[keep].kept
+    uncond, cond = output[:2], output[2:]
+    assert torch.equal(guided, uncond + 3.0 * (cond - uncond))
+
+
+def test_the_progress_bar_can_be_turned_off(tiny, capsys):
+    sdprobe.sample(tiny, "a star", steps=2, progress=False)
+    assert capsys.readouterr().err == ""
+    sdprobe.sample(tiny, "a star", steps=2)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_gradients_reach_the_latents_and_stop_there(tiny):
+    """A transform that needs gradients finds the step's latents as a leaf under what the denoiser returns."""
+
+    class Gradient(sdprobe.Transform):
+        needs_grad = True
+
+        def start(self, run):
+            self.norms = []
+
+        def noise_pred(self, x, step):
+            (gradient,) = torch.autograd.grad(step.denoised(x).square().sum(), step.latents)
+            self.norms.append(gradient.norm().item())
+            return x
+
+    hook = Gradient()
+    before = [p.requires_grad for p in tiny.denoiser.parameters()]
+    result = run(tiny, hook, steps=3)
+    assert len(result[hook].norms) == 3
+    assert min(result[hook].norms) > 0
+    assert not result.latents.requires_grad
+    assert [p.requires_grad for p in tiny.denoiser.parameters()] == before
+    assert all(p.grad is None for p in tiny.denoiser.parameters())
+
+
+def test_every_point_has_its_say(tiny):
+    plain = run(tiny)
+    for point in ("token_embeds", "prompt_embeds", "latents", "attention", "activation", "model_output", "noise_pred"):
+        assert not same_run(run(tiny, affine(point, 2.0, 0.25)), plain), point
+
+
+def test_final_latents_and_image_are_what_is_returned(tiny):
+    plain = run(tiny)
+    doubled = run(tiny, affine("final_latents", 2.0, 0.0))
+    assert torch.equal(doubled.latents, plain.latents * 2)
+    black = run(tiny, affine("image", 0.0, 0.0))
+    assert torch.equal(black.latents, plain.latents)
+    assert black.images[0].getextrema() == ((0, 0),) * 3
