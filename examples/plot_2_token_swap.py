@@ -14,7 +14,7 @@ from sdprobe import AttentionMaps, LatentRecorder, ReplaceToken, plot, sample
 
 model = sdprobe.load()
 prompt = "a red circle left of a blue square"
-settings = dict(steps=25, guidance_scale=5.0, seed=0, progress=False)
+settings = {"steps": 25, "guidance_scale": 5.0, "seed": 0, "progress": False}
 maps, latents = AttentionMaps(), LatentRecorder()
 
 plain = sample(model, prompt, hooks=[maps, latents], **settings)
