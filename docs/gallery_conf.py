@@ -4,8 +4,14 @@ Its own scraper asks pyplot. sdprobe's figures are not registered there, so here
 taken: what a notebook would show.
 """
 
+import diffusers
+import transformers
 from matplotlib.figure import Figure
 from mkdocs_gallery.scrapers import figure_md_or_html
+
+for library in (diffusers, transformers):  # what they print while loading is no part of the story
+    library.utils.logging.disable_progress_bar()
+    library.utils.logging.set_verbosity_error()
 
 
 def last_figure(block, script):

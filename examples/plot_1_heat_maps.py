@@ -18,8 +18,8 @@ from sdprobe import AttentionMaps, plot, sample
 
 model = sdprobe.load()
 maps = AttentionMaps(keep=("step", "layer"))
-prompt = "a red circle left of a blue square"
-run = sample(model, prompt, hooks=[maps], steps=25, guidance_scale=5.0, seed=0, progress=False)
+settings = {"steps": 25, "guidance_scale": 5.0, "seed": 0, "progress": False}
+run = sample(model, "a red circle left of a blue square", hooks=[maps], **settings)
 run
 
 # %%
@@ -27,33 +27,35 @@ run
 # own scale, from its least to its greatest value.
 
 heats = run[maps].heat_maps()
-plot.sheet([[run.images[0], *(heat.cell() for heat in heats.values())]], columns=["picture", *heats])
+cells = [heat.cell() for heat in heats.values()]
+plot.sheet([[run.images[0], *cells]], columns=["picture", *heats])
 
 # %%
 # ## How good is a map?
 #
 # The objects have plain colours, so the picture itself says where each of them is: at the pixels whose colour is near
-# to the one named. Against this mask a map can be measured: by intersection over union, after a threshold, or by
-# whether its hottest place hits the object.
+# to the one named. Against this mask a map can be measured: by intersection over union (IoU), after a threshold, or by
+# whether its hottest place hits the object. The map of a phrase is the mean of its words' maps.
 
 from sdprobe.shapes.drawing import COLOURS
 
 pixels = np.asarray(run.images[0]).astype(float)
 objects = {
-    shape: np.linalg.norm(pixels - COLOURS[colour], axis=-1) < 90
+    f"{colour} {shape}": np.linalg.norm(pixels - COLOURS[colour], axis=-1) < 90
     for colour, shape in (("red", "circle"), ("blue", "square"))
 }
-for word, mask in objects.items():
-    heat = run[maps].heat_map(word)
-    print(f"{word:8} IoU {heat.iou(mask):.2f}   hottest place on the object: {heat.points_into(mask)}")
+for phrase, mask in objects.items():
+    heat = run[maps].heat_map(phrase)
+    print(f"{phrase:12} IoU {heat.iou(mask):.2f}   hottest place on the object: {heat.points_into(mask)}")
 
 # %%
 # Object, map and thresholded map side by side:
 
 rows = []
-for word, mask in objects.items():
-    heat = run[maps].heat_map(word)
-    rows.append([run.images[0], mask.astype(float), heat.cell(), heat.resize(mask.shape).mask().float().numpy()])
+for phrase, mask in objects.items():
+    heat = run[maps].heat_map(phrase)
+    above = heat.resize(mask.shape).mask().float().numpy()
+    rows.append([run.images[0], mask.astype(float), heat.cell(), above])
 plot.sheet(rows, rows=list(objects), columns=["picture", "object", "heat map", "heat map > 0.4"])
 
 # %%
@@ -61,11 +63,11 @@ plot.sheet(rows, rows=list(objects), columns=["picture", "object", "heat map", "
 #
 # Steps run from noise (step 0) to the picture. The maps of single steps show when a word finds its place.
 
-run[maps].grid(by="step", words=["circle", "square"], most=7)
+run[maps].grid(by="step", words=["red circle", "blue square"], most=7)
 
 # %%
 # ## And in which layer?
 #
 # Not every layer binds words to places. Some attend to the word everywhere, or nowhere.
 
-run[maps].grid(by="layer", words=["circle", "square"])
+run[maps].grid(by="layer", words=["red circle", "blue square"])

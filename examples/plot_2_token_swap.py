@@ -7,7 +7,7 @@ are, so whatever differs in the picture comes from this one vector.
 """
 
 # %%
-# ## The same noise, another shape
+# ## The same noise, another word
 
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, ReplaceToken, plot, sample
@@ -18,25 +18,25 @@ settings = {"steps": 25, "guidance_scale": 5.0, "seed": 0, "progress": False}
 maps, latents = AttentionMaps(), LatentRecorder()
 
 plain = sample(model, prompt, hooks=[maps, latents], **settings)
-shapes = ["star", "triangle", "ring", "cross"]
+swaps = [("red", "green"), ("red", "yellow"), ("red", "purple"), ("circle", "star"), ("circle", "ring")]
 swapped = {
-    shape: sample(model, prompt, hooks=[maps, latents, ReplaceToken("circle", with_=shape)], **settings)
-    for shape in shapes
+    f"{word} → {other}": sample(model, prompt, hooks=[maps, latents, ReplaceToken(word, with_=other)], **settings)
+    for word, other in swaps
 }
 
 # %%
-# The maps are read by the prompt's own words: in every run `"circle"` is the token position that was swapped. One hook
-# object served five runs; each run holds its own record.
+# The maps are read by the prompt's own words: in every run `"red circle"` are the two token positions one of which was
+# swapped. One hook object served six runs; each run holds its own record.
 
 runs = [plain, *swapped.values()]
 plot.sheet(
     [
         [run.images[0] for run in runs],
-        [run[maps].heat_map("circle").cell() for run in runs],
-        [run[maps].heat_map("square").cell() for run in runs],
+        [run[maps].heat_map("red circle").cell() for run in runs],
+        [run[maps].heat_map("blue square").cell() for run in runs],
     ],
-    rows=["picture", 'map of "circle"', 'map of "square"'],
-    columns=["no swap", *(f"circle → {shape}" for shape in shapes)],
+    rows=["picture", "“red circle”", "“blue square”"],
+    columns=["no swap", *swapped],
 )
 
 # %%
@@ -49,9 +49,9 @@ from matplotlib.figure import Figure
 
 figure = Figure(figsize=(5, 3), layout="constrained")
 ax = figure.subplots()
-for shape, style in zip(shapes, ("-", "--", "-.", ":"), strict=True):
-    difference = swapped[shape][latents]["latents"] - plain[latents]["latents"]
-    ax.plot(difference.square().mean((1, 2, 3, 4)).sqrt(), style, label=f"circle → {shape}")
+for name, style in {"red → green": "-", "red → purple": "--", "circle → star": ":"}.items():
+    difference = swapped[name][latents]["latents"] - plain[latents]["latents"]
+    ax.plot(difference.square().mean((1, 2, 3, 4)).sqrt(), style, label=name)
 ax.set(xlabel="step", ylabel="root mean square difference\nof the latents")
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False)
@@ -62,5 +62,5 @@ figure
 #
 # Giving the word another word's embedding is, to the last bit, writing the other word:
 
-written = sample(model, "a red star left of a blue square", **settings)
-print(bool((written.latents == swapped["star"].latents).all()))
+written = sample(model, "a green circle left of a blue square", **settings)
+print(bool((written.latents == swapped["red → green"].latents).all()))
