@@ -9,10 +9,13 @@ import contextlib
 import doctest
 import io
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import matplotlib
 import pytest
+
+import sdprobe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "gallery" not in p.parts)]
@@ -53,3 +56,18 @@ def test_links_between_pages():
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             generated = "gallery" in target
             assert generated or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_public_name_is_in_the_api():
+    listed = set(re.findall(r"^::: sdprobe\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
+    assert listed == set(sdprobe.__all__)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts/hooks.md"])
+def test_every_hook_is_listed(page):
+    ours = {e.name for e in entry_points(group="sdprobe.hooks") if e.value.startswith("sdprobe.")}
+    assert set(re.findall(r"^\| `([\w-]+)` \|", (ROOT / page).read_text(), re.MULTILINE)) == ours
+
+
+def test_citation_has_the_version():
+    assert f"version: {sdprobe.__version__}\n" in (ROOT / "CITATION.cff").read_text()
