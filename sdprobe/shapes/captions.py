@@ -6,6 +6,7 @@ background. Statements are what can be compared with a scene exactly, word by wo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -41,6 +42,9 @@ OPENINGS: tuple[tuple[str, ...], ...] = (
     ("an", "image", "of"),
 )
 """Words a caption may begin with; they say nothing."""
+
+
+_Words = TypeVar("_Words", str, tuple[str, ...])
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,13 @@ def describe(
         >>> describe(scene, "white").text
         'a red circle left of a small orange star on a white background'
     """
-    chance = (lambda p: bool(rng.random() < p)) if rng else (lambda p: p > 0)
-    pick = (lambda options: options[rng.integers(len(options))]) if rng else (lambda options: options[0])
+
+    def chance(p: float) -> bool:
+        return rng is None or bool(rng.random() < p)
+
+    def pick(options: Sequence[_Words]) -> _Words:
+        return options[int(rng.integers(len(options))) if rng else 0]
+
     words: list[str] = []
     mentions: list[Mention] = []
 

@@ -25,7 +25,7 @@ _NAMES = tuple(COLOURS)
 # Colours first, then the greys a background may hold; the nearest one is a pixel's.
 _TONES = np.array([*COLOURS.values(), *([level] * 3 for level in (22, 150, 175, 203, 230, 243))], np.float32)
 _GRID = 16
-_UNLIKE = 0.1
+_UNLIKE = 0.12
 """Mean squared difference from every template above which a thing has no shape."""
 
 
@@ -98,7 +98,7 @@ def background(image: Image, found: Sequence[Found] | None = None) -> str:
     if away.sum() < 50:
         away[:] = True
     grey = pixels.mean(-1)[away]
-    if 12 < grey.std() and 160 < grey.mean() < 235:
+    if grey.std() > 12 and 160 < grey.mean() < 235:
         return "striped"
     plain = {name: level for name, level in BACKGROUNDS.items() if name != "striped"}
     middle = float(np.median(grey))
@@ -170,7 +170,8 @@ def _refined(pixels: Array, part: Mask, core: Mask, ground: Mask) -> Mask:
     share = (pixels - other) @ axis / max(float(axis @ axis), 1.0)
     aside = np.linalg.norm(pixels - other - share[..., None] * axis, axis=-1)
     # Pixels far aside of the line between the two colours belong to some third thing.
-    return part | (near & (share > 0.5) & (aside < 40))
+    mask: Mask = part | (near & (share > 0.5) & (aside < 40))
+    return mask
 
 
 def _cropped(amount: Array) -> Array:

@@ -93,12 +93,14 @@ def _star(x: Array, y: Array, r: float) -> Array:
 
 def _triangle(x: Array, y: Array, r: float) -> Array:
     slope = 0.98 / 1.75
-    return np.minimum(0.75 * r - y, ((y + r) * slope - np.abs(x)) / math.hypot(1, slope))
+    inside: Array = np.minimum(0.75 * r - y, ((y + r) * slope - np.abs(x)) / math.hypot(1, slope))
+    return inside
 
 
 def _cross(x: Array, y: Array, r: float) -> Array:
     far, near = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
-    return np.minimum(r - far, 0.34 * r - near)
+    inside: Array = np.minimum(r - far, 0.34 * r - near)
+    return inside
 
 
 _DEPTH: dict[str, Callable[[Array, Array, float], Array]] = {
@@ -119,7 +121,8 @@ def coverage(thing: Object) -> Array:
         0.0
     """
     depth = _DEPTH[thing.shape](_X - thing.centre[0], _Y - thing.centre[1], thing.radius)
-    return np.clip(depth + 0.5, 0, 1)
+    share: Array = np.clip(depth + 0.5, 0, 1)
+    return share
 
 
 def backdrop(name: str, rng: np.random.Generator | None = None) -> Array:

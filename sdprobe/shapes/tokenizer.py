@@ -5,6 +5,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -13,9 +14,16 @@ MAX_LENGTH = 32
 """Positions of a prompt, start and end included."""
 
 # The pieces of the two long words stand apart: no merge is learnt across them.
-_WORDS = """a an the of on in at to and with next , . photo picture draw~ ing image red orange yellow green cyan blue
-purple pink brown circle square triangle star cross ring shape small tiny large big left right above below under top
-bottom middle white grey black striped check~ ered dotted background""".split()
+_WORDS = [
+    word
+    for line in (
+        "a an the of on in at to and with next , . photo picture draw~ ing image",
+        "red orange yellow green cyan blue purple pink brown circle square triangle star cross ring shape",
+        "small tiny large big left right above below under top bottom middle",
+        "white grey black striped check~ ered dotted background",
+    )
+    for word in line.split()
+]
 
 
 def _alphabet() -> list[str]:
@@ -29,7 +37,7 @@ def _merges() -> list[tuple[str, str]]:
     """Join the most frequent neighbours until every word is one piece."""
     words = [[*w[:-1]] if w.endswith("~") else [*w[:-1], w[-1] + "</w>"] for w in _WORDS]
     merges: list[tuple[str, str]] = []
-    while counts := Counter(pair for word in words for pair in zip(word, word[1:], strict=False)):
+    while counts := Counter(pair for word in words for pair in pairwise(word)):
         best = max(counts, key=lambda pair: (counts[pair], pair))
         merges.append(best)
         for word in words:

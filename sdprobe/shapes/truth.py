@@ -31,9 +31,7 @@ class Facts:
     background: NDArray[np.int64]
 
     def __getitem__(self, rows: NDArray[np.int64]) -> "Facts":
-        return Facts(
-            self.count[rows], self.things[rows], self.relations[rows], self.place[rows], self.background[rows]
-        )
+        return Facts(self.count[rows], self.things[rows], self.relations[rows], self.place[rows], self.background[rows])
 
 
 Claims = Facts
