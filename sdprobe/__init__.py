@@ -10,8 +10,9 @@ from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
+from sdprobe.prompt import Prompt, WordNotInPrompt
 from sdprobe.registry import create
-from sdprobe.run import Prompt, Row, Run, Settings, Site, Step, Text, WordNotInPrompt
+from sdprobe.run import Row, Run, Settings, Site, Step, Text
 from sdprobe.sampler import sample
 from sdprobe.transform.replace_token import ReplaceToken
 

@@ -1,7 +1,7 @@
 """One call of attention, as its kernel is about to run it: what a hook at the point ``attention`` is given.
 
-Nothing is computed until asked for. If no hook replaces anything, the model's own kernel makes the output, so looking is
-exact; probabilities are then found beside it.
+Nothing is computed until asked for. If no hook replaces anything, the model's own kernel makes the output, so looking
+is exact; probabilities are then found beside it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.run import Role, Row, rows_of
+from sdprobe.run import Role, Row, as_slice, rows_of
 
 Rows = Role | Sequence[int] | slice | None
+Index = slice | list[int]
+ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Attention:
     query: Shaped[Tensor, "rows heads queries width"]
     key: Shaped[Tensor, "rows heads keys width"]
     value: Shaped[Tensor, "rows heads keys width_v"]
-    mask: Shaped[Tensor, "..."] | None
+    mask: Shaped[Tensor, ...] | None
     scale: float
     rows: tuple[Row, ...]
     kernel: Callable[[Attention, bool], tuple[Tensor, Tensor | None]] = field(repr=False)
@@ -66,16 +68,20 @@ class Attention:
         h, t = _index(heads), _index(tokens)
         if self.replaced is not None:
             return self.replaced[r][:, h][..., t]
-        if not isinstance(t, slice) and 2 * len(t) < self.key.shape[-2] and (lse := self._logsumexp()) is not None:
-            return (self._scores(r, h, t) - lse[r][:, h].unsqueeze(-1)).exp_()
-        return self._scores(r, h, slice(None)).softmax(-1)[..., t]
+        if (logsumexp := self._logsumexp()) is not None:
+            return self._scores(r, h, t, logsumexp).exp_()  # only the columns asked for
+        return self._scores(r, h, ALL).softmax(-1)[..., t]
 
-    def _scores(self, r: slice | list[int], h: slice | list[int], t: slice | list[int]) -> Tensor:
-        scores = (self.query[r][:, h] @ self.key[r][:, h][:, :, t].transpose(-1, -2)).float() * self.scale
-        if self.mask is None:
-            return scores
-        mask = self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:])[r][:, h][..., t]
-        return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    def _scores(self, r: Index, h: Index, t: Index, less: Tensor | None = None) -> Tensor:
+        """scale · query · keyᵀ + mask, less a number for each query: one multiplication does it all."""
+        query, key = _of(self.query, r, h).float(), _of(self.key, r, h)[:, :, t].float()
+        taken = query.new_zeros(()) if less is None else _of(less, r, h).float().unsqueeze(-1)
+        if self.mask is not None:
+            mask = _of(self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:]), r, h)[..., t]
+            taken = taken.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else taken - mask.float()
+        taken = taken.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
+        scores = torch.baddbmm(taken, query.flatten(0, 1), key.flatten(0, 1).mT, beta=-1, alpha=self.scale)
+        return scores.unflatten(0, query.shape[:2])
 
     def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
         """The same call with these probabilities in place of its own, for all rows, heads, queries and keys."""
@@ -108,7 +114,11 @@ class Attention:
         return lse
 
 
-def _index(chosen: Sequence[int] | slice | None) -> slice | list[int]:
+def _index(chosen: Sequence[int] | slice | None) -> Index:
     if chosen is None:
-        return slice(None)
-    return chosen if isinstance(chosen, slice) else list(chosen)
+        return ALL
+    return chosen if isinstance(chosen, slice) else as_slice(chosen)
+
+
+def _of(x: Tensor, rows: Index, heads: Index) -> Tensor:
+    return x[rows] if heads == ALL else x[rows][:, heads]

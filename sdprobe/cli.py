@@ -16,7 +16,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sdprobe import plot, registry
-from sdprobe.compose import Hook
 from sdprobe.heatmap import HeatMap
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
@@ -67,7 +66,9 @@ def draw(options: argparse.Namespace) -> list[Path]:
     return write(run, maps, out, asked, options.model)
 
 
-def write(run: Run, maps: AttentionMaps, out: Path, asked: list[tuple[str, dict[str, Any]]], model: str | None) -> list[Path]:
+def write(
+    run: Run, maps: AttentionMaps, out: Path, asked: list[tuple[str, dict[str, Any]]], model: str | None
+) -> list[Path]:
     """The pictures, one overlay per word, a contact sheet, and the settings as JSON."""
     paths: list[Path] = []
     rows: list[list[plot.Cell]] = []

@@ -11,14 +11,13 @@ import copy
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from sdprobe.attention import Attention
-from sdprobe.hook import POINTS, Observer, Transform, overrides
+from sdprobe.hook import POINTS, Observer, Transform, asks, overrides
 from sdprobe.run import Run, Site, Step, Text
 
 Hook = Observer | Transform
@@ -90,13 +89,8 @@ class Hooks:
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
         """Only the hooks that say something at a point, and at a module of that name and kind."""
         chosen = Hooks()
-        chosen.leaves = tuple(
-            leaf
-            for leaf in self.leaves
-            if overrides(leaf, point)
-            and (name is None or leaf.modules is None or any(fnmatchcase(name, p) for p in leaf.modules))
-            and (kind is None or leaf.kinds is None or kind in leaf.kinds)
-        )
+        here = (leaf for leaf in self.leaves if overrides(leaf, point))
+        chosen.leaves = tuple(leaf for leaf in here if name is None or asks(leaf, name, kind))
         return chosen
 
     @property
@@ -126,12 +120,7 @@ class Hooks:
         return hash(self.leaves)
 
     def __repr__(self) -> str:
-        return f"Hooks({', '.join(map(named, self.leaves))})"
-
-
-def named(hook: object) -> str:
-    """A hook in a message: its own repr where it has one, else its class."""
-    return repr(hook) if type(hook).__repr__ is not object.__repr__ else f"{type(hook).__name__}()"
+        return f"Hooks({', '.join(map(repr, self.leaves))})"
 
 
 def _leaves(hook: object) -> tuple[Hook, ...]:
@@ -146,14 +135,14 @@ def _leaves(hook: object) -> tuple[Hook, ...]:
         )
     _refuse_misspelt(hook)
     if not any(overrides(hook, point) for point in METHODS):
-        raise ValueError(f"{named(hook)} overrides no point, so it would never act. The points: {', '.join(POINTS)}")
+        raise ValueError(f"{hook!r} overrides no point, so it would never act. The points: {', '.join(POINTS)}")
     if overrides(hook, "activation") and not hook.modules:
         raise ValueError(
-            f"{named(hook)} has a method activation but does not say of which modules: give it "
+            f"{hook!r} has a method activation but does not say of which modules: give it "
             f"modules = ('mid_block.*', ...), fnmatch patterns on dotted module names"
         )
     if isinstance(hook.modules, str) or isinstance(hook.kinds, str):
-        raise TypeError(f"{named(hook)}: modules and kinds are tuples of patterns, not one string")
+        raise TypeError(f"{hook!r}: modules and kinds are tuples of patterns, not one string")
     return (hook,)
 
 
@@ -172,7 +161,7 @@ def _refuse_misspelt(hook: Hook) -> None:
 
 
 def _checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
-    who = f"{named(hook)}.{point}"
+    who = f"{hook!r}.{point}"
     if returned is None:
         raise TypeError(f"{who} returned None: a Transform returns the new value (did you forget `return`?)")
     if point == "attention":
@@ -184,7 +173,9 @@ def _checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
     for what in ("shape", "dtype", "device"):
         before, after = getattr(given, what), getattr(returned, what)
         if before != after:
-            raise ValueError(f"{who} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same")
+            raise ValueError(
+                f"{who} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same"
+            )
     return returned
 
 
@@ -204,14 +195,14 @@ def _call(hook: Hook, point: str, *args: Any) -> Any:
         step = getattr(place, "step", place)
         where = f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
         where += f", at {place.name}" if isinstance(place, Site) else ""
-        error.add_note(f"raised in the hook {named(hook)} at the point {point!r}{where}")
+        error.add_note(f"raised in the hook {hook!r} at the point {point!r}{where}")
         raise
     if isinstance(hook, Observer) and result is not None and point in POINTS:
         raise TypeError(
-            f"{named(hook)}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
+            f"{hook!r}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
         )
     if versions != [tensor._version for tensor in tensors]:
-        raise ValueError(f"{named(hook)}.{point} wrote into its value in place: values that pass a point are shared")
+        raise ValueError(f"{hook!r}.{point} wrote into its value in place: values that pass a point are shared")
     return result
 
 

@@ -22,7 +22,8 @@ def resize(values: Float[Tensor, "*more h w"], size: tuple[int, int], mode: str 
     if tuple(values.shape[-2:]) == size:
         return values
     flat = values.reshape(-1, 1, *values.shape[-2:])
-    return F.interpolate(flat, size=size, mode=mode, align_corners=False).reshape(*values.shape[:-2], *size)
+    corners = False if mode in ("bilinear", "bicubic") else None
+    return F.interpolate(flat, size=size, mode=mode, align_corners=corners).reshape(*values.shape[:-2], *size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,8 @@ creates in ``start``, and what was recorded is read from ``run[hook]``.
 
 from __future__ import annotations
 
+import inspect
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -42,6 +44,16 @@ POINTS = (
     "final_latents",
     "image",
 )
+
+
+def _described(hook: object) -> str:
+    """A hook as it was written: its class, and the arguments that are not the usual ones."""
+    said = []
+    for name, parameter in inspect.signature(type(hook)).parameters.items():
+        value = vars(hook).get(name, parameter.default)
+        if value is not parameter.default and value != parameter.default:
+            said.append(repr(value) if parameter.default is parameter.empty else f"{name}={value!r}")
+    return f"{type(hook).__name__}({', '.join(said)})"
 
 
 def _no_results(hook: object, name: str) -> AttributeError:
@@ -88,6 +100,9 @@ class Observer:
     def final_latents(self, x: Tensor, run: Run) -> None: ...
     def image(self, x: Tensor, run: Run) -> None: ...
     def finish(self, run: Run) -> None: ...
+
+    def __repr__(self) -> str:
+        return _described(self)
 
     if not TYPE_CHECKING:
 
@@ -149,10 +164,19 @@ class Transform:
 
     def finish(self, run: Run) -> None: ...
 
+    def __repr__(self) -> str:
+        return _described(self)
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             raise _no_results(self, name)
+
+
+def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:
+    """Whether a hook's patterns and kinds fit a module of the denoiser."""
+    fits = hook.modules is None or any(fnmatchcase(name, pattern) for pattern in hook.modules)
+    return fits and (hook.kinds is None or kind is None or kind in hook.kinds)
 
 
 def overrides(hook: Observer | Transform, point: str) -> bool:

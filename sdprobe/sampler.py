@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from sdprobe.compose import Hook, Hooks
-from sdprobe.model.base import Model, Seed, fresh_scheduler, generators
+from sdprobe.model.base import Model, fresh_scheduler, generators
 from sdprobe.model.loading import load
+from sdprobe.model.settings import Seed, fill
 from sdprobe.model.taps import Taps
 from sdprobe.observe.progress import Progress
 from sdprobe.registry import resolve
-from sdprobe.run import Run, Settings
+from sdprobe.run import Run
 
 
 def sample(
@@ -76,7 +77,8 @@ def sample(
     stack, by_name = resolve(hooks)
     stack = Hooks(stack, Progress()) if progress else stack
     own_scheduler = fresh_scheduler(model.pipe, scheduler)
-    settings = model.settings(
+    settings = fill(
+        model,
         prompt=prompt,
         negative_prompt=negative_prompt,
         steps=steps,
@@ -92,7 +94,9 @@ def sample(
     )
     with model.turn(), torch.no_grad():
         stage = model.staged(own_scheduler, settings)
-        run = Run(model, settings, map(model.read, settings.prompt), map(model.read, settings.negative_prompt))
+        run = Run(
+            model, settings, *(tuple(map(model.read, texts)) for texts in (settings.prompt, settings.negative_prompt))
+        )
         run.names = dict(by_name)
         generator = generators(settings.seed)
         with stack.opened(run) as live:

@@ -10,9 +10,9 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from tests.tiny import stable_diffusion
 
 import sdprobe
+from tests.tiny import stable_diffusion
 
 torch.set_num_threads(1)
 settings.register_profile("quick", max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

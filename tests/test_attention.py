@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdprobe.model.taps import attention_call
-from sdprobe.run import Prompt, Row
+from sdprobe.prompt import Prompt
+from sdprobe.run import Row
 
 PROMPT = Prompt("", (), (), {})
 ROWS = (Row(0, PROMPT, "uncond"), Row(0, PROMPT, "cond"))

@@ -10,6 +10,7 @@ import sdprobe
 from sdprobe import AttentionMaps
 from tests.laws.strategies import run
 from tests.planted import OneHot, latents_for, planted, square
+from tests.tiny import stable_diffusion
 
 PROMPT = "a red circle and a blue circle"
 
@@ -86,7 +87,7 @@ def daam(calls, image, positions, latent_size):
         factor = int(((latent_size[0] * latent_size[1]) // (site.grid[0] * site.grid[1])) ** 0.5)
         if factor == 8 or site.name.startswith("mid_block"):
             continue
-        row = [i for i, r in enumerate(rows) if r.role == "cond" and r.image == image][0]
+        row = next(i for i, r in enumerate(rows) if r.role == "cond" and r.image == image)
         for head in range(probs.shape[1]):
             key = (factor, site.name, head)
             own = probs[row, head].T.reshape(-1, *site.grid)
@@ -119,8 +120,6 @@ def test_daam_equals_its_algorithm(tiny, case):
 
 
 def test_daam_leaves_out_an_eighth_of_the_latents_size():
-    from tests.tiny import stable_diffusion
-
     model = sdprobe.load(stable_diffusion(channels=(8, 8, 8, 8), sample_size=16))
     calls, maps = EveryCall(), AttentionMaps(keep=("layer", "head"))
     result = run(model, calls, maps, prompt="a red circle")
@@ -145,7 +144,7 @@ def test_sums_per_head_are_let_go_where_they_are_large(tiny, monkeypatch):
 def mean(calls, image, positions, role="cond"):
     maps = []
     for site, rows, probs in calls:
-        row = [i for i, r in enumerate(rows) if r.role == role and r.image == image][0]
+        row = next(i for i, r in enumerate(rows) if r.role == role and r.image == image)
         own = probs[row].mean(0)[:, list(positions)].mean(-1).reshape(1, 1, *site.grid)
         maps.append(F.interpolate(own, size=(8, 8), mode="bilinear")[0, 0])
     return torch.stack(maps).mean(0)
@@ -226,9 +225,10 @@ def test_figures_for_papers(tiny):
     for by, across in (("step", 3), ("layer", 7), ("head", 2)):
         figure = result[maps].grid(by)
         assert len(figure.axes) == 3 * across
+    plain = AttentionMaps()
+    result = run(tiny, plain)
     with pytest.raises(ValueError, match=r"keep=\('step',\)"):
-        plain = AttentionMaps()
-        run(tiny, plain)[plain].grid("step")
+        result[plain].grid("step")
 
 
 # Errors in the user's own words
@@ -237,7 +237,7 @@ def test_figures_for_papers(tiny):
 def test_an_unknown_word_lists_the_prompt_s_words(tiny):
     maps = AttentionMaps()
     result = run(tiny, maps, prompt="a red circle")
-    with pytest.raises(sdprobe.WordNotInPrompt, match="'hexagon' is not in the prompt.*'a', 'red', 'circle'"):
+    with pytest.raises(sdprobe.WordNotInPrompt, match=r"'hexagon' is not in the prompt.*'a', 'red', 'circle'"):
         result[maps].heat_map("hexagon")
     with pytest.raises(ValueError, match="occurs 1 times"):
         result[maps].heat_map("circle", occurrence=1)
@@ -265,15 +265,11 @@ def test_bad_options_are_refused(bad):
         AttentionMaps(**bad)
 
 
-def test_sliced_attention_is_named_and_strict_decides(tiny):
-    tiny.pipe.unet.set_attention_slice("max")
-    try:
-        with pytest.raises(RuntimeError, match="could not be seen: it ran without torch's scaled_dot_product"):
-            run(tiny, AttentionMaps())
-        lenient = AttentionMaps(strict=False)
-        result = run(tiny, lenient)
-        assert len(result.coverage.missed) == 7
-        assert "disable_attention_slicing" in str(result.coverage)
-    finally:
-        tiny.pipe.unet.set_attention_slice(None)
-        tiny.pipe.unet.set_default_attn_processor()
+def test_sliced_attention_is_named_and_strict_decides():
+    pipe = stable_diffusion()
+    pipe.enable_attention_slicing("max")
+    with pytest.raises(RuntimeError, match="could not be seen: it ran without torch's scaled_dot_product"):
+        run(pipe, AttentionMaps())
+    result = run(pipe, AttentionMaps(strict=False))
+    assert len(result.coverage.missed) == 7
+    assert "disable_attention_slicing" in str(result.coverage)

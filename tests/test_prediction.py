@@ -21,8 +21,16 @@ class X0(sdprobe.Observer):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler",
-                                  "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "LMSDiscreteScheduler",
+    ],
+)
 @pytest.mark.parametrize("clip", [False, True])
 def test_equals_the_scheduler_s_own(tiny, name, prediction, clip):
     kind = getattr(diffusers, name)

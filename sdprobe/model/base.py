@@ -1,8 +1,8 @@
 """What the loop asks of a family of models.
 
-A `Model` stands on a live diffusers pipeline and owns nothing of it. For a run, `staged` gives a copy whose pipeline is
-a shallow copy with a scheduler of its own: the pipeline's methods work as always, and neither the pipeline nor any other
-run is disturbed.
+A `Model` stands on a live diffusers pipeline and owns nothing of it. For a run, `staged` gives a copy whose pipeline
+is a shallow copy with a scheduler of its own: the pipeline's methods work as always, and neither the pipeline nor any
+other run is disturbed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from sdprobe.compose import Hooks
 from sdprobe.model.prediction import denoised, sigma_at
 from sdprobe.model.reading import read
-from sdprobe.run import Prompt, Role, Row, Run, Settings, Step, rows_of
+from sdprobe.prompt import Prompt
+from sdprobe.run import Role, Row, Run, Settings, Step, rows_of
 
 Latents = Shaped[Tensor, "images channels h w"]
-Seed = int | Sequence[int]
 
 # Runs on one denoiser take turns, through whichever pipelines and models they reach it.
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
@@ -51,8 +51,8 @@ class Model(ABC):
 
     @property
     @abstractmethod
-    def denoiser(self) -> nn.Module:
-        """The network that is called once per step."""
+    def denoiser(self) -> Any:
+        """The network that is called once per step, an `nn.Module`."""
 
     @abstractmethod
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
@@ -120,49 +120,11 @@ class Model(ABC):
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
 
-    def settings(
-        self,
-        *,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
-        steps: int | None,
-        guidance_scale: float | None,
-        seed: Seed | None,
-        scheduler: str,
-        height: int | None,
-        width: int | None,
-        images_per_prompt: int,
-        latents: Tensor | None,
-        image: Any,
-        strength: float | None,
-    ) -> Settings:
-        """The settings of a run: None filled in as the pipeline would, everything else checked."""
-        prompts = _texts("prompt", prompt)
-        negatives = _texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
-        if len(negatives) == 1:
-            negatives *= len(prompts)
-        if len(negatives) != len(prompts):
-            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
-        if image is not None:
-            default_height, default_width = self.pipe.image_processor.get_default_height_width(
-                self.pipe.image_processor.preprocess(image)
-            )
-        else:
-            default_height, default_width = self.default_size()
-        made = Settings(
-            prompt=prompts,
-            negative_prompt=negatives,
-            steps=int(self.default("num_inference_steps") if steps is None else steps),
-            guidance_scale=float(self.default("guidance_scale") if guidance_scale is None else guidance_scale),
-            seed=_seed(seed),
-            scheduler=scheduler,
-            height=default_height if height is None else height,
-            width=default_width if width is None else width,
-            images_per_prompt=images_per_prompt,
-            strength=_strength(image, strength),
-        )
-        _refuse(made, latents, (self.denoiser.config.in_channels, *self.latent_size(made)))
-        return made
+    def size_of(self, image: Any) -> tuple[int, int]:
+        """The height and width, in pixels, that a picture to start from is brought to."""
+        processor = self.pipe.image_processor
+        size: tuple[int, int] = processor.get_default_height_width(processor.preprocess(image))
+        return size
 
     def latent_size(self, settings: Settings) -> tuple[int, int]:
         """The height and width of the latents."""
@@ -252,7 +214,7 @@ class _Turn:
                 self._owner = None
 
 
-def generators(seed: Seed) -> torch.Generator | list[torch.Generator]:
+def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
     """CPU generators for a seed, or one for each of several."""
     if isinstance(seed, int):
         return torch.Generator("cpu").manual_seed(seed)
@@ -276,39 +238,3 @@ def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
     if name is None:
         raise ValueError(f"scheduler {asked!r} does not fit this pipeline; those that do: {', '.join(sorted(names))}")
     return getattr(diffusers_schedulers, name).from_config(pipe.scheduler.config)
-
-
-def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{name} is a text or a list of texts, not {given!r}")
-    return texts
-
-
-def _seed(seed: Seed | None) -> int | tuple[int, ...]:
-    if seed is None:
-        return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
-    return seed if isinstance(seed, int) else tuple(seed)
-
-
-def _strength(image: Any, strength: float | None) -> float | None:
-    if image is None:
-        if strength is not None:
-            raise ValueError("strength says how much of a picture to replace, but no image is given")
-        return None
-    return 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
-
-
-def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> None:
-    if made.steps < 1:
-        raise ValueError(f"steps must be 1 or more, not {made.steps}")
-    if made.images_per_prompt < 1:
-        raise ValueError(f"images_per_prompt must be 1 or more, not {made.images_per_prompt}")
-    if made.height % 8 or made.width % 8 or made.height < 8 or made.width < 8:
-        raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
-    if made.strength is not None and not (0 < made.strength <= 1 and int(made.steps * made.strength)):
-        raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
-    if isinstance(made.seed, tuple) and len(made.seed) != made.images:
-        raise ValueError(f"{len(made.seed)} seeds for {made.images} images: give one number, or one per image")
-    if latents is not None and tuple(latents.shape) != (made.images, *shape):
-        raise ValueError(f"latents must be [images, channels, h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
+from sdprobe import shapes
 from sdprobe.model.base import Model
 from sdprobe.model.stable_diffusion import StableDiffusion
-from sdprobe import shapes
 
 FAMILIES: tuple[type[Model], ...] = (StableDiffusion,)
 
@@ -34,8 +38,7 @@ def load(
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is.
         dtype: the parameters' type, for example ``torch.float16``; None keeps what was saved (a live pipeline's own).
         device: where to put the model, for example ``"cuda"``.
-        options: passed to diffusers' loading, for example ``variant="fp16"``. Ignored by nothing: a live
-            pipeline refuses them.
+        options: passed to diffusers' loading, for example ``variant="fp16"``; a live pipeline takes none.
 
     Raises:
         FileNotFoundError: for a path that is not there.
@@ -43,12 +46,14 @@ def load(
     """
     if isinstance(source, Model):
         source = source.pipe
-    if isinstance(source, DiffusionPipeline):
-        if options:
-            raise TypeError(f"a live pipeline is loaded already and takes no {', '.join(options)}")
-        pipe = source
-    else:
+    if source is None or isinstance(source, (str, Path)):
         pipe = _loaded(source, dtype, options)
+    elif not isinstance(source, DiffusionPipeline):
+        raise TypeError(f"a model is a path, a hub id or a diffusers pipeline, not {type(source).__name__}")
+    elif options:
+        raise TypeError(f"a live pipeline is loaded already and takes no {', '.join(options)}")
+    else:
+        pipe = source
     model = family_of(pipe)(pipe)
     if dtype is not None or device is not None:
         pipe.to(**{k: v for k, v in {"dtype": dtype, "device": device}.items() if v is not None})
@@ -69,7 +74,8 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
     if dtype is not None:
         options = {**options, "torch_dtype": dtype}
     if source is None:
-        return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
+        with _without_bars():
+            return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
     path = Path(source).expanduser()
     if path.is_file():
         return StableDiffusionPipeline.from_single_file(str(path), **options)
@@ -80,3 +86,16 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
     if isinstance(source, Path) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{source} is neither a file or folder here nor a hub id like 'owner/name'")
     return DiffusionPipeline.from_pretrained(str(source), **options)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No loading bars for a model of a few megabytes, whatever is set; everything is set back afterwards."""
+    logs = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in logs:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in logs:
+            log.enable_progress_bar()

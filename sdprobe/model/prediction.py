@@ -36,7 +36,7 @@ def sigma_at(scheduler: Any, index: int, timestep: Tensor) -> Tensor:
         return torch.as_tensor(table[index])
     if hasattr(scheduler, "sigmas") and hasattr(scheduler, "timesteps") and len(scheduler.sigmas):
         return torch.as_tensor(scheduler.sigmas[index])
-    alpha_bar = scheduler.alphas_cumprod[int(timestep)]
+    alpha_bar: Tensor = scheduler.alphas_cumprod[int(timestep)]
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
@@ -61,7 +61,9 @@ def denoised(
     elif kind == "sample":
         x0 = model_output
     else:
-        raise ValueError(f"prediction type {kind!r} is not known; known: epsilon, v_prediction, sample, flow_prediction")
+        raise ValueError(
+            f"prediction type {kind!r} is not known; known: epsilon, v_prediction, sample, flow_prediction"
+        )
     if _asks_for(scheduler, "thresholding"):
         return scheduler._threshold_sample(x0)  # type: ignore[no-any-return]
     if _asks_for(scheduler, "clip_sample"):

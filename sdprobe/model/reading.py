@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdprobe.run import Prompt, TokenRole
+from sdprobe.prompt import Prompt, TokenRole
 
 
 def read(tokenizer: Any, text: str) -> Prompt:
@@ -35,5 +35,7 @@ def read(tokenizer: Any, text: str) -> Prompt:
             roles.append("word")
         else:
             roles.append("start" if token == tokenizer.bos_token_id and i == 0 else "end")
-    spans = [tuple(span) if role == "word" else (0, 0) for span, role in zip(encoded["offset_mapping"], roles)]
+    spans = [
+        tuple(span) if role == "word" else (0, 0) for span, role in zip(encoded["offset_mapping"], roles, strict=True)
+    ]
     return Prompt.from_spans(text, ids, tokenizer.convert_ids_to_tokens(ids), roles, spans)

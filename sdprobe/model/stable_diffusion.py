@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sdprobe.compose import Hooks
 from sdprobe.model.base import Latents, Model
-from sdprobe.run import Prompt, Role, Run, Settings, Step, Text
+from sdprobe.prompt import Prompt
+from sdprobe.run import Role, Run, Settings, Step, Text
 
 
 class Conditioning(NamedTuple):
@@ -31,9 +32,8 @@ class StableDiffusion(Model):
     pipelines = ("StableDiffusionPipeline",)
 
     @property
-    def denoiser(self) -> nn.Module:
-        unet: nn.Module = self.pipe.unet
-        return unet
+    def denoiser(self) -> Any:
+        return self.pipe.unet
 
     def read(self, text: str) -> Prompt:
         # A loaded textual inversion of several vectors is spelt out as several tokens, as the pipeline does it.
@@ -103,9 +103,7 @@ class StableDiffusion(Model):
         )
         return made
 
-    def denoise(
-        self, x: Latents, step: Step, conditioning: Conditioning
-    ) -> Shaped[Tensor, "rows channels h w"]:
+    def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
         timestep = self.timestep(step)
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
         output: Tensor = self.pipe.unet(
@@ -132,7 +130,7 @@ class StableDiffusion(Model):
 
 
 @contextmanager
-def passing_embeddings(encoder: nn.Module, point: Callable[[Tensor], Tensor], hooks: Hooks) -> Iterator[None]:
+def passing_embeddings(encoder: Any, point: Callable[[Tensor], Tensor], hooks: Hooks) -> Iterator[None]:
     """While this is open, the encoder's token embeddings pass a point before positions are added to them."""
     if not len(hooks.at("token_embeds")):
         yield

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sdprobe.attention import Attention
-from sdprobe.compose import Hook, Hooks, named
+from sdprobe.compose import Hooks
+from sdprobe.hook import asks
 from sdprobe.run import Coverage, Row, Site, Step
 
 Grid = tuple[int, int]
-FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)
+FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)  # type: ignore[call-overload]
 
 NOT_RUN = "it did not run in this pass of the denoiser"
 NO_SDPA = (
@@ -99,7 +100,7 @@ class Taps:
             return
         why = NO_SDPA if bracket.entered else NOT_RUN
         self._coverage.missed[name] = why
-        if strict := [named(hook) for hook in hooks if hook.strict]:
+        if strict := [repr(hook) for hook in hooks if hook.strict]:
             raise RuntimeError(
                 f"{', '.join(strict)} asked for the attention of {name}, which could not be seen: {why}. "
                 f"With strict=False it does without, and run.coverage lists what was missed"
@@ -207,20 +208,15 @@ def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, str | None]) ->
         for pattern in hook.modules or ():
             if not any(fnmatchcase(name, pattern) for name in modules):
                 raise ValueError(
-                    f"{named(hook)}: the module pattern {pattern!r} matches no {point} site of this model; "
+                    f"{hook!r}: the module pattern {pattern!r} matches no {point} site of this model; "
                     f"{_choices(pattern, modules)}"
                 )
-        if not any(_asks(hook, name, kind) for name, kind in modules.items()):
+        if not any(asks(hook, name, kind) for name, kind in modules.items()):
             kinds = sorted({kind for kind in modules.values() if kind})
             raise ValueError(
-                f"{named(hook)} asks for {point} of kind {', '.join(hook.kinds or ())} at "
+                f"{hook!r} asks for {point} of kind {', '.join(hook.kinds or ())} at "
                 f"{', '.join(hook.modules or ('*',))}, which this model has not; its kinds: {', '.join(kinds)}"
             )
-
-
-def _asks(hook: Hook, name: str, kind: str | None) -> bool:
-    by_name = hook.modules is None or any(fnmatchcase(name, pattern) for pattern in hook.modules)
-    return by_name and (hook.kinds is None or kind is None or kind in hook.kinds)
 
 
 def _choices(pattern: str, modules: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Which places of the picture look at which word: cross-attention, accumulated while sampling.
 
 What is held does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps. More
-is kept only when asked. Maps are brought to one size once, at the end; resizing is linear, so the order does not matter.
+is kept only when asked. Maps are brought to one size once, at the end: resizing is linear, so it may come last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sdprobe import plot
 from sdprobe.attention import Attention
 from sdprobe.heatmap import HeatMap, resize
 from sdprobe.hook import Observer
-from sdprobe.run import Prompt, Role, Run, Site
+from sdprobe.prompt import Prompt
+from sdprobe.run import Role, Run, Site
 
 Keep = Literal["step", "layer", "head"]
 Method = Literal["mean", "daam"]
@@ -52,7 +53,7 @@ class AttentionMaps(Observer):
     ['a', 'red', 'circle', 'left', 'of', 'blue', 'square']
     >>> run[maps].heat_map("hexagon")
     Traceback (most recent call last):
-    sdprobe.run.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; its words are ...
+    sdprobe.prompt.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; its words are ...
 
     Args:
         words: only the tokens of these words; None for every token, padding included.
@@ -71,19 +72,19 @@ class AttentionMaps(Observer):
         words: Sequence[str | int] | None = None,
         *,
         rows: Role | Literal["both"] = "cond",
-        keep: Sequence[Keep] = (),
+        keep: Keep | Sequence[Keep] = (),
         modules: Sequence[str] | None = None,
         places: Collection[str] | None = None,
         grids: Collection[int | tuple[int, int]] | None = None,
         strict: bool = True,
     ) -> None:
-        keep = (keep,) if isinstance(keep, str) else tuple(keep)
-        if unknown := [name for name in keep if name not in get_args(Keep)]:
+        kept: tuple[Keep, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
+        if unknown := [name for name in kept if name not in get_args(Keep)]:
             raise ValueError(f"cannot keep {unknown}; what can be kept apart: {', '.join(get_args(Keep))}")
         if rows not in ("cond", "uncond", "both"):
             raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
         self.words = (words,) if isinstance(words, str) else words
-        self.rows, self.keep, self.places, self.strict = rows, keep, places, strict
+        self.rows, self.keep, self.places, self.strict = rows, kept, places, strict
         self.modules = (modules,) if isinstance(modules, str) else None if modules is None else tuple(modules)
         self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
 
@@ -103,20 +104,21 @@ class AttentionMaps(Observer):
         for role in self.roles:
             if not any(row.role == role for row in attn.rows):
                 raise ValueError(f"rows={self.rows!r}, but without guidance (scale 1 and below) there are no such rows")
-            step, layer = site.step.index if "step" in self.apart else None, site.name if "layer" in self.apart else None
+            step = site.step.index if "step" in self.apart else None
+            layer = site.name if "layer" in self.apart else None
             self._add(Key(role, step, layer, site.grid), attn.probs(rows=role, tokens=self.columns))
-        unasked = self.apart - set(self.keep)
-        if unasked and self.held_bytes > UNASKED_BYTES:
-            self._sum_over(unasked)
 
     def _add(self, key: Key, probs: Float[Tensor, "images heads places tokens"]) -> None:
         if "head" not in self.apart:
             probs = reduce(probs, "i h p t -> i 1 p t", "mean")
+        self.counts[key] = self.counts.get(key, 0) + 1
         if key in self.sums:
             self.sums[key].add_(probs)
-        else:
-            self.sums[key] = probs.to(torch.float32, copy=True)
-        self.counts[key] = self.counts.get(key, 0) + 1
+            return
+        self.sums[key] = probs.to(torch.float32, copy=True)
+        unasked = self.apart - set(self.keep)
+        if unasked and self.held_bytes > UNASKED_BYTES:
+            self._sum_over(unasked)
 
     def _sum_over(self, names: set[str]) -> None:
         held, counts = self.sums, self.counts
@@ -242,7 +244,8 @@ class AttentionMaps(Observer):
 
     def _word(self, key: Key, image: int, columns: list[int], head: int | None) -> Float[Tensor, "heads h w"]:
         heads = slice(None) if head is None else slice(head, head + 1)
-        return self.sums[key][image, heads][..., columns].mean(-1).unflatten(-1, key.grid)
+        word: Tensor = self.sums[key][image, heads][..., columns].mean(-1).unflatten(-1, key.grid)
+        return word
 
     def _mean(self, keys: list[Key], image: int, columns: list[int], head: int | None) -> Float[Tensor, "h w"]:
         size = max((key.grid for key in keys), key=lambda grid: grid[0] * grid[1])
@@ -255,7 +258,9 @@ class AttentionMaps(Observer):
 
     def _daam(self, keys: list[Key], image: int, columns: list[int], head: int | None) -> Float[Tensor, "h w"]:
         if not {"layer", "head"} <= self.apart:
-            raise ValueError("DAAM's map needs layers and heads apart: record with AttentionMaps(keep=('layer', 'head'))")
+            raise ValueError(
+                "DAAM's map needs layers and heads apart: record with AttentionMaps(keep=('layer', 'head'))"
+            )
         size = self.run.model.latent_size(self.run.settings)
         sums: dict[str | None, Tensor] = {}
         for key in keys:
@@ -268,12 +273,6 @@ class AttentionMaps(Observer):
             raise ValueError("DAAM looks at down and up blocks only, and none of their sites was recorded")
         entries = [resize(own, size).clamp_min(0) for own in sums.values()]
         return torch.cat(entries).mean((0, 1))
-
-    def __repr__(self) -> str:
-        said = {"words": (self.words, None), "rows": (self.rows, "cond"), "keep": (self.keep, ())}
-        said |= {"modules": (self.modules, None), "places": (self.places, None), "grids": (self.grids, None)}
-        said |= {"strict": (self.strict, True)}
-        return f"AttentionMaps({', '.join(f'{k}={v!r}' for k, (v, usual) in said.items() if v != usual)})"
 
 
 def _label(by: str, value: int | str) -> str:

@@ -21,7 +21,7 @@ class LatentRecorder(Observer):
     >>> import sdprobe
     >>> recorder = sdprobe.LatentRecorder(every=2, keep=("latents", "denoised"))
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[recorder], steps=5, seed=0, progress=False)
-    >>> run[recorder].steps, run[recorder]["latents"].shape, run[recorder].final.shape
+    >>> run[recorder].indices, run[recorder]["latents"].shape, run[recorder].final.shape
     ([0, 2, 4], torch.Size([3, 1, 4, 16, 16]), torch.Size([1, 4, 16, 16]))
 
     Args:
@@ -31,7 +31,7 @@ class LatentRecorder(Observer):
         dtype: what to store them as; None keeps their own.
 
     Attributes:
-        steps: (in a run) the numbers of the steps kept.
+        indices: (in a run) the numbers of the steps kept.
         final: (in a run) the final latents ``[images, channels, h, w]``.
 
     A run's copy indexed with what it kept gives ``[steps, images, channels, h, w]``.
@@ -48,16 +48,16 @@ class LatentRecorder(Observer):
             raise ValueError(f"every must be 1 or more, not {every}")
         if unknown := [name for name in keep if name not in get_args(Kept)]:
             raise ValueError(f"cannot keep {unknown}; what can be kept: {', '.join(get_args(Kept))}")
-        self.every, self.chosen, self.keep, self.dtype = every, steps, tuple(keep), dtype
+        self.every, self.steps, self.keep, self.dtype = every, steps, tuple(keep), dtype
 
     def start(self, run: Run) -> None:
-        self.steps: list[int] = []
+        self.indices: list[int] = []
         self._records: dict[str, list[Tensor]] = {name: [] for name in self.keep}
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
         if not self._wanted(step.index):
             return
-        self.steps.append(step.index)
+        self.indices.append(step.index)
         if "latents" in self.keep:
             self._store("latents", step.latents)
         if "noise_pred" in self.keep:
@@ -74,15 +74,10 @@ class LatentRecorder(Observer):
         return torch.stack(self._records[name])
 
     def _wanted(self, index: int) -> bool:
-        return index in self.chosen if self.chosen is not None else index % self.every == 0
+        return index in self.steps if self.steps is not None else index % self.every == 0
 
     def _store(self, name: str, x: Tensor) -> None:
         self._records[name].append(self._kept(x))
 
     def _kept(self, x: Tensor) -> Tensor:
         return x.detach().to(device="cpu", dtype=self.dtype or x.dtype, copy=True)
-
-    def __repr__(self) -> str:
-        said = {"every": (self.every, 1), "steps": (self.chosen, None), "keep": (self.keep, ("latents",))}
-        said["dtype"] = (self.dtype, None)
-        return f"LatentRecorder({', '.join(f'{k}={v!r}' for k, (v, usual) in said.items() if v != usual)})"

@@ -36,6 +36,3 @@ class Progress(Observer):
 
     def finish(self, run: Run) -> None:
         self.bar.close()
-
-    def __repr__(self) -> str:
-        return f"Progress({'' if self.desc is None else f'desc={self.desc!r}'})"

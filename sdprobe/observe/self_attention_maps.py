@@ -123,7 +123,3 @@ class SelfAttentionMaps(Observer):
 
     def _picture(self, image: int) -> Any:
         return self.run.images[image] if self.run.images else None
-
-    def __repr__(self) -> str:
-        said = {"grids": (self.grids, None), "modules": (self.modules, None), "strict": (self.strict, True)}
-        return f"SelfAttentionMaps({', '.join(f'{k}={v!r}' for k, (v, usual) in said.items() if v != usual)})"

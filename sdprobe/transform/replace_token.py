@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from sdprobe.hook import Transform
@@ -61,9 +59,3 @@ class ReplaceToken(Transform):
                     )
                 replaced[i, list(positions)] = new
         return replaced
-
-    def __repr__(self) -> str:
-        said: list[Any] = [repr(self.word), f"with_={self.with_!r}"]
-        said += [f"occurrence={self.occurrence}"] if self.occurrence is not None else []
-        said += [f"role={self.role!r}"] if self.role != "cond" else []
-        return f"ReplaceToken({', '.join(said)})"

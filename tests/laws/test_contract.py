@@ -55,7 +55,9 @@ def test_a_hook_without_points_is_refused():
         Hooks(type("Idle", (Observer,), {"helper": lambda self: None})())
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("latent", "latents"), ("prompt_embed", "prompt_embeds"), ("starts", "start")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("latent", "latents"), ("prompt_embed", "prompt_embeds"), ("starts", "start")]
+)
 def test_nearly_a_point_is_refused(wrong, right):
     with pytest.raises(ValueError, match=rf"{wrong!r}.*did you mean {right!r}"):
         Hooks(type("Typo", (Observer,), {wrong: lambda self, x, step: None})())
@@ -71,10 +73,10 @@ def test_patterns_that_match_nothing_are_refused_before_the_first_step(tiny):
     watcher = type("Watch", (Observer,), {"latents": lambda self, x, step: steps.append(step.index)})()
     with pytest.raises(ValueError, match=r"'up_bloks\.\*' matches no attention site.*nearest"):
         run(tiny, watcher, sdprobe.AttentionMaps(modules=("up_bloks.*",)))
+    joint = sdprobe.AttentionMaps()
+    joint.kinds = ("joint",)
     with pytest.raises(ValueError, match="kind joint"):
-        hook = sdprobe.AttentionMaps()
-        hook.kinds = ("joint",)
-        run(tiny, hook)
+        run(tiny, joint)
     assert steps == []
 
 
@@ -96,7 +98,7 @@ def test_results_are_asked_of_the_run_not_of_the_description(tiny):
 def test_a_hook_given_by_name_is_found_by_name(tiny):
     result = run(tiny, "attention-maps", "latents")
     assert result["attention-maps"].heat_map("red").values.shape == (8, 8)
-    assert len(result["latents"].steps) == 2
+    assert len(result["latents"].indices) == 2
 
 
 def test_a_hook_given_twice_is_ambiguous(tiny):

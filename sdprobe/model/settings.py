@@ -1,0 +1,95 @@
+"""The settings of a run: what was left out filled in as the pipeline would, everything else checked before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.model.base import Model
+from sdprobe.run import Settings
+
+Seed = int | Sequence[int]
+
+
+def fill(
+    model: Model,
+    *,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    seed: Seed | None,
+    scheduler: str,
+    height: int | None,
+    width: int | None,
+    images_per_prompt: int,
+    latents: Tensor | None,
+    image: Any,
+    strength: float | None,
+) -> Settings:
+    """The settings of a run on a model; None is the pipeline's own default.
+
+    Raises ValueError or TypeError, in the user's words, for a setting that cannot be.
+    """
+    prompts = _texts("prompt", prompt)
+    negatives = _texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
+    if len(negatives) == 1:
+        negatives *= len(prompts)
+    if len(negatives) != len(prompts):
+        raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
+    usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
+    made = Settings(
+        prompt=prompts,
+        negative_prompt=negatives,
+        steps=int(model.default("num_inference_steps") if steps is None else steps),
+        guidance_scale=float(model.default("guidance_scale") if guidance_scale is None else guidance_scale),
+        seed=_seed(seed),
+        scheduler=scheduler,
+        height=usual_height if height is None else height,
+        width=usual_width if width is None else width,
+        images_per_prompt=images_per_prompt,
+        strength=_strength(image, strength),
+    )
+    _refuse(made, latents, (model.denoiser.config.in_channels, *model.latent_size(made)))
+    return made
+
+
+def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} is a text or a list of texts, not {given!r}")
+    return texts
+
+
+def _seed(seed: Seed | None) -> int | tuple[int, ...]:
+    if seed is None:
+        return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
+    return seed if isinstance(seed, int) else tuple(seed)
+
+
+def _strength(image: Any, strength: float | None) -> float | None:
+    if image is None:
+        if strength is not None:
+            raise ValueError("strength says how much of a picture to replace, but no image is given")
+        return None
+    return 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
+
+
+def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    if made.steps < 1:
+        raise ValueError(f"steps must be 1 or more, not {made.steps}")
+    if made.images_per_prompt < 1:
+        raise ValueError(f"images_per_prompt must be 1 or more, not {made.images_per_prompt}")
+    if made.height % 8 or made.width % 8 or made.height < 8 or made.width < 8:
+        raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
+    if made.strength is not None and not (0 < made.strength <= 1 and int(made.steps * made.strength)):
+        raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
+    if isinstance(made.seed, tuple) and len(made.seed) != made.images:
+        raise ValueError(f"{len(made.seed)} seeds for {made.images} images: give one number, or one per image")
+    if latents is not None and tuple(latents.shape) != (made.images, *shape):
+        raise ValueError(
+            f"latents must be [images, channels, h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}"
+        )

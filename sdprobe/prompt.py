@@ -1,0 +1,113 @@
+"""A text as its encoder reads it: tokens, words, and where each word stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+TokenRole = Literal["start", "word", "end", "pad"]
+
+WORD = re.compile(r"<[^<>\s]+>|\w+(?:[-'’]\w+)*")
+SPECIAL: Mapping[str, TokenRole] = MappingProxyType({"<start>": "start", "<end>": "end", "<pad>": "pad"})
+
+
+class WordNotInPrompt(KeyError, ValueError):
+    """A word was asked for that the prompt does not hold. The message lists the words it does hold."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the message in quotes
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text as its encoder reads it.
+
+    Args:
+        text: the text.
+        ids: the vocabulary's number of each token, start, end and padding tokens included.
+        tokens: the same tokens, as they are written in the vocabulary.
+        words: each word of the text, in small letters, with the token positions of each of its occurrences.
+        roles: what each token is: ``"start"``, ``"word"``, ``"end"`` or ``"pad"``.
+        spans: where in the text each token comes from, as ``(first, past the last)`` letter; empty for the others.
+
+    >>> import sdprobe
+    >>> prompt = sdprobe.load().read("a red circle and a checkered circle")
+    >>> prompt.words["circle"], prompt.words["checkered"]
+    (((3,), (8,)), ((6, 7),))
+    >>> prompt.positions("red circle"), prompt.positions("circle", occurrence=1), prompt.positions("<end>")
+    ((2, 3), (8,), (9,))
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    words: Mapping[str, tuple[tuple[int, ...], ...]]
+    roles: tuple[TokenRole, ...] = ()
+    spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def from_spans(
+        cls,
+        text: str,
+        ids: Sequence[int],
+        tokens: Sequence[str],
+        roles: Sequence[TokenRole],
+        spans: Sequence[tuple[int, int]],
+    ) -> Prompt:
+        """The prompt whose words are found in ``text`` and placed by their tokens' ``spans``."""
+        bare = cls(text, tuple(ids), tuple(tokens), {}, tuple(roles), tuple(spans))
+        words: dict[str, tuple[tuple[int, ...], ...]] = {}
+        for match in WORD.finditer(text):
+            if positions := bare._under(*match.span()):
+                key = match.group().lower()
+                words[key] = (*words.get(key, ()), positions)
+        return cls(bare.text, bare.ids, bare.tokens, MappingProxyType(words), bare.roles, bare.spans)
+
+    def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
+        """The token positions of every occurrence of a word, a phrase or a special name.
+
+        Case and the amount of white space do not matter. ``"<start>"``, ``"<end>"`` and ``"<pad>"`` name the tokens
+        the tokenizer adds. Empty where the prompt does not hold the word.
+        """
+        if word.lower() in self.words:
+            return self.words[word.lower()]
+        if word in SPECIAL:
+            found = tuple(i for i, role in enumerate(self.roles) if role == SPECIAL[word])
+            return (found,) if found else ()
+        if not word.split():
+            return ()
+        pattern = r"\s+".join(re.escape(part) for part in word.split())
+        pattern = (r"(?<!\w)" if word.strip()[0].isalnum() else "") + pattern
+        pattern += r"(?!\w)" if word.strip()[-1].isalnum() else ""
+        matches = re.finditer(pattern, self.text, re.IGNORECASE)
+        return tuple(p for p in (self._under(*m.span()) for m in matches) if p)
+
+    def positions(self, word: str | int, occurrence: int | None = None) -> tuple[int, ...]:
+        """The token positions of a word: of all its occurrences together, or of one (0 is the first).
+
+        A number is a position already. Raises `WordNotInPrompt` for a word, or an occurrence, that is not there.
+        """
+        if isinstance(word, int):
+            if not -len(self.ids) <= word < len(self.ids):
+                raise WordNotInPrompt(f"token {word} is outside the prompt's {len(self.ids)} tokens")
+            return (word % len(self.ids),)
+        found = self.occurrences(word)
+        if not found:
+            raise WordNotInPrompt(f"{word!r} is not in the prompt {self.text!r}; its words are {self._listed()}")
+        if occurrence is None:
+            return tuple(position for positions in found for position in positions)
+        if not -len(found) <= occurrence < len(found):
+            raise WordNotInPrompt(
+                f"{word!r} occurs {len(found)} times in {self.text!r}: occurrence is 0 to {len(found) - 1}, "
+                f"not {occurrence}"
+            )
+        return found[occurrence]
+
+    def _under(self, first: int, past: int) -> tuple[int, ...]:
+        return tuple(i for i, (a, b) in enumerate(self.spans) if a < b and a < past and b > first)
+
+    def _listed(self) -> str:
+        return ", ".join(repr(word) for word in self.words) or "(none)"
