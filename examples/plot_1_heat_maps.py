@@ -9,7 +9,8 @@ made while sampling, beside the model's own computation, and the picture is the 
 # %%
 # ## A map for every word
 #
-# `keep` says what is to stay apart instead of being summed over: here the steps and the layers.
+# Four pictures of one prompt. `keep` says what is to stay apart instead of being summed over: here the steps and the
+# layers.
 
 import numpy as np
 
@@ -18,17 +19,20 @@ from sdprobe import AttentionMaps, plot, sample
 
 model = sdprobe.load()
 maps = AttentionMaps(keep=("step", "layer"))
-settings = {"steps": 25, "guidance_scale": 5.0, "seed": 0, "progress": False}
-run = sample(model, "a red circle left of a blue square", hooks=[maps], **settings)
+prompt = "a red circle left of a blue square"
+settings = {"steps": 25, "guidance_scale": 5.0, "seed": [0, 1, 2, 3], "progress": False}
+run = sample(model, prompt, hooks=[maps], images_per_prompt=4, **settings)
 run
 
 # %%
-# The run holds what the hook recorded: `run[maps]`. Each heat map knows the picture it lies on. Each is shown on its
+# The run holds what the hook recorded: `run[maps]`. Each heat map knows the picture it lies on, and is shown on its
 # own scale, from its least to its greatest value.
 
-heats = run[maps].heat_maps()
-cells = [heat.cell() for heat in heats.values()]
-plot.sheet([[run.images[0], *cells]], columns=["picture", *heats])
+rows = []
+for i, picture in enumerate(run.images):
+    heats = run[maps].heat_maps(image=i)
+    rows.append([picture, *(heat.cell() for heat in heats.values())])
+plot.sheet(rows, rows=[f"seed {seed}" for seed in run.seed], columns=["picture", *heats])
 
 # %%
 # ## How good is a map?
@@ -39,35 +43,36 @@ plot.sheet([[run.images[0], *cells]], columns=["picture", *heats])
 
 from sdprobe.shapes.drawing import COLOURS
 
-pixels = np.asarray(run.images[0]).astype(float)
-objects = {
-    f"{colour} {shape}": np.linalg.norm(pixels - COLOURS[colour], axis=-1) < 90
-    for colour, shape in (("red", "circle"), ("blue", "square"))
-}
-for phrase, mask in objects.items():
-    heat = run[maps].heat_map(phrase)
-    print(f"{phrase:12} IoU {heat.iou(mask):.2f}   hottest place on the object: {heat.points_into(mask)}")
+
+def pixels_near(picture, colour):
+    """Where a picture has about this colour."""
+    return np.linalg.norm(np.asarray(picture, float) - COLOURS[colour], axis=-1) < 90
+
+
+rows, names = [], []
+for i, picture in enumerate(run.images):
+    for word in ("red", "blue"):
+        heat, mask = run[maps].heat_map(word, image=i), pixels_near(picture, word)
+        above = heat.resize(mask.shape).mask()
+        rows.append([picture, mask.astype(float), heat.cell(), above.float().numpy()])
+        names.append(f"{word}, seed {run.seed[i]}")
+        print(f"{names[-1]:14} IoU {heat.iou(mask):.2f}   hottest place inside: {heat.points_into(mask)}")
 
 # %%
-# Object, map and thresholded map side by side:
+# Of the first two pictures, object and map side by side:
 
-rows = []
-for phrase, mask in objects.items():
-    heat = run[maps].heat_map(phrase)
-    above = heat.resize(mask.shape).mask().float().numpy()
-    rows.append([run.images[0], mask.astype(float), heat.cell(), above])
-plot.sheet(rows, rows=list(objects), columns=["picture", "object", "heat map", "heat map > 0.4"])
+plot.sheet(rows[:4], rows=names[:4], columns=["picture", "pixels near", "heat map", "heat map > 0.4"])
 
 # %%
 # ## When does the model decide?
 #
 # Steps run from noise (step 0) to the picture. The maps of single steps show when a word finds its place.
 
-run[maps].grid(by="step", words=["red circle", "blue square"], most=7)
+run[maps].grid(by="step", words=["red", "blue"], most=7)
 
 # %%
 # ## And in which layer?
 #
-# Not every layer binds words to places. Some attend to the word everywhere, or nowhere.
+# Not every layer binds words to places. Some attend to a word everywhere, or nowhere.
 
-run[maps].grid(by="layer", words=["red circle", "blue square"])
+run[maps].grid(by="layer", words=["red", "circle", "blue", "square"])

@@ -13,7 +13,7 @@ import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, ReplaceToken, plot, sample
 
 model = sdprobe.load()
-prompt = "a red circle left of a blue square"
+prompt = "a red circle left of a blue square on a white background"
 settings = {"steps": 25, "guidance_scale": 5.0, "seed": 0, "progress": False}
 maps, latents = AttentionMaps(), LatentRecorder()
 
@@ -62,5 +62,5 @@ figure
 #
 # Giving the word another word's embedding is, to the last bit, writing the other word:
 
-written = sample(model, "a green circle left of a blue square", **settings)
+written = sample(model, prompt.replace("red", "green"), **settings)
 print(bool((written.latents == swapped["red → green"].latents).all()))

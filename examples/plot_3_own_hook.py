@@ -39,7 +39,7 @@ class GuidancePush(sdprobe.Observer):
 
 
 class Louder(sdprobe.Transform):
-    """Multiply the attention to one word by a factor."""
+    """Multiply the attention to a word, or a phrase, by a factor."""
 
     kinds = ("cross",)
 
@@ -63,12 +63,12 @@ class Louder(sdprobe.Transform):
 
 model = sdprobe.load()
 push, maps, latents = GuidancePush(), AttentionMaps(), LatentRecorder(keep=("denoised",), steps=(0, 6, 12, 24))
-factors = [0.0, 0.5, 1.0, 2.0, 4.0]
+factors = [0.0, 1.0, 4.0, 16.0]
 runs = [
     sample(
         model,
-        "a red circle left of a blue square",
-        hooks=[push, Louder("circle", factor), maps, latents],
+        "a red circle left of a blue square on a white background",
+        hooks=[push, Louder("blue square", factor), maps, latents],
         steps=25,
         guidance_scale=5.0,
         seed=0,
@@ -77,9 +77,9 @@ runs = [
     for factor in factors
 ]
 plot.sheet(
-    [[run.images[0] for run in runs], [run[maps].heat_map("circle").cell() for run in runs]],
-    rows=["picture", 'map of "circle"'],
-    columns=[f"circle × {factor:g}" for factor in factors],
+    [[run.images[0] for run in runs], [run[maps].heat_map("blue square").cell() for run in runs]],
+    rows=["picture", "“blue square”"],
+    columns=[f"× {factor:g}" for factor in factors],
 )
 
 # %%
@@ -97,8 +97,8 @@ def decoded(run):
 
 plot.sheet(
     [decoded(runs[0]), decoded(runs[-1])],
-    rows=["circle × 0", "circle × 4"],
-    columns=[f"step {step}" for step in runs[0][latents].steps],
+    rows=["× 0", "× 16"],
+    columns=[f"step {step}" for step in runs[0][latents].indices],
 )
 
 # %%
@@ -108,8 +108,8 @@ from matplotlib.figure import Figure
 
 figure = Figure(figsize=(5, 3), layout="constrained")
 ax = figure.subplots()
-for run, factor, style in zip(runs[::2], factors[::2], ("-", "--", ":"), strict=True):
-    ax.plot(run[push].push, style, label=f"circle × {factor:g}")
+for run, factor, style in zip(runs, factors, ("-", "--", "-.", ":"), strict=True):
+    ax.plot(run[push].push, style, label=f"“blue square” × {factor:g}")
 ax.set(xlabel="step", ylabel="root mean square\nof cond − uncond")
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False)
