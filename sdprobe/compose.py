@@ -161,20 +161,20 @@ def _refuse_misspelt(hook: Hook) -> None:
 
 
 def _checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
-    who = f"{hook!r}.{point}"
     if returned is None:
-        raise TypeError(f"{who} returned None: a Transform returns the new value (did you forget `return`?)")
+        raise TypeError(f"{hook!r}.{point} returned None: a Transform returns the new value (did you forget `return`?)")
     if point == "attention":
         if not isinstance(returned, Attention):
-            raise TypeError(f"{who} returned {type(returned).__name__}, not an Attention: use attn.with_probs(...)")
+            kind = type(returned).__name__
+            raise TypeError(f"{hook!r}.{point} returned {kind}, not an Attention: use attn.with_probs(...)")
         return returned
     if not isinstance(returned, torch.Tensor):
-        raise TypeError(f"{who} returned {type(returned).__name__}, not a tensor")
+        raise TypeError(f"{hook!r}.{point} returned {type(returned).__name__}, not a tensor")
     for what in ("shape", "dtype", "device"):
         before, after = getattr(given, what), getattr(returned, what)
         if before != after:
             raise ValueError(
-                f"{who} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same"
+                f"{hook!r}.{point} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same"
             )
     return returned
 
