@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -131,7 +131,7 @@ class Model(ABC):
         factor = self.pipe.vae_scale_factor
         return settings.height // factor, settings.width // factor
 
-    def staged(self, scheduler: Any, settings: Settings) -> Self:
+    def staged(self, scheduler: Any, settings: Settings) -> Model:
         """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps."""
         stage = copy.copy(self)
         stage.pipe = copy.copy(self.pipe)
@@ -156,7 +156,7 @@ class Model(ABC):
                 return denoised(scheduler, output, sample, sigma)
 
             nothing_yet = torch.empty(0, 0, 0, 0)
-            yield Step(index, len(timesteps), timestep.item(), float(sigma), nothing_yet, rows, run, to_denoised)
+            yield Step(index, len(timesteps), float(timestep), float(sigma), nothing_yet, rows, run, to_denoised)
 
     def timestep(self, step: Step) -> Tensor:
         """The scheduler's own number for a step, as the tensor the network and the scheduler are given."""

@@ -1,0 +1,46 @@
+"""Every annotation of the package, axis names included, holds while real runs go through it.
+
+The checks are made at import, and would answer misuse in the place of the package's own errors: so they have a process
+of their own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+RUNS = """
+import jaxtyping
+
+jaxtyping.install_import_hook("sdprobe", "beartype.beartype")
+
+import torch
+import sdprobe
+from tests.laws.strategies import affine, run, same, seen
+from tests.tiny import stable_diffusion
+from sdprobe.hook import POINTS
+
+torch.set_num_threads(1)
+model = sdprobe.load(stable_diffusion())
+maps = sdprobe.AttentionMaps(keep=("step", "layer", "head"), rows="both")
+whole, own = sdprobe.AttentionMaps(words=["red", 3]), sdprobe.SelfAttentionMaps()
+latents = sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised"))
+points = [make(point, *rest) for point in POINTS for make, *rest in ((affine, 1.5, 0.5), (same,), (seen,))]
+result = run(model, maps, whole, own, latents, sdprobe.ReplaceToken("red", with_="blue"), *points,
+             prompt=["a red circle", "a red star"], images_per_prompt=2, width=24, progress=True)
+for heat in (result[maps].heat_map("red", method="daam"), *result[whole].heat_maps().values(), *result[own].components()):
+    heat.overlay(), heat.to_image(), heat.iou(heat.mask()), heat.points_into(heat.mask())
+result[maps].grid("step"), result[maps].row_sums(), result[own].heat_map((1, 1)), result[latents]["denoised"]
+for name in ("DDPM", "EulerDiscrete", "KDPM2Discrete", "PNDM", "DPMSolverMultistep"):
+    run(model, latents, scheduler=name, steps=4, guidance_scale=1.0, seed=[1])
+run(model, image=torch.zeros(1, 3, 16, 16), strength=0.5, steps=4)
+run(model, latents=torch.zeros(1, 4, 8, 8))
+print("every annotation held")
+"""
+
+
+def test_annotations_hold():
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", RUNS], cwd=root, capture_output=True, text=True)
+    assert "every annotation held" in done.stdout, done.stderr[-3000:]
