@@ -1,8 +1,9 @@
 """Train the CLIP: pictures and captions in one space.
 
 Batches are made of pairs of scenes that differ in one thing only, since these alone teach which word belongs to which
-object. A caption that happens to be true of another picture in the batch counts as true of it. During training a small
-head on the picture tower also names what lies in every cell of 16 × 16 pixels; it is not kept.
+object. A caption that happens to be true of another picture in the batch counts as true of it. During training two
+small heads on the picture tower also name what lies in every cell of 16 × 16 pixels, and which coloured shapes the
+picture holds; they are not kept.
 """
 
 from pathlib import Path
@@ -55,11 +56,11 @@ def new_clip() -> VisionTextDualEncoderModel:
     # At this size a patch transformer stays at chance for shapes, and depthwise convolutions learn them slowly.
     vision = LevitConfig(
         image_size=SIZE,
-        hidden_sizes=[96, 96, 96],
-        num_attention_heads=[4, 4, 6],
+        hidden_sizes=[128, 64, 64],
+        num_attention_heads=[4, 4, 4],
         depths=[2, 1, 1],
         key_dim=[16, 16, 16],
-        hidden_size=96,  # the dual encoder asks for the width by this name
+        hidden_size=64,  # the dual encoder asks for the width by this name
     )
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision, text_config(), projection_dim=64, logit_scale_init_value=float(np.log(TEMPERATURE))
@@ -95,6 +96,12 @@ def cell_labels(own: Scene) -> np.ndarray:
     colours = np.array([1 + list(COLOURS).index(o.colour) if o.colour else 9 for o in own.objects])
     some = inside.max(0) > 0.1
     return np.stack([np.where(some, kind[inside.argmax(0)], 0) for kind in (shapes, colours)])
+
+
+def kind_labels(own: Scene) -> np.ndarray:
+    """`[48]`: whether the picture holds each shape in each colour."""
+    held = {(o.colour, o.shape) for o in own.objects}
+    return np.array([(colour, shape) in held for colour in COLOURS for shape in SHAPES])
 
 
 def pictures(scenes: list[Scene]) -> Tensor:
@@ -171,17 +178,22 @@ def train_clip(
     """
     torch.manual_seed(seed)
     tokenizer = build(folder / "clip")
-    model, head = new_clip(), nn.Linear(96, 1 + len(SHAPES) + 2 + len(COLOURS))
+    model = new_clip()
+    cell_head = nn.Linear(128, 1 + len(SHAPES) + 2 + len(COLOURS))
+    kind_head = nn.Linear(64, len(COLOURS) * len(SHAPES))
     if start_text:
         model.text_model.load_state_dict(CLIPTextModel.from_pretrained(start_text).state_dict())
     rng = np.random.default_rng(seed)
     scenes = [s for _ in tqdm(range(pairs), "drawing") for s in pair(rng)]
     images = pictures(scenes)
-    labels = torch.from_numpy(np.stack([cell_labels(s) for s in scenes])).long()
+    cells = torch.from_numpy(np.stack([cell_labels(s) for s in scenes])).long().flatten(2)
+    kinds = torch.from_numpy(np.stack([kind_labels(s) for s in scenes])).float()
     ids = token_ids(tokenizer, [s.caption for s in scenes])
     seen, said = facts(scenes), claims([s.statement for s in scenes])
     del scenes
-    training = Training(folder / "clip-training", {"clip": model, "head": head}, 1.5e-3, 0.02, 0.995, seed)
+    training = Training(
+        folder / "clip-training", {"clip": model, "cells": cell_head, "kinds": kind_head}, 1.5e-3, 0.02, 0.995, seed
+    )
 
     def loss(progress: float) -> Tensor:
         rows = (2 * torch.randint(pairs, (batch // 2, 1)) + torch.arange(2)).flatten()
@@ -192,10 +204,10 @@ def train_clip(
         targets = torch.from_numpy(truth(seen[index], said[index])).float()
         per_image = -(scores.log_softmax(1) * targets).sum(1) / targets.sum(1)
         per_text = -(scores.log_softmax(0) * targets).sum(0) / targets.sum(0)
-        shapes, colours = head(tower.hidden_states[0]).split((1 + len(SHAPES), 2 + len(COLOURS)), dim=-1)
-        cells = labels[rows].flatten(2)
-        named = F.cross_entropy(shapes.mT, cells[:, 0]) + F.cross_entropy(colours.mT, cells[:, 1])
-        total: Tensor = 0.5 * (per_image.mean() + per_text.mean()) + 0.5 * named
+        shapes, colours = cell_head(tower.hidden_states[0]).split((1 + len(SHAPES), 2 + len(COLOURS)), dim=-1)
+        named = F.cross_entropy(shapes.mT, cells[rows, 0]) + F.cross_entropy(colours.mT, cells[rows, 1])
+        held = F.binary_cross_entropy_with_logits(kind_head(tower.pooler_output), kinds[rows], reduction="sum") / batch
+        total: Tensor = 0.5 * (per_image.mean() + per_text.mean()) + 0.5 * named + 0.2 * held
         return total
 
     def on_save() -> None:
