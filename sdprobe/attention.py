@@ -80,8 +80,9 @@ class Attention:
             mask = _of(self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:]), r, h)[..., t]
             taken = taken.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else taken - mask.float()
         taken = taken.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
-        scores = torch.baddbmm(taken, query.flatten(0, 1), key.flatten(0, 1).mT, beta=-1, alpha=self.scale)
-        return scores.unflatten(0, query.shape[:2])
+        scores: Tensor = torch.baddbmm(taken, query.flatten(0, 1), key.flatten(0, 1).mT, beta=-1, alpha=self.scale)
+        scores = scores.unflatten(0, query.shape[:2])
+        return scores
 
     def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
         """The same call with these probabilities in place of its own, for all rows, heads, queries and keys."""

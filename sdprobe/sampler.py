@@ -105,10 +105,10 @@ def sample(
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)
             x = stage.start_latents(settings, generator, latents, image)
-            for step in stage.steps(run, roles):
-                x = live.latents(x, step)
+            for place in stage.steps(run, roles):
+                x = live.latents(x, replace(place, latents=x))
                 x = x.detach().requires_grad_(live.needs_grad)
-                step = replace(step, latents=x)
+                step = replace(place, latents=x)
                 with torch.set_grad_enabled(live.needs_grad):
                     with taps.watching(step):
                         output = stage.denoise(x, step, conditioning)

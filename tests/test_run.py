@@ -94,6 +94,7 @@ def test_a_hook_is_told_where_it_is(tiny):
         ("uncond", ["a square", "a square"]),
         ("cond", ["a star", "a ring"]),
     ]
+    assert all(step.latents.shape == (4, 4, 8, 8) for step in seen.steps)
     kinds = {(site.kind, site.place, site.grid, site.heads) for site in seen.sites}
     assert ("cross", "down", (8, 8), 2) in kinds
     assert ("self", "mid", (4, 4), 2) in kinds

@@ -112,3 +112,22 @@ def test_final_latents_and_image_are_what_is_returned(tiny):
     black = run(tiny, affine("image", 0.0, 0.0))
     assert torch.equal(black.latents, plain.latents)
     assert black.images[0].getextrema() == ((0, 0),) * 3
+
+
+def test_the_step_knows_the_latents_as_they_enter_and_as_they_go_on(tiny):
+    class Both(sdprobe.Transform):
+        def start(self, run):
+            self.entering, self.going_on = [], []
+
+        def latents(self, x, step):
+            self.entering.append(torch.equal(step.latents, x))
+            return x * 2
+
+        def noise_pred(self, x, step):
+            self.going_on.append(step.latents)
+            return x
+
+    both, entered = Both(), sdprobe.LatentRecorder()
+    result = run(tiny, both, entered)
+    assert result[both].entering == [True, True]
+    assert all(torch.equal(a, b) for a, b in zip(result[both].going_on, result[entered]["latents"], strict=True))

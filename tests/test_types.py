@@ -29,7 +29,8 @@ latents = sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised"))
 points = [make(point, *rest) for point in POINTS for make, *rest in ((affine, 1.5, 0.5), (same,), (seen,))]
 result = run(model, maps, whole, own, latents, sdprobe.ReplaceToken("red", with_="blue"), *points,
              prompt=["a red circle", "a red star"], images_per_prompt=2, width=24, progress=True)
-for heat in (result[maps].heat_map("red", method="daam"), *result[whole].heat_maps().values(), *result[own].components()):
+daam = result[maps].heat_map("red", method="daam")
+for heat in (daam, *result[whole].heat_maps().values(), *result[own].components()):
     heat.overlay(), heat.to_image(), heat.iou(heat.mask()), heat.points_into(heat.mask())
 result[maps].grid("step"), result[maps].row_sums(), result[own].heat_map((1, 1)), result[latents]["denoised"]
 for name in ("DDPM", "EulerDiscrete", "KDPM2Discrete", "PNDM", "DPMSolverMultistep"):

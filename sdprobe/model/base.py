@@ -186,8 +186,10 @@ class Model(ABC):
     def turn(self) -> Iterator[None]:
         """Wait for this model to be free. A run started from inside a hook of the same model is refused."""
         with _turns.setdefault(self.denoiser, _Turn()).taken():
-            yield
-        self.pipe.maybe_free_model_hooks()
+            try:
+                yield
+            finally:
+                self.pipe.maybe_free_model_hooks()  # lets an offloaded model leave the GPU, as the pipeline does
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())

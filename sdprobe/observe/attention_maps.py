@@ -11,7 +11,6 @@ from math import isqrt
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from einops import reduce
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -53,7 +52,7 @@ class AttentionMaps(Observer):
     ['a', 'red', 'circle', 'left', 'of', 'blue', 'square']
     >>> run[maps].heat_map("hexagon")
     Traceback (most recent call last):
-    sdprobe.prompt.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; its words are ...
+    sdprobe.prompt.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; ...
 
     Args:
         words: only the tokens of these words; None for every token, padding included.
@@ -85,6 +84,8 @@ class AttentionMaps(Observer):
             raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
         self.words = (words,) if isinstance(words, str) else words
         self.rows, self.keep, self.places, self.strict = rows, kept, places, strict
+        if modules is None and places is not None:
+            modules = [f"{place}*" for place in places]
         self.modules = (modules,) if isinstance(modules, str) else None if modules is None else tuple(modules)
         self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
 
@@ -110,7 +111,7 @@ class AttentionMaps(Observer):
 
     def _add(self, key: Key, probs: Float[Tensor, "images heads places tokens"]) -> None:
         if "head" not in self.apart:
-            probs = reduce(probs, "i h p t -> i 1 p t", "mean")
+            probs = probs.mean(1, keepdim=True)
         self.counts[key] = self.counts.get(key, 0) + 1
         if key in self.sums:
             self.sums[key].add_(probs)
@@ -126,7 +127,7 @@ class AttentionMaps(Observer):
         self.sums, self.counts = {}, {}
         for key, total in held.items():
             new = key._replace(layer=key.layer if "layer" in self.apart else None)
-            total = total if "head" in self.apart else reduce(total, "i h p t -> i 1 p t", "mean")
+            total = total if "head" in self.apart else total.mean(1, keepdim=True)
             self.sums[new] = self.sums[new] + total if new in self.sums else total
             self.counts[new] = self.counts.get(new, 0) + counts[key]
 
@@ -278,5 +279,5 @@ class AttentionMaps(Observer):
 def _label(by: str, value: int | str) -> str:
     if isinstance(value, int):
         return f"{by} {value}"
-    parts = value.split(".")
-    return "\n".join([f"{parts[0].split('_')[0]} {'.'.join(p for p in parts[1:] if p.isdigit())}"])
+    place, *rest = value.split(".")
+    return f"{place.split('_')[0]} {'.'.join([part for part in rest if part.isdigit()][:2])}"

@@ -112,6 +112,7 @@ class Training:
             constant: the part of the budget before the learning rate falls.
         """
         torch.set_rng_state(self.generator.get_state())  # modules draw (dropout, sampling) from the global generator
+        self.modules.train()
         saved, mean = time.monotonic(), 0.0
         with tqdm(desc=self.folder.name, initial=self.step, unit="step", mininterval=10) as bar:
             while (progress := budget.progress(self.step, self.seconds)) < 1:
@@ -130,7 +131,7 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * factor
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimiser.step()
         self.step += 1

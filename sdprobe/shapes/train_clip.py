@@ -2,8 +2,8 @@
 
 Batches are made of pairs of scenes that differ in one thing only, since these alone teach which word belongs to which
 object. A caption that happens to be true of another picture in the batch counts as true of it. During training two
-small heads on the picture tower also name what lies in every cell of 16 × 16 pixels, and which coloured shapes the
-picture holds; they are not kept.
+small heads on the picture tower also name what lies in every cell of 16 × 16 pixels, and which coloured shapes
+and which background the picture has; they are not kept.
 """
 
 from pathlib import Path
@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
-    CLIPTextModel,
     CLIPTokenizer,
     LevitConfig,
     VisionTextDualEncoderConfig,
@@ -99,9 +98,10 @@ def cell_labels(own: Scene) -> np.ndarray:
 
 
 def kind_labels(own: Scene) -> np.ndarray:
-    """`[48]`: whether the picture holds each shape in each colour."""
+    """`[52]`: whether the picture holds each shape in each colour, and has each background."""
     held = {(o.colour, o.shape) for o in own.objects}
-    return np.array([(colour, shape) in held for colour in COLOURS for shape in SHAPES])
+    kinds = [(colour, shape) in held for colour in COLOURS for shape in SHAPES]
+    return np.array(kinds + [own.background == name for name in BACKGROUNDS])
 
 
 def pictures(scenes: list[Scene]) -> Tensor:
@@ -164,7 +164,7 @@ def figures(
 
 
 def train_clip(
-    folder: Path, budget: Budget, *, pairs: int = 12_000, batch: int = 64, start_text: Path | None = None, seed: int = 0
+    folder: Path, budget: Budget, *, pairs: int = 12_000, batch: int = 64, start: Path | None = None, seed: int = 0
 ) -> None:
     """Train, and write the averaged weights to `folder/clip` at every checkpoint.
 
@@ -173,16 +173,14 @@ def train_clip(
         budget: how long.
         pairs: pairs of scenes to draw.
         batch: scenes per step, pairs kept together.
-        start_text: a text tower to start from.
+        start: a folder with a CLIP to start from, where there is no checkpoint.
         seed: of weights, scenes and order.
     """
     torch.manual_seed(seed)
     tokenizer = build(folder / "clip")
-    model = new_clip()
+    model = VisionTextDualEncoderModel.from_pretrained(start) if start else new_clip()
     cell_head = nn.Linear(128, 1 + len(SHAPES) + 2 + len(COLOURS))
-    kind_head = nn.Linear(64, len(COLOURS) * len(SHAPES))
-    if start_text:
-        model.text_model.load_state_dict(CLIPTextModel.from_pretrained(start_text).state_dict())
+    kind_head = nn.Linear(64, len(COLOURS) * len(SHAPES) + len(BACKGROUNDS))
     rng = np.random.default_rng(seed)
     scenes = [s for _ in tqdm(range(pairs), "drawing") for s in pair(rng)]
     images = pictures(scenes)

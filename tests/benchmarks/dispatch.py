@@ -1,6 +1,6 @@
 """What calling hooks costs: per hook and point, and a run with none against the stock pipeline.
 
-    python tests/benchmarks/dispatch.py [--quick]
+python tests/benchmarks/dispatch.py [--quick]
 """
 
 from __future__ import annotations
