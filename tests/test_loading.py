@@ -8,6 +8,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import sdprobe
 from tests.laws.strategies import run, same_run
+from tests.single_file import save_single_file
 from tests.tiny import stable_diffusion
 
 
@@ -71,3 +72,12 @@ def test_a_live_pipeline_takes_no_loading_options():
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="not int"):
         sdprobe.load(3)
+
+
+def test_a_single_file_is_the_pipeline_it_holds(tmp_path):
+    pipe = stable_diffusion(seed=4)
+    pipe.save_pretrained(tmp_path / "folder")
+    save_single_file(pipe, tmp_path / "model.safetensors")
+    options = {"config": str(tmp_path / "folder"), "local_files_only": True}
+    model = sdprobe.load(tmp_path / "model.safetensors", **options)
+    assert same_run(run(model), run(sdprobe.load(pipe)))
