@@ -131,7 +131,7 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * factor
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimiser.step()
         self.step += 1

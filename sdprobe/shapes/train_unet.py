@@ -108,6 +108,7 @@ def train_unet(
     pool: int = POOL,
     lr: float = 1.2e-3,
     bf16: bool = False,
+    judged: int = 24,
     start: Path | None = None,
     seed: int = 0,
 ) -> None:
@@ -121,6 +122,7 @@ def train_unet(
         pool: scenes held at a time.
         lr: the highest learning rate.
         bf16: compute in bfloat16, keep weights in float32; for processors with AMX.
+        judged: captions of one object, and as many of two, drawn and judged at every checkpoint.
         start: a pipeline folder whose U-Net and text encoder to start from, where there is no checkpoint.
         seed: of weights, noise and order; scenes are numbered from 0.
     """
@@ -160,7 +162,9 @@ def train_unet(
             made = pipeline(folder / "pipeline", vae, unet, text)
             made.set_progress_bar_config(disable=True)
             quarters = {f"v_error_{k}": float(part.mean()) for k, part in enumerate(errors.chunk(4), start=1)}
-            training.log(samples=training.step * batch, v_error=float(errors.mean()), **quarters, **figures(made, 24))
+            training.log(
+                samples=training.step * batch, v_error=float(errors.mean()), **quarters, **figures(made, judged)
+            )
 
     if bf16:
         unet.set_attn_processor(Float32Attention())
