@@ -14,12 +14,15 @@ from sdprobe.prompt import Prompt, WordNotInPrompt
 from sdprobe.registry import create
 from sdprobe.run import Row, Run, Settings, Site, Step, Text
 from sdprobe.sampler import sample
+from sdprobe.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.replace_token import ReplaceToken
 
 __all__ = [
     "load",
     "sample",
     "create",
+    "tokens",
+    "detokenize",
     "Observer",
     "Transform",
     "Hooks",
@@ -38,6 +41,8 @@ __all__ = [
     "Site",
     "Step",
     "Text",
+    "Token",
+    "Tokens",
     "WordNotInPrompt",
 ]
 

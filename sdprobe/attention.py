@@ -33,7 +33,8 @@ class Attention:
         mask: added to the scores (or a boolean that keeps), or None.
         scale: what the scores are multiplied by.
         rows: what each row of the batch is.
-        kernel: runs the call as the model would; asked to, it also gives log Σ exp of the scores where it can.
+        kernel: runs the call as the model would.
+        fused: runs the same kernel and gives log Σ exp of the scores with its output, or None where it cannot.
 
     An `Attention` is never changed: `with_probs` and `with_value` make a new one.
     """
@@ -44,7 +45,8 @@ class Attention:
     mask: Shaped[Tensor, ...] | None
     scale: float
     rows: tuple[Row, ...]
-    kernel: Callable[[Attention, bool], tuple[Tensor, Tensor | None]] = field(repr=False)
+    kernel: Callable[[Attention], Tensor] = field(repr=False)
+    fused: Callable[[Attention], tuple[Tensor, Tensor] | None] = field(repr=False)
     replaced: Shaped[Tensor, "rows heads queries keys"] | None = field(default=None, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -99,18 +101,30 @@ class Attention:
 
     def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
         """What the call returns: the stock kernel's result, or replaced probabilities times the value."""
-        if "output" not in self._made:
-            if self.replaced is not None:
-                self._made["output"] = self.replaced.to(self.value.dtype) @ self.value
-            else:
-                self._made["output"], _ = self.kernel(self, False)
-        made: Tensor = self._made["output"]
+        if "output" in self._made:
+            made: Tensor = self._made["output"]
+            return made
+        if self.replaced is not None:
+            made = self.replaced.to(self.value.dtype) @ self.value
+        else:
+            made = self.kernel(self)
+        # What an observer computes without gradients must not stand in for what the model needs them of.
+        if torch.is_grad_enabled() or not (self.query.requires_grad or self.value.requires_grad):
+            self._made["output"] = made
         return made
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything that whoever holds this could write into, and must not."""
+        held = (self.query, self.key, self.value, self.mask, self.replaced, self._made.get("output"))
+        return tuple(tensor for tensor in held if tensor is not None)
 
     def _logsumexp(self) -> Tensor | None:
         """log Σ exp(scores) of every query, where the kernel gives it beside its output."""
         if "logsumexp" not in self._made:
-            self._made["output"], self._made["logsumexp"] = self.kernel(self, True)
+            both = self.fused(self)
+            self._made["logsumexp"] = None if both is None else both[1]
+            if both is not None:
+                self._made["output"] = both[0]
         lse: Tensor | None = self._made["logsumexp"]
         return lse
 

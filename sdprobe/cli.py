@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         paths = draw(options)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
         message = str(error).strip().splitlines() or [type(error).__name__]
         print(f"sdprobe: {message[0]}", file=sys.stderr)
         return 2

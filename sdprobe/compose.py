@@ -133,6 +133,8 @@ def _leaves(hook: object) -> tuple[Hook, ...]:
             f"{hook!r} is not a hook. A hook is an object of a subclass of sdprobe.Observer or sdprobe.Transform, "
             f"with a method for each point it cares for: {', '.join(POINTS)}"
         )
+    if isinstance(hook, Observer) and isinstance(hook, Transform):
+        raise TypeError(f"{type(hook).__name__} is both an Observer and a Transform: derive it from one of them")
     _refuse_misspelt(hook)
     if not any(overrides(hook, point) for point in METHODS):
         raise ValueError(f"{hook!r} overrides no point, so it would never act. The points: {', '.join(POINTS)}")
@@ -185,30 +187,41 @@ def _plain(value: object) -> object:
 
 def _call(hook: Hook, point: str, *args: Any) -> Any:
     """Call a hook, see that it wrote nothing in place, and let an error say where it came from."""
-    tensors = _tensors(args[0])
-    versions = [tensor._version for tensor in tensors]
+    place = args[-1]
+    before = {id(tensor): tensor._version for tensor in _tensors(*args)}
     try:
         method: Callable[..., Any] = getattr(hook, point)
-        result = method(*args)
+        if isinstance(hook, Observer):
+            with torch.no_grad():  # a record must not hold a graph
+                result = method(*args)
+        else:
+            result = method(*args)
     except BaseException as error:
-        place = args[-1]
         step = getattr(place, "step", place)
         where = f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
         where += f", at {place.name}" if isinstance(place, Site) else ""
-        error.add_note(f"raised in the hook {hook!r} at the point {point!r}{where}")
+        error.add_note(f"raised in the hook {_name(hook)} at the point {point!r}{where}")
         raise
     if isinstance(hook, Observer) and result is not None and point in POINTS:
         raise TypeError(
             f"{hook!r}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
         )
-    if versions != [tensor._version for tensor in tensors]:
+    # What came to be during the call, such as an attention's output, has been written into by nobody: version 0.
+    if any(tensor._version != before.get(id(tensor), 0) for tensor in _tensors(*args)):
         raise ValueError(f"{hook!r}.{point} wrote into its value in place: values that pass a point are shared")
     return result
 
 
-def _tensors(value: object) -> tuple[Tensor, ...]:
+def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
+    step = place.step if isinstance(place, Site) else place
+    around = (step.latents,) if isinstance(step, Step) else ()
     if isinstance(value, torch.Tensor):
-        return (value,)
-    if isinstance(value, Attention):
-        return (value.query, value.key, value.value)
-    return ()
+        return (value, *around)
+    return (*value.tensors(), *around) if isinstance(value, Attention) else around
+
+
+def _name(hook: Hook) -> str:
+    try:
+        return repr(hook)
+    except Exception:  # the hook's own repr must not take the place of the error that is on its way
+        return type(hook).__name__

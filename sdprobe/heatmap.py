@@ -65,14 +65,14 @@ class HeatMap:
 
     def iou(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD) -> float:
         """Intersection over union with the mask of an object, at the mask's size; 0 where both are empty."""
-        truth = torch.as_tensor(mask).bool()
+        truth = torch.as_tensor(mask, device=self.values.device).bool()
         own = self.resize((truth.shape[0], truth.shape[1])).mask(threshold)
         union = (own | truth).sum().item()
         return (own & truth).sum().item() / union if union else 0.0
 
     def points_into(self, mask: Shaped[Any, "h w"]) -> bool:
         """The pointing game (Zhang et al. 2016): whether the hottest place, at the mask's size, lies in the mask."""
-        truth = torch.as_tensor(mask).bool()
+        truth = torch.as_tensor(mask, device=self.values.device).bool()
         own = self.resize((truth.shape[0], truth.shape[1])).values
         return bool(truth.flatten()[own.argmax()])
 

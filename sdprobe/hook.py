@@ -46,13 +46,18 @@ POINTS = (
 )
 
 
+PLAIN = (str, int, float, bool, tuple, list, dict, set, type(None))
+
+
 def _described(hook: object) -> str:
     """A hook as it was written: its class, and the arguments that are not the usual ones."""
     said = []
     for name, parameter in inspect.signature(type(hook)).parameters.items():
         value = vars(hook).get(name, parameter.default)
-        if value is not parameter.default and value != parameter.default:
-            said.append(repr(value) if parameter.default is parameter.empty else f"{name}={value!r}")
+        if value is parameter.default or (isinstance(value, PLAIN) and value == parameter.default):
+            continue
+        shown = f"{type(value).__name__}{tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+        said.append(shown if parameter.default is parameter.empty else f"{name}={shown}")
     return f"{type(hook).__name__}({', '.join(said)})"
 
 

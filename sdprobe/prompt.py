@@ -44,7 +44,7 @@ class Prompt:
     text: str
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
-    words: Mapping[str, tuple[tuple[int, ...], ...]]
+    words: Mapping[str, tuple[tuple[int, ...], ...]] = field(hash=False)
     roles: tuple[TokenRole, ...] = ()
     spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
@@ -64,7 +64,7 @@ class Prompt:
             if positions := bare._under(*match.span()):
                 key = match.group().lower()
                 words[key] = (*words.get(key, ()), positions)
-        return cls(bare.text, bare.ids, bare.tokens, MappingProxyType(words), bare.roles, bare.spans)
+        return cls(bare.text, bare.ids, bare.tokens, words, bare.roles, bare.spans)
 
     def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
         """The token positions of every occurrence of a word, a phrase or a special name.
@@ -95,6 +95,8 @@ class Prompt:
                 raise WordNotInPrompt(f"token {word} is outside the prompt's {len(self.ids)} tokens")
             return (word % len(self.ids),)
         found = self.occurrences(word)
+        if not found and any(part.lower() in map(str.lower, self.cut) for part in word.split()):
+            raise WordNotInPrompt(f"{word!r} lies past the {len(self.ids)} tokens that are read of {self.text!r}")
         if not found:
             raise WordNotInPrompt(f"{word!r} is not in the prompt {self.text!r}; its words are {self._listed()}")
         if occurrence is None:
@@ -105,6 +107,17 @@ class Prompt:
                 f"not {occurrence}"
             )
         return found[occurrence]
+
+    @property
+    def cut(self) -> tuple[str, ...]:
+        """The words past the end of the context, which the encoder never sees.
+
+        >>> import sdprobe
+        >>> sdprobe.load().read("a " * 30 + "red circle").cut
+        ('red', 'circle')
+        """
+        past = max((last for _, last in self.spans), default=0)
+        return tuple(match.group() for match in WORD.finditer(self.text) if match.end() > past)
 
     def _under(self, first: int, past: int) -> tuple[int, ...]:
         return tuple(i for i, (a, b) in enumerate(self.spans) if a < b and a < past and b > first)

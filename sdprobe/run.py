@@ -6,9 +6,9 @@ that nobody has to know, or guess, in which order a pipeline stacks its conditio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Shaped
@@ -33,7 +33,12 @@ class Row:
 
 
 def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
-    """Where in the batch the rows of a role stand: a slice where they stand together, so that indexing is a view."""
+    """Where in the batch the rows of a role stand: a slice where they stand together, so that indexing is a view.
+
+    Raises ValueError for what is no role.
+    """
+    if role not in get_args(Role):
+        raise ValueError(f"{role!r} is no role of a row; the roles: {', '.join(get_args(Role))}")
     return as_slice([i for i, row in enumerate(rows) if row.role == role])
 
 
@@ -206,6 +211,8 @@ class Run:
         """This run's copy of a hook, which holds what it recorded. A hook given by name is found by that name."""
         asked = self.names.get(hook) if isinstance(hook, str) else hook
         found = [live for given, live in self.records if given is asked]
+        if not found and isinstance(hook, Iterable) and not isinstance(hook, str):
+            raise KeyError("several hooks as one hold no record of their own: ask for each of them")
         if len(found) == 1:
             return found[0]
         if found:

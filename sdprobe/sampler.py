@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -92,7 +91,7 @@ def sample(
         image=image,
         strength=strength,
     )
-    with model.turn(), torch.no_grad():
+    with model.turn(), torch.inference_mode(False), torch.no_grad(), model.frozen(stack.needs_grad):
         stage = model.staged(own_scheduler, settings)
         run = Run(
             model, settings, *(tuple(map(model.read, texts)) for texts in (settings.prompt, settings.negative_prompt))
@@ -105,10 +104,10 @@ def sample(
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)
             x = stage.start_latents(settings, generator, latents, image)
-            for place in stage.steps(run, roles):
-                x = live.latents(x, replace(place, latents=x))
+            for step_at in stage.steps(run, roles):
+                x = live.latents(x, step_at(x))
                 x = x.detach().requires_grad_(live.needs_grad)
-                step = replace(place, latents=x)
+                step = step_at(x)
                 with torch.set_grad_enabled(live.needs_grad):
                     with taps.watching(step):
                         output = stage.denoise(x, step, conditioning)

@@ -222,6 +222,8 @@ def test_what_is_held_does_not_grow_with_steps(tiny):
 def test_figures_for_papers(tiny):
     maps = AttentionMaps(keep=("step", "layer", "head"))
     result = run(tiny, maps, prompt="a red circle", steps=3)
+    with pytest.raises(ValueError, match="head 9; recorded: 3 steps, 2 heads"):
+        result[maps].heat_map("red", head=9)
     for by, across in (("step", 3), ("layer", 7), ("head", 2)):
         figure = result[maps].grid(by)
         assert len(figure.axes) == 3 * across
@@ -252,11 +254,6 @@ def test_an_unknown_word_lists_the_prompt_s_words(tiny):
 def test_a_word_to_record_must_be_in_the_prompt(tiny):
     with pytest.raises(sdprobe.WordNotInPrompt, match="'hexagon'"):
         run(tiny, AttentionMaps(words=["hexagon"]))
-
-
-def test_unconditional_rows_need_guidance(tiny):
-    with pytest.raises(ValueError, match="without guidance"):
-        run(tiny, AttentionMaps(rows="uncond"), guidance_scale=1.0)
 
 
 @pytest.mark.parametrize("bad", [{"keep": ("steps",)}, {"rows": "conditional"}])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from sdprobe.cli import main, parse_hook
@@ -44,6 +45,7 @@ def test_the_same_command_writes_the_same_picture(tmp_path):
         (["a star", "--steps", "0"], "steps must be 1 or more"),
         (["a star", "--model", "no/such/folder"], "neither a file or folder here nor a hub id"),
         (["a star", "--scheduler", "magic"], "'magic' does not fit this pipeline"),
+        (["a star", "--seed", "99999999999999999999"], "a seed is a number from 0"),
         (["  "], "the prompt is empty"),
     ],
 )
@@ -80,3 +82,9 @@ def test_hook_arguments(text, expected):
 def test_as_a_module():
     done = subprocess.run([sys.executable, "-m", "sdprobe.cli", "hooks"], capture_output=True, text=True, check=True)
     assert "replace-token" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(tmp_path, capsys):
+    assert main(["a star", "--device", "cuda", "--out", str(tmp_path), "--quiet"]) == 2
+    assert "torch sees no GPU here" in capsys.readouterr().err

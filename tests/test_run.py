@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +108,20 @@ def test_a_run_says_what_it_was(tiny):
     assert isinstance(result.seed, int)
     assert "2 images of 16×16, 2 steps of DDIMScheduler" in repr(result)
     assert run(tiny, prompt=["a star", "a ring"], seed=result.seed).latents.equal(result.latents)
+
+
+def test_places_can_be_hashed_copied_and_pickled(tiny):
+    prompt = tiny.read("a red circle")
+    row = Row(0, prompt, "cond")
+    assert {row, Row(0, tiny.read("a red circle"), "cond")} == {row}
+    assert copy.deepcopy(row) == pickle.loads(pickle.dumps(row)) == row
+
+
+def test_a_word_past_the_context_is_said_to_be(embedded):
+    with pytest.raises(sdprobe.WordNotInPrompt, match="'star' lies past the 32 tokens"):
+        embedded.read("red " * 30 + "star").positions("star")
+
+
+def test_roles_are_known(tiny):
+    with pytest.raises(ValueError, match="'conditional' is no role of a row; the roles: cond, uncond, image"):
+        rows_of([], "conditional")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,12 @@ from tests.laws.strategies import affine, run, same_run
         ({"scheduler": "Eular"}, "'Eular' does not fit this pipeline; those that do: DDIMScheduler"),
         ({"latents": torch.zeros(1, 4, 4, 4)}, r"\(1, 4, 8, 8\), not \(1, 4, 4, 4\)"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1 prompts"),
+        ({"steps": 2.5}, "steps is a whole number, not 2.5"),
+        ({"seed": -1}, "from 0 to"),
+        ({"seed": "one"}, "seed is a whole number, not 'o'"),
         ({"strength": 0.5}, "no image is given"),
+        ({"image": torch.zeros(3, 3, 16, 16)}, "3 pictures to start from for 1 prompts"),
+        ({"image": torch.zeros(1, 3, 16, 16), "latents": torch.zeros(1, 4, 8, 8)}, "give one of them"),
         ({"image": torch.zeros(1, 3, 16, 16), "strength": 0.0}, "strength 0.0"),
     ],
 )
@@ -131,3 +137,8 @@ def test_the_step_knows_the_latents_as_they_enter_and_as_they_go_on(tiny):
     result = run(tiny, both, entered)
     assert result[both].entering == [True, True]
     assert all(torch.equal(a, b) for a, b in zip(result[both].going_on, result[entered]["latents"], strict=True))
+
+
+def test_numbers_of_numpy_are_numbers(tiny):
+    assert same_run(run(tiny, seed=np.int64(3), steps=np.int32(2)), run(tiny, seed=3, steps=2))
+    assert same_run(run(tiny, seed=np.array([3])), run(tiny, seed=[3]))

@@ -11,8 +11,9 @@ import copy
 import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -30,7 +31,7 @@ from sdprobe.run import Role, Row, Run, Settings, Step, rows_of
 
 Latents = Shaped[Tensor, "images channels h w"]
 
-# Runs on one denoiser take turns, through whichever pipelines and models they reach it.
+# Runs on one network take turns, through whichever pipelines and models they reach it.
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 
 
@@ -123,8 +124,11 @@ class Model(ABC):
     def size_of(self, image: Any) -> tuple[int, int]:
         """The height and width, in pixels, that a picture to start from is brought to."""
         processor = self.pipe.image_processor
-        size: tuple[int, int] = processor.get_default_height_width(processor.preprocess(image))
-        return size
+        pixels = processor.preprocess(image)
+        height, width = processor.get_default_height_width(pixels)
+        is_latents = pixels.shape[1] == self.denoiser.config.in_channels
+        factor = self.pipe.vae_scale_factor if is_latents else 1
+        return height * factor, width * factor
 
     def latent_size(self, settings: Settings) -> tuple[int, int]:
         """The height and width of the latents."""
@@ -144,8 +148,8 @@ class Model(ABC):
                 scheduler.set_begin_index(stage.first)
         return stage
 
-    def steps(self, run: Run, roles: Sequence[Role]) -> Iterator[Step]:
-        """Every step of the run, its latents still to be filled in."""
+    def steps(self, run: Run, roles: Sequence[Role]) -> Iterator[Callable[[Latents], Step]]:
+        """Every step of the run, as what makes the `Step` once given its latents."""
         scheduler = self.pipe.scheduler
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
         timesteps = scheduler.timesteps[self.first :]
@@ -155,8 +159,8 @@ class Model(ABC):
             def to_denoised(output: Tensor, sample: Tensor, sigma: Tensor = sigma) -> Tensor:
                 return denoised(scheduler, output, sample, sigma)
 
-            nothing_yet = torch.empty(0, 0, 0, 0)
-            yield Step(index, len(timesteps), float(timestep), float(sigma), nothing_yet, rows, run, to_denoised)
+            where = (index, len(timesteps), float(timestep), float(sigma))
+            yield partial(Step, *where, rows=rows, run=run, to_denoised=to_denoised)
 
     def timestep(self, step: Step) -> Tensor:
         """The scheduler's own number for a step, as the tensor the network and the scheduler are given."""
@@ -185,11 +189,25 @@ class Model(ABC):
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for this model to be free. A run started from inside a hook of the same model is refused."""
-        with _turns.setdefault(self.denoiser, _Turn()).taken():
-            try:
-                yield
-            finally:
-                self.pipe.maybe_free_model_hooks()  # lets an offloaded model leave the GPU, as the pipeline does
+        parts = {id(part): part for part in self.pipe.components.values() if isinstance(part, nn.Module)}
+        with ExitStack() as taken:
+            for _, part in sorted(parts.items()):  # always in one order, or two runs could wait for each other
+                taken.enter_context(_turns.setdefault(getattr(part, "_orig_mod", part), _Turn()).taken())
+            taken.callback(self.pipe.maybe_free_model_hooks)  # an offloaded model leaves the GPU, as in the pipeline
+            yield
+
+    @contextmanager
+    def frozen(self, freeze: bool) -> Iterator[None]:
+        """While this is open, gradients reach the latents alone: none is kept for any parameter."""
+        parts = (part for part in self.pipe.components.values() if isinstance(part, nn.Module) and freeze)
+        learning = [p for part in parts for p in part.parameters() if p.requires_grad]
+        try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
@@ -234,6 +252,8 @@ def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
     if not isinstance(scheduler, (str, type)):
         return type(scheduler).from_config(scheduler.config)
     names = [kind.__name__ for kind in pipe.scheduler.compatibles]
+    if isinstance(scheduler, type) and any(kind.__name__ in names for kind in scheduler.__mro__):
+        return scheduler.from_config(pipe.scheduler.config)  # type: ignore[attr-defined]
     asked = scheduler if isinstance(scheduler, str) else scheduler.__name__
     short = {name.removesuffix("Scheduler").lower(): name for name in names}
     name = short.get(asked.removesuffix("Scheduler").lower())

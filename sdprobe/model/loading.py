@@ -35,7 +35,8 @@ def load(
     Args:
         source: None for the model that is shipped with the package (offline); a folder in diffusers' format; a
             single checkpoint file (``.safetensors``, ``.ckpt``); a hub id such as
-            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is.
+            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and
+            moved or cast where ``dtype`` or ``device`` ask for it).
         dtype: the parameters' type, for example ``torch.float16``; None keeps what was saved (a live pipeline's own).
         device: where to put the model, for example ``"cuda"``.
         options: passed to diffusers' loading, for example ``variant="fp16"``; a live pipeline takes none.
@@ -55,6 +56,8 @@ def load(
     else:
         pipe = source
     model = family_of(pipe)(pipe)
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here")
     if dtype is not None or device is not None:
         pipe.to(**{k: v for k, v in {"dtype": dtype, "device": device}.items() if v is not None})
     return model
@@ -64,7 +67,7 @@ def family_of(pipe: DiffusionPipeline) -> type[Model]:
     """The family a pipeline belongs to. Raises ValueError naming the known ones."""
     name = type(pipe).__name__
     for family in FAMILIES:
-        if name in family.pipelines:
+        if any(kind.__name__ in family.pipelines for kind in type(pipe).__mro__):
             return family
     known = ", ".join(name for family in FAMILIES for name in family.pipelines)
     raise ValueError(f"{name} is of a family not known here; known pipelines: {known}")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sdprobe.prompt import Prompt, TokenRole
 
 
-def read(tokenizer: Any, text: str) -> Prompt:
+def read(tokenizer: Any, text: str, spelt: str | None = None) -> Prompt:
     """The prompt as this tokenizer hands it to its encoder: padded, and cut at the context's end.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        text: the text as its author wrote it; words are found and placed in it.
+        spelt: the text as the tokenizer is given it, where tokens of several vectors are spelt out.
 
     Raises TypeError for a tokenizer that cannot say where in the text its tokens come from.
     """
@@ -17,7 +23,7 @@ def read(tokenizer: Any, text: str) -> Prompt:
             f"{type(tokenizer).__name__} does not say where in the text its tokens come from; load its fast version"
         )
     encoded = tokenizer(
-        text,
+        text if spelt is None else spelt,
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,
@@ -38,4 +44,25 @@ def read(tokenizer: Any, text: str) -> Prompt:
     spans = [
         tuple(span) if role == "word" else (0, 0) for span, role in zip(encoded["offset_mapping"], roles, strict=True)
     ]
+    if spelt is not None and spelt != text:
+        spans = _gathered(spans, spelt, set(tokenizer.get_added_vocab()))
     return Prompt.from_spans(text, ids, tokenizer.convert_ids_to_tokens(ids), roles, spans)
+
+
+def _gathered(spans: list[tuple[int, int]], spelt: str, added: set[str]) -> list[tuple[int, int]]:
+    """Spans in "<cat> <cat>_1 a" as spans in "<cat> a": every vector of a token stands where its name was written."""
+    several = sorted((name for name in added if f"{name}_1" in added), key=len, reverse=True)
+    pattern = "|".join(f"({re.escape(name)})(?: {re.escape(name)}_[0-9]+)+" for name in several)
+    gathered: list[tuple[int, int]] = list(spans)
+    shift = 0
+    for match in re.finditer(pattern, spelt):
+        first = match.start() - shift
+        name = next(group for group in match.groups() if group)
+        surplus = len(match.group()) - len(name)
+        for i, (a, b) in enumerate(spans):
+            if a < b and match.start() <= a < match.end():
+                gathered[i] = (first, first + len(name))
+            elif a < b and a >= match.end():
+                gathered[i] = (a - shift - surplus, b - shift - surplus)
+        shift += surplus
+    return gathered

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def fill(
     made = Settings(
         prompt=prompts,
         negative_prompt=negatives,
-        steps=int(model.default("num_inference_steps") if steps is None else steps),
+        steps=_whole("steps", model.default("num_inference_steps") if steps is None else steps),
         guidance_scale=float(model.default("guidance_scale") if guidance_scale is None else guidance_scale),
         seed=_seed(seed),
         scheduler=scheduler,
@@ -53,7 +54,12 @@ def fill(
         images_per_prompt=images_per_prompt,
         strength=_strength(image, strength),
     )
+    if latents is not None and image is not None:
+        raise ValueError("latents and image both say what to start from: give one of them")
     _refuse(made, latents, (model.denoiser.config.in_channels, *model.latent_size(made)))
+    # A picture's own size is brought to what the autoencoder needs; sizes asked for are held to the pipeline's rule.
+    if any(size is not None and (size % 8 or size < 8) for size in (height, width)):
+        raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
     return made
 
 
@@ -67,7 +73,17 @@ def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
 def _seed(seed: Seed | None) -> int | tuple[int, ...]:
     if seed is None:
         return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
-    return seed if isinstance(seed, int) else tuple(seed)
+    numbers = tuple(_whole("seed", own) for own in (seed if isinstance(seed, Iterable) else (seed,)))
+    if unfit := [number for number in numbers if not 0 <= number < 2**63]:
+        raise ValueError(f"a seed is a number from 0 to 2**63 - 1, not {unfit[0]}")
+    return numbers if isinstance(seed, Iterable) else numbers[0]
+
+
+def _whole(name: str, given: Any) -> int:
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise ValueError(f"{name} is a whole number, not {given!r}") from None
 
 
 def _strength(image: Any, strength: float | None) -> float | None:
@@ -83,8 +99,6 @@ def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> N
         raise ValueError(f"steps must be 1 or more, not {made.steps}")
     if made.images_per_prompt < 1:
         raise ValueError(f"images_per_prompt must be 1 or more, not {made.images_per_prompt}")
-    if made.height % 8 or made.width % 8 or made.height < 8 or made.width < 8:
-        raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
     if made.strength is not None and not (0 < made.strength <= 1 and int(made.steps * made.strength)):
         raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
     if isinstance(made.seed, tuple) and len(made.seed) != made.images:

@@ -13,7 +13,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sdprobe.compose import Hooks
-from sdprobe.model.base import Latents, Model
+from sdprobe.model.base import Latents, Model, fresh_scheduler
+from sdprobe.model.reading import read
 from sdprobe.prompt import Prompt
 from sdprobe.run import Role, Run, Settings, Step, Text
 
@@ -33,11 +34,11 @@ class StableDiffusion(Model):
 
     @property
     def denoiser(self) -> Any:
-        return self.pipe.unet
+        return getattr(self.pipe.unet, "_orig_mod", self.pipe.unet)  # torch.compile wraps the network
 
     def read(self, text: str) -> Prompt:
         # A loaded textual inversion of several vectors is spelt out as several tokens, as the pipeline does it.
-        return super().read(self.pipe.maybe_convert_prompt(text, self.tokenizer))
+        return read(self.tokenizer, text, self.pipe.maybe_convert_prompt(text, self.tokenizer))
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         distilled = self.pipe.unet.config.time_cond_proj_dim is not None
@@ -59,11 +60,13 @@ class StableDiffusion(Model):
         return hooks.prompt_embeds(x, text)
 
     def _text(self, run: Run, role: Role, prompts: tuple[Prompt, ...]) -> Text:
-        table = self.pipe.text_encoder.get_input_embeddings().weight
+        table = self.pipe.text_encoder.get_input_embeddings()
 
         def lookup(word: str) -> Float[Tensor, "tokens width"]:
-            ids = self.tokenizer(word, add_special_tokens=False, return_tensors="pt").input_ids[0]
-            found: Tensor = table.detach()[ids.to(table.device)]
+            spelt = self.pipe.maybe_convert_prompt(word, self.tokenizer)
+            ids = self.tokenizer(spelt, add_special_tokens=False, return_tensors="pt").input_ids[0]
+            # By `forward`, which brings an offloaded table but does not pass the point this is called from.
+            found: Tensor = table.forward(ids.to(self.device)).detach()
             return found
 
         return Text("text_encoder", prompts, role, run, lookup)
@@ -95,8 +98,19 @@ class StableDiffusion(Model):
 
     def _noised(self, settings: Settings, generator: Any, image: Any, dtype: torch.dtype) -> Latents:
         # The stock image-to-image pipeline on the same parts encodes the picture and adds the noise.
-        pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+        # Its constructor may rewrite the configuration of the scheduler it is given, so that is not the run's own.
+        parts = {**self.pipe.components, "scheduler": fresh_scheduler(self.pipe, None)}
+        pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+        pipe.scheduler = self.pipe.scheduler
         pixels = pipe.image_processor.preprocess(image, height=settings.height, width=settings.width)
+        if len(pixels) not in (1, len(settings.prompt), settings.images):
+            raise ValueError(
+                f"{len(pixels)} pictures to start from for {len(settings.prompt)} prompts and {settings.images} "
+                f"images: give one, or one per prompt"
+            )
+        if 1 < len(pixels) < settings.images:
+            # Left to the pipeline, these would be tiled, and pair a prompt's images with other prompts' pictures.
+            pixels = pixels.repeat_interleave(settings.images_per_prompt, dim=0)
         timestep = self.pipe.scheduler.timesteps[self.first : self.first + 1].repeat(settings.images)
         made: Tensor = pipe.prepare_latents(
             pixels, timestep, len(settings.prompt), settings.images_per_prompt, dtype, self.device, generator

@@ -159,19 +159,20 @@ def attention_call(
     if is_causal or enable_gqa or dropout_p:
         raise NotImplementedError("causal, grouped-query and dropout attention have no place in a denoiser known here")
 
-    def kernel(attn: Attention, logsumexp: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = attn.query, attn.key, attn.value
-        if logsumexp:
-            if not _is_flash_on_cpu(q, k, v, attn_mask, scale):
-                return kernel(attn, False)
-            # The kernel that SDPA itself would choose here; called by its own name it also returns log Σ exp.
-            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                q, k, v, 0.0, False, attn_mask=attn_mask, scale=scale
-            )
-            return out, lse
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, scale=scale), None
+    def kernel(attn: Attention) -> Tensor:
+        return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn_mask, scale=scale)
 
-    return Attention(query, key, value, attn_mask, scale or query.shape[-1] ** -0.5, rows, kernel)
+    def fused(attn: Attention) -> tuple[Tensor, Tensor] | None:
+        q, k, v = attn.query, attn.key, attn.value
+        if not _is_flash_on_cpu(q, k, v, attn_mask, scale):
+            return None
+        # The kernel that SDPA itself would choose here; called by its own name it also returns log Σ exp.
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        output, logsumexp = flash(q, k, v, 0.0, False, attn_mask=attn_mask, scale=scale)
+        return output, logsumexp
+
+    usual = query.shape[-1] ** -0.5
+    return Attention(query, key, value, attn_mask, usual if scale is None else scale, rows, kernel, fused)
 
 
 def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> bool:
@@ -179,7 +180,7 @@ def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale
         return False
     if mask is not None and mask.dtype == torch.bool:
         return False  # SDPA turns it into numbers first
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, mask)):
+    if any(x is not None and x.requires_grad for x in (q, k, v, mask)):
         return False  # its logsumexp has no gradient
     return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)
 

@@ -91,6 +91,7 @@ class AttentionMaps(Observer):
 
     def start(self, run: Run) -> None:
         self.run = run
+        self._refuse(run)
         self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
         self.columns = None if self.words is None else self._columns(self.words)
         self.apart = set(self.keep) | {"layer", "head"}
@@ -103,8 +104,6 @@ class AttentionMaps(Observer):
         if self.grids is not None and site.grid not in self.grids:
             return
         for role in self.roles:
-            if not any(row.role == role for row in attn.rows):
-                raise ValueError(f"rows={self.rows!r}, but without guidance (scale 1 and below) there are no such rows")
             step = site.step.index if "step" in self.apart else None
             layer = site.name if "layer" in self.apart else None
             self._add(Key(role, step, layer, site.grid), attn.probs(rows=role, tokens=self.columns))
@@ -158,7 +157,8 @@ class AttentionMaps(Observer):
             method: ``"mean"``: the mean probability over sites, heads and steps, at the largest grid recorded.
                 ``"daam"``: exactly DAAM's map (Tang et al., ACL 2023), at the latents' size: per layer and head the
                 sum over steps, resized bicubically, clamped at 0 from below; then their plain mean. It leaves out
-                the middle block and sites at an eighth of the latents' size.
+                the middle block and sites at an eighth of the latents' size. What it needs is kept unasked while it
+                fits into 4 MB, as for the embedded model; on a larger model ask for it: ``keep=("layer", "head")``.
             role: ``"cond"`` or ``"uncond"``, where both were recorded.
             step: this step only (needs ``keep=("step",)``); likewise ``layer``, a module's name, and ``head``.
 
@@ -196,7 +196,7 @@ class AttentionMaps(Observer):
         }
         if by not in across:
             raise ValueError(f"by is 'step', 'layer' or 'head', not {by!r}")
-        if by not in self.apart:
+        if by not in self.keep:
             raise ValueError(f"{by}s were not kept apart: record with AttentionMaps(keep=({by!r},))")
         every, count = across[by], min(most, len(across[by]))
         chosen = [every[round(i * (len(every) - 1) / max(count - 1, 1))] for i in range(count)]
@@ -214,6 +214,16 @@ class AttentionMaps(Observer):
             raise ValueError("row sums need every token: record with words=None")
         means = [total.sum(-1) / self.counts[key] for key, total in self.sums.items()]
         return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
+
+    def _refuse(self, run: Run) -> None:
+        roles = run.model.roles(run.settings.guidance_scale)
+        if self.rows != "cond" and "uncond" not in roles:
+            raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
+        grids = [run.model.latent_size(run.settings)]
+        while grids[-1] != (1, 1):
+            grids.append(((grids[-1][0] + 1) // 2, (grids[-1][1] + 1) // 2))
+        if self.grids is not None and not set(self.grids) & set(grids):
+            raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {grids}")
 
     def _columns(self, words: Sequence[str | int]) -> list[int]:
         prompts = [self.run.prompt_of(i, role) for role in self.roles for i in range(self.run.settings.images)]
@@ -235,12 +245,17 @@ class AttentionMaps(Observer):
 
     def _matching(self, role: Role, step: int | None, layer: str | None, head: int | None) -> list[Key]:
         for name, value in (("step", step), ("layer", layer), ("head", head)):
-            if value is not None and name not in self.apart:
+            if value is not None and name not in self.keep:
                 raise ValueError(f"{name}s were not kept apart: record with AttentionMaps(keep=({name!r},))")
         keys = [k for k in self.sums if k.role == role and step in (None, k.step) and layer in (None, k.layer)]
+        keys = [key for key in keys if head is None or 0 <= head < self.sums[key].shape[1]]
         if not keys:
-            layers = ", ".join(sorted({str(key.layer) for key in self.sums if key.layer}))
-            raise ValueError(f"nothing was recorded at step {step}, layer {layer}; the layers: {layers or '(none)'}")
+            layers = ", ".join(dict.fromkeys(str(key.layer) for key in self.sums))
+            heads = max((total.shape[1] for total in self.sums.values()), default=0)
+            raise ValueError(
+                f"nothing was recorded at step {step}, layer {layer}, head {head}; recorded: "
+                f"{self.run.settings.steps} steps, {heads} heads, the layers {layers or '(none)'}"
+            )
         return keys
 
     def _word(self, key: Key, image: int, columns: list[int], head: int | None) -> Float[Tensor, "heads h w"]:

@@ -46,7 +46,8 @@ def metered(account: Account) -> Iterator[None]:
 
     def timed_call(*args: Any, **kwargs: Any) -> sdprobe.Attention:
         call = attention_call(*args, **kwargs)
-        return replace(call, kernel=account.booking("step", call.kernel))
+        booked = {name: account.booking("step", getattr(call, name)) for name in ("kernel", "fused")}
+        return replace(call, **booked)
 
     @contextmanager
     @functools.wraps(watching)

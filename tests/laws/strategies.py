@@ -70,7 +70,7 @@ def same(point: str) -> sdprobe.Transform:
 
 def seen(point: str) -> sdprobe.Observer:
     def act(self: Seen, x: Any, place: object) -> None:
-        self.values.append(x.probs().clone() if point == "attention" else x.clone())
+        self.values.append(torch.cat([x.probs().flatten(), x.value.flatten()]) if point == "attention" else x.clone())
 
     made: sdprobe.Observer = _acting(Seen, point, act)(point)
     return made

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
+import sdprobe.hook
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS
 
@@ -103,6 +104,100 @@ def test_a_hook_that_writes_in_place_is_refused_by_name(tiny, point):
     with pytest.raises(ValueError, match=rf"Scribbler\(\)\.{point} wrote into its value in place"):
         run(tiny, scribbler)
     assert footprint(tiny.pipe) == before
+
+
+def write_latents(self, x, step):
+    step.latents.mul_(3)
+
+
+def write_site_latents(self, attn, site):
+    site.step.latents.mul_(3)
+
+
+def write_output(self, attn, site):
+    attn.output().mul_(0)
+
+
+def write_probs(self, attn, site):
+    attn.probs().mul_(0)
+
+
+@pytest.mark.parametrize(
+    ("point", "act", "first"),
+    [
+        ("noise_pred", write_latents, None),
+        ("attention", write_site_latents, None),
+        ("attention", write_output, None),
+        ("attention", write_probs, lambda self, attn, site: attn.with_probs(attn.probs())),
+    ],
+)
+def test_what_a_hook_reaches_around_its_value_is_shared_too(tiny, point, act, first):
+    scribbler = type("Scribbler", (sdprobe.Observer,), {point: act})()
+    before = [type("First", (sdprobe.Transform,), {point: first})()] if first else []
+    with pytest.raises(ValueError, match="wrote into its value in place"):
+        run(tiny, *before, scribbler)
+
+
+def test_probabilities_a_hook_computes_are_its_own_to_write_into(tiny):
+    scribbler = type("Scribbler", (sdprobe.Observer,), {"attention": write_probs})()
+    assert same_run(run(tiny, scribbler), run(tiny))
+
+
+class Backward(sdprobe.Transform):
+    """The plain way to a gradient: backward, and the leaf's grad."""
+
+    needs_grad = True
+
+    def start(self, run):
+        self.norms = []
+
+    def noise_pred(self, x, step):
+        step.denoised(x).square().sum().backward()
+        self.norms.append(step.latents.grad.norm().item())
+        return x
+
+
+def test_gradients_reach_the_latents_alone(tiny):
+    before = footprint(tiny.pipe)
+    hook, maps, self_maps = Backward(), sdprobe.AttentionMaps(), sdprobe.SelfAttentionMaps()
+    result = run(tiny, hook, maps, self_maps, seen("attention"))
+    assert min(result[hook].norms) > 0
+    assert footprint(tiny.pipe) == before
+    assert not result[maps].heat_map("circle").values.requires_grad
+    result[maps].heat_map("circle").overlay()
+    with pytest.raises(Deliberate):
+        run(tiny, Backward(), raising(sdprobe.Observer, "attention", Deliberate))
+    assert footprint(tiny.pipe) == before
+
+
+def test_looking_does_not_cut_the_gradient(tiny):
+    """An observer that asks for an attention's output must not put one without gradients in the model's way."""
+    asks = type("Asks", (sdprobe.Observer,), {"attention": lambda self, attn, site: attn.output() is None or None})
+    alone, watched = Backward(), Backward()
+    expected = run(tiny, alone)[alone].norms
+    assert run(tiny, asks(), sdprobe.AttentionMaps(), watched)[watched].norms == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_works_under_inference_mode(tiny):
+    expected = run(tiny)
+    with torch.inference_mode():
+        assert same_run(run(tiny, sdprobe.AttentionMaps(), sdprobe.Progress()), expected)
+
+
+def test_an_error_survives_a_hook_whose_repr_fails(tiny):
+    class Odd(sdprobe.Observer):
+        def __init__(self, array):
+            self.array = array
+
+        def latents(self, x, step):
+            raise KeyError("the user's own")
+
+        def __repr__(self):
+            raise RuntimeError("no repr")
+
+    with pytest.raises(KeyError, match="the user's own"):
+        run(tiny, Odd(torch.zeros(3)))
+    assert repr(sdprobe.hook._described(Odd(torch.zeros(3)))) == "'Odd(Tensor(3,))'"
 
 
 def test_a_run_from_inside_a_hook_of_the_same_model_is_refused(tiny, tiny_v):

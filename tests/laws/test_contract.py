@@ -105,3 +105,27 @@ def test_a_hook_given_twice_is_ambiguous(tiny):
     maps = sdprobe.AttentionMaps()
     with pytest.raises(KeyError, match="given 2 times"):
         run(tiny, maps, maps)[maps]
+
+
+def test_a_hook_is_of_one_kind():
+    both = type("Both", (Observer, Transform), {"latents": lambda self, x, step: None})
+    with pytest.raises(TypeError, match="both an Observer and a Transform"):
+        Hooks(both())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rows": "uncond"}, "no unconditional rows"), ({"grids": [5]}, r"no site can have a grid of \[\(5, 5\)\]")],
+)
+def test_maps_that_could_record_nothing_are_refused_before_the_first_step(tiny, options, message):
+    steps = []
+    watcher = type("Watch", (Observer,), {"latents": lambda self, x, step: steps.append(step.index)})()
+    with pytest.raises(ValueError, match=message):
+        run(tiny, watcher, sdprobe.AttentionMaps(**options), guidance_scale=1.0)
+    assert steps == []
+
+
+def test_several_hooks_hold_no_record_of_their_own(tiny):
+    both = Hooks(sdprobe.AttentionMaps(), sdprobe.LatentRecorder())
+    with pytest.raises(KeyError, match="ask for each of them"):
+        run(tiny, both)[both]

@@ -10,6 +10,7 @@ from PIL import Image
 
 import sdprobe
 from tests.laws.footprint import footprint
+from tests.tiny import stable_diffusion
 
 CASES = {
     "one prompt": {},
@@ -32,6 +33,7 @@ def observers() -> list[sdprobe.Observer]:
         sdprobe.AttentionMaps(words=["a"]),
         sdprobe.SelfAttentionMaps(),
         sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised")),
+        sdprobe.Progress(),
     ]
 
 
@@ -157,8 +159,6 @@ def test_a_live_pipeline_is_used_and_left_as_it_is(tiny):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
-    from tests.tiny import stable_diffusion
-
     model = sdprobe.load(stable_diffusion(), dtype=dtype)
     settings = {"prompt": "a red circle", "steps": 4, "guidance_scale": 4.0, "seed": 5}
     scheduler = scheduler_for(model.pipe, "DDIMScheduler")
@@ -171,10 +171,67 @@ def test_half_precision(dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_on_a_gpu():
-    from tests.tiny import stable_diffusion
-
     model = sdprobe.load(stable_diffusion(), device="cuda")
     settings = {"prompt": "a red circle", "steps": 4, "guidance_scale": 4.0, "seed": 5}
     expected = stock(model, scheduler_for(model.pipe, "DDIMScheduler"), **settings)
     for hooks in ([], observers()):
         assert_same(sdprobe.sample(model, hooks=hooks, progress=False, **settings), *expected)
+
+
+def test_textual_inversion_of_several_vectors():
+    model = sdprobe.load(stable_diffusion())
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    model.pipe.load_textual_inversion({"<cat>": vectors})
+    settings = {"prompt": "a <cat> and a star", "steps": 3, "guidance_scale": 4.0, "seed": 5}
+    expected = stock(model, model.pipe.scheduler, **settings)
+    run = sdprobe.sample(model, hooks=observers(), progress=False, **settings)
+    assert_same(run, *expected)
+    assert dict(run.prompts[0].words) == {"a": ((1,), (6,)), "<cat>": ((2, 3, 4),), "and": ((5,),), "star": ((7,),)}
+    assert run.prompts[0].text == "a <cat> and a star"
+    swap = sdprobe.ReplaceToken("<cat>", with_="<cat>")
+    assert_same(sdprobe.sample(model, hooks=[swap], progress=False, **settings), *expected)
+
+
+def img2img(model, scheduler, prompt, **settings):
+    parts = {**model.pipe.components, "scheduler": type(scheduler).from_config(scheduler.config)}
+    pipe = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipe.scheduler = type(scheduler).from_config(scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    settings["generator"] = torch.Generator("cpu").manual_seed(settings.pop("seed"))
+    return pipe(prompt, **{RENAMED.get(key, key): value for key, value in settings.items()}).images
+
+
+def pictures(*sizes):
+    return [Image.linear_gradient("L").resize(size).rotate(90 * i).convert("RGB") for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"prompt": ["a star", "a ring"], "image": pictures((16, 16), (16, 16))},
+        {"prompt": "a star", "image": pictures((16, 16)), "images_per_prompt": 2},
+        {"prompt": "a star", "image": pictures((22, 18))},
+        {"prompt": "a star", "image": torch.linspace(-1, 1, 256).reshape(1, 4, 8, 8)},
+        {"prompt": "a star", "image": pictures((16, 16)), "guidance_scale": 1.0},
+    ],
+)
+def test_pictures_to_start_from(tiny, given):
+    settings = {"strength": 0.6, "steps": 4, "guidance_scale": 4.0, "seed": 5} | given
+    scheduler = diffusers.DDIMScheduler.from_config(tiny.pipe.scheduler.config, clip_sample=True)
+    expected = img2img(tiny, scheduler, **settings)
+    maps = sdprobe.AttentionMaps()
+    run = sdprobe.sample(tiny, hooks=[maps], scheduler=scheduler, progress=False, **settings)
+    assert [i.tobytes() for i in run.images] == [i.tobytes() for i in expected]
+    assert run[maps].heat_map("a").values.shape == tuple(run.latents.shape[-2:])
+
+
+def test_a_picture_for_each_prompt_stays_with_its_prompt(tiny):
+    """diffusers pairs the second picture with the first prompt here, so each prompt alone is the reference."""
+    settings = {"strength": 0.6, "steps": 4, "progress": False}
+    both, prompts = pictures((16, 16), (16, 16)), ["a star", "a ring"]
+    run = sdprobe.sample(tiny, prompts, image=both, images_per_prompt=2, seed=[1, 2, 3, 4], **settings)
+    for i, (prompt, picture) in enumerate(zip(prompts, both, strict=True)):
+        alone = sdprobe.sample(
+            tiny, prompt, image=picture, images_per_prompt=2, seed=[2 * i + 1, 2 * i + 2], **settings
+        )
+        assert torch.allclose(run.latents[2 * i : 2 * i + 2], alone.latents, atol=1e-4)

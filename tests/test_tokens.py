@@ -1,0 +1,54 @@
+"""From letters to tokens, as a table."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sdprobe
+
+WORDS = st.sampled_from(["a", "red", "circle", "checkered", "drawing", "corgi", "t-shirt"])
+
+
+@given(words=st.lists(WORDS, min_size=1, max_size=5))
+def test_the_rows_say_what_the_prompt_says(embedded, words):
+    text = " ".join(words)
+    table = sdprobe.tokens(embedded, text)
+    prompt, rows = table.prompts[0], table.rows()
+    assert [row.position for row in rows] == list(range(32))
+    assert tuple(row.id for row in rows) == prompt.ids
+    assert tuple(row.role for row in rows) == prompt.roles
+    for word, found in prompt.words.items():
+        for position in (p for positions in found for p in positions):
+            assert rows[position].word == word
+    assert all(not row.word for row in rows if row.role != "word")
+
+
+@given(words=st.lists(WORDS.filter(lambda w: "-" not in w), min_size=1, max_size=5))
+def test_detokenizing_gives_the_text_back(embedded, words):
+    texts = [" ".join(words), " ".join(reversed(words))]
+    table = sdprobe.tokens(embedded, texts)
+    assert sdprobe.detokenize(embedded, [prompt.ids for prompt in table.prompts]) == texts
+
+
+def test_a_prompt_longer_than_the_context_says_what_was_cut(embedded):
+    table = sdprobe.tokens(embedded, "red " * 30 + "checkered circle, star")
+    assert table.prompts[0].cut == ("checkered", "circle", "star")
+    assert "longer than the context of 32 tokens; cut off: checkered circle star" in str(table)
+    assert sdprobe.tokens(embedded, "red " * 30).prompts[0].cut == ()
+
+
+def test_it_prints_only_what_was_written(embedded):
+    lines = str(sdprobe.tokens(embedded, ["a red ring", "a star"])).splitlines()
+    assert lines[0].split() == ["position", "id", "token", "word", "role"]
+    assert [line.split()[-1] for line in lines[1:6]] == ["start", "word", "word", "word", "end"]
+    assert lines[6] == "and 27 padding tokens"
+
+
+def test_in_a_notebook_it_is_a_table_and_nothing_else(embedded):
+    html = sdprobe.tokens(embedded, "a <script>alert(1)</script> ring")._repr_html_()
+    assert "<script>" not in html
+    assert html.count("<table>") == 1
+    assert html.count("<tr>") == 1 + sum(
+        row.role != "pad" for row in sdprobe.tokens(embedded, "a <script>alert(1)</script> ring")
+    )
