@@ -16,9 +16,9 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test lint types layers docs picture truth bench ci clean
 
 demo: .venv/run.stamp
-	$(BIN)/sdprobe "$(PROMPT)" --seed 0 --steps 30 --guidance-scale 5 --out demo/plain
-	$(BIN)/sdprobe "$(PROMPT)" --seed 0 --steps 30 --guidance-scale 5 --out demo/swapped \
-		--hook latents --hook replace-token:word=circle,with_=star
+	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/plain
+	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/swapped \
+		--hook latents --hook replace-token:word=red,with_=green
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest

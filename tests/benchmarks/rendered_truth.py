@@ -136,7 +136,7 @@ def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) 
     control = [iou(g.drawn, "random word", thresholds["random word"]) for g in (one, two)]
     rows["above the random word (IoU)"] = [f"{a - b:.2f}" for a, b in zip(gap, control, strict=True)]
     lines = [caption, "", "| | one object | two objects | floor (one, two) |", "|---|---|---|---|"]
-    lines += [f"| {name} | {a} | {b} | {', '.join(FLOOR.get(name, ('', '')))} |" for name, (a, b) in rows.items()]
+    lines += [f"| {name} | {a} | {b} | {', '.join(FLOOR.get(name, ()))} |" for name, (a, b) in rows.items()]
     return "\n".join(lines)
 
 
