@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -99,8 +98,7 @@ def sample(
         run.names = dict(by_name)
         generator = generators(settings.seed)
         with stack.opened(run) as live:
-            grid_of = partial(stage.grid_of, stage.latent_size(settings))
-            taps = Taps(stage.denoiser, stage.attention_kind, live, grid_of, run.coverage)
+            taps = Taps(stage.denoiser, stage.attention_kind, live, stage.grids(settings).get, run.coverage)
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)
             x = stage.start_latents(settings, generator, latents, image)

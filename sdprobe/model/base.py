@@ -173,12 +173,14 @@ class Model(ABC):
         latents: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
         return latents
 
-    def grid_of(self, latents: tuple[int, int], tokens: int) -> tuple[int, int] | None:
-        """``(h, w)`` of so many picture tokens: the latents' size, halved (rounding up) until it fits."""
-        h, w = latents
-        while h * w > tokens and h * w > 1:
+    def grids(self, settings: Settings) -> dict[int, tuple[int, int]]:
+        """``(h, w)`` by number of picture tokens, at every level: the latents' size, halved (rounding up) to 1 × 1."""
+        h, w = self.latent_size(settings)
+        found = {h * w: (h, w)}
+        while h * w > 1:
             h, w = (h + 1) // 2, (w + 1) // 2
-        return (h, w) if h * w == tokens else None
+            found[h * w] = (h, w)
+        return found
 
     def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
         """The decoded tensor as PIL pictures."""

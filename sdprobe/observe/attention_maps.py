@@ -219,9 +219,7 @@ class AttentionMaps(Observer):
         roles = run.model.roles(run.settings.guidance_scale)
         if self.rows != "cond" and "uncond" not in roles:
             raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
-        grids = [run.model.latent_size(run.settings)]
-        while grids[-1] != (1, 1):
-            grids.append(((grids[-1][0] + 1) // 2, (grids[-1][1] + 1) // 2))
+        grids = list(run.model.grids(run.settings).values())
         if self.grids is not None and not set(self.grids) & set(grids):
             raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {grids}")
 
