@@ -2,6 +2,8 @@
 
 from sdprobe.attention import Attention
 from sdprobe.compose import Hooks
+from sdprobe.concept import Concept, load_concept
+from sdprobe.embeddings import Embeddings, embed
 from sdprobe.heatmap import HeatMap
 from sdprobe.hook import Observer, Transform
 from sdprobe.model.base import Model
@@ -10,12 +12,22 @@ from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
+from sdprobe.only import only
 from sdprobe.prompt import Prompt, WordNotInPrompt
 from sdprobe.registry import create
 from sdprobe.run import Row, Run, Settings, Site, Step, Text
 from sdprobe.sampler import sample
 from sdprobe.tokens import Token, Tokens, detokenize, tokens
+from sdprobe.transform.add_vector import AddVector
+from sdprobe.transform.mix_prompts import MixPrompts
+from sdprobe.transform.mix_tokens import MixTokens
+from sdprobe.transform.noise_prompt import NoisePrompt
+from sdprobe.transform.randomize_token import RandomizeToken
+from sdprobe.transform.read_layer import ReadLayer
 from sdprobe.transform.replace_token import ReplaceToken
+from sdprobe.transform.scale_prompt import ScalePrompt
+from sdprobe.transform.scale_token import ScaleToken
+from sdprobe.transform.use_concept import UseConcept
 
 __all__ = [
     "load",
@@ -23,6 +35,9 @@ __all__ = [
     "create",
     "tokens",
     "detokenize",
+    "embed",
+    "load_concept",
+    "only",
     "Observer",
     "Transform",
     "Hooks",
@@ -31,7 +46,18 @@ __all__ = [
     "LatentRecorder",
     "Progress",
     "ReplaceToken",
+    "MixTokens",
+    "AddVector",
+    "ScaleToken",
+    "RandomizeToken",
+    "MixPrompts",
+    "ScalePrompt",
+    "NoisePrompt",
+    "ReadLayer",
+    "UseConcept",
     "Attention",
+    "Concept",
+    "Embeddings",
     "HeatMap",
     "Model",
     "Prompt",

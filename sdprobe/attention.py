@@ -35,8 +35,9 @@ class Attention:
         rows: what each row of the batch is.
         kernel: runs the call as the model would.
         fused: runs the same kernel and gives log Σ exp of the scores with its output, or None where it cannot.
+        project: makes the call's key and value of a conditioning ``[rows, tokens, width]``.
 
-    An `Attention` is never changed: `with_probs` and `with_value` make a new one.
+    An `Attention` is never changed: `with_probs`, `with_value` and `with_context` make a new one.
     """
 
     query: Shaped[Tensor, "rows heads queries width"]
@@ -47,6 +48,7 @@ class Attention:
     rows: tuple[Row, ...]
     kernel: Callable[[Attention], Tensor] = field(repr=False)
     fused: Callable[[Attention], tuple[Tensor, Tensor] | None] = field(repr=False)
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
     replaced: Shaped[Tensor, "rows heads queries keys"] | None = field(default=None, repr=False)
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -98,6 +100,16 @@ class Attention:
         if value.shape != self.value.shape:
             raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
         return replace(self, value=value, _made={})
+
+    def with_context(self, context: Shaped[Tensor, "rows tokens width"]) -> Attention:
+        """The same call with key and value made of another conditioning, as if only this site had been shown it.
+
+        Raises ValueError at self-attention, which has no conditioning, and at joint attention, which carries its own.
+        """
+        if len(context) != len(self.query):
+            raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
+        key, value = self.project(context)
+        return replace(self, key=key, value=value, _made={})
 
     def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
         """What the call returns: the stock kernel's result, or replaced probabilities times the value."""

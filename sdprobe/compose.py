@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sdprobe.attention import Attention
+from sdprobe.concept import Concept
 from sdprobe.hook import POINTS, Observer, Transform, asks, overrides
 from sdprobe.run import Run, Site, Step, Text
 
@@ -94,9 +95,27 @@ class Hooks:
         return chosen
 
     @property
+    def transforms(self) -> Hooks:
+        """Only those that change something."""
+        chosen = Hooks()
+        chosen.leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, Transform))
+        return chosen
+
+    @property
     def needs_grad(self) -> bool:
         """Whether any transform needs the denoiser to run with gradients."""
         return any(isinstance(leaf, Transform) and leaf.needs_grad for leaf in self.leaves)
+
+    @property
+    def brings(self) -> Mapping[str, Concept]:
+        """The words that transforms bring to the prompts. Raises ValueError for a word that two of them bring."""
+        found: dict[str, Concept] = {}
+        for leaf in self.leaves:
+            for word, concept in leaf.brings.items() if isinstance(leaf, Transform) else ():
+                if word in found:
+                    raise ValueError(f"{leaf!r} brings the word {word!r}, which another hook brings too")
+                found[word] = concept
+        return found
 
     def _pass(self, point: str, value: Value, place: object) -> Value:
         for leaf in self.leaves:

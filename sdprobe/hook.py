@@ -25,12 +25,15 @@ creates in ``start``, and what was recorded is read from ``run[hook]``.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sdprobe.attention import Attention
+from sdprobe.concept import Concept
 from sdprobe.run import Run, Site, Step, Text
 
 POINTS = (
@@ -124,6 +127,7 @@ class Transform:
     Attributes:
         needs_grad: run the denoiser with gradients, so that ``step.latents`` is a leaf on which ``model_output`` and
             ``noise_pred`` depend.
+        brings: words it gives the prompts of its run, each with its vectors (see `UseConcept`).
 
     >>> import sdprobe
     >>> class Brighten(sdprobe.Transform):
@@ -138,6 +142,7 @@ class Transform:
     kinds: tuple[str, ...] | None = None
     strict: bool = True
     needs_grad: bool = False
+    brings: Mapping[str, Concept] = MappingProxyType({})
 
     def start(self, run: Run) -> None: ...
     def token_embeds(self, x: Tensor, text: Text) -> Tensor:

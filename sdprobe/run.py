@@ -59,6 +59,10 @@ class Text:
         role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
         run: the run.
         lookup: gives a word's own token embeddings ``[tokens, width]`` from this encoder's table.
+        encode: gives what other texts would be at ``prompt_embeds``, ``[texts, tokens, width]``, past no hook.
+        layers: gives every layer's hidden states of these prompts, past the transforms at ``token_embeds`` and through
+            the encoder's final norm; the last are ``prompt_embeds`` as they enter that point.
+        again: gives these prompts at ``prompt_embeds``, encoded anew past every transform as it now is.
     """
 
     encoder: str
@@ -66,6 +70,9 @@ class Text:
     role: Role
     run: Run = field(repr=False)
     lookup: Callable[[str], Float[Tensor, "tokens width"]] = field(repr=False)
+    encode: Callable[[Sequence[str]], Shaped[Tensor, "texts tokens width"]] = field(repr=False)
+    layers: Callable[[], tuple[Shaped[Tensor, "batch tokens width"], ...]] = field(repr=False)
+    again: Callable[[], Shaped[Tensor, "batch tokens width"]] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sdprobe.compose import Hook, Hooks
-from sdprobe.model.base import Model, fresh_scheduler, generators
+from sdprobe.model.base import Model, generators
 from sdprobe.model.loading import load
+from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.model.settings import Seed, fill
 from sdprobe.model.taps import Taps
 from sdprobe.observe.progress import Progress
@@ -91,13 +92,13 @@ def sample(
         strength=strength,
     )
     with model.turn(), torch.inference_mode(False), torch.no_grad(), model.frozen(stack.needs_grad):
-        stage = model.staged(own_scheduler, settings)
+        stage = model.staged(own_scheduler, settings, stack.brings)
         run = Run(
-            model, settings, *(tuple(map(model.read, texts)) for texts in (settings.prompt, settings.negative_prompt))
+            model, settings, *(tuple(map(stage.read, texts)) for texts in (settings.prompt, settings.negative_prompt))
         )
         run.names = dict(by_name)
         generator = generators(settings.seed)
-        with stack.opened(run) as live:
+        with stage.knowing(), stack.opened(run) as live:
             taps = Taps(stage.denoiser, stage.attention_kind, live, stage.grids(settings).get, run.coverage)
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
+from tests import clip_vocabulary, tiny
 
 WORDS = st.sampled_from(["a", "red", "circle", "checkered", "drawing", "corgi", "t-shirt"])
 
@@ -52,3 +54,26 @@ def test_in_a_notebook_it_is_a_table_and_nothing_else(embedded):
     assert html.count("<tr>") == 1 + sum(
         row.role != "pad" for row in sdprobe.tokens(embedded, "a <script>alert(1)</script> ring")
     )
+
+
+@pytest.fixture(scope="session")
+def clip_reader(pytestconfig, tmp_path_factory) -> sdprobe.Model:
+    """A tiny model that reads as Stable Diffusion 1.x does."""
+    words = clip_vocabulary.tokenizer(pytestconfig.cache.mkdir("clip-vocabulary"), tmp_path_factory.mktemp("clip"))
+    return sdprobe.load(tiny.stable_diffusion(words=words))
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("A picture of a puppy", (49406, 320, 1674, 539, 320, 6829, 49407)),
+        ("a dog wearing hat", (49406, 320, 1929, 3309, 3801, 49407)),
+        ("skunk", (49406, 42194, 49407)),
+    ],
+)
+def test_the_clip_vocabulary_gives_the_numbers_of_the_literature(clip_reader, text, ids):
+    table = sdprobe.tokens(clip_reader, text)
+    assert tuple(row.id for row in table)[: len(ids)] == ids
+    assert len(table.rows()) == 77
+    assert sdprobe.detokenize(clip_reader, [table.prompts[0].ids]) == [text.lower()]
+    assert sdprobe.embed(clip_reader, text).token.shape[:2] == (1, 77)

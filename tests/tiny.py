@@ -17,11 +17,15 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def stable_diffusion(
-    prediction_type: str = "epsilon", channels: tuple[int, ...] = (8, 16), sample_size: int = 8, seed: int = 0
+    prediction_type: str = "epsilon",
+    channels: tuple[int, ...] = (8, 16),
+    sample_size: int = 8,
+    seed: int = 0,
+    words: CLIPTokenizer | None = None,
 ) -> StableDiffusionPipeline:
     """Stable Diffusion with two levels, cross-attention at both and in the middle; a picture is 16 × 16 pixels."""
     torch.manual_seed(seed)
-    words = tokenizer()
+    words = tokenizer() if words is None else words
     unet = UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=4,
@@ -50,7 +54,7 @@ def stable_diffusion(
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=TOKENS,
+            max_position_embeddings=words.model_max_length,
             bos_token_id=words.bos_token_id,
             eos_token_id=words.eos_token_id,
             pad_token_id=words.pad_token_id,

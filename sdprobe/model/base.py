@@ -11,25 +11,31 @@ import copy
 import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import schedulers as diffusers_schedulers
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Shaped
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from sdprobe.compose import Hooks
-from sdprobe.model.prediction import denoised, sigma_at
+from sdprobe.concept import Concept
+from sdprobe.model.autoencoder import Posterior, pixels_of, posterior_of
+from sdprobe.model.concepts import Brought, bring
+from sdprobe.model.encoding import States
+from sdprobe.model.prediction import Level, denoised, level_at
 from sdprobe.model.reading import read
 from sdprobe.prompt import Prompt
 from sdprobe.run import Role, Row, Run, Settings, Step, rows_of
 
 Latents = Shaped[Tensor, "images channels h w"]
+Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which cannot be checked as a run goes
 
 # Runs on one network take turns, through whichever pipelines and models they reach it.
 _turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
@@ -47,6 +53,7 @@ class Model(ABC):
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.first = 0
+        self.brought: Mapping[str, Brought] = MappingProxyType({})
 
     # What the loop asks for, in its order.
 
@@ -62,6 +69,10 @@ class Model(ABC):
     @abstractmethod
     def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Any:
         """The conditioning for every row, past the points ``token_embeds`` and ``prompt_embeds``."""
+
+    @abstractmethod
+    def text_states(self, prompts: Sequence[Prompt], given: Shaped[Tensor, "batch tokens width"] | None) -> States:
+        """Every stage of the first text encoder's pass over prompts, or over given input embeddings."""
 
     @abstractmethod
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
@@ -135,11 +146,25 @@ class Model(ABC):
         factor = self.pipe.vae_scale_factor
         return settings.height // factor, settings.width // factor
 
-    def staged(self, scheduler: Any, settings: Settings) -> Model:
-        """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps."""
+    def pixels(self, images: Any) -> Float[Tensor, "images 3 height width"]:
+        """Pictures in [-1, 1], as the autoencoder is given them: sides brought down to what fits its grid."""
+        return pixels_of(self.pipe.image_processor, images).to(self.device, self.pipe.vae.dtype)
+
+    def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
+        """What the autoencoder says of pictures in [-1, 1]: the distribution of their latents, in its own scale."""
+        return posterior_of(self.pipe.vae, pixels)
+
+    def staged(
+        self: Kind, scheduler: Any, settings: Settings, words: Mapping[str, Concept] = MappingProxyType({})
+    ) -> Kind:
+        """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps.
+
+        Where words are brought, it also has a tokenizer of its own; while `knowing` is open, the encoders know them.
+        """
         stage = copy.copy(self)
         stage.pipe = copy.copy(self.pipe)
         stage.pipe.scheduler = scheduler
+        stage.brought = bring(stage.pipe, words)
         scheduler.set_timesteps(settings.steps, device=self.device)
         if settings.strength is not None:  # image-to-image leaves the first steps out
             made = min(int(settings.steps * settings.strength), settings.steps)
@@ -148,18 +173,26 @@ class Model(ABC):
                 scheduler.set_begin_index(stage.first)
         return stage
 
+    @contextmanager
+    def knowing(self) -> Iterator[None]:
+        """While this is open, the encoders are given the vectors of the words that were brought."""
+        with ExitStack() as given:
+            for name, brought in self.brought.items():
+                given.enter_context(brought.given_to(getattr(self.pipe, name).get_input_embeddings()))
+            yield
+
     def steps(self, run: Run, roles: Sequence[Role]) -> Iterator[Callable[[Latents], Step]]:
         """Every step of the run, as what makes the `Step` once given its latents."""
         scheduler = self.pipe.scheduler
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
         timesteps = scheduler.timesteps[self.first :]
         for index, timestep in enumerate(timesteps):
-            sigma = sigma_at(scheduler, self.first + index, timestep)
+            level = level_at(scheduler, self.first + index)
 
-            def to_denoised(output: Tensor, sample: Tensor, sigma: Tensor = sigma) -> Tensor:
-                return denoised(scheduler, output, sample, sigma)
+            def to_denoised(output: Tensor, sample: Tensor, level: Level = level) -> Tensor:
+                return denoised(scheduler, output, sample, level)
 
-            where = (index, len(timesteps), float(timestep), float(sigma))
+            where = (index, len(timesteps), float(timestep), float(level.sigma))
             yield partial(Step, *where, rows=rows, run=run, to_denoised=to_denoised)
 
     def timestep(self, step: Step) -> Tensor:
@@ -243,22 +276,7 @@ def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Genera
     return [torch.Generator("cpu").manual_seed(s) for s in seed]
 
 
-def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
-    """A new scheduler: the pipeline's own class, a class or its name, or one like the instance given.
-
-    Where only a class is given, it gets the pipeline's configuration (betas, prediction type, spacing), as
-    ``Class.from_config(pipe.scheduler.config)`` does in diffusers.
-    """
-    if scheduler is None:
-        return type(pipe.scheduler).from_config(pipe.scheduler.config)
-    if not isinstance(scheduler, (str, type)):
-        return type(scheduler).from_config(scheduler.config)
-    names = [kind.__name__ for kind in pipe.scheduler.compatibles]
-    if isinstance(scheduler, type) and any(kind.__name__ in names for kind in scheduler.__mro__):
-        return scheduler.from_config(pipe.scheduler.config)  # type: ignore[attr-defined]
-    asked = scheduler if isinstance(scheduler, str) else scheduler.__name__
-    short = {name.removesuffix("Scheduler").lower(): name for name in names}
-    name = short.get(asked.removesuffix("Scheduler").lower())
-    if name is None:
-        raise ValueError(f"scheduler {asked!r} does not fit this pipeline; those that do: {', '.join(sorted(names))}")
-    return getattr(diffusers_schedulers, name).from_config(pipe.scheduler.config)
+def noise_like(latents: Latents, seed: int | Sequence[int]) -> Latents:
+    """Noise of unit variance for latents, as a pipeline draws it from this seed, or from one for each of them."""
+    made: Tensor = randn_tensor(latents.shape, generators(seed), latents.device, latents.dtype)
+    return made

@@ -1,75 +1,127 @@
-"""Predicted x0 from any output of the denoiser, under any scheduler, without calling ``scheduler.step``.
+"""How much picture and how much noise the latents hold, and predicted x0, under any scheduler.
 
-A multistep scheduler keeps state: a second ``step`` would corrupt the run. What is needed is only how much signal and
-how much noise the latents hold, and that the scheduler says in its tables. Two conventions are in use:
+Both are read from the scheduler's tables, without calling ``scheduler.step``: a multistep scheduler keeps state, and a
+second ``step`` would corrupt the run. Latents are x_t = signal · x0 + noise · ε, in one of three conventions:
 
-- *variance preserving* (DDPM, Ho et al. 2020, eq. 4): x_t = √ᾱ x0 + √(1-ᾱ) ε;
-- *variance exploding* (Karras et al. 2022, table 1): x_t = x0 + σ ε, with σ = √((1-ᾱ)/ᾱ);
+- *variance preserving* (Ho et al. 2020, eq. 4): signal √ᾱ, noise √(1-ᾱ);
+- *variance exploding* (Karras et al. 2022, table 1): signal 1, noise σ = √((1-ᾱ)/ᾱ);
+- *flow* (Lipman et al. 2022; Liu et al. 2022): signal 1-σ, noise σ, with σ from 1 to 0.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-# These keep their latents as x0 + σ ε and scale them down before the denoiser (`scale_model_input`).
-EXPLODING = (
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "DPMSolverSDEScheduler",
-)
+# These take the options that clip predicted x0, and never use them.
+UNCLIPPED = ("TCDScheduler", "CogVideoXDDIMScheduler")
 
 
-def sigma_at(scheduler: Any, index: int, timestep: Tensor) -> Tensor:
-    """σ = √((1-ᾱ)/ᾱ), noise over signal, at step ``index`` of the scheduler's current timesteps."""
-    if type(scheduler).__name__.startswith("KDPM2"):
-        # The second half of each of its steps stands at an interpolated level that only this table knows.
-        table = scheduler.sigmas if index % 2 == 0 else scheduler.sigmas_interpol
-        return torch.as_tensor(table[index])
-    if hasattr(scheduler, "sigmas") and hasattr(scheduler, "timesteps") and len(scheduler.sigmas):
-        return torch.as_tensor(scheduler.sigmas[index])
-    alpha_bar: Tensor = scheduler.alphas_cumprod[int(timestep)]
-    return ((1 - alpha_bar) / alpha_bar) ** 0.5
+class Level(NamedTuple):
+    """How much of x0 and of the noise ε the latents hold, x_t = signal · x0 + noise · ε, and σ.
+
+    σ is noise over signal; of a flow, its own σ, which is the noise.
+    """
+
+    signal: Tensor
+    noise: Tensor
+    sigma: Tensor
+
+
+def level_at(scheduler: Any, index: int) -> Level:
+    """What latents hold as they enter the denoiser's call ``index`` of the scheduler's current timesteps.
+
+    One more than the last is what they hold in the end.
+    """
+    if not len(getattr(scheduler, "sigmas", ())):
+        alpha_bar = _alpha_bar(scheduler, index)
+        return Level(alpha_bar**0.5, (1 - alpha_bar) ** 0.5, ((1 - alpha_bar) / alpha_bar) ** 0.5)
+    sigma = _sigma(scheduler, index)
+    if is_flow(scheduler):
+        return Level(1 - sigma, sigma, sigma)
+    if scheduler.init_noise_sigma != 1:  # pure noise has another scale than the picture: variance exploding
+        return Level(torch.ones_like(sigma), sigma, sigma)
+    signal = 1 / ((sigma**2 + 1) ** 0.5)
+    return Level(signal, sigma * signal, sigma)
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether the scheduler goes straight from noise to picture, x_t = (1-σ) x0 + σ ε."""
+    return not hasattr(scheduler, "init_noise_sigma") or _asks_for(scheduler, "use_flow_sigmas")
+
+
+def _sigma(scheduler: Any, index: int) -> Tensor:
+    inner = index % 2 == 1 and index < len(scheduler.timesteps)
+    # The second half of each step of these stands between two levels of the table.
+    if inner and hasattr(scheduler, "sigmas_interpol"):
+        ancestral = hasattr(scheduler, "sigmas_up")  # interpolates with the level below, the other with the one above
+        return torch.as_tensor(scheduler.sigmas_interpol[index - 1 if ancestral else index])
+    if inner and hasattr(scheduler, "mid_point_sigma"):
+        start, end = scheduler.sigmas[index - 1].log(), scheduler.sigmas[index].log()
+        return torch.as_tensor((start + (end - start) * 0.5).exp())
+    return torch.as_tensor(scheduler.sigmas[index])
+
+
+def _alpha_bar(scheduler: Any, index: int) -> Tensor:
+    if not hasattr(scheduler, "alphas_cumprod"):
+        kind = type(scheduler).__name__
+        raise ValueError(f"{kind} has neither sigmas nor alphas_cumprod: how much noise its latents hold is not known")
+    name, table, timesteps = type(scheduler).__name__, scheduler.alphas_cumprod, scheduler.timesteps
+    ended = index == len(timesteps)
+    timestep = int(timesteps[-1] if ended else timesteps[index])
+    stride = scheduler.config.num_train_timesteps // (scheduler.num_inference_steps or len(table))
+    if hasattr(scheduler, "initial_alpha_cumprod"):  # upwards: the network is told of the level that is gone to
+        before: Tensor = table[timestep - stride] if timestep >= stride else scheduler.initial_alpha_cumprod
+        return table[timestep] if ended else before
+    if not ended:
+        return torch.as_tensor(table[timestep])
+    if name.startswith("LCM"):  # its last call returns predicted x0
+        return torch.ones_like(table[0])
+    if name.startswith("TCD"):
+        return torch.as_tensor(table[0])
+    last = getattr(scheduler, "final_alpha_cumprod", torch.ones_like(table[0]))
+    return torch.as_tensor(table[timestep - stride] if timestep >= stride else last)
 
 
 def denoised(
     scheduler: Any,
     model_output: Shaped[Tensor, "images channels h w"],
     sample: Shaped[Tensor, "images channels h w"],
-    sigma: Tensor,
+    level: Level,
 ) -> Shaped[Tensor, "images channels h w"]:
-    """Predicted x0 for a model output, the sample it was made for and its noise level."""
-    kind = scheduler.config.prediction_type
-    sigma = sigma.to(sample)
-    if kind == "flow_prediction":
-        return sample - sigma * model_output
-    signal = 1 / (1 + sigma**2) ** 0.5  # √ᾱ
-    noise = sigma * signal  # √(1-ᾱ)
-    preserving = sample * signal if type(scheduler).__name__ in EXPLODING else sample
-    if kind == "epsilon":
-        x0 = (preserving - noise * model_output) / signal
-    elif kind == "v_prediction":
-        x0 = signal * preserving - noise * model_output
-    elif kind == "sample":
-        x0 = model_output
-    else:
-        raise ValueError(
-            f"prediction type {kind!r} is not known; known: epsilon, v_prediction, sample, flow_prediction"
-        )
+    """Predicted x0 for a model output, the sample it was made for and what that holds."""
+    x0 = _predicted(scheduler, model_output, sample, level)
+    if type(scheduler).__name__ in UNCLIPPED:
+        return x0
     if _asks_for(scheduler, "thresholding"):
         return scheduler._threshold_sample(x0)  # type: ignore[no-any-return]
     if _asks_for(scheduler, "clip_sample"):
         limit = scheduler.config.get("clip_sample_range", 1.0)
-        x0 = x0.clamp(-limit, limit)
+        return x0.clamp(-limit, limit)
     return x0
+
+
+def _predicted(scheduler: Any, output: Tensor, sample: Tensor, level: Level) -> Tensor:
+    # The order of the operations is the schedulers' own, so that results are too, to the last bit.
+    if hasattr(scheduler, "precondition_outputs"):  # EDM: the network's output is mixed with its input
+        return scheduler.precondition_outputs(sample, output, level.sigma)  # type: ignore[no-any-return]
+    signal, noise, sigma = level
+    kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else None)
+    if kind == "epsilon":
+        return (sample - noise * output) / signal
+    if kind == "v_prediction" and signal == 1:  # exploding
+        return output * (-sigma / (sigma**2 + 1) ** 0.5) + sample / (sigma**2 + 1)
+    if kind == "v_prediction":
+        return signal * sample - noise * output
+    if kind in ("sample", "original_sample"):
+        return output
+    if kind == "flow_prediction":
+        return sample - sigma * output
+    raise ValueError(f"prediction type {kind!r} is not known; known: epsilon, v_prediction, sample, flow_prediction")
 
 
 def _asks_for(scheduler: Any, option: str) -> bool:

@@ -10,11 +10,15 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from diffusers.models.attention_processor import Attention as AttentionModule
 from jaxtyping import Float, Shaped
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from sdprobe.compose import Hooks
-from sdprobe.model.base import Latents, Model, fresh_scheduler
+from sdprobe.model.base import Latents, Model
+from sdprobe.model.concepts import Brought
+from sdprobe.model.encoding import States, final_norm, states
 from sdprobe.model.reading import read
+from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.prompt import Prompt
 from sdprobe.run import Role, Run, Settings, Step, Text
 
@@ -51,25 +55,41 @@ class StableDiffusion(Model):
         rows = [side.repeat_interleave(settings.images_per_prompt, dim=0) for side in embeds]
         return Conditioning(torch.cat(rows) if len(rows) > 1 else rows[0], len(roles), self._guidance_cond(settings))
 
+    def text_states(self, prompts: Sequence[Prompt], given: Shaped[Tensor, "batch tokens width"] | None) -> States:
+        return states(self.pipe.text_encoder, prompts, self.device, given)
+
     def _encode_side(
         self, run: Run, hooks: Hooks, role: Role, prompts: tuple[Prompt, ...]
     ) -> Shaped[Tensor, "batch tokens width"]:
-        text = self._text(run, role, prompts)
+        text = self._text(run, hooks, role, prompts)
         with passing_embeddings(self.pipe.text_encoder, lambda x: hooks.token_embeds(x, text), hooks):
             x, _ = self.pipe.encode_prompt([p.text for p in prompts], self.device, 1, False)
         return hooks.prompt_embeds(x, text)
 
-    def _text(self, run: Run, role: Role, prompts: tuple[Prompt, ...]) -> Text:
+    def _text(self, run: Run, hooks: Hooks, role: Role, prompts: tuple[Prompt, ...]) -> Text:
         table = self.pipe.text_encoder.get_input_embeddings()
+        brought = self.brought.get("text_encoder", Brought())
 
         def lookup(word: str) -> Float[Tensor, "tokens width"]:
             spelt = self.pipe.maybe_convert_prompt(word, self.tokenizer)
             ids = self.tokenizer(spelt, add_special_tokens=False, return_tensors="pt").input_ids[0]
-            # By `forward`, which brings an offloaded table but does not pass the point this is called from.
-            found: Tensor = table.forward(ids.to(self.device)).detach()
-            return found
+            return brought.looked_up(table, ids.to(self.device)).detach()
 
-        return Text("text_encoder", prompts, role, run, lookup)
+        def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts tokens width"]:
+            made: Tensor = self.pipe.encode_prompt(list(texts), self.device, 1, False)[0]
+            return made
+
+        def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
+            only = hooks.transforms
+            with passing_embeddings(self.pipe.text_encoder, lambda x: only.token_embeds(x, text), only):
+                found = self.text_states(prompts, None).hidden_states
+            return tuple(final_norm(self.pipe.text_encoder).forward(hidden) for hidden in found)
+
+        def again() -> Shaped[Tensor, "batch tokens width"]:
+            return self._encode_side(run, hooks.transforms, role, prompts)
+
+        text = Text("text_encoder", prompts, role, run, lookup, encode, layers, again)
+        return text
 
     def _guidance_cond(self, settings: Settings) -> Tensor | None:
         width = self.pipe.unet.config.time_cond_proj_dim
@@ -120,14 +140,35 @@ class StableDiffusion(Model):
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
         timestep = self.timestep(step)
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
+        return self.predict(self.pipe.scheduler.scale_model_input(rows, timestep), timestep, conditioning)
+
+    def predict(
+        self, rows: Latents, timesteps: Tensor, conditioning: Conditioning
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        """What the U-Net returns for rows in its own scale, at one timestep or at one for each row."""
         output: Tensor = self.pipe.unet(
-            self.pipe.scheduler.scale_model_input(rows, timestep),
-            timestep,
+            rows,
+            timesteps,
             encoder_hidden_states=conditioning.embeds,
             timestep_cond=conditioning.timestep_cond,
             return_dict=False,
         )[0]
         return output
+
+    @torch.no_grad()
+    def latents_of(self, pictures: Sequence[Image]) -> Float[Tensor, "images channels h w"]:
+        """Pictures as clean latents x0, each brought to the model's own size: scaled, and its middle cut out.
+
+        The mean of what the autoencoder says; its spread is far below the noise that training adds.
+        """
+        height, width = self.default_size()
+        vae, processor = self.pipe.vae, self.pipe.image_processor
+        found = []
+        for picture in pictures:
+            pixels = processor.preprocess(picture, height, width, resize_mode="crop").to(self.device, vae.dtype)
+            found.append(self.posterior(pixels).mean.float())
+        x0: Tensor = torch.cat(found) * vae.config.scaling_factor
+        return x0
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         vae = self.pipe.vae

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class Taps:
         try:
             for name, kind, module, hooks in self._attention:
                 site = Site(name, kind, place_of(name), None, int(getattr(module, "heads", 0)), step)
-                bracket = _Bracket(hooks, site, self._grid_of)
+                bracket = _Bracket(hooks, site, module, self._grid_of)
                 brackets.append((bracket, hooks))
                 handles.append(module.register_forward_pre_hook(bracket.enter))
                 handles.append(module.register_forward_hook(bracket.leave, always_call=True))
@@ -110,9 +111,9 @@ class Taps:
 class _Bracket(TorchFunctionMode):
     """Entered while one attention module runs: sees its first attention call and lets the hooks act on it."""
 
-    def __init__(self, hooks: Hooks, site: Site, grid_of: Callable[[int], Grid | None]) -> None:
+    def __init__(self, hooks: Hooks, site: Site, module: nn.Module, grid_of: Callable[[int], Grid | None]) -> None:
         super().__init__()
-        self.hooks, self.site, self.grid_of = hooks, site, grid_of
+        self.hooks, self.site, self.module, self.grid_of = hooks, site, module, grid_of
         self.entered = self.saw = self.open = False
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -131,7 +132,8 @@ class _Bracket(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or self.saw:
             return func(*args, **(kwargs or {}))
         self.saw = True
-        given = attention_call(*args, **(kwargs or {}), rows=self.site.step.rows)
+        project = partial(_projected, self.module, self.site.kind)
+        given = attention_call(*args, **(kwargs or {}), rows=self.site.step.rows, project=project)
         site = Site(
             self.site.name,
             self.site.kind,
@@ -154,6 +156,7 @@ def attention_call(
     enable_gqa: bool = False,
     *,
     rows: tuple[Row, ...] = (),
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Attention:
     """An `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
     if is_causal or enable_gqa or dropout_p:
@@ -172,7 +175,28 @@ def attention_call(
         return output, logsumexp
 
     usual = query.shape[-1] ** -0.5
-    return Attention(query, key, value, attn_mask, usual if scale is None else scale, rows, kernel, fused)
+    return Attention(
+        query, key, value, attn_mask, usual if scale is None else scale, rows, kernel, fused, project or _no_module
+    )
+
+
+def _no_module(context: Tensor) -> tuple[Tensor, Tensor]:
+    raise ValueError("this attention call belongs to no module that could make key and value of a conditioning")
+
+
+def _projected(module: Any, kind: str, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Key and value ``[rows, heads, tokens, width]`` of a conditioning, as a cross-attention module makes them."""
+    if kind != "cross":
+        raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
+    if module.norm_cross:
+        context = module.norm_encoder_hidden_states(context)
+    # By `forward`: the hooks that other observers have on these layers are for what the model itself sends through.
+    if getattr(module, "fused_projections", False):
+        key, value = module.to_kv.forward(context).chunk(2, dim=-1)
+    else:
+        key, value = module.to_k.forward(context), module.to_v.forward(context)
+    key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
+    return (key if module.norm_k is None else module.norm_k.forward(key)), value
 
 
 def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> bool:

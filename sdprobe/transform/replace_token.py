@@ -1,17 +1,20 @@
-"""Swap a word's input embedding for another word's: the smallest edit a prompt can have."""
+"""Swap a word's input embedding for another's: the smallest edit a prompt can have."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Role, Run, Text
+from sdprobe.concept import Concept, load_concept
+from sdprobe.run import Role, Text
+from sdprobe.transform.at_word import AtWord, Vectors
+
+FILES = (".safetensors", ".bin", ".pt")
 
 
-class ReplaceToken(Transform):
-    """Give a word of the prompt the token embedding of another word, before positions are added.
-
-    The prompt keeps its text, its length and its word positions: only what the encoder reads there changes.
+class ReplaceToken(AtWord):
+    """Give a word of the prompt the token embedding of another word, or a vector, before positions are added.
 
     >>> import sdprobe
     >>> swap = sdprobe.ReplaceToken("circle", with_="square")
@@ -23,39 +26,36 @@ class ReplaceToken(Transform):
 
     Args:
         word: the word, or phrase, to replace.
-        with_: the word to replace it with. It must be one token (which then stands at each of the word's tokens) or
-            as many as the word has.
+        with_: a word; a vector ``[width]`` or vectors ``[tokens, width]``; a `Concept`; or the file of one (a path, or
+            a text that ends in one of its suffixes). One token, which then stands at each of the word's tokens, or as
+            many as the word has.
         occurrence: which occurrence, 0 the first; None for all of them.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
         WordNotInPrompt: where no prompt of the run holds the word; the message lists the words there are.
-        ValueError: where the numbers of tokens do not fit.
+        ValueError: where the numbers of tokens, or the widths, do not fit.
     """
 
-    def __init__(self, word: str, with_: str, occurrence: int | None = None, role: Role = "cond") -> None:
-        self.word, self.with_, self.occurrence, self.role = word, with_, occurrence, role
+    def __init__(
+        self,
+        word: str,
+        with_: str | Tensor | Concept | Path,
+        occurrence: int | None = None,
+        role: Role = "cond",
+    ) -> None:
+        super().__init__(word, occurrence, role)
+        is_file = isinstance(with_, Path) or (isinstance(with_, str) and with_.endswith(FILES))
+        self.with_ = load_concept(with_) if is_file else with_  # type: ignore[arg-type]
 
-    def start(self, run: Run) -> None:
-        prompts = run.negative_prompts if self.role == "uncond" else run.prompts
-        if not any(prompt.occurrences(self.word) for prompt in prompts):
-            prompts[0].positions(self.word, self.occurrence)  # says which words there are
-
-    def token_embeds(self, x: Tensor, text: Text) -> Tensor:
-        if text.role != self.role:
-            return x
-        new = text.lookup(self.with_).to(x)
-        replaced = x.clone()
-        for i, prompt in enumerate(text.prompts):
-            found = prompt.occurrences(self.word)
-            if not found:
-                continue
-            chosen = found if self.occurrence is None else (prompt.positions(self.word, self.occurrence),)
-            for positions in chosen:
-                if len(new) not in (1, len(positions)):
-                    raise ValueError(
-                        f"{self.with_!r} is {len(new)} tokens and {self.word!r} is {len(positions)}: a replacement "
-                        f"is one token, or as many as the word has"
-                    )
-                replaced[i, list(positions)] = new
-        return replaced
+    def vectors(self, own: Vectors, text: Text) -> Vectors:
+        if isinstance(self.with_, str):
+            return self.fitting(text.lookup(self.with_), own, repr(self.with_))
+        if isinstance(self.with_, Concept):
+            if text.encoder not in self.with_.vectors:
+                raise ValueError(
+                    f"{self.with_!r} holds nothing for {text.encoder}, only for {', '.join(self.with_.vectors)}"
+                )
+            return self.with_.vectors[text.encoder]
+        assert isinstance(self.with_, Tensor)
+        return self.with_.unsqueeze(0) if self.with_.ndim == 1 else self.with_

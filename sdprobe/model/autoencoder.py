@@ -1,0 +1,62 @@
+"""Pictures to the distribution of their latents, by the pipeline's autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from PIL import Image
+from torch import Tensor
+
+
+class Posterior(NamedTuple):
+    """The normal distribution q(z | picture) in the autoencoder's own scale; the denoiser's is (z - shift) · scale."""
+
+    mean: Shaped[Tensor, "images channels h w"]
+    std: Shaped[Tensor, "images channels h w"]
+    scale: float
+    shift: float
+
+
+def pixels_of(processor: Any, images: Any) -> Float[Tensor, "images 3 height width"]:
+    """Pictures in [-1, 1]; sides that do not fit the autoencoder's grid are scaled down to it.
+
+    Raises ValueError for what is no picture, for several of different sizes, and for one smaller than one latent.
+    """
+    given = _tensor(images) if isinstance(images, Tensor) else _pictures(images)
+    height, width = given.shape[-2:] if isinstance(given, Tensor) else (given[0].height, given[0].width)
+    factor = processor.config.vae_scale_factor
+    if min(height, width) < factor:
+        raise ValueError(f"a picture of {height}×{width} px is too small: each side is {factor} px or more")
+    pixels: Tensor = processor.preprocess(given)
+    return pixels
+
+
+def _tensor(images: Tensor) -> Tensor:
+    images = images[None] if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"a tensor of pictures is [images, 3, height, width] of floats, not {tuple(images.shape)}")
+    if images.min() < 0 or images.max() > 1:
+        raise ValueError(f"a tensor of pictures is in [0, 1]; this one goes from {images.min():g} to {images.max():g}")
+    return images
+
+
+def _pictures(images: Any) -> list[Image.Image]:
+    found = [images] if isinstance(images, Image.Image) else list(images)
+    if not found or not all(isinstance(picture, Image.Image) for picture in found):
+        raise ValueError(f"pictures are PIL images, a list of them, or a tensor in [0, 1]; not {type(images).__name__}")
+    if len({picture.size for picture in found}) > 1:
+        sizes = ", ".join(f"{picture.height}×{picture.width}" for picture in found)
+        raise ValueError(f"pictures that are encoded together have one size; these have {sizes}")
+    return [picture.convert("RGB") for picture in found]
+
+
+def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
+    """The distribution of latents that an autoencoder gives for pictures in [-1, 1]."""
+    found = vae.encode(pixels)
+    if hasattr(found, "latent_dist"):
+        mean, std = found.latent_dist.mean, found.latent_dist.std
+    else:  # a distilled autoencoder gives the latents alone
+        mean, std = found.latents, torch.zeros_like(found.latents)
+    return Posterior(mean, std, vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0)

@@ -1,0 +1,130 @@
+"""A learning of token embeddings, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sdprobe.compose import Hooks
+from sdprobe.concept import Concept
+from sdprobe.model.base import Model
+from sdprobe.model.concepts import Brought
+from sdprobe.model.forward_process import ForwardProcess
+from sdprobe.model.schedulers import fresh_scheduler
+from sdprobe.model.stable_diffusion import StableDiffusion
+from sdprobe.prompt import Prompt
+from sdprobe.run import Run, Settings
+from sdprobe.transform.use_concept import UseConcept
+
+ENCODER = "text_encoder"
+
+
+class Lesson:
+    """A learning under way: all that a step depends on, and what it changes."""
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        begun: Concept,
+        process: ForwardProcess,
+        x0: Float[Tensor, "images channels h w"],
+        templates: Sequence[str],
+        batch: int,
+        lr: float,
+        seed: int,
+    ) -> None:
+        use = UseConcept(begun)
+        height, width = model.default_size()
+        self.settings = Settings(
+            prompt=("",) * batch,
+            negative_prompt=("",) * batch,
+            steps=model.default("num_inference_steps"),
+            guidance_scale=1.0,
+            seed=seed,
+            scheduler=type(model.pipe.scheduler).__name__,
+            height=height,
+            width=width,
+            images_per_prompt=1,
+        )
+        self.stage = model.staged(fresh_scheduler(model.pipe, None), self.settings, use.brings)
+        self.process, self.x0, self.batch = process, x0.cpu(), batch
+        # Leaves of the graph, one for each token: the vectors the run would read, but with their gradient.
+        first = begun.vectors[ENCODER].to(model.device)
+        self.leaves = [vector.clone().requires_grad_() for vector in first]
+        self.lengths = first.norm(dim=-1)
+        numbers = self.stage.brought[ENCODER].vectors
+        self.stage.brought = {ENCODER: Brought(dict(zip(numbers, self.leaves, strict=True)))}
+        self.prompts = [self.stage.read(template.replace("{}", use.token)) for template in templates]
+        for prompt in self.prompts:
+            prompt.positions(use.token)  # says where a template is too long for the word to be read
+        self.optimiser = torch.optim.Adam(self.leaves, lr=lr * float(first.square().mean().sqrt()))
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        """One batch; one improvement of the vectors."""
+        drawn = self.generator
+        x0 = self.x0[torch.randint(len(self.x0), (self.batch,), generator=drawn)]
+        prompts = [self.prompts[i] for i in torch.randint(len(self.prompts), (self.batch,), generator=drawn)]
+        spread = (torch.arange(self.batch) + torch.rand(self.batch, generator=drawn)) / self.batch
+        timesteps = (spread * len(self.process.levels)).long()
+        x_t, target = self.process.noised(x0, torch.randn(x0.shape, generator=drawn), timesteps)
+        with torch.enable_grad():
+            loss = (self._predicted(x_t, timesteps, prompts) - target.to(self.stage.device)).square().mean()
+            if not loss.isfinite():
+                raise FloatingPointError(
+                    f"the loss of step {len(self.losses)} is {loss.item()}: lower lr, or load the model in float32"
+                )
+            gradients = torch.autograd.grad(loss, self.leaves)
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+            leaf.grad = gradient
+        self.optimiser.step()
+        with torch.no_grad():
+            for leaf, length in zip(self.leaves, self.lengths, strict=True):
+                leaf.mul_(length / leaf.norm())
+        self.losses.append(loss.item())
+
+    def _predicted(self, x_t: Tensor, timesteps: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        run = Run(self.stage, self.settings, prompts, [self.stage.read("")] * self.batch)
+        with self.stage.knowing():
+            conditioning = self.stage.encode(run, Hooks(), ("cond",))
+        rows = x_t.to(self.stage.device, self.stage.denoiser.dtype)
+        return self.stage.predict(rows, timesteps.to(self.stage.device), conditioning).float()
+
+    def vectors(self) -> Float[Tensor, "vectors width"]:
+        return torch.stack(self.leaves).detach().cpu()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "vectors": self.vectors(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": self.generator.get_state(),
+            "losses": self.losses,
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        with torch.no_grad():
+            for leaf, vector in zip(self.leaves, state["vectors"], strict=True):
+                leaf.copy_(vector)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["random"])
+        self.losses = list(state["losses"])
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """While this is open, no module is in training: dropout would draw from a random state no checkpoint holds."""
+    parts = (part for part in model.pipe.components.values() if isinstance(part, nn.Module))
+    training = [module for part in parts for module in part.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True

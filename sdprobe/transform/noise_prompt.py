@@ -1,0 +1,32 @@
+"""Shake the conditioning, to see how much of it the picture hangs on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdprobe.hook import Transform
+from sdprobe.run import Role, Text
+
+
+class NoisePrompt(Transform):
+    """Add normal noise to the prompt's embeddings, after the text encoder.
+
+    >>> import sdprobe
+    >>> shaken = sdprobe.NoisePrompt(0.2, seed=1)
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[shaken], steps=3, seed=0, progress=False)
+
+    Args:
+        amount: the noise's standard deviation, as a share of that of the embeddings themselves; 0 is the identity.
+        seed: of the noise.
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+    """
+
+    def __init__(self, amount: float, seed: int = 0, role: Role = "cond") -> None:
+        self.amount, self.seed, self.role = amount, seed, role
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        if text.role != self.role:
+            return x
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed)).to(x)
+        return x + self.amount * x.std() * noise

@@ -1,0 +1,48 @@
+"""The diffusion lens: the picture that a layer inside the text encoder would give."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdprobe.hook import Transform
+from sdprobe.run import Role, Text
+
+
+class ReadLayer(Transform):
+    """Condition the denoiser on the hidden states of one of the text encoder's layers, through its final norm.
+
+    One run for each layer shows how the encoder comes by what it means. It composes: what transforms at
+    `token_embeds` changed, the layers have read.
+
+    >>> import sdprobe
+    >>> model = sdprobe.load()
+    >>> settings = {"steps": 3, "seed": 0, "progress": False}
+    >>> runs = [
+    ...     sdprobe.sample(model, "a red circle", hooks=[sdprobe.ReadLayer(layer)], **settings) for layer in range(3)
+    ... ]
+    >>> whole = sdprobe.sample(model, "a red circle", **settings)
+    >>> [bool((run.latents == whole.latents).all()) for run in runs]
+    [False, False, True]
+
+    Args:
+        layer: 0 for the input embeddings, k for the output of layer k; negative numbers count from the last (-1).
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+
+    Raises:
+        ValueError: for a layer that the encoder does not have.
+
+    Source: Toker et al. 2024, "Diffusion Lens: Interpreting Text Encoders in Text-to-Image Pipelines", §3.
+    """
+
+    def __init__(self, layer: int, role: Role = "cond") -> None:
+        self.layer, self.role = layer, role
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        if text.role != self.role:
+            return x
+        layers = text.layers()
+        if not -len(layers) <= self.layer < len(layers):
+            raise ValueError(
+                f"layer {self.layer} is none of {text.encoder}'s 0 to {len(layers) - 1}, 0 being its input"
+            )
+        return layers[self.layer].to(x.dtype)
