@@ -1,30 +1,41 @@
 """sdprobe: look inside a latent diffusion model, or meddle with it, through small composable hooks."""
 
+from sdprobe import clip as clip
 from sdprobe.attention import Attention
 from sdprobe.compose import Hooks
 from sdprobe.concept import Concept, load_concept
 from sdprobe.embeddings import Embeddings, embed
+from sdprobe.film import Film, film
 from sdprobe.heatmap import HeatMap
 from sdprobe.hook import Observer, Transform
+from sdprobe.learn import learn_concept
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.latents import LatentRecorder
+from sdprobe.observe.preview import Preview
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
+from sdprobe.observe.statistics import Statistics
 from sdprobe.only import only
 from sdprobe.prompt import Prompt, WordNotInPrompt
+from sdprobe.recording import Recording
 from sdprobe.registry import create
-from sdprobe.run import Row, Run, Settings, Site, Step, Text
+from sdprobe.restart import resume
+from sdprobe.run import Row, Run, Settings, Site, State, Step, Text
 from sdprobe.sampler import sample
 from sdprobe.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.add_vector import AddVector
+from sdprobe.transform.guidance import Guidance
+from sdprobe.transform.inpaint import Inpaint
 from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.noise_prompt import NoisePrompt
 from sdprobe.transform.randomize_token import RandomizeToken
 from sdprobe.transform.read_layer import ReadLayer
 from sdprobe.transform.replace_token import ReplaceToken
+from sdprobe.transform.rescale_guidance import RescaleGuidance
 from sdprobe.transform.scale_prompt import ScalePrompt
 from sdprobe.transform.scale_token import ScaleToken
 from sdprobe.transform.use_concept import UseConcept
@@ -37,13 +48,19 @@ __all__ = [
     "detokenize",
     "embed",
     "load_concept",
+    "learn_concept",
     "only",
+    "resume",
+    "film",
     "Observer",
     "Transform",
     "Hooks",
     "AttentionMaps",
     "SelfAttentionMaps",
     "LatentRecorder",
+    "Statistics",
+    "Preview",
+    "Checkpoints",
     "Progress",
     "ReplaceToken",
     "MixTokens",
@@ -55,16 +72,22 @@ __all__ = [
     "NoisePrompt",
     "ReadLayer",
     "UseConcept",
+    "Guidance",
+    "RescaleGuidance",
+    "Inpaint",
     "Attention",
     "Concept",
     "Embeddings",
+    "Film",
     "HeatMap",
     "Model",
     "Prompt",
+    "Recording",
     "Row",
     "Run",
     "Settings",
     "Site",
+    "State",
     "Step",
     "Text",
     "Token",

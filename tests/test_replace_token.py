@@ -73,3 +73,24 @@ def test_a_word_that_is_not_there(tiny):
         run(tiny, ReplaceToken("moon", with_="star"))
     with pytest.raises(sdprobe.WordNotInPrompt, match="occurs 1 times"):
         run(tiny, ReplaceToken("red", with_="star", occurrence=2))
+
+
+@given(new=words)
+def test_a_vector_a_concept_and_its_file_are_the_word_they_hold(tiny, new, tmp_path_factory):
+    vector = sdprobe.embed(tiny, new).token[0, 1]
+    concept = sdprobe.Concept({"text_encoder": vector.unsqueeze(0)}, "<new>")
+    path = concept.save(tmp_path_factory.mktemp("concepts") / "new.safetensors")
+    written = run(tiny, ReplaceToken("circle", with_=new))
+    for held in (vector, vector.unsqueeze(0), concept, path, str(path)):
+        assert same_run(run(tiny, ReplaceToken("circle", with_=held)), written)
+
+
+def test_a_concept_for_another_encoder(tiny):
+    concept = sdprobe.Concept({"text_encoder_2": torch.zeros(1, 16)})
+    with pytest.raises(ValueError, match="holds nothing for text_encoder, only for text_encoder_2"):
+        run(tiny, ReplaceToken("circle", with_=concept))
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match=r"missing\.safetensors"):
+        ReplaceToken("circle", with_="missing.safetensors")

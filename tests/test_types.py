@@ -15,6 +15,7 @@ import jaxtyping
 
 jaxtyping.install_import_hook("sdprobe", "beartype.beartype")
 
+import numpy as np
 import torch
 import sdprobe
 from tests.laws.strategies import affine, run, same, seen
@@ -37,6 +38,30 @@ for name in ("DDPM", "EulerDiscrete", "KDPM2Discrete", "PNDM", "DPMSolverMultist
     run(model, latents, scheduler=name, steps=4, guidance_scale=1.0, seed=[1])
 run(model, image=torch.zeros(1, 3, 16, 16), strength=0.5, steps=4)
 run(model, latents=torch.zeros(1, 4, 8, 8))
+print(sdprobe.tokens(model, ["a red circle", "a star"]), sdprobe.embed(model, ["a red circle", "a star"]))
+red, blue = sdprobe.embed(model, ["red", "blue"]).token[:, 1]
+text = [
+    sdprobe.MixTokens({"red": 0.5, "blue": 0.5}, at="red"),
+    sdprobe.AddVector("circle", blue - red),
+    sdprobe.ScaleToken("red", 0.5),
+    sdprobe.RandomizeToken("circle", seed=1),
+    sdprobe.ReplaceToken("a", with_=torch.stack([red])),
+    sdprobe.MixPrompts({"a star": 0.5, "a ring": 0.5}),
+    sdprobe.ScalePrompt(0.9),
+    sdprobe.NoisePrompt(0.1),
+    sdprobe.ReadLayer(1),
+]
+run(model, *text, *(sdprobe.only(hook, steps={1}, sites="mid_block.*") for hook in text), sdprobe.only(latents, steps={0}))
+concept = sdprobe.learn_concept(
+    model, np.zeros((16, 16, 3), np.uint8), "<x>", init_word="red", vectors=2, steps=2, batch=2, progress=False
+)
+run(model, sdprobe.UseConcept(concept), prompt="a <x> circle")
+near = sdprobe.clip.similarity(torch.rand(2, 3, 20, 24), ["a red circle", "a star"])
+near.plot(), near.best, near.logits, near.probabilities, repr(near)
+own = sdprobe.clip.load()
+sdprobe.clip.info_nce(own.image_features(torch.rand(2, 3, 64, 64)), own.text_features(["a", "b"]), own.logit_scale)
+sdprobe.clip.pooled("a"), sdprobe.clip.unpooled(["a", "b"])
+repr(sdprobe.clip.nearest_tokens(sdprobe.clip.token_vectors("checkered", model), model=model))
 print("every annotation held")
 """
 

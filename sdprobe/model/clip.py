@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from PIL import Image
@@ -19,7 +18,6 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPMode
 
 from sdprobe import shapes
 from sdprobe.model import loading
-from sdprobe.model.base import Model
 from sdprobe.model.reading import read
 from sdprobe.prompt import Prompt
 
@@ -36,7 +34,7 @@ class Clip:
     >>> import sdprobe
     >>> clip = sdprobe.clip.load()
     >>> clip
-    Clip(VisionTextDualEncoderModel, 0.9 M parameters, 64 dimensions)
+    Clip(VisionTextDualEncoderModel, ... M parameters, 64 dimensions)
     >>> clip.text_features(["a red circle", "a blue star"]).shape
     torch.Size([2, 64])
 
@@ -113,9 +111,9 @@ class Clip:
         """Pictures as the picture tower takes them: resized, cropped to the middle, normalised.
 
         PIL pictures and uint8 arrays go through the model's own image processor. A tensor takes the same steps in
-        torch, so that gradients reach it. At the tower's own size the two agree to rounding; where a picture must be
-        resized they differ by what the processor loses when it rounds to whole grey levels in between, of which
-        there are 255: by about one of them, at single pixels by a few.
+        torch, so that gradients reach it. At the tower's own size the two agree; where a picture must be resized the
+        processor rounds to whole grey levels on the way, and torch does not: they differ by about one level of 255 at
+        most.
 
         >>> import sdprobe
         >>> from sdprobe.shapes import scene
@@ -184,7 +182,7 @@ def load(
 
     >>> import sdprobe
     >>> sdprobe.clip.load()
-    Clip(VisionTextDualEncoderModel, 0.9 M parameters, 64 dimensions)
+    Clip(VisionTextDualEncoderModel, ... M parameters, 64 dimensions)
 
     Args:
         source: None for the CLIP of the embedded model (offline); a folder in transformers' format, with tokenizer
@@ -228,48 +226,11 @@ def _loaded(source: str | Path | None) -> Clip:
         raise FileNotFoundError(
             f"{source} holds a CLIP, but not both a tokenizer and an image processor: save them beside it"
         ) from error
-    with loading._without_bars():
+    with loading.without_bars():
         model = kind.from_pretrained(name, **place).requires_grad_(False)
     # Some folders say nothing of the context's length, or a number without meaning.
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
     return Clip(model, tokenizer, image_processor)
-
-
-class Vocabulary:
-    """What a text tower knows tokens by: their spellings, and the vector of each in its table.
-
-    Args:
-        model: a `Clip`, what `load` makes one of, a `Model`, or a live diffusers pipeline (its first text encoder).
-    """
-
-    def __init__(self, model: Clip | Model | DiffusionPipeline | str | Path | None) -> None:
-        self._own = loading.load(model) if isinstance(model, (Model, DiffusionPipeline)) else load(model)
-        encoder = self._own.pipe.text_encoder if isinstance(self._own, Model) else self._own.model.text_model
-        self._table = encoder.get_input_embeddings()
-
-    def of(self, word: str) -> Float[Tensor, "tokens width"]:
-        """The vectors of a word's tokens."""
-        prompt = self._own.read(word)
-        ids = [number for number, role in zip(prompt.ids, prompt.roles, strict=True) if role == "word"]
-        if not ids:
-            raise ValueError(f"{word!r} has no token")
-        return self._looked_up(ids)
-
-    def all(self) -> Float[Tensor, "vocabulary width"]:
-        """The whole table, a row per token."""
-        return self._looked_up(range(min(len(self._own.tokenizer), self._table.num_embeddings)))
-
-    def spelt(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Tokens as they are written in the vocabulary."""
-        return tuple(self._own.tokenizer.convert_ids_to_tokens(list(ids)))
-
-    def _looked_up(self, ids: Sequence[int]) -> Tensor:
-        # By `forward`, which brings an offloaded table.
-        found: Tensor = self._table.forward(torch.tensor(list(ids), device=self._own.device))
-        return found.detach()
-
-    def __repr__(self) -> str:
-        return f"Vocabulary of {self._own!r}"
 
 
 def _resized(images: Tensor, size: Any, resample: int) -> Tensor:
@@ -285,8 +246,10 @@ def _resized(images: Tensor, size: Any, resample: int) -> Tensor:
         raise ValueError(
             f"tensors are resized by {known}; this CLIP asks for {Image.Resampling(resample).name.lower()}"
         )
-    resized = F.interpolate(images, size=new, mode=INTERPOLATION[Image.Resampling(resample)], antialias=True)
-    return resized.clamp(0, 1)  # as a picture of whole grey levels is
+    mode = INTERPOLATION[Image.Resampling(resample)]
+    for to in ((height, new[1]), new):  # as PIL: in one direction, then the other, each time within what pixels can be
+        images = F.interpolate(images, size=to, mode=mode, antialias=True).clamp(0, 1)
+    return images
 
 
 def _pil(picture: Any) -> Image.Image:

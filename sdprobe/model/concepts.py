@@ -120,5 +120,5 @@ def _refuse_known(token: str, names: tuple[str, ...], tokenizer: Any) -> None:
     if there or len(read) == 1:
         raise ValueError(
             f"the tokenizer has a token {(there or read)[0]!r} already, so {token!r} cannot be a concept's: give it "
-            f"another, such as UseConcept(concept, token='<my-{token.strip('<>')}>')"
+            f"another, such as '<my-{token.strip('<>')}>'"
         )

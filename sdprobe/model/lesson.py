@@ -22,6 +22,7 @@ from sdprobe.run import Run, Settings
 from sdprobe.transform.use_concept import UseConcept
 
 ENCODER = "text_encoder"
+STATE = ("vectors", "optimiser", "random", "losses")
 
 
 class Lesson:
@@ -52,9 +53,9 @@ class Lesson:
             images_per_prompt=1,
         )
         self.stage = model.staged(fresh_scheduler(model.pipe, None), self.settings, use.brings)
-        self.process, self.x0, self.batch = process, x0.cpu(), batch
+        self.process, self.x0, self.batch, self.device = process, x0.cpu(), batch, model.device
         # Leaves of the graph, one for each token: the vectors the run would read, but with their gradient.
-        first = begun.vectors[ENCODER].to(model.device)
+        first = begun.vectors[ENCODER].to(self.device)
         self.leaves = [vector.clone().requires_grad_() for vector in first]
         self.lengths = first.norm(dim=-1)
         numbers = self.stage.brought[ENCODER].vectors
@@ -72,15 +73,17 @@ class Lesson:
         x0 = self.x0[torch.randint(len(self.x0), (self.batch,), generator=drawn)]
         prompts = [self.prompts[i] for i in torch.randint(len(self.prompts), (self.batch,), generator=drawn)]
         spread = (torch.arange(self.batch) + torch.rand(self.batch, generator=drawn)) / self.batch
-        timesteps = (spread * len(self.process.levels)).long()
+        count = len(self.process.levels)
+        timesteps = (spread * count).long().clamp(max=count - 1)  # the last share may be rounded up to 1
         x_t, target = self.process.noised(x0, torch.randn(x0.shape, generator=drawn), timesteps)
         with torch.enable_grad():
-            loss = (self._predicted(x_t, timesteps, prompts) - target.to(self.stage.device)).square().mean()
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"the loss of step {len(self.losses)} is {loss.item()}: lower lr, or load the model in float32"
-                )
+            loss = (self._predicted(x_t, timesteps, prompts) - target.to(self.device)).square().mean()
             gradients = torch.autograd.grad(loss, self.leaves)
+        if not all(x.isfinite().all() for x in (loss, *gradients)):
+            raise FloatingPointError(
+                f"the loss of step {len(self.losses)} is {loss.item()}, or its gradient is no number: lower lr, or "
+                f"load the model in float32"
+            )
         for leaf, gradient in zip(self.leaves, gradients, strict=True):
             leaf.grad = gradient
         self.optimiser.step()
@@ -90,24 +93,23 @@ class Lesson:
         self.losses.append(loss.item())
 
     def _predicted(self, x_t: Tensor, timesteps: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        run = Run(self.stage, self.settings, prompts, [self.stage.read("")] * self.batch)
+        run = Run(self.stage, self.settings, prompts, prompts)  # only the captions' side of it is encoded
         with self.stage.knowing():
             conditioning = self.stage.encode(run, Hooks(), ("cond",))
-        rows = x_t.to(self.stage.device, self.stage.denoiser.dtype)
-        return self.stage.predict(rows, timesteps.to(self.stage.device), conditioning).float()
+        rows = x_t.to(self.device, self.stage.denoiser.dtype)
+        return self.stage.predict(rows, timesteps.to(self.device), conditioning).float()
 
     def vectors(self) -> Float[Tensor, "vectors width"]:
+        """The vectors as they now are."""
         return torch.stack(self.leaves).detach().cpu()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "vectors": self.vectors(),
-            "optimiser": self.optimiser.state_dict(),
-            "random": self.generator.get_state(),
-            "losses": self.losses,
-        }
+        """All that the next step depends on and the steps so far have changed, by the names in `STATE`."""
+        own = (self.vectors(), self.optimiser.state_dict(), self.generator.get_state(), self.losses)
+        return dict(zip(STATE, own, strict=True))
 
     def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
         with torch.no_grad():
             for leaf, vector in zip(self.leaves, state["vectors"], strict=True):
                 leaf.copy_(vector)

@@ -77,7 +77,7 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
     if dtype is not None:
         options = {**options, "torch_dtype": dtype}
     if source is None:
-        with _without_bars():
+        with without_bars():
             return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
     path = Path(source).expanduser()
     if path.is_file():
@@ -92,7 +92,7 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """No loading bars for a model of a few megabytes, whatever is set; everything is set back afterwards."""
     logs = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in logs:

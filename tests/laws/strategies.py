@@ -88,6 +88,10 @@ builtin = st.sampled_from(
         sdprobe.SelfAttentionMaps,
         sdprobe.LatentRecorder,
         lambda: sdprobe.ReplaceToken("circle", with_="square"),
+        lambda: sdprobe.MixTokens({"red": 0.5, "star": 0.5}, at="red"),
+        lambda: sdprobe.MixPrompts({"a star": 0.5, "a ring": 0.5}),
+        lambda: sdprobe.only(sdprobe.ReplaceToken("circle", with_="square"), steps={1}),
+        lambda: sdprobe.only(sdprobe.ScaleToken("red", 0.5), sites="mid_block.*"),
         lambda: sdprobe.AttentionMaps(rows="cond", keep=("step", "layer", "head")),
     ]
 ).map(lambda make: make())

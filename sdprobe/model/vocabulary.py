@@ -1,0 +1,53 @@
+"""The table a text encoder looks its tokens up in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.model import clip, loading
+from sdprobe.model.base import Model
+from sdprobe.model.clip import Clip
+
+
+class Vocabulary:
+    """What a text encoder knows tokens by: their spellings, and the vector of each in its table.
+
+    Args:
+        model: a `Clip`, what `sdprobe.clip.load` makes one of, a `Model`, or a live diffusers pipeline. Of the last two
+            the first text encoder is taken.
+    """
+
+    def __init__(self, model: Clip | Model | DiffusionPipeline | str | Path | None) -> None:
+        self._own = loading.load(model) if isinstance(model, (Model, DiffusionPipeline)) else clip.load(model)
+        encoder = self._own.pipe.text_encoder if isinstance(self._own, Model) else self._own.model.text_model
+        self._table = encoder.get_input_embeddings()
+
+    def of(self, word: str) -> Float[Tensor, "tokens width"]:
+        """The vectors of a word's tokens."""
+        prompt = self._own.read(word)
+        ids = [number for number, role in zip(prompt.ids, prompt.roles, strict=True) if role == "word"]
+        if not ids:
+            raise ValueError(f"{word!r} has no token")
+        return self._looked_up(ids)
+
+    def all(self) -> Float[Tensor, "vocabulary width"]:
+        """The whole table, a row per token."""
+        return self._looked_up(range(min(len(self._own.tokenizer), self._table.num_embeddings)))
+
+    def spelt(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Tokens as they are written in the vocabulary."""
+        return tuple(self._own.tokenizer.convert_ids_to_tokens(list(ids)))
+
+    def _looked_up(self, ids: Sequence[int]) -> Tensor:
+        # By `forward`, which brings an offloaded table.
+        found: Tensor = self._table.forward(torch.tensor(list(ids), device=self._own.device))
+        return found.detach()
+
+    def __repr__(self) -> str:
+        return f"Vocabulary of {self._own!r}"
