@@ -51,7 +51,8 @@ text = [
     sdprobe.NoisePrompt(0.1),
     sdprobe.ReadLayer(1),
 ]
-run(model, *text, *(sdprobe.only(hook, steps={1}, sites="mid_block.*") for hook in text), sdprobe.only(latents, steps={0}))
+limited = [sdprobe.only(hook, steps={1}, sites="mid_block.*") for hook in text]
+run(model, *text, *limited, sdprobe.only(latents, steps={0}))
 concept = sdprobe.learn_concept(
     model, np.zeros((16, 16, 3), np.uint8), "<x>", init_word="red", vectors=2, steps=2, batch=2, progress=False
 )

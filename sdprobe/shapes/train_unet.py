@@ -79,7 +79,10 @@ class Float32Attention:
 
 @torch.no_grad()
 def encode_scenes(vae: AutoencoderKL, tokenizer: CLIPTokenizer, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Latents `[count, 4, 16, 16]` and caption ids `[count, 32]` of the scenes of so many seeds; every other is of two."""
+    """Latents `[count, 4, 16, 16]` and caption ids `[count, 32]` of the scenes of so many seeds.
+
+    Every other scene is of two objects; of the rest as many as `scene` draws.
+    """
     noise = torch.Generator().manual_seed(first)
     latents: list[Tensor] = []
     captions: list[str] = []
