@@ -1,16 +1,20 @@
 """sdprobe: look inside a latent diffusion model, or meddle with it, through small composable hooks."""
 
 from sdprobe import clip as clip
+from sdprobe import losses as losses
 from sdprobe.attention import Attention
+from sdprobe.autoencoder import Encoded, Sizes, decode, encode, psnr, sizes
 from sdprobe.compose import Hooks
 from sdprobe.concept import Concept, load_concept
 from sdprobe.embeddings import Embeddings, embed
 from sdprobe.film import Film, film
 from sdprobe.heatmap import HeatMap
 from sdprobe.hook import Observer, Transform
+from sdprobe.inversion import Inversion, invert, look
 from sdprobe.learn import learn_concept
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
+from sdprobe.noising import add_noise
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.latents import LatentRecorder
@@ -25,10 +29,13 @@ from sdprobe.registry import create
 from sdprobe.restart import resume
 from sdprobe.run import Row, Run, Settings, Site, State, Step, Text
 from sdprobe.sampler import sample
+from sdprobe.schedule import Schedule, schedule
+from sdprobe.side_by_side import side_by_side
 from sdprobe.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.guidance import Guidance
 from sdprobe.transform.inpaint import Inpaint
+from sdprobe.transform.loss_guidance import LossGuidance
 from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.noise_prompt import NoisePrompt
@@ -49,6 +56,15 @@ __all__ = [
     "embed",
     "load_concept",
     "learn_concept",
+    "schedule",
+    "side_by_side",
+    "add_noise",
+    "encode",
+    "decode",
+    "psnr",
+    "sizes",
+    "invert",
+    "look",
     "only",
     "resume",
     "film",
@@ -72,11 +88,16 @@ __all__ = [
     "NoisePrompt",
     "ReadLayer",
     "UseConcept",
+    "LossGuidance",
     "Guidance",
     "RescaleGuidance",
     "Inpaint",
     "Attention",
     "Concept",
+    "Encoded",
+    "Inversion",
+    "Schedule",
+    "Sizes",
     "Embeddings",
     "Film",
     "HeatMap",

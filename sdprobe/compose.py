@@ -68,6 +68,9 @@ class Hooks:
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         return self._pass("noise_pred", x, step)
 
+    def sample(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("sample", x, step)
+
     def final_latents(self, x: Tensor, run: Run) -> Tensor:
         return self._pass("final_latents", x, run)
 
@@ -234,6 +237,8 @@ def _call(hook: Hook, point: str, *args: Any) -> Any:
 def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
     step = place.step if isinstance(place, Site) else place
     around = (step.latents,) if isinstance(step, Step) else ()
+    if isinstance(step, Step) and step.model_output is not None:
+        around = (*around, step.model_output)
     if isinstance(value, torch.Tensor):
         return (value, *around)
     return (*value.tensors(), *around) if isinstance(value, Attention) else around

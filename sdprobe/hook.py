@@ -12,6 +12,7 @@ point                               value                                       
 ``activation(x, site)``             a named module's output                        `sdprobe.Site`
 ``model_output(x, step)``           ``[rows, channels, h, w]``, before guidance    `sdprobe.Step`
 ``noise_pred(x, step)``             ``[images, channels, h, w]``, after guidance   `sdprobe.Step`
+``sample(x, step)``                 x_t again, as the scheduler is given it        `sdprobe.Step`
 ``final_latents(x, run)``           ``[images, channels, h, w]``                   `sdprobe.Run`
 ``image(x, run)``                   ``[images, 3, H, W]`` in [0, 1]                `sdprobe.Run`
 ==================================  =============================================  ===================
@@ -44,6 +45,7 @@ POINTS = (
     "activation",
     "model_output",
     "noise_pred",
+    "sample",
     "final_latents",
     "image",
 )
@@ -105,6 +107,7 @@ class Observer:
     def activation(self, x: Tensor, site: Site) -> None: ...
     def model_output(self, x: Tensor, step: Step) -> None: ...
     def noise_pred(self, x: Tensor, step: Step) -> None: ...
+    def sample(self, x: Tensor, step: Step) -> None: ...
     def final_latents(self, x: Tensor, run: Run) -> None: ...
     def image(self, x: Tensor, run: Run) -> None: ...
     def finish(self, run: Run) -> None: ...
@@ -164,6 +167,9 @@ class Transform:
         return x
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        return x
+
+    def sample(self, x: Tensor, step: Step) -> Tensor:
         return x
 
     def final_latents(self, x: Tensor, run: Run) -> Tensor:

@@ -76,6 +76,23 @@ class Text:
 
 
 @dataclass(frozen=True)
+class State:
+    """Where a run stands before a step: all that the loop needs to go on from there.
+
+    Args:
+        index: the step's number.
+        latents: x_t as it enters the step, ``[images, channels, h, w]``.
+        scheduler: a copy of the run's scheduler, with what it remembers of the steps before.
+        generator: a copy of what the noise is drawn from: one generator, or one per image.
+    """
+
+    index: int
+    latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
+    scheduler: Any = field(repr=False)
+    generator: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Step:
     """Where we are in the loop.
 
@@ -83,20 +100,29 @@ class Step:
         index: 0 is the first step, at the highest noise.
         total: how many steps there are (calls of the denoiser).
         timestep: the scheduler's own number for the noise level.
-        sigma: noise over signal, σ = sqrt((1 - ᾱ) / ᾱ).
+        sigma: noise over signal, σ = sqrt((1 - ᾱ) / ᾱ); of a flow its own σ, in [0, 1].
+        signal: how much of the picture is in the latents, x_t = signal · x0 + noise · ε, in the scheduler's own scale.
+        noise: how much of the noise.
         latents: x_t, ``[images, channels, h, w]``, in the scheduler's own scale.
         rows: what each row of the denoiser's batch is.
         run: the run.
+        model_output: at ``noise_pred``, what the denoiser returned for every row, as the hooks at ``model_output`` left
+            it; None before.
     """
 
     index: int
     total: int
     timestep: float
     sigma: float
+    signal: float = field(repr=False)
+    noise: float = field(repr=False)
     latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
     rows: tuple[Row, ...] = field(repr=False)
     run: Run = field(repr=False)
     to_denoised: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    to_output: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    to_state: Callable[[Tensor], State] = field(repr=False)
+    model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
 
     def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
         """Predicted x0: the clean latents this output of the denoiser speaks of, at this step.
@@ -104,6 +130,23 @@ class Step:
         Right for the run's scheduler and prediction type; differentiable; never advances the scheduler.
         """
         return self.to_denoised(noise_pred, self.latents)
+
+    def output_for(
+        self, x0: Shaped[Tensor, "images channels h w"], latents: Shaped[Tensor, "images channels h w"]
+    ) -> Shaped[Tensor, "images channels h w"]:
+        """What the denoiser would have to say of these latents to predict this x0: `denoised` the other way round.
+
+        It is linear: for a change of x0 and of the latents, it is the change of ``noise_pred``.
+        """
+        return self.to_output(x0, latents)
+
+    def rows_of(self, role: Role) -> slice | list[int]:
+        """Where the rows of a role stand, in the order of their images: ``x[step.rows_of("uncond")]``."""
+        return rows_of(self.rows, role)
+
+    def state(self) -> State:
+        """A copy of where the run now stands; at ``latents``, of where it stood before any hook of this step."""
+        return self.to_state(self.latents)
 
 
 @dataclass(frozen=True)
@@ -150,7 +193,7 @@ class Settings:
     """Everything that decides a run but its model and its hooks; every value is filled in.
 
     Sizes are in pixels; ``seed`` is one number, or one per image; ``scheduler`` is a class name of diffusers.
-    ``strength`` is None in a run from pure noise.
+    ``strength`` is None in a run from pure noise; one from a picture leaves out the first ``start_step`` steps.
     """
 
     prompt: tuple[str, ...]
@@ -163,6 +206,7 @@ class Settings:
     width: int
     images_per_prompt: int
     strength: float | None = None
+    start_step: int = 0
 
     @property
     def images(self) -> int:
@@ -181,6 +225,7 @@ class Run:
         images: the pictures (PIL), in the order prompt by prompt.
         latents: the final latents ``[images, channels, h, w]``, None until the loop has ended.
         coverage: which attention sites were asked for and seen.
+        resumed_at: the step it began at; 0 but for a run that goes on from another.
         records: each hook given, with this run's own copy of it.
         names: the hooks that were given by name.
     """
@@ -199,6 +244,7 @@ class Run:
         self.images: list[Image] = []
         self.latents: torch.Tensor | None = None
         self.coverage = Coverage()
+        self.resumed_at = 0
         self.records: list[tuple[object, Any]] = []
         self.names: dict[str, object] = {}
 
@@ -232,5 +278,6 @@ class Run:
         texts = ", ".join(repr(text) for text in s.prompt)
         return (
             f"Run({texts}, {s.images} image{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps of "
-            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {s.seed})"
+            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {s.seed}"
+            f"{f', from step {self.resumed_at}' * bool(self.resumed_at)})"
         )

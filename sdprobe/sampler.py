@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,20 +11,23 @@ from torch import Tensor
 
 from sdprobe.compose import Hook, Hooks
 from sdprobe.model.base import Model, generators
+from sdprobe.model.copies import copied_generator
 from sdprobe.model.loading import load
 from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.model.settings import Seed, fill
 from sdprobe.model.taps import Taps
 from sdprobe.observe.progress import Progress
 from sdprobe.registry import resolve
-from sdprobe.run import Run
+from sdprobe.run import Run, Settings, State
+
+Given = Iterable[Hook | Hooks | str] | Hook | Hooks | str
 
 
 def sample(
     model: Model | Any,
     prompt: str | Sequence[str],
     *,
-    hooks: Iterable[Hook | Hooks | str] | Hook | Hooks | str = (),
+    hooks: Given = (),
     negative_prompt: str | Sequence[str] | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
@@ -35,6 +39,7 @@ def sample(
     latents: Tensor | None = None,
     image: Any = None,
     strength: float | None = None,
+    start_step: int | None = None,
     progress: bool = True,
 ) -> Run:
     """Make pictures of a prompt, past the hooks.
@@ -60,21 +65,21 @@ def sample(
         guidance_scale: classifier-free guidance; 1 and below is none.
         seed: a number ``k`` gives what the pipeline gives for ``torch.Generator("cpu").manual_seed(k)``; a list is
             one per image. None draws one, which `run.seed` tells.
-        scheduler: a class that fits the pipeline, its name (``"DDIM"``), or an instance to take the configuration of.
+        scheduler: a class that fits the pipeline, its name (``"DDIM"``, ``"Euler"``), or an instance to take the
+            configuration of.
         height: pixels, a multiple of 8.
         width: pixels, a multiple of 8.
         images_per_prompt: how many pictures of each prompt.
         latents: the initial noise ``[images, channels, h, w]``, of unit variance, in place of the seed's.
         image: a picture to start from, or one per prompt (image-to-image).
-        strength: how much of the picture to replace, in (0, 1].
+        strength: how much of the picture to replace, in (0, 1]: the share of the steps that are taken.
+        start_step: the step to enter with the picture, counted from 0, in place of ``strength``.
         progress: show a bar.
 
     Raises:
         ValueError: for a setting that cannot be, before anything runs.
     """
     model = load(model) if not isinstance(model, Model) else model
-    stack, by_name = resolve(hooks)
-    stack = Hooks(stack, Progress()) if progress else stack
     own_scheduler = fresh_scheduler(model.pipe, scheduler)
     settings = fill(
         model,
@@ -90,20 +95,39 @@ def sample(
         latents=latents,
         image=image,
         strength=strength,
+        start_step=start_step,
     )
+    return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
+
+
+def loop(
+    model: Model,
+    settings: Settings,
+    hooks: Given,
+    scheduler: Any,
+    *,
+    latents: Tensor | None = None,
+    image: Any = None,
+    state: State | None = None,
+    progress: bool = True,
+) -> Run:
+    """The loop itself: from noise, from a picture, or from where another run stood."""
+    stack, by_name = resolve(hooks)
+    stack = Hooks(stack, Progress()) if progress else stack
     with model.turn(), torch.inference_mode(False), torch.no_grad(), model.frozen(stack.needs_grad):
-        stage = model.staged(own_scheduler, settings, stack.brings)
+        stage = model.staged(scheduler, settings, stack.brings, state)
         run = Run(
             model, settings, *(tuple(map(stage.read, texts)) for texts in (settings.prompt, settings.negative_prompt))
         )
         run.names = dict(by_name)
-        generator = generators(settings.seed)
+        run.resumed_at = stage.begin
+        generator = generators(settings.seed) if state is None else copied_generator(state.generator)
         with stage.knowing(), stack.opened(run) as live:
             taps = Taps(stage.denoiser, stage.attention_kind, live, stage.grids(settings).get, run.coverage)
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)
-            x = stage.start_latents(settings, generator, latents, image)
-            for step_at in stage.steps(run, roles):
+            x = stage.start_latents(settings, generator, latents, image) if state is None else state.latents
+            for step_at in stage.steps(run, roles, generator):
                 x = live.latents(x, step_at(x))
                 x = x.detach().requires_grad_(live.needs_grad)
                 step = step_at(x)
@@ -112,8 +136,10 @@ def sample(
                         output = stage.denoise(x, step, conditioning)
                     output = live.model_output(output, step)
                     noise_pred = stage.guide(output, step.rows, settings.guidance_scale)
+                    step = replace(step, model_output=output)
                     noise_pred = live.noise_pred(noise_pred, step)
-                x = stage.advance(noise_pred.detach(), step, x.detach(), generator)
+                x = live.sample(x.detach(), step)
+                x = stage.advance(noise_pred.detach(), step, x, generator)
             run.latents = live.final_latents(x, run)
             picture = live.image(stage.decode(run.latents, generator), run)
             run.images = stage.pictures(picture)

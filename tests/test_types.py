@@ -18,6 +18,7 @@ jaxtyping.install_import_hook("sdprobe", "beartype.beartype")
 import numpy as np
 import torch
 import sdprobe
+from PIL import Image
 from tests.laws.strategies import affine, run, same, seen
 from tests.tiny import stable_diffusion
 from sdprobe.hook import POINTS
@@ -57,6 +58,19 @@ concept = sdprobe.learn_concept(
     model, np.zeros((16, 16, 3), np.uint8), "<x>", init_word="red", vectors=2, steps=2, batch=2, progress=False
 )
 run(model, sdprobe.UseConcept(concept), prompt="a <x> circle")
+for name in ("DDIM", "LMS", "LCM", "KDPM2Ancestral", "TCD"):
+    table = sdprobe.schedule(model, 4, name)
+    table.alphas, table.snr, table.step_sizes, str(table), table._repr_html_()
+table.plot(sdprobe.schedule(model, 3))
+encoded = sdprobe.encode(model, np.zeros((16, 24, 3), np.uint8))
+encoded.sample(1), encoded.sample([1]), encoded.channels(), encoded.std, repr(encoded), sdprobe.sizes(model, 9, 9)
+sdprobe.psnr(sdprobe.decode(model, encoded.mean), encoded.pixels)
+sdprobe.add_noise(model, encoded.mean, 1, steps=3), sdprobe.add_noise(model.pipe, encoded.mean, timestep=3)
+picture = Image.new("RGB", (25, 18))
+back = sdprobe.invert(model, picture, "a star", steps=2, progress=False)
+back.psnr(back.sample(progress=False)), repr(back)
+sdprobe.look(model, np.zeros((16, 16, 3), np.uint8), ["a star"] * 2, 5, seed=[1, 2], hooks=[maps])
+sdprobe.side_by_side(model, "a", rows={"scheduler": ["DDIM"]}, columns={"steps": [1, 2]})
 near = sdprobe.clip.similarity(torch.rand(2, 3, 20, 24), ["a red circle", "a star"])
 near.plot(), near.best, near.logits, near.probabilities, repr(near)
 own = sdprobe.clip.load()

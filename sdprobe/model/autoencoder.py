@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from PIL import Image
@@ -19,17 +21,20 @@ class Posterior(NamedTuple):
     shift: float
 
 
-def pixels_of(processor: Any, images: Any) -> Float[Tensor, "images 3 height width"]:
-    """Pictures in [-1, 1]; sides that do not fit the autoencoder's grid are scaled down to it.
+def pixels_of(
+    processor: Any, images: Any, height: int | None = None, width: int | None = None
+) -> Float[Tensor, "images 3 height width"]:
+    """Pictures in [-1, 1], scaled to a size or left at theirs; sides are brought down to the autoencoder's grid.
 
     Raises ValueError for what is no picture, for several of different sizes, and for one smaller than one latent.
     """
-    given = _tensor(images) if isinstance(images, Tensor) else _pictures(images)
-    height, width = given.shape[-2:] if isinstance(given, Tensor) else (given[0].height, given[0].width)
+    given = _tensor(images) if isinstance(images, Tensor) else pictures_of(images)
+    own = given.shape[-2:] if isinstance(given, Tensor) else (given[0].height, given[0].width)
     factor = processor.config.vae_scale_factor
+    height, width = own[0] if height is None else height, own[1] if width is None else width
     if min(height, width) < factor:
         raise ValueError(f"a picture of {height}×{width} px is too small: each side is {factor} px or more")
-    pixels: Tensor = processor.preprocess(given)
+    pixels: Tensor = processor.preprocess(given, height - height % factor, width - width % factor)
     return pixels
 
 
@@ -42,14 +47,24 @@ def _tensor(images: Tensor) -> Tensor:
     return images
 
 
-def _pictures(images: Any) -> list[Image.Image]:
-    found = [images] if isinstance(images, Image.Image) else list(images)
+def pictures_of(images: Any) -> list[Image.Image]:
+    """Pictures however they are given, in RGB and of one size. Raises ValueError for anything else."""
+    one = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    given: Iterable[Any] = [images] if one else images if isinstance(images, Iterable) else ()
+    found = [Image.fromarray(own) if _is_array(own) else own for own in given]
     if not found or not all(isinstance(picture, Image.Image) for picture in found):
-        raise ValueError(f"pictures are PIL images, a list of them, or a tensor in [0, 1]; not {type(images).__name__}")
+        raise ValueError(
+            f"pictures are PIL images, arrays [height, width, 3] of bytes, a list of them, or a tensor in [0, 1]; "
+            f"not {type(images).__name__}"
+        )
     if len({picture.size for picture in found}) > 1:
         sizes = ", ".join(f"{picture.height}×{picture.width}" for picture in found)
         raise ValueError(f"pictures that are encoded together have one size; these have {sizes}")
     return [picture.convert("RGB") for picture in found]
+
+
+def _is_array(own: Any) -> bool:
+    return isinstance(own, np.ndarray) and own.dtype == np.uint8 and own.ndim == 3 and own.shape[2] == 3
 
 
 def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
@@ -60,3 +75,13 @@ def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Po
     else:  # a distilled autoencoder gives the latents alone
         mean, std = found.latents, torch.zeros_like(found.latents)
     return Posterior(mean, std, vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+def picture_of(vae: Any, latents: Shaped[Tensor, "images channels h w"]) -> Float[Tensor, "images 3 height width"]:
+    """Latents in the denoiser's scale as pictures in [0, 1], which gradients pass.
+
+    A pixel that had to be cut off at 0 or 1 passes its gradient all the same: else nothing could bring it back.
+    """
+    unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
+    pixels: Tensor = vae.decode(unscaled, return_dict=False)[0].float() / 2 + 0.5
+    return pixels.detach().clamp(0, 1) + (pixels - pixels.detach())

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -26,19 +24,20 @@ from torch import Tensor, nn
 
 from sdprobe.compose import Hooks
 from sdprobe.concept import Concept
-from sdprobe.model.autoencoder import Posterior, pixels_of, posterior_of
+from sdprobe.model.autoencoder import Posterior, picture_of, pixels_of, posterior_of
+from sdprobe.model.checkpointing import checkpointed
 from sdprobe.model.concepts import Brought, bring
+from sdprobe.model.copies import copied_generator, copied_scheduler
 from sdprobe.model.encoding import States
-from sdprobe.model.prediction import Level, denoised, level_at
+from sdprobe.model.linear_rgb import linear_rgb
+from sdprobe.model.prediction import Level, denoised, level_at, output_for
 from sdprobe.model.reading import read
+from sdprobe.model.turns import turn
 from sdprobe.prompt import Prompt
-from sdprobe.run import Role, Row, Run, Settings, Step, rows_of
+from sdprobe.run import Role, Row, Run, Settings, State, Step, rows_of
 
 Latents = Shaped[Tensor, "images channels h w"]
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which cannot be checked as a run goes
-
-# Runs on one network take turns, through whichever pipelines and models they reach it.
-_turns: WeakKeyDictionary[nn.Module, _Turn] = WeakKeyDictionary()
 
 
 class Model(ABC):
@@ -52,7 +51,7 @@ class Model(ABC):
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
-        self.first = 0
+        self.first = self.begin = 0
         self.brought: Mapping[str, Brought] = MappingProxyType({})
 
     # What the loop asks for, in its order.
@@ -146,31 +145,51 @@ class Model(ABC):
         factor = self.pipe.vae_scale_factor
         return settings.height // factor, settings.width // factor
 
-    def pixels(self, images: Any) -> Float[Tensor, "images 3 height width"]:
-        """Pictures in [-1, 1], as the autoencoder is given them: sides brought down to what fits its grid."""
-        return pixels_of(self.pipe.image_processor, images).to(self.device, self.pipe.vae.dtype)
+    def pixels(
+        self, images: Any, height: int | None = None, width: int | None = None
+    ) -> Float[Tensor, "images 3 height width"]:
+        """Pictures in [-1, 1], as the autoencoder is given them, at a size asked for or their own."""
+        return pixels_of(self.pipe.image_processor, images, height, width).to(self.device, self.pipe.vae.dtype)
 
     def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
         """What the autoencoder says of pictures in [-1, 1]: the distribution of their latents, in its own scale."""
         return posterior_of(self.pipe.vae, pixels)
 
+    def linear_rgb(self, x: Latents) -> Float[Tensor, "images 3 h w"]:
+        """Small pictures in [0, 1] without the decoder: fast, one pixel for each place of the latents."""
+        return linear_rgb(self, x)
+
+    def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
+        """Pictures in [0, 1] that gradients pass, by the decoder alone: no safety checker looks at them."""
+        return picture_of(self.pipe.vae, x0)
+
+    def checkpointed(self) -> AbstractContextManager[None]:
+        """While this is open, gradients through the denoiser cost less memory and more time."""
+        return checkpointed(self.denoiser)
+
     def staged(
-        self: Kind, scheduler: Any, settings: Settings, words: Mapping[str, Concept] = MappingProxyType({})
+        self: Kind,
+        scheduler: Any,
+        settings: Settings,
+        words: Mapping[str, Concept] = MappingProxyType({}),
+        state: State | None = None,
     ) -> Kind:
         """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps.
 
         Where words are brought, it also has a tokenizer of its own; while `knowing` is open, the encoders know them.
+        With a state, the scheduler is that of the state, and the steps begin there.
         """
         stage = copy.copy(self)
         stage.pipe = copy.copy(self.pipe)
         stage.pipe.scheduler = scheduler
         stage.brought = bring(stage.pipe, words)
+        stage.first = settings.start_step * scheduler.order
+        if state is not None:
+            stage.begin = state.index
+            return stage
         scheduler.set_timesteps(settings.steps, device=self.device)
-        if settings.strength is not None:  # image-to-image leaves the first steps out
-            made = min(int(settings.steps * settings.strength), settings.steps)
-            stage.first = (settings.steps - made) * scheduler.order
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(stage.first)
+        if settings.strength is not None and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(stage.first)
         return stage
 
     @contextmanager
@@ -181,19 +200,33 @@ class Model(ABC):
                 given.enter_context(brought.given_to(getattr(self.pipe, name).get_input_embeddings()))
             yield
 
-    def steps(self, run: Run, roles: Sequence[Role]) -> Iterator[Callable[[Latents], Step]]:
+    def steps(self, run: Run, roles: Sequence[Role], generator: Any) -> Iterator[Callable[..., Step]]:
         """Every step of the run, as what makes the `Step` once given its latents."""
         scheduler = self.pipe.scheduler
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
         timesteps = scheduler.timesteps[self.first :]
-        for index, timestep in enumerate(timesteps):
+        for index in range(self.begin, len(timesteps)):
             level = level_at(scheduler, self.first + index)
 
             def to_denoised(output: Tensor, sample: Tensor, level: Level = level) -> Tensor:
                 return denoised(scheduler, output, sample, level)
 
-            where = (index, len(timesteps), float(timestep), float(level.sigma))
-            yield partial(Step, *where, rows=rows, run=run, to_denoised=to_denoised)
+            def to_output(x0: Tensor, sample: Tensor, level: Level = level) -> Tensor:
+                return output_for(scheduler, x0, sample, level)
+
+            def to_state(x: Tensor, index: int = index) -> State:
+                return State(index, x.detach().clone(), copied_scheduler(scheduler), copied_generator(generator))
+
+            where = (float(level.sigma), float(level.signal), float(level.noise))
+            yield partial(
+                Step,
+                *(index, len(timesteps), float(timesteps[index]), *where),
+                rows=rows,
+                run=run,
+                to_denoised=to_denoised,
+                to_output=to_output,
+                to_state=to_state,
+            )
 
     def timestep(self, step: Step) -> Tensor:
         """The scheduler's own number for a step, as the tensor the network and the scheduler are given."""
@@ -224,12 +257,11 @@ class Model(ABC):
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for this model to be free. A run started from inside a hook of the same model is refused."""
-        parts = {id(part): part for part in self.pipe.components.values() if isinstance(part, nn.Module)}
-        with ExitStack() as taken:
-            for _, part in sorted(parts.items()):  # always in one order, or two runs could wait for each other
-                taken.enter_context(_turns.setdefault(getattr(part, "_orig_mod", part), _Turn()).taken())
-            taken.callback(self.pipe.maybe_free_model_hooks)  # an offloaded model leaves the GPU, as in the pipeline
-            yield
+        with turn({part for part in self.pipe.components.values() if isinstance(part, nn.Module)}):
+            try:
+                yield
+            finally:
+                self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
     @contextmanager
     def frozen(self, freeze: bool) -> Iterator[None]:
@@ -247,26 +279,6 @@ class Model(ABC):
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
         return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
-
-
-class _Turn:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        if self._owner == threading.get_ident():
-            raise RuntimeError(
-                "a run of this model is under way in this very thread: a hook cannot start another run of the model "
-                "it is attached to. Run it before or after, or on a second model"
-            )
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._owner = None
 
 
 def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:

@@ -70,9 +70,13 @@ def _alpha_bar(scheduler: Any, index: int) -> Tensor:
     if not hasattr(scheduler, "alphas_cumprod"):
         kind = type(scheduler).__name__
         raise ValueError(f"{kind} has neither sigmas nor alphas_cumprod: how much noise its latents hold is not known")
+    if hasattr(scheduler, "alpha_bars"):
+        return torch.as_tensor(scheduler.alpha_bars[index])
     name, table, timesteps = type(scheduler).__name__, scheduler.alphas_cumprod, scheduler.timesteps
     ended = index == len(timesteps)
     timestep = int(timesteps[-1] if ended else timesteps[index])
+    if timestep >= len(table):
+        raise ValueError(f"timestep {timestep} lies beyond the {len(table)} of training: take fewer steps")
     stride = scheduler.config.num_train_timesteps // (scheduler.num_inference_steps or len(table))
     if hasattr(scheduler, "initial_alpha_cumprod"):  # upwards: the network is told of the level that is gone to
         before: Tensor = table[timestep - stride] if timestep >= stride else scheduler.initial_alpha_cumprod
@@ -103,6 +107,20 @@ def denoised(
         limit = scheduler.config.get("clip_sample_range", 1.0)
         return x0.clamp(-limit, limit)
     return x0
+
+
+def output_for(
+    scheduler: Any,
+    x0: Shaped[Tensor, "images channels h w"],
+    sample: Shaped[Tensor, "images channels h w"],
+    level: Level,
+) -> Shaped[Tensor, "images channels h w"]:
+    """The model output that predicts this x0 for a sample: the inverse of `denoised`, where nothing is clipped.
+
+    Prediction is linear in output and sample together, so for changes of x0 and sample it gives the output's change.
+    """
+    one = torch.ones((), dtype=sample.dtype, device=sample.device)
+    return (x0 - _predicted(scheduler, 0 * one, sample, level)) / _predicted(scheduler, one, 0 * one, level)
 
 
 def _predicted(scheduler: Any, output: Tensor, sample: Tensor, level: Level) -> Tensor:

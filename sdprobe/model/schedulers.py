@@ -8,8 +8,12 @@ from typing import Any
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers import DDIMInverseScheduler, DDIMScheduler, KarrasDiffusionSchedulers
 
-# Those that a Stable Diffusion pipeline takes, and those not in that list that run on the same configuration.
-SCHEDULERS = frozenset(kind.name for kind in KarrasDiffusionSchedulers) | {
+from sdprobe.model.retracing import CorrectedDDIMInverseScheduler
+
+LISTED = frozenset(kind.name for kind in KarrasDiffusionSchedulers)
+"""What a Stable Diffusion pipeline says it takes."""
+
+SCHEDULERS = LISTED | {
     "DDIMInverseScheduler",
     "DDIMParallelScheduler",
     "DDPMParallelScheduler",
@@ -18,6 +22,7 @@ SCHEDULERS = frozenset(kind.name for kind in KarrasDiffusionSchedulers) | {
     "SASolverScheduler",
     "TCDScheduler",
 }
+"""Those, and what is not in that list but runs on the same configuration."""
 
 
 def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
@@ -43,24 +48,24 @@ def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
 
 
 def fitting(scheduler: Any) -> list[str]:
-    """The classes that can stand in a scheduler's place, by name."""
+    """The classes that can stand in a scheduler's place, by name; the usual ones first."""
     own = {kind.__name__ for kind in (*type(scheduler).__mro__, *scheduler.compatibles)}
     known = {name for name in own if name.endswith("Scheduler") and hasattr(diffusers_schedulers, name)}
-    return sorted(known | SCHEDULERS if known & SCHEDULERS else known)
+    return sorted(known | SCHEDULERS if known & SCHEDULERS else known, key=lambda name: (name not in LISTED, name))
 
 
 def there_and_back(pipe: Any) -> tuple[Any, Any]:
-    """DDIM from picture to noise, and from noise to picture over the very same levels (Song et al. 2020, section 4.3).
+    """DDIM from picture to noise, and from noise to picture over the very same levels.
 
-    The inverse knows no evenly spaced levels that include both ends; such a configuration gets those of training's
-    last level downwards.
+    The inverse knows no levels spread from the first to the last alike; such a configuration gets those from training's
+    last downwards. Nothing is clipped, which could not be undone.
     """
     config = pipe.scheduler.config
     spacing = config.get("timestep_spacing", "leading")
     spacing = spacing if spacing in ("leading", "trailing") else "trailing"
-    back = DDIMScheduler.from_config(config, timestep_spacing=spacing)
+    back = DDIMScheduler.from_config(config, timestep_spacing=spacing, clip_sample=False, thresholding=False)
     known = inspect.signature(DDIMInverseScheduler).parameters  # told of any other option, diffusers warns
-    return DDIMInverseScheduler(**{key: value for key, value in back.config.items() if key in known}), back
+    return CorrectedDDIMInverseScheduler(**{key: value for key, value in back.config.items() if key in known}), back
 
 
 def one_call(pipe: Any, timestep: int) -> Any:

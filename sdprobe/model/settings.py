@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def fill(
     latents: Tensor | None,
     image: Any,
     strength: float | None,
+    start_step: int | None,
 ) -> Settings:
     """The settings of a run on a model; None is the pipeline's own default.
 
@@ -41,18 +43,21 @@ def fill(
         negatives *= len(prompts)
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
+    steps = _whole("steps", model.default("num_inference_steps") if steps is None else steps)
+    strength, start_step = _entered(image, steps, strength, start_step)
     usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
     made = Settings(
         prompt=prompts,
         negative_prompt=negatives,
-        steps=_whole("steps", model.default("num_inference_steps") if steps is None else steps),
+        steps=steps,
         guidance_scale=float(model.default("guidance_scale") if guidance_scale is None else guidance_scale),
         seed=_seed(seed),
         scheduler=scheduler,
         height=usual_height if height is None else height,
         width=usual_width if width is None else width,
         images_per_prompt=images_per_prompt,
-        strength=_strength(image, strength),
+        strength=strength,
+        start_step=start_step,
     )
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
@@ -61,6 +66,26 @@ def fill(
     if any(size is not None and (size % 8 or size < 8) for size in (height, width)):
         raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
     return made
+
+
+def changed(
+    settings: Settings,
+    prompt: str | Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
+    guidance_scale: float | None,
+) -> Settings:
+    """The settings of a run that goes on with other texts, or another scale of guidance."""
+    found: dict[str, Any] = {}
+    for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        if given is not None:
+            texts = _texts(name, given)
+            texts *= len(settings.prompt) if len(texts) == 1 else 1
+            if len(texts) != len(settings.prompt):
+                raise ValueError(f"{len(texts)} texts for {len(settings.prompt)} prompts: give one, or one each")
+            found[name] = texts
+    if guidance_scale is not None:
+        found["guidance_scale"] = float(guidance_scale)
+    return replace(settings, **found)
 
 
 def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
@@ -86,12 +111,22 @@ def _whole(name: str, given: Any) -> int:
         raise ValueError(f"{name} is a whole number, not {given!r}") from None
 
 
-def _strength(image: Any, strength: float | None) -> float | None:
+def _entered(image: Any, steps: int, strength: float | None, start: int | None) -> tuple[float | None, int]:
+    """How much of a picture to replace, and the step to begin at."""
     if image is None:
         if strength is not None:
             raise ValueError("strength says how much of a picture to replace, but no image is given")
-        return None
-    return 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
+        if start is not None:
+            raise ValueError("start_step says where to enter with a picture, but no image is given")
+        return None, 0
+    if start is not None:
+        if strength is not None:
+            raise ValueError("strength and start_step both say where to begin: give one of them")
+        if not 0 <= _whole("start_step", start) < steps:
+            raise ValueError(f"start_step {start} is not one of {steps} steps, counted from 0")
+        return (steps - start) / steps, start
+    strength = 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
+    return strength, steps - min(int(steps * strength), steps)
 
 
 def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> None:
@@ -99,7 +134,7 @@ def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> N
         raise ValueError(f"steps must be 1 or more, not {made.steps}")
     if made.images_per_prompt < 1:
         raise ValueError(f"images_per_prompt must be 1 or more, not {made.images_per_prompt}")
-    if made.strength is not None and not (0 < made.strength <= 1 and int(made.steps * made.strength)):
+    if made.strength is not None and not (0 < made.strength <= 1 and made.start_step < made.steps):
         raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
     if isinstance(made.seed, tuple) and len(made.seed) != made.images:
         raise ValueError(f"{len(made.seed)} seeds for {made.images} images: give one number, or one per image")

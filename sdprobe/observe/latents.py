@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -10,31 +11,39 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.hook import Observer
+from sdprobe.recording import Held, Record, Recording
 from sdprobe.run import Run, Step
 
 Kept = Literal["latents", "noise_pred", "denoised"]
 
 
 class LatentRecorder(Observer):
-    """Keep the latents, and on request the guided noise and predicted x0, of chosen steps on the CPU.
+    """Keep the latents, and on request the guided noise and predicted x0, of chosen steps on the CPU or on disk.
 
     >>> import sdprobe
     >>> recorder = sdprobe.LatentRecorder(every=2, keep=("latents", "denoised"))
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[recorder], steps=5, seed=0, progress=False)
     >>> run[recorder].indices, run[recorder]["latents"].shape, run[recorder].final.shape
     ([0, 2, 4], torch.Size([3, 1, 4, 16, 16]), torch.Size([1, 4, 16, 16]))
+    >>> run[recorder].at(4)["denoised"].shape
+    torch.Size([1, 4, 16, 16])
 
     Args:
         every: every how many steps, counted from the first.
         steps: exactly these step numbers instead.
         keep: what to keep of them: ``"latents"`` (x_t), ``"noise_pred"``, ``"denoised"`` (predicted x0).
         dtype: what to store them as; None keeps their own.
+        folder: write every step to this folder as it is done, and keep none in memory; it is made, or is empty. What
+            was written can also be read by itself, after a run that was killed too: see `Recording`.
 
     Attributes:
         indices: (in a run) the numbers of the steps kept.
         final: (in a run) the final latents ``[images, channels, h, w]``.
 
-    A run's copy indexed with what it kept gives ``[steps, images, channels, h, w]``.
+    A run's copy indexed with what it kept gives ``[steps, images, channels, h, w]``; ``at`` gives one step.
+
+    Raises:
+        ValueError: for what cannot be kept, and in a run for a folder that has something in it.
     """
 
     def __init__(
@@ -43,41 +52,40 @@ class LatentRecorder(Observer):
         steps: Collection[int] | None = None,
         keep: Sequence[Kept] = ("latents",),
         dtype: torch.dtype | None = None,
+        folder: str | Path | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
         if unknown := [name for name in keep if name not in get_args(Kept)]:
             raise ValueError(f"cannot keep {unknown}; what can be kept: {', '.join(get_args(Kept))}")
-        self.every, self.steps, self.keep, self.dtype = every, steps, tuple(keep), dtype
+        self.every, self.steps, self.keep, self.dtype, self.folder = every, steps, tuple(keep), dtype, folder
 
     def start(self, run: Run) -> None:
-        self.indices: list[int] = []
-        self._records: dict[str, list[Tensor]] = {name: [] for name in self.keep}
+        self.record: Record = Held() if self.folder is None else Recording.begun(self.folder)
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
-        if not self._wanted(step.index):
+        if step.index not in self.steps if self.steps is not None else step.index % self.every:
             return
-        self.indices.append(step.index)
-        if "latents" in self.keep:
-            self._store("latents", step.latents)
-        if "noise_pred" in self.keep:
-            self._store("noise_pred", x)
-        if "denoised" in self.keep:
-            self._store("denoised", step.denoised(x))
+        values = {"latents": lambda: step.latents, "noise_pred": lambda: x, "denoised": lambda: step.denoised(x)}
+        self.record.write(step.index, {name: self._kept(values[name]()) for name in self.keep})
 
     def final_latents(self, x: Tensor, run: Run) -> None:
-        self.final = self._kept(x)
+        self.record.write(None, {"latents": self._kept(x)})
+
+    @property
+    def indices(self) -> list[int]:
+        return self.record.indices
+
+    @property
+    def final(self) -> Shaped[Tensor, "images channels h w"]:
+        return self.record.final
+
+    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels h w"]]:
+        """What was kept of one step, by name."""
+        return self.record.at(index)
 
     def __getitem__(self, name: Kept) -> Shaped[Tensor, "steps images channels h w"]:
-        if name not in self.keep:
-            raise KeyError(f"{name!r} was not kept; kept: {', '.join(self.keep)}")
-        return torch.stack(self._records[name])
-
-    def _wanted(self, index: int) -> bool:
-        return index in self.steps if self.steps is not None else index % self.every == 0
-
-    def _store(self, name: str, x: Tensor) -> None:
-        self._records[name].append(self._kept(x))
+        return self.record[name]
 
     def _kept(self, x: Tensor) -> Tensor:
         return x.detach().to(device="cpu", dtype=self.dtype or x.dtype, copy=True)

@@ -32,7 +32,7 @@ class Progress(Observer):
     def noise_pred(self, x: Tensor, step: Step) -> None:
         self.done = step.index + 1
         self.bar.total = step.total  # a second-order scheduler calls the denoiser about twice per step
-        self.bar.update()
+        self.bar.update(self.done - self.bar.n)  # a run that goes on from another begins further on
 
     def finish(self, run: Run) -> None:
         self.bar.close()

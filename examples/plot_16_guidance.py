@@ -1,0 +1,124 @@
+"""
+# Classifier-free guidance
+
+At every step the U-Net is asked twice: what it says of the noisy picture with the prompt, and without. Guidance goes
+from the second towards the first, and beyond it: uncond + scale · (cond − uncond). Scale 0 is no prompt, 1 is the
+prompt alone, and above 1 the difference that the prompt makes is made larger (Ho & Salimans 2022).
+"""
+
+# %%
+# ## How much
+#
+# The same noise under several scales. A low scale leaves the picture to chance, a high one makes colours harder and
+# edges rougher.
+
+import sdprobe
+from sdprobe import Guidance, LatentRecorder, Observer, RescaleGuidance, Statistics, only, plot, sample
+from sdprobe.side_by_side import side_by_side
+
+model = sdprobe.load()
+prompt = "a red circle left of a blue square on a white background"
+side_by_side(model, prompt, rows={"seed": [0, 3]}, columns={"guidance_scale": [1, 2, 5, 10, 20]}, steps=20)
+
+# %%
+# ## The two predictions
+#
+# Every row of the denoiser's batch is labelled. At `noise_pred` a step also holds what the denoiser returned for all
+# rows, so the clean picture that each of the two predictions speaks of can be seen.
+
+
+class Apart(Observer):
+    """Predicted x0 without the prompt, with it, and guided."""
+
+    def start(self, run):
+        self.pictures = []
+
+    def noise_pred(self, x, step):
+        without, prompted = (step.model_output[step.rows_of(role)] for role in ("uncond", "cond"))
+        x0 = [step.denoised(output) for output in (without, prompted, x)]
+        self.pictures.append([model.pictures(model.decode(own, None))[0] for own in x0])
+
+
+apart, statistics = Apart(), Statistics()
+settings = {"steps": 20, "progress": False}
+run = sample(model, prompt, hooks=[apart, statistics], guidance_scale=5.0, seed=0, **settings)
+steps = (0, 3, 6, 9, 12, 15, 19)
+plot.sheet(
+    [[run[apart].pictures[step][i] for step in steps] for i in range(3)],
+    rows=["no prompt", "prompt", "guided, 5"],
+    columns=[f"step {step}" for step in steps],
+)
+
+# %%
+# Without a prompt, too, the U-Net finds the objects once they have begun to show in the noise: from then on the two
+# predictions agree. The cosine between its two outputs, to the right, tells when the prompt matters: early.
+
+run[statistics].plot()
+
+# %%
+# ## When
+#
+# So a scale can be a schedule: `Guidance` takes one number, one for each step, or a function of the step, in place of
+# the run's own. `only` limits it: here guidance is cut off in one half of the steps (Kynkäänniemi et al. 2024).
+
+several = {"seed": [0, 1, 3], "images_per_prompt": 3, "guidance_scale": 5.0} | settings
+schedules = {
+    "5 throughout": [],
+    "steps 0–9": [only(Guidance(1.0), steps=range(10, 20))],
+    "steps 10–19": [only(Guidance(1.0), steps=range(10))],
+    "falling 9 → 1": [Guidance(lambda step: 9 - 8 * step.index / (step.total - 1))],
+    "rising 1 → 9": [Guidance(lambda step: 1 + 8 * step.index / (step.total - 1))],
+}
+runs = [sample(model, prompt, hooks=hooks, **several) for hooks in schedules.values()]
+seeds = [f"seed {seed}" for seed in several["seed"]]
+plot.sheet([[own.images[i] for own in runs] for i in range(3)], rows=seeds, columns=list(schedules))
+
+# %%
+# ## Less glare
+#
+# A high scale makes every prediction larger than the ones the U-Net was trained on. `RescaleGuidance` brings the guided
+# noise back to the standard deviation of the conditional one, in part or all the way (Lin et al. 2023).
+
+from matplotlib.figure import Figure
+
+amounts, recorder = (0.0, 0.2, 0.4, 0.7), LatentRecorder(keep=("denoised",))
+runs = [
+    sample(
+        model,
+        "a yellow ring on a gray background",
+        hooks=[RescaleGuidance(amount), recorder],
+        **several | {"guidance_scale": 12.0},
+    )
+    for amount in amounts
+]
+plot.sheet(
+    [[own.images[i] for own in runs] for i in range(3)],
+    rows=seeds,
+    columns=[f"rescaled by {amount}" for amount in amounts],
+)
+
+# %%
+# The standard deviation of predicted x0 says what it does. It is least where guidance is strongest, early; and rescaled
+# too much, the last steps remove too little noise, which stays in the picture as grain.
+
+figure = Figure(figsize=(5, 3), layout="constrained")
+ax = figure.subplots()
+for own, amount, style in zip(runs, amounts, ("-", "--", "-.", ":"), strict=True):
+    ax.plot(own[recorder]["denoised"].flatten(2).std(2).mean(1), style, color="black", label=f"{amount}")
+ax.set(xlabel="step", ylabel="standard deviation\nof predicted $x_0$", xticks=range(0, 20, 5))
+ax.spines[["top", "right"]].set_visible(False)
+ax.legend(title="rescaled by", frameon=False)
+figure
+
+# %%
+# ## Away from something
+#
+# What stands in the place of “no prompt” is what guidance goes away from. A negative prompt names it.
+
+negatives = ["", "a white background", "a black background", "a red circle", "a blue square"]
+runs = [sample(model, "a red circle left of a blue square", negative_prompt=text, **several) for text in negatives]
+plot.sheet(
+    [[own.images[i] for own in runs] for i in range(3)],
+    rows=seeds,
+    columns=["no negative prompt", *(f"not\n“{text}”" for text in negatives[1:])],
+)

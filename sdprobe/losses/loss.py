@@ -1,0 +1,63 @@
+"""What a loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+Pictures = Float[Tensor, "images 3 height width"]
+PerImage = Float[Tensor, " images"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Loss:
+    """A loss with a name. Call it, add it to another, or give it a weight.
+
+    >>> import torch
+    >>> import sdprobe.losses as losses
+    >>> both = losses.blue() + 0.5 * losses.total_variation()
+    >>> both, both(torch.zeros(2, 3, 8, 8))
+    (blue() + 0.5 * total_variation(), tensor([0.9000, 0.9000]))
+
+    Args:
+        name: what it prints as.
+        of: the function.
+    """
+
+    name: str
+    of: Callable[[Pictures], PerImage] = field(repr=False)
+
+    def __call__(self, pictures: Pictures) -> PerImage:
+        return self.of(pictures)
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(f"{self.name} + {other.name}", lambda pictures: self(pictures) + other(pictures))
+
+    def __mul__(self, weight: float) -> Loss:
+        name = f"({self.name})" if " + " in self.name else self.name
+        return Loss(f"{weight:g} * {name}", lambda pictures: weight * self(pictures))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def as_tensor(picture: Any) -> Pictures:
+    """A given picture, PIL, a uint8 array or a tensor, as ``[1, 3, height, width]`` in [0, 1]."""
+    if isinstance(picture, Tensor):
+        return picture.detach().reshape(-1, *picture.shape[-3:])
+    own = picture.convert("RGB") if isinstance(picture, Image.Image) else picture
+    return torch.from_numpy(np.array(own)).permute(2, 0, 1)[None].float() / 255
+
+
+def said(name: str, arguments: Sequence[object]) -> str:
+    """How a loss prints: as it was made."""
+    return f"{name}({', '.join(map(repr, arguments))})"

@@ -1,0 +1,30 @@
+"""Gradients through a network for less memory: what its blocks hold is computed again when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
+
+
+@contextmanager
+def checkpointed(network: Any) -> Iterator[None]:
+    """While this is open, the network's blocks are checkpointed, where it can; then they are as they were.
+
+    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    """
+    if not getattr(network, "_supports_gradient_checkpointing", False):
+        yield
+        return
+    before = [(module, {name: vars(module)[name] for name in (FLAG, FUNCTION) if name in vars(module)})
+              for module in network.modules()]  # fmt: skip
+    try:
+        network.enable_gradient_checkpointing()
+        yield
+    finally:
+        for module, own in before:
+            for name in (FLAG, FUNCTION):
+                vars(module).pop(name, None)
+            vars(module).update(own)

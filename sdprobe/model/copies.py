@@ -1,0 +1,22 @@
+"""Copies of what changes from step to step: the scheduler's memory and the generators' state."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+
+def copied_scheduler(scheduler: Any) -> Any:
+    """A scheduler that remembers the same, and will step alike."""
+    # A Brownian path does not change by being asked, and its cache does not survive a copy.
+    path = getattr(scheduler, "noise_sampler", None)
+    return copy.deepcopy(scheduler, {id(path): path})
+
+
+def copied_generator(generator: Any) -> Any:
+    """A generator, or several, that will draw the same."""
+    if isinstance(generator, torch.Generator):
+        return generator.clone_state()
+    return [one.clone_state() for one in generator]

@@ -1,0 +1,85 @@
+"""Watch a picture come into being: a small picture of every step, while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+from PIL.Image import Image
+from torch import Tensor
+
+from sdprobe.hook import Observer
+from sdprobe.run import Run, Step
+
+Decoder = Literal["linear", "vae"]
+Shown = Literal["latents", "denoised"]
+
+
+class Preview(Observer):
+    """Pictures of predicted x0, and of the noisy latents, at every step.
+
+    ``"linear"`` is fast: one pixel for each place of the latents, by a linear map to RGB that is fitted once for the
+    model. ``"vae"`` is the model's own decoder, which for a large model can cost as much as the step itself.
+    `sdprobe.only` limits it to some steps.
+
+    >>> import sdprobe
+    >>> preview = sdprobe.Preview()
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[preview], steps=4, seed=0, progress=False)
+    >>> x0 = run[preview]["denoised"]
+    >>> len(x0), x0[3][0].size
+    (4, (16, 16))
+
+    Args:
+        decoder: ``"linear"`` or ``"vae"``.
+        keep: ``"denoised"`` (predicted x0), ``"latents"`` (x_t, brought to the scale of x0), or both.
+        show: called with each step's pictures of predicted x0 as soon as they are there, one for each image.
+
+    Attributes:
+        indices: (in a run) the numbers of the steps.
+        total: (in a run) how many steps there are.
+        final: (in a run) the pictures of the final latents, one for each image.
+
+    A run's copy indexed with what it kept gives a list for each step, of one picture for each image.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder = "linear",
+        keep: Sequence[Shown] = ("latents", "denoised"),
+        show: Callable[[list[Image]], object] | None = None,
+    ) -> None:
+        if decoder not in get_args(Decoder):
+            raise ValueError(f"there is no decoder {decoder!r}; there are: {', '.join(get_args(Decoder))}")
+        if unknown := [name for name in keep if name not in get_args(Shown)]:
+            raise ValueError(f"cannot show {unknown}; what can be shown: {', '.join(get_args(Shown))}")
+        self.decoder, self.keep, self.show = decoder, tuple(keep), show
+
+    def start(self, run: Run) -> None:
+        self.indices: list[int] = []
+        self._pictures: dict[str, list[list[Image]]] = {name: [] for name in self.keep}
+
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        self.total = step.total
+        self.indices.append(step.index)
+        if "latents" in self.keep:
+            scale = (step.signal**2 + step.noise**2) ** 0.5  # some schedulers let the latents grow with the noise
+            self._pictures["latents"].append(self._decoded(step.latents / scale, step.run))
+        if "denoised" in self.keep or self.show is not None:
+            x0 = self._decoded(step.denoised(x), step.run)
+            if "denoised" in self.keep:
+                self._pictures["denoised"].append(x0)
+            if self.show is not None:
+                self.show(x0)
+
+    def final_latents(self, x: Tensor, run: Run) -> None:
+        self.final = self._decoded(x, run)
+
+    def __getitem__(self, name: Shown) -> list[list[Image]]:
+        if name not in self.keep:
+            raise KeyError(f"{name!r} was not kept; kept: {', '.join(self.keep)}")
+        return self._pictures[name]
+
+    def _decoded(self, x: Tensor, run: Run) -> list[Image]:
+        pixels = run.model.linear_rgb(x) if self.decoder == "linear" else run.model.decode(x, None)
+        pictures: list[Image] = run.model.pictures(pixels)
+        return pictures

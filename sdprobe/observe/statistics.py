@@ -1,0 +1,100 @@
+"""Numbers instead of tensors: how large, how spread and how guided every step is."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import matplotlib
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sdprobe.hook import Observer
+from sdprobe.run import Run, Step
+
+Measured = Literal["latents", "noise_pred", "denoised"]
+LINES = {
+    "latents": ("$x_t$", "-", 0.0),
+    "noise_pred": ("guided noise", "--", 0.45),
+    "denoised": ("predicted $x_0$", ":", 0.8),
+}
+
+
+class Moments(NamedTuple):
+    """Of each picture at each step: the mean over all its numbers, their standard deviation, and their norm."""
+
+    mean: Float[Tensor, "steps images"]
+    std: Float[Tensor, "steps images"]
+    norm: Float[Tensor, "steps images"]
+
+
+class Statistics(Observer):
+    """Mean, standard deviation and norm of the latents, the guided noise and predicted x0, at every step.
+
+    With guidance, also the cosine between what the denoiser says with and without the prompt: at 1 the prompt makes
+    no difference but of length.
+
+    >>> import sdprobe
+    >>> statistics = sdprobe.Statistics()
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle", hooks=[statistics], steps=4, guidance_scale=5.0, seed=0, progress=False
+    ... )
+    >>> run[statistics]["latents"].std.shape, run[statistics].cosine.shape
+    (torch.Size([4, 1]), torch.Size([4, 1]))
+    >>> bool(run[statistics].cosine.abs().max() <= 1)
+    True
+
+    Attributes:
+        indices: (in a run) the numbers of the steps.
+        cosine: (in a run) ``[steps, images]``, in [-1, 1]; NaN in a run without guidance.
+
+    A run's copy indexed with ``"latents"``, ``"noise_pred"`` or ``"denoised"`` gives their ``mean``, ``std`` and
+    ``norm``, each ``[steps, images]``.
+    """
+
+    def start(self, run: Run) -> None:
+        self.indices: list[int] = []
+        self._moments: dict[str, list[Tensor]] = {name: [] for name in get_args(Measured)}
+        self._cosines: list[Tensor] = []
+
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        self.indices.append(step.index)
+        for name, value in {"latents": step.latents, "noise_pred": x, "denoised": step.denoised(x)}.items():
+            flat = value.detach().flatten(1).float()
+            self._moments[name].append(torch.stack([flat.mean(1), flat.std(1), flat.norm(dim=1)]).cpu())
+        self._cosines.append(self._cosine(step, len(x)))
+
+    def _cosine(self, step: Step, images: int) -> Float[Tensor, " images"]:
+        assert step.model_output is not None  # at noise_pred there is one
+        if not any(row.role == "uncond" for row in step.rows):
+            return torch.full((images,), torch.nan)
+        cond, uncond = (step.model_output[step.rows_of(role)].flatten(1).float() for role in ("cond", "uncond"))
+        return torch.cosine_similarity(cond, uncond).cpu()
+
+    def __getitem__(self, name: Measured) -> Moments:
+        if name not in get_args(Measured):
+            raise KeyError(f"{name!r} is not measured; what is: {', '.join(get_args(Measured))}")
+        mean, std, norm = torch.stack(self._moments[name], dim=1)
+        return Moments(mean, std, norm)
+
+    @property
+    def cosine(self) -> Float[Tensor, "steps images"]:
+        return torch.stack(self._cosines)
+
+    def plot(self) -> Figure:
+        """Mean, standard deviation, norm and cosine over the steps: the mean over the images."""
+        figure = Figure(figsize=(10, 2.8), layout="constrained")
+        axes = figure.subplots(1, 4)
+        for ax, moment in zip(axes, Moments._fields, strict=False):
+            for name, (label, style, shade) in LINES.items():
+                values = getattr(self[name], moment).mean(1)  # type: ignore[index]
+                color = matplotlib.colormaps["viridis"](shade)
+                ax.plot(self.indices, values.numpy(), style, color=color, linewidth=2, label=label)
+            ax.set(xlabel="step", ylabel={"std": "standard deviation"}.get(moment, moment))
+        axes[-1].plot(self.indices, self.cosine.mean(1).numpy(), color="black")
+        axes[-1].set(xlabel="step", ylabel="cosine of the output\nwith and without prompt")
+        for ax in axes:
+            ax.spines[["top", "right"]].set_visible(False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        return figure

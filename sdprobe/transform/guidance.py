@@ -1,0 +1,65 @@
+"""Another scale of classifier-free guidance, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from sdprobe.hook import Transform
+from sdprobe.run import Run, Step
+
+Scale = float | Iterable[float] | Callable[[Step], float]
+
+
+class Guidance(Transform):
+    """Guide with another scale than the run's: one number, one for each step, or a function of the step.
+
+    The guided noise is made anew, as uncond + scale · (cond - uncond), from what the denoiser returned: at the run's
+    own scale it stays what it was, bit for bit, and a run at any scale above 1 can stand for one at any other. In a
+    list of hooks, write it before others that act at ``noise_pred``. Cut-offs are `sdprobe.only`.
+
+    >>> import sdprobe
+    >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 5.0, "seed": 0, "progress": False}
+    >>> falling = sdprobe.Guidance([8, 6, 4, 2])
+    >>> cut_off = sdprobe.only(sdprobe.Guidance(1.0), steps=range(2, 4))
+    >>> runs = [sdprobe.sample(model, "a red circle", hooks=[hook], **settings) for hook in (falling, cut_off)]
+    >>> same = sdprobe.sample(model, "a red circle", hooks=[sdprobe.Guidance(3.0)], **settings)
+    >>> at_3 = sdprobe.sample(model, "a red circle", **settings | {"guidance_scale": 3.0})
+    >>> bool((same.latents == at_3.latents).all())
+    True
+
+    Args:
+        scale: 1 is the prompt without guidance, 0 is no prompt; one number, one for each call of the denoiser, or what
+            gives it for a `Step`: ``lambda step: 8 - 6 * step.index / step.total``.
+
+    Raises:
+        ValueError: in a run without guidance, and where there are not as many scales as steps.
+
+    Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6; Kynkäänniemi et al. 2024, "Applying
+    Guidance in a Limited Interval", for cut-offs.
+    """
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = tuple(scale) if isinstance(scale, Iterable) else scale
+
+    def start(self, run: Run) -> None:
+        if "uncond" not in run.model.roles(run.settings.guidance_scale):
+            raise ValueError(
+                f"there is no guidance to change: guidance_scale is {run.settings.guidance_scale:g} in this run, "
+                f"so the denoiser is not asked what it says without the prompt; give sample one above 1"
+            )
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        guided: Tensor = step.run.model.guide(step.model_output, step.rows, self.at(step))
+        return guided
+
+    def at(self, step: Step) -> float:
+        """The scale of a step."""
+        if callable(self.scale):
+            return self.scale(step)
+        if not isinstance(self.scale, tuple):
+            return self.scale
+        if len(self.scale) != step.total:
+            raise ValueError(f"{len(self.scale)} scales for {step.total} calls of the denoiser: give one for each")
+        return self.scale[step.index]

@@ -1,0 +1,115 @@
+"""Make part of a picture anew, and keep the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Shaped
+from PIL import Image
+from torch import Tensor
+
+from sdprobe.hook import Transform
+from sdprobe.run import Run, Step
+
+
+class Inpaint(Transform):
+    """Keep a picture where the mask is black, and let the run fill in where it is white.
+
+    Before every step, what is kept is put in place at the step's own noise level, always with the same noise: that of
+    the run's seed. After the last, the clean latents are; and in the picture, every pixel that is kept is the one that
+    the autoencoder gives for the picture. With ``image`` and ``strength`` given to `sdprobe.sample` too, what is filled
+    in begins with a picture rather than with noise alone. With room around the picture, it is painted outwards.
+
+    >>> import torch
+    >>> import sdprobe
+    >>> model = sdprobe.load()
+    >>> before = sdprobe.sample(model, "a red circle", steps=5, seed=0, progress=False)
+    >>> right = torch.zeros(64, 64, dtype=torch.bool)
+    >>> right[:, 32:] = True
+    >>> inpaint = sdprobe.Inpaint(before.images[0], mask=right)
+    >>> run = sdprobe.sample(model, "a blue square", hooks=[inpaint], steps=5, seed=1, progress=False)
+    >>> run.images[0].size
+    (64, 64)
+
+    Args:
+        picture: of the run's size: PIL, a file, or a tensor ``[images, 3, height, width]`` in [0, 1]; or clean latents
+            ``[images, channels, h, w]``, such as `Run.latents`. One for all images of the run, or one for each.
+        mask: of the picture's size, what to make anew: PIL or a file (white), or booleans ``[height, width]`` or
+            ``[images, height, width]`` (True), for example ``heat_map.resize((64, 64)).mask()``. A place of the latents
+            is made anew if any of its pixels is.
+
+    Raises:
+        ValueError: where the picture or the mask has not the run's size, or there are neither one nor one for each.
+
+    Source: Lugmayr et al. 2022, "RePaint", eq. 8, without its resampling; Avrahami et al. 2023, "Blended Latent
+    Diffusion", algorithm 1.
+    """
+
+    def __init__(self, picture: Any, mask: Any) -> None:
+        self.picture, self.mask = _opened(picture), _opened(mask)
+
+    def start(self, run: Run) -> None:
+        size, (h, w) = (run.settings.height, run.settings.width), run.model.latent_size(run.settings)
+        self._new = _booleans(self.mask)
+        self._x0 = _latents(self.picture, run.model, (h, w))
+        factor = size[0] // h
+        for name, values, own in (
+            ("mask", self._new, tuple(self._new.shape[-2:])),
+            ("picture", self._x0, (self._x0.shape[-2] * factor, self._x0.shape[-1] * factor)),
+        ):
+            if own != size:
+                raise ValueError(f"the {name} is {own[0]}×{own[1]} px, but the run's are {size[0]}×{size[1]} px")
+            if len(values) not in (1, run.settings.images):
+                raise ValueError(f"{len(values)} {name}s for {run.settings.images} images: give one, or one for each")
+        self._places = F.adaptive_max_pool2d(self._new.float(), (h, w)) > 0
+
+    def latents(self, x: Tensor, step: Step) -> Tensor:
+        kept = step.signal * self._x0.to(x) + step.noise * _drawn(step.run.seed, x)
+        return torch.where(self._places.to(x.device), x, kept)
+
+    def final_latents(self, x: Tensor, run: Run) -> Tensor:
+        return torch.where(self._places.to(x.device), x, self._x0.to(x))
+
+    def image(self, x: Tensor, run: Run) -> Tensor:
+        assert run.latents is not None  # the loop has ended
+        kept = run.model.decode(self._x0.to(run.latents), None)  # the decoder lets what is new show in what is kept
+        return torch.where(self._new.to(x.device), x, kept)
+
+
+def _opened(given: Any) -> Any:
+    return Image.open(given) if isinstance(given, (str, Path)) else given
+
+
+def _latents(picture: Any, model: Any, grid: tuple[int, int]) -> Shaped[Tensor, "images channels h w"]:
+    if isinstance(picture, Tensor) and tuple(picture.shape[-2:]) == grid:
+        return picture
+    found = model.posterior(model.pixels(picture))
+    x0: Tensor = (found.mean - found.shift) * found.scale
+    return x0
+
+
+def _booleans(mask: Any) -> Bool[Tensor, "images 1 height width"]:
+    if isinstance(mask, Image.Image):
+        mask = np.asarray(mask.convert("L")) >= 128
+    values = torch.as_tensor(mask)
+    if values.dtype != torch.bool or values.ndim not in (2, 3):
+        raise ValueError(
+            f"a mask is a picture, or booleans [height, width] or [images, height, width], not {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    return values.reshape(-1, 1, *values.shape[-2:])
+
+
+def _drawn(seed: int | tuple[int, ...], like: Tensor) -> Tensor:
+    """The noise that a run of this seed begins with."""
+    each = [(seed, len(like))] if isinstance(seed, int) else [(own, 1) for own in seed]
+    return torch.cat(
+        [
+            torch.randn(count, *like.shape[1:], generator=torch.Generator().manual_seed(own), dtype=like.dtype)
+            for own, count in each
+        ]
+    ).to(like.device)

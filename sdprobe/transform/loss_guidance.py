@@ -1,0 +1,299 @@
+"""Steer a run with a loss: its gradient pushes every step."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Shaped
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sdprobe.hook import Transform, overrides
+from sdprobe.run import Run, Step
+from sdprobe.transform.guidance import Guidance, Scale
+
+Space = Literal["image", "latent"]
+Through = Literal["x0", "model"]
+Apply = Literal["noise", "sample"]
+Bad = Literal["raise", "skip"]
+Latents = Shaped[Tensor, "images channels h w"]
+PerImage = Float[Tensor, " images"]
+
+
+class LossGuidance(Transform):
+    """Push every step down the gradient of a loss on what the denoiser now takes the picture to be.
+
+    At a step that is guided: predicted x0 is found, decoded if asked, the loss applied, and its gradient g with respect
+    to x_t goes, times ``scale``, into the step. There are two ways, and both move predicted x0 by the same:
+
+    - ``apply="noise"``: the noise ε becomes ε + scale · σ · g, as in classifier guidance;
+    - ``apply="sample"``: x_t becomes x_t − scale · σ² · g before the scheduler's step, and ε stays.
+
+    Here σ is the noise that x_t holds, in the scheduler's own scale (`Step.noise`), so that a scale means the same
+    under every scheduler and for every prediction type. Plain scales overshoot easily: ``normalize``, ``clip``, or a
+    scale that falls over the steps keep the push within bounds.
+
+    >>> import sdprobe
+    >>> blue = sdprobe.LossGuidance(lambda pictures: (pictures[:, 2] - 0.9).abs().mean((1, 2)), scale=5)
+    >>> model, settings = sdprobe.load(), {"steps": 10, "seed": 0, "progress": False}
+    >>> run = sdprobe.sample(model, "a red circle", hooks=[blue], **settings)
+    >>> run[blue].losses.shape, run[blue].indices[-1]
+    (torch.Size([10, 1]), 9)
+    >>> watched = sdprobe.LossGuidance(blue.loss, scale=0)
+    >>> plain = sdprobe.sample(model, "a red circle", hooks=[watched], **settings)
+    >>> bool(run[blue].losses[-1] < plain[watched].losses[-1])
+    True
+
+    Args:
+        loss: what gives one number for each image: of pictures ``[images, 3, H, W]`` in [0, 1] or of latents, and of
+            the `Step` where it takes a second argument. `sdprobe.losses` has some; they can be added and weighted.
+        scale: how strong; one number, one for each step, or what gives it for a `Step`. At 0 the run is exactly what
+            it would be, and only recorded.
+        every: guide every how many steps.
+        start: the first step to guide.
+        stop: the step to guide no more from; None guides to the end.
+        space: ``"image"`` decodes predicted x0; ``"latent"`` does not.
+        through: ``"x0"`` holds the noise prediction constant: nothing is differentiated but the decoder and the loss.
+            ``"model"`` differentiates through the denoiser as well, which is accurate and dear. Measured on the
+            embedded model at 256×256 px, one image, on a CPU: a step takes 1.3 times a plain one's time for ``"x0"``
+            and 3.7 times for ``"model"`` (2.9 without checkpointing), and the process 0.1 GB and 0.2 GB more memory
+            (0.4 GB without). With ``space="latent"``, ``"x0"`` costs next to nothing.
+        apply: ``"noise"`` or ``"sample"``, see above.
+        normalize: bring each image's gradient to one length, so that ``scale`` is the root mean square of the change
+            of ε, in standard deviations of the noise, whatever the loss.
+        clip: the most that root mean square may be.
+        limit: beyond this root mean square the gradient is taken to have exploded.
+        bad: what to do about an exploded gradient, or one that is no number: ``"raise"``, or ``"skip"`` that image in
+            that step.
+        checkpoint: with ``through="model"``, run each block of the denoiser again when its gradient is needed, rather
+            than hold all it made. Not done where other transforms act inside the denoiser.
+
+    Attributes:
+        indices: (in a run, as all that follow) the numbers of the steps guided.
+        losses: ``[steps, images]``, of predicted x0 before each push.
+        norms: ``[steps, images]``, the norm of the gradient with respect to x_t.
+        changes: ``[steps, images]``, the root mean square of the change of ε.
+        skipped: the (step, image) that were skipped.
+        peak_bytes: the most memory in use by the end of the run: what torch held on a GPU, else what the process did;
+            None where the system does not tell.
+
+    Raises:
+        ValueError: for a choice that there is not, and for a loss that does not give one number per image.
+        FloatingPointError: in a step whose gradient exploded or is no number, if ``bad="raise"``.
+
+    Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", section 4.2, for the noise; Bansal
+    et al. 2023, "Universal Guidance for Diffusion Models", section 3.2, for any loss on predicted x0.
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., PerImage],
+        scale: Scale,
+        every: int = 1,
+        start: int = 0,
+        stop: int | None = None,
+        space: Space = "image",
+        through: Through = "x0",
+        apply: Apply = "noise",
+        *,
+        normalize: bool = False,
+        clip: float | None = None,
+        limit: float = 1e4,
+        bad: Bad = "raise",
+        checkpoint: bool = True,
+    ) -> None:
+        for name, value, choices in (
+            ("space", space, Space),
+            ("through", through, Through),
+            ("apply", apply, Apply),
+            ("bad", bad, Bad),
+        ):
+            if value not in get_args(choices):
+                raise ValueError(f"{name} is {' or '.join(map(repr, get_args(choices)))}, not {value!r}")
+        if not callable(loss):
+            raise TypeError(f"a loss is a function of pictures or latents, not {loss!r}")
+        if every < 1:
+            raise ValueError(f"every must be 1 or more, not {every}")
+        self.loss, self.scale, self.every, self.first, self.stop = loss, scale, every, start, stop
+        self.space, self.through, self.apply = space, through, apply
+        self.normalize, self.clip, self.limit, self.bad, self.checkpoint = normalize, clip, limit, bad, checkpoint
+        self.needs_grad = through == "model"
+        self.looks_at_step = _takes_two(loss)
+
+    def start(self, run: Run) -> None:
+        self.indices: list[int] = []
+        self.skipped: list[tuple[int, int]] = []
+        self.peak_bytes: int | None = None
+        self._kept: list[Float[Tensor, "3 images"]] = []
+        self._shift: Latents | None = None
+        self._open: ExitStack | None = None
+        if run.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(run.model.device)
+
+    def latents(self, x: Tensor, step: Step) -> Tensor:
+        if self.needs_grad and self._open is None:
+            self._open = ExitStack()
+            # Blocks are run again outside the loop's call, where no other hook could act on them.
+            inside = any(
+                isinstance(own, Transform) and (overrides(own, "attention") or overrides(own, "activation"))
+                for _, own in step.run.records
+            )
+            if self.checkpoint and not inside:
+                self._open.enter_context(step.run.model.checkpointed())
+        return x
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        self._shift = None
+        if not self.during(step):
+            return x
+        scale = Guidance(self.scale).at(step)
+        losses, gradient = self._gradient(x, step)
+        shift = self._shifted(gradient, losses, scale, step) if scale else torch.zeros_like(gradient)
+        self.indices.append(step.index)
+        self._kept.append(torch.stack([losses, gradient.flatten(1).norm(dim=1), _rms(shift) / step.noise]).cpu())
+        if not scale:
+            return x
+        moved = torch.zeros_like(shift)
+        if self.apply == "sample":
+            self._shift, moved = shift, -shift
+        return x + step.output_for(-shift / step.signal, moved).to(x.dtype)
+
+    def sample(self, x: Tensor, step: Step) -> Tensor:
+        return x if self._shift is None else x - self._shift.to(x.dtype)
+
+    def finish(self, run: Run) -> None:
+        if self._open is not None:
+            self._open.close()
+        self.peak_bytes = _peak_bytes(run.model.device)
+
+    def during(self, step: Step) -> bool:
+        """Whether a step is guided; never one whose latents hold no picture at all."""
+        ended = self.stop is not None and step.index >= self.stop
+        turn = step.index >= self.first and (step.index - self.first) % self.every == 0
+        return turn and not ended and step.signal > 0
+
+    @property
+    def losses(self) -> Float[Tensor, "steps images"]:
+        return self._recorded(0)
+
+    @property
+    def norms(self) -> Float[Tensor, "steps images"]:
+        return self._recorded(1)
+
+    @property
+    def changes(self) -> Float[Tensor, "steps images"]:
+        return self._recorded(2)
+
+    def plot(self) -> Figure:
+        """Losses, norms of the gradients and changes of the noise over the steps: a line for each image."""
+        figure = Figure(figsize=(9, 2.6), layout="constrained")
+        panels = (
+            ("loss", self.losses),
+            ("norm of the gradient", self.norms),
+            ("change of the noise\n(rms)", self.changes),
+        )
+        for ax, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
+            ax.plot(self.indices, values.numpy(), ".-", color="#35608d", alpha=max(0.25, 1 / values.shape[1]))
+            ax.set(xlabel="step", ylabel=name)
+            ax.spines[["top", "right"]].set_visible(False)
+            for index in sorted({index for index, _ in self.skipped}):
+                ax.axvline(index, color="0.7", linestyle=":")
+        return figure
+
+    def _recorded(self, which: int) -> Tensor:
+        return torch.stack(self._kept)[:, which] if self._kept else torch.zeros(0, 0)
+
+    def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
+        """The losses, and their gradient with respect to x_t."""
+        if self.through == "model":
+            with torch.enable_grad():
+                losses = self._losses(step.denoised(x).float(), step)
+                (gradient,) = torch.autograd.grad(losses.sum(), step.latents, retain_graph=True)
+            return losses.detach(), gradient.float()
+        x0 = step.denoised(x).detach().float().requires_grad_()
+        with torch.enable_grad():
+            losses = self._losses(x0, step)
+            (gradient,) = torch.autograd.grad(losses.sum(), x0)
+        return losses.detach(), gradient / step.signal  # x0 = (x_t - noise · ε) / signal, and ε is held
+
+    def _losses(self, x0: Latents, step: Step) -> PerImage:
+        seen = step.run.model.picture_of(x0) if self.space == "image" else x0
+        losses = self.loss(seen, step) if self.looks_at_step else self.loss(seen)
+        if isinstance(losses, Tensor) and losses.ndim == 0 and len(x0) == 1:
+            losses = losses.unsqueeze(0)
+        if not isinstance(losses, Tensor) or losses.shape != (len(x0),):
+            what = f"a tensor of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"a loss gives one number for each of the {len(x0)} images, [{len(x0)}]; this gave {what}")
+        if not losses.requires_grad:
+            raise ValueError("this loss has no gradient: it must be made of what it is given, by torch, undetached")
+        return losses.float()
+
+    def _shifted(self, gradient: Latents, losses: PerImage, scale: float, step: Step) -> Latents:
+        """How far x_t is to be moved."""
+        finite = losses.isfinite() & gradient.flatten(1).isfinite().all(1)
+        gradient = torch.where(_each(finite), gradient, 0)
+        if self.normalize:
+            shift = scale * step.noise * gradient / _each(_rms(gradient)).clamp_min(torch.finfo(torch.float32).tiny)
+        else:
+            shift = scale * step.noise**2 * gradient
+        change = _rms(shift) / step.noise
+        if self.clip is not None:
+            shift = shift * _each((self.clip / change.clamp_min(self.clip)).nan_to_num())
+            change = change.clamp_max(self.clip)
+        good = finite & (change <= self.limit)
+        if not good.all():
+            self._refuse((~good).nonzero()[:, 0].tolist(), finite, change, step)
+        return torch.where(_each(good), shift, 0)
+
+    def _refuse(self, images: list[int], finite: Tensor, change: PerImage, step: Step) -> None:
+        self.skipped += [(step.index, image) for image in images]
+        if self.bad == "skip":
+            return
+        image = images[0]
+        found = (
+            f"would change the noise by {float(change[image]):.3g} times what it is"
+            if finite[image]
+            else "is no number"
+        )
+        raise FloatingPointError(
+            f"at step {step.index} of {step.total}, the gradient in {self!r} {found}, for image {image}: take a "
+            f"smaller scale, or normalize=True or clip=..., or bad='skip'"
+        )
+
+    def __repr__(self) -> str:
+        said = super().__repr__()
+        return said if not self.first else f"{said[:-1]}, start={self.first})"
+
+
+def _takes_two(loss: Callable[..., Any]) -> bool:
+    """Whether a loss asks for the step: a second argument without a default, or one of that name."""
+    try:
+        parameters = list(inspect.signature(loss).parameters.values())
+    except (TypeError, ValueError):  # some functions written in C do not tell
+        return False
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(places) > 1 and (places[1].name == "step" or places[1].default is places[1].empty)
+
+
+def _rms(x: Latents) -> PerImage:
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def _each(values: Shaped[Tensor, " images"]) -> Shaped[Tensor, "images 1 1 1"]:
+    return values[:, None, None, None]
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

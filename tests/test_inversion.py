@@ -1,0 +1,227 @@
+"""Inversion finds the noise a picture comes from; one look is one call of the denoiser on a noised picture."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import diffusers
+import pytest
+import torch
+from PIL import Image
+
+import sdprobe
+from sdprobe.autoencoder import decode, encode, psnr
+from sdprobe.inversion import invert, look
+from sdprobe.model.prediction import level_at
+from sdprobe.model.schedulers import there_and_back
+from sdprobe.noising import add_noise
+from sdprobe.shapes import Object, render, scene
+from tests.laws.footprint import footprint
+from tests.laws.strategies import run
+from tests.tiny import stable_diffusion
+
+PICTURE = Image.radial_gradient("L").resize((16, 16)).convert("RGB")
+
+
+class Seen(sdprobe.Observer):
+    def start(self, run):
+        self.steps = []
+        self.denoised = []
+
+    def noise_pred(self, x, step):
+        self.steps.append(step)
+        self.denoised.append(step.denoised(x))
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_a_picture_comes_back(embedded, objects):
+    """Without guidance, a picture it has never seen comes back as well as the autoencoder alone brings it back."""
+    pictures = [Image.fromarray(scene(seed, objects=objects).image) for seed in (900, 901)]
+    captions = [scene(seed, objects=objects).caption for seed in (900, 901)]
+    inverted = invert(embedded, pictures, captions, steps=15, progress=False)
+    back = inverted.psnr(inverted.sample(progress=False))
+    at_best = psnr(decode(embedded, encode(embedded, pictures).mean), inverted.pixels)
+    assert (at_best - back < 2).all()
+    assert 0.8 < inverted.latents.std() < 1.2  # noise, as the model knows it
+
+
+def test_more_steps_and_less_guidance_come_back_closer(embedded):
+    own = scene(902, objects=2)
+    encoded = encode(embedded, own.image)
+
+    def apart(**settings):
+        inverted = invert(embedded, own.image, own.caption, progress=False, **settings)
+        latents = inverted.sample(progress=False).latents
+        return float((latents - encoded.mean).square().mean())
+
+    few, many, guided = apart(steps=4), apart(steps=12), apart(steps=12, guidance_scale=4.0)
+    assert many < few
+    assert many < guided
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_each_step_undoes_one_of_ddim(prediction, spacing):
+    """Where the network's noise is the same at both ends of a step, DDIM comes back to the very latents."""
+    pipe = stable_diffusion(prediction_type=prediction)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+    up, down = there_and_back(pipe)
+    x0, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def output(scheduler, index, x):
+        signal, share, _ = level_at(scheduler, index)
+        return {"epsilon": noise, "v_prediction": (noise - share * x) / signal, "sample": (x - share * noise) / signal}[
+            prediction
+        ]
+
+    x = x0
+    for scheduler in (up, down):
+        scheduler.set_timesteps(7)
+        for index, timestep in enumerate(scheduler.timesteps):
+            x = scheduler.step(output(scheduler, index, x), timestep, x).prev_sample
+        if scheduler is up:
+            assert not torch.allclose(x, x0, atol=0.1)
+    assert torch.allclose(x, x0, atol=1e-3)  # divided by the smallest signal, 0.07, and multiplied again
+
+
+def test_upwards_each_step_has_two_calls_and_knows_its_level(tiny):
+    seen = Seen()
+    inverted = invert(tiny, PICTURE, "a star", steps=4, hooks=[seen], progress=False)
+    steps = inverted.run[seen].steps
+    table = tiny.pipe.scheduler.alphas_cumprod
+    # leading, with an offset of 1: DDIM goes 751, 501, 251, 1, and the first step begins below them
+    assert [s.timestep for s in steps] == [0, 1, 1, 251, 251, 501, 501, 751]
+    levels = [((1 - table[int(s.timestep)]) / table[int(s.timestep)]) ** 0.5 for s in steps]
+    assert [s.sigma for s in steps] == pytest.approx([float(level) for level in levels])
+    assert torch.equal(steps[0].latents, encode(tiny, PICTURE).mean)
+
+
+def test_the_noise_may_be_given_to_any_run(tiny):
+    inverted = invert(tiny, PICTURE, "a star", steps=4, progress=False)
+    own = inverted.sample(progress=False)
+    by_hand = run(tiny, prompt="a star", steps=4, guidance_scale=1.0, scheduler="DDIM", latents=inverted.latents)
+    assert torch.equal(own.latents, by_hand.latents)
+    assert (inverted.psnr(own) == psnr(own.images, inverted.pixels)).all()
+
+
+def test_edits_and_maps_on_a_picture(tiny):
+    inverted = invert(tiny, PICTURE, "a red star", steps=4, progress=False)
+    maps = sdprobe.AttentionMaps()
+    swapped = inverted.sample(hooks=[maps, sdprobe.ReplaceToken("red", with_="blue")], progress=False)
+    written = inverted.sample(prompt="a blue star", progress=False)
+    assert torch.equal(swapped.latents, written.latents)
+    assert swapped[maps].heat_map("star").values.shape == (8, 8)
+    guided = inverted.sample(guidance_scale=3.0, progress=False)
+    assert guided.settings.guidance_scale == 3
+    assert inverted.sample(progress=False).settings.guidance_scale == 1
+
+
+def test_several_pictures_with_a_prompt_each(tiny):
+    pictures = [PICTURE, PICTURE.rotate(90)]
+    prompts = ["a star", "a ring"]
+    both = invert(tiny, pictures, prompts, steps=3, progress=False)
+    for i in range(2):
+        alone = invert(tiny, pictures[i], prompts[i], steps=3, progress=False)
+        assert torch.allclose(both.latents[i : i + 1], alone.latents, atol=1e-4)
+    assert invert(tiny, pictures, "a star", steps=2, progress=False).run.settings.prompt == ("a star",) * 2
+    assert repr(both) == "Inversion('a star', 'a ring', 2 pictures of 16×16, 3 steps, guidance 1)"
+
+
+def test_pictures_of_other_sizes(tiny):
+    inverted = invert(tiny, PICTURE.resize((25, 18)), "a star", steps=2, progress=False)
+    assert inverted.latents.shape == (1, 4, 8, 12)
+    assert inverted.sample(progress=False).images[0].size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    [("EulerDiscreteScheduler", "trailing"), ("LMSDiscreteScheduler", "trailing"), ("PNDMScheduler", "leading")],
+)
+def test_whatever_the_pipeline_s_scheduler(tiny, name, spacing):
+    """It is DDIM on the same betas; spread over all levels alike, which DDIM inversion knows not, it is "trailing"."""
+    pipe = type(tiny.pipe)(**tiny.pipe.components, requires_safety_checker=False)
+    pipe.scheduler = getattr(diffusers, name)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    before = footprint(pipe)
+    inverted = invert(pipe, PICTURE, "a star", steps=3, progress=False)
+    assert footprint(pipe) == before
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+    expected = invert(pipe, PICTURE, "a star", steps=3, progress=False)
+    assert torch.equal(inverted.latents, expected.latents)
+    assert torch.equal(inverted.sample(progress=False).latents, expected.sample(progress=False).latents)
+
+
+def test_an_error_on_the_way_leaves_the_model_as_it_was(tiny):
+    class Broken(sdprobe.Observer):
+        def latents(self, x, step):
+            raise OverflowError
+
+    before = footprint(tiny.pipe)
+    with pytest.raises(OverflowError):
+        invert(tiny, PICTURE, "a star", steps=3, hooks=[Broken()], progress=False)
+    with pytest.raises(OverflowError):
+        look(tiny, PICTURE, "a star", timestep=10, hooks=[Broken()])
+    assert footprint(tiny.pipe) == before
+    assert invert(tiny, PICTURE, "a star", steps=2, progress=False).latents.isfinite().all()
+
+
+def test_in_several_threads_at_once(tiny):
+    """Runs, inversions and the autoencoder take turns on one model: nobody's schedule reaches another."""
+    work = [
+        lambda: invert(tiny, PICTURE, "a star", steps=3, progress=False).latents,
+        lambda: run(tiny, steps=3, scheduler="LMS").latents,
+        lambda: look(tiny, PICTURE, "a ring", timestep=200).latents,
+        lambda: encode(tiny, PICTURE).mean,
+    ] * 2
+    alone = [job() for job in work]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda job: job(), work))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_refused(tiny):
+    with pytest.raises(ValueError, match="3 prompts for 2 pictures: give one, or one each"):
+        invert(tiny, [PICTURE, PICTURE], ["a", "b", "c"], progress=False)
+    for timestep in (-1, 1000):
+        with pytest.raises(ValueError, match=f"lies between 0 and 999, not {timestep}"):
+            look(tiny, PICTURE, "a star", timestep=timestep)
+    flow = stable_diffusion()
+    flow.scheduler = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    with pytest.raises(
+        ValueError, match="DDIM inversion knows epsilon, v_prediction and sample, not 'flow_prediction'"
+    ):
+        invert(flow, PICTURE, "a star", steps=2, progress=False)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 400, 999])
+@pytest.mark.parametrize("model", ["tiny", "tiny_v"])
+def test_one_look_is_one_call_at_that_timestep(request, model, timestep):
+    own, seen, maps = request.getfixturevalue(model), Seen(), sdprobe.AttentionMaps()
+    result = look(own, torch.zeros(1, 4, 8, 8), "a red star", timestep=timestep, hooks=[seen, maps], seed=3)
+    (step,) = result[seen].steps
+    table = own.pipe.scheduler.alphas_cumprod
+    assert step.timestep == timestep
+    assert step.sigma == pytest.approx(float(((1 - table[timestep]) / table[timestep]) ** 0.5), rel=1e-4)
+    assert torch.equal(step.latents, add_noise(own, torch.zeros(1, 4, 8, 8), timestep=timestep, seed=3))
+    assert torch.equal(result.latents, result[seen].denoised[0])  # the picture is predicted x0
+    assert result[maps].heat_map("star").values.shape == (8, 8)
+
+
+def test_looks_through_several_noises(tiny):
+    maps = sdprobe.AttentionMaps()
+    several = look(tiny, PICTURE, ["a star"] * 2, timestep=300, seed=[1, 2], hooks=[maps])
+    for i, seed in enumerate((1, 2)):
+        alone = look(tiny, PICTURE, "a star", timestep=300, seed=seed, hooks=[maps])
+        assert torch.allclose(several.latents[i], alone.latents[0], atol=1e-4)
+        assert torch.allclose(
+            several[maps].heat_map("star", image=i).values, alone[maps].heat_map("star").values, atol=1e-5
+        )
+
+
+def test_a_look_finds_the_object(embedded):
+    """On a picture that the model never made, the map of a word lies on its object."""
+    own = render([Object("circle", "red", (16, 32), 11), Object("square", "blue", (48, 32), 11)])
+    maps = sdprobe.AttentionMaps()
+    result = look(embedded, own.image, [own.caption] * 4, 500, hooks=[maps], seed=[0, 1, 2, 3])
+    for i in range(4):
+        for word, mask in zip(("red", "blue"), own.masks, strict=True):
+            assert result[maps].heat_map(word, image=i).points_into(torch.from_numpy(mask))
