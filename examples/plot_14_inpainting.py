@@ -69,7 +69,7 @@ film(run[preview]).sheet(columns=7)
 # matters at the edge, where the autoencoder looks across; so the edge is drawn out. The stripes go on where they
 # were, though the run makes a picture larger than any the model has learned from.
 
-inner = sample(model, "a red circle above a green square", seed=0, **settings).images[0]
+inner = sample(model, "a red circle above a green square on a striped background", seed=0, **settings).images[0]
 room = 16
 canvas = Image.fromarray(np.pad(np.asarray(inner), ((room, room), (room, room), (0, 0)), mode="edge"))
 outside = np.ones((canvas.height, canvas.width), dtype=bool)

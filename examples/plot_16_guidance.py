@@ -98,8 +98,8 @@ plot.sheet(
 )
 
 # %%
-# The standard deviation of predicted x0 says what it does. It is least where guidance is strongest, early; and rescaled
-# too much, the last steps remove too little noise, which stays in the picture as grain.
+# The standard deviation of predicted x0 says what it does, most where guidance is strongest: early. So it can also
+# decide on another picture.
 
 figure = Figure(figsize=(5, 3), layout="constrained")
 ax = figure.subplots()

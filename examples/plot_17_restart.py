@@ -39,8 +39,8 @@ plot.sheet(
 )
 
 # %%
-# Place and background are settled within the first steps; shape and colour can be turned long after. The distance of
-# the final latents says how far each of these pictures is from that of the other prompt:
+# Where the object stands is settled within the first third; its shape and colour can be turned long after. The distance
+# of the final latents says how near each of these pictures is to that of the other prompt:
 
 from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ figure
 # ## Other hooks
 #
 # Steps keep their numbers, so a hook that knows steps means the same in the new run, and only what is asked for is
-# computed: here, attention and a stronger guidance for the second half of a run that had neither.
+# computed: here, heat maps and a stronger guidance for the second half.
 
 maps = AttentionMaps()
 half = resume(run, 12, hooks=[maps, Guidance(12.0)], progress=False)

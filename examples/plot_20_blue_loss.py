@@ -92,10 +92,11 @@ plot.sheet(
 left = torch.zeros(64, 64)
 left[:, :32] = 1
 halves = {"left": losses.colour("blue", left), "right": losses.colour("yellow", 1 - left)}
-pushes = {name: LossGuidance(loss, 8, clip=0.3, apply="sample") for name, loss in halves.items()}
+pushes = {name: LossGuidance(loss, 30, start=1, clip=0.5, apply="sample") for name, loss in halves.items()}
 chosen = {"blue left": ["left"], "yellow right": ["right"], "both": ["left", "right"]}
 together = {
-    name: sample(model, "a red circle", hooks=[pushes[side] for side in sides], **few) for name, sides in chosen.items()
+    name: sample(model, "a red circle", hooks=[pushes[side] for side in sides], **few | {"guidance_scale": 3.0})
+    for name, sides in chosen.items()
 }
 for name, run in together.items():
     print(f"{name:12s} sum of the two losses {sum(finished(run, loss) for loss in halves.values()).mean():.3f}")

@@ -208,11 +208,11 @@ def test_two_guidances_at_once_reach_a_lower_sum_than_either(embedded, seed):
     left = torch.zeros(64, 64)
     left[:, :32] = 1
     one, other = losses.colour("blue", left), losses.colour("yellow", 1 - left)
-    hooks = [LossGuidance(loss, 8, clip=0.3, apply="sample") for loss in (one, other)]
+    hooks = [LossGuidance(loss, 30, start=1, clip=0.5, apply="sample") for loss in (one, other)]
     ends = []
     for chosen in (hooks[:1], hooks[1:], hooks):
         guided = run(
-            embedded, *chosen, prompt="a red circle", images_per_prompt=3, steps=6, seed=[seed, seed + 1, seed + 2]
+            embedded, *chosen, prompt="a red circle", images_per_prompt=3, steps=8, seed=[seed, seed + 1, seed + 2]
         )
         ends.append(float((one + other)(embedded.picture_of(guided.latents)).mean().detach()))
     assert ends[2] < min(ends[:2])

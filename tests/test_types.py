@@ -69,7 +69,7 @@ sdprobe.add_noise(model, encoded.mean, 1, steps=3), sdprobe.add_noise(model.pipe
 picture = Image.new("RGB", (25, 18))
 back = sdprobe.invert(model, picture, "a star", steps=2, progress=False)
 back.psnr(back.sample(progress=False)), repr(back)
-sdprobe.look(model, np.zeros((16, 16, 3), np.uint8), ["a star"] * 2, 5, seed=[1, 2], hooks=[maps])
+sdprobe.look(model, np.zeros((16, 16, 3), np.uint8), ["a star"] * 2, 5, seed=[1, 2], hooks=[sdprobe.AttentionMaps()])
 sdprobe.side_by_side(model, "a", rows={"scheduler": ["DDIM"]}, columns={"steps": [1, 2]})
 near = sdprobe.clip.similarity(torch.rand(2, 3, 20, 24), ["a red circle", "a star"])
 near.plot(), near.best, near.logits, near.probabilities, repr(near)
