@@ -17,7 +17,17 @@ SIDES = 16  # what codecs want the sides of a film to be a multiple of
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """Two pictures for every step, and the final one.
+    """Two pictures for every step, and the final one; `sdprobe.film` makes it of a run.
+
+    >>> import tempfile
+    >>> import sdprobe
+    >>> preview = sdprobe.Preview()
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[preview], steps=4, seed=0, progress=False)
+    >>> own = sdprobe.film(run[preview])
+    >>> own.gif(tempfile.mkdtemp() + "/circle.gif", height=64).name
+    'circle.gif'
+    >>> [ax.get_title() for ax in own.sheet(columns=2).axes[:2]]
+    ['step 0', 'step 3']
 
     Attributes:
         steps: the numbers of the steps.
