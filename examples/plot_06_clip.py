@@ -55,7 +55,7 @@ near = sdprobe.clip.classify(pictures, list(COLOURS), template="a {} circle")
 near.plot()
 
 # %%
-# The probabilities alone would not: brown is called orange, with confidence.
+# The probabilities alone would not: lime and teal are called pink, with some confidence.
 
 near.plot("probabilities")
 
@@ -143,8 +143,8 @@ figure
 # %%
 # ## What is a vector close to?
 #
-# Before all this, a token is a row of a table. Which rows are nearest to a vector tells what it means. Between red and
-# yellow lies, of 663 tokens, this one:
+# Before all this, a token is a row of a table. Which rows are nearest to a vector tells what it means. Of 663
+# tokens these are nearest to the sum of two colours: the two, and one that lies between them.
 
 red, yellow = (sdprobe.clip.token_vectors(word)[0] for word in ("red", "yellow"))
 sdprobe.clip.nearest_tokens(red + yellow, k=3)

@@ -129,8 +129,8 @@ def nearest_tokens(
 
     >>> import sdprobe
     >>> red, yellow = (sdprobe.clip.token_vectors(word)[0] for word in ("red", "yellow"))
-    >>> sdprobe.clip.nearest_tokens(red + yellow, k=1).tokens
-    (('orange</w>',),)
+    >>> sorted(sdprobe.clip.nearest_tokens(red + yellow, k=3).tokens[0])
+    ['orange</w>', 'red</w>', 'yellow</w>']
     >>> model = sdprobe.load()
     >>> sdprobe.clip.nearest_tokens(sdprobe.clip.token_vectors("ring", model), k=1, model=model)
     ring</w> 1.00
