@@ -208,7 +208,7 @@ def test_two_guidances_at_once_reach_a_lower_sum_than_either(embedded, seed):
     left = torch.zeros(64, 64)
     left[:, :32] = 1
     one, other = losses.colour("blue", left), losses.colour("yellow", 1 - left)
-    hooks = [LossGuidance(loss, 30, start=1, clip=0.5, apply="sample") for loss in (one, other)]
+    hooks = [LossGuidance(loss, 30, start=1, clip=0.1, apply="sample") for loss in (one, other)]
     ends = []
     for chosen in (hooks[:1], hooks[1:], hooks):
         guided = run(
