@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +19,7 @@ from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.run import Run
 from sdprobe.sampler import sample
+from sdprobe.whole_file import whole_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,17 +74,19 @@ def write(
     for i, picture in enumerate(run.images):
         prefix = f"{i}-" if len(run.images) > 1 else ""
         heats: dict[str, HeatMap] = run[maps].heat_maps(image=i)
-        with _replacing(out / f"{prefix}picture.png", paths) as temporary:
-            picture.save(temporary, format="PNG")
+        paths.append(out / f"{prefix}picture.png")
+        with whole_file(paths[-1]) as beside:
+            picture.save(beside, format="PNG")
         for number, (word, heat) in enumerate(heats.items()):
             name = re.sub(r"[^\w-]+", "_", word)
-            _save(heat.overlay(), out / f"{prefix}word-{number:02d}-{name}.png", paths)
+            paths.append(_saved(heat.overlay(), out / f"{prefix}word-{number:02d}-{name}.png"))
         rows.append([picture, *(heat.cell() for heat in heats.values())])
     words = list(run[maps].heat_maps()) if len(run.prompts) == 1 else []
-    _save(plot.sheet(rows, columns=["", *words], title=run.settings.prompt[0]), out / "sheet.png", paths)
+    paths.append(_saved(plot.sheet(rows, columns=["", *words], title=run.settings.prompt[0]), out / "sheet.png"))
     settings = asdict(run.settings) | {"model": model or "embedded", "hooks": asked}
-    with _replacing(out / "settings.json", paths) as temporary:
-        Path(temporary).write_text(json.dumps(settings, indent=2) + "\n")
+    paths.append(out / "settings.json")
+    with whole_file(paths[-1]) as beside:
+        beside.write_text(json.dumps(settings, indent=2) + "\n")
     return paths
 
 
@@ -110,29 +111,10 @@ def parse_hook(text: str) -> tuple[str, dict[str, Any]]:
     return name, config
 
 
-class _replacing:
-    """A path to write to that takes the file's place only once it is whole."""
-
-    def __init__(self, path: Path, paths: list[Path]) -> None:
-        self.path, self.paths = path, paths
-
-    def __enter__(self) -> str:
-        handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, suffix=self.path.suffix)
-        os.close(handle)
-        return self.temporary
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        if kind is None:
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-            self.paths.append(self.path)
-        else:
-            os.unlink(self.temporary)
-
-
-def _save(figure: Figure, path: Path, paths: list[Path]) -> None:
-    with _replacing(path, paths) as temporary:
-        figure.savefig(temporary, dpi=150)
+def _saved(figure: Figure, path: Path) -> Path:
+    with whole_file(path) as beside:
+        figure.savefig(beside, dpi=150)
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:

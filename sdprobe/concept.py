@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from sdprobe.whole_file import whole_file
 
 PAIR = MappingProxyType({"clip_l": "text_encoder", "clip_g": "text_encoder_2"})
 """The names that files for Stable Diffusion XL give its two encoders."""
@@ -101,12 +102,8 @@ class Concept:
             name: found.detach().cpu().clone(memory_format=torch.contiguous_format) for name, found in named.items()
         }
         about = {"token": json.dumps(self.token), "losses": json.dumps(self.losses)}
-        half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            save_file(plain, half_written, metadata={f"sdprobe.{name}": text for name, text in about.items()})
-            half_written.replace(path)
-        finally:
-            half_written.unlink(missing_ok=True)
+        with whole_file(path) as beside:
+            save_file(plain, beside, metadata={f"sdprobe.{name}": text for name, text in about.items()})
         return path
 
     def __repr__(self) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from sdprobe.model.forward_process import ForwardProcess
 from sdprobe.model.lesson import ENCODER, STATE, Lesson, evaluating
 from sdprobe.model.loading import load
 from sdprobe.model.stable_diffusion import StableDiffusion
+from sdprobe.whole_file import whole_file
 
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}")
 Picture = Image | NDArray[np.uint8]
@@ -178,13 +177,8 @@ def _sample_of(model: StableDiffusion) -> bytes:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as beside:
+        torch.save(content, beside)
 
 
 def _read(path: Path, told: Mapping[str, Any], steps: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,6 +11,8 @@ import torch
 from jaxtyping import Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from sdprobe.whole_file import whole_file
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -114,10 +115,8 @@ class Recording(Record):
         return sorted(int(found[1]) for path in self.folder.iterdir() if (found := NAME.fullmatch(path.name)))
 
     def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
-        path = self._path(index)
-        beside = path.with_suffix(".partial")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
-        os.replace(beside, path)
+        with whole_file(self._path(index)) as beside:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
 
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
         path = self._path(index)

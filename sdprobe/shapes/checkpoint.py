@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from sdprobe.whole_file import whole_file
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -173,9 +175,8 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
         }
-        half_written = self.path.with_suffix(".tmp")
-        torch.save(content, half_written)
-        half_written.replace(self.path)
+        with whole_file(self.path) as beside:
+            torch.save(content, beside)
         if on_save:
             on_save()
         torch.set_rng_state(state)

@@ -1,0 +1,35 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside the file's to write to; it takes the file's place once all is written, or goes again.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
+    >>> with whole_file(path) as beside:
+    ...     _ = beside.write_text("1 2 3")
+    ...     path.exists()
+    False
+    >>> path.read_text(), [found.name for found in path.parent.iterdir()]
+    ('1 2 3', ['numbers.txt'])
+
+    Raises:
+        FileNotFoundError: for a file in a folder that is not there, before anything is written.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
+    # The kind stays legible: what writes pictures and films goes by the suffix.
+    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
