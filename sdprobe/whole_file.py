@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, suffix: str | None = None) -> Iterator[Path]:
     """A path beside the file's to write to; it takes the file's place once all is written, or goes again.
 
     >>> import tempfile
@@ -21,13 +21,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     >>> path.read_text(), [found.name for found in path.parent.iterdir()]
     ('1 2 3', ['numbers.txt'])
 
+    Args:
+        path: the file; one that is there is replaced.
+        suffix: of the path beside, for writers that go by it; None for the file's own.
+
     Raises:
         FileNotFoundError: for a file in a folder that is not there, before anything is written.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
-    # The kind stays legible: what writes pictures and films goes by the suffix.
-    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix if suffix is None else suffix}")
     try:
         yield beside
         beside.replace(path)

@@ -16,7 +16,7 @@ NEEDED = ("imageio", "imageio_ffmpeg")
 
 def write_gif(frames: Sequence[Image], path: Path, fps: int) -> Path:
     """Frames as a GIF that repeats."""
-    with whole_file(path) as beside:
+    with whole_file(path, ".gif") as beside:
         export_to_gif(list(frames), str(beside), fps=fps)
     return path
 
@@ -25,6 +25,6 @@ def write_mp4(frames: Sequence[Image], path: Path, fps: int) -> Path:
     """Frames as MP4. Raises ImportError where what writes it is not installed."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise ImportError(f"an MP4 needs {' and '.join(missing)}: pip install 'sdprobe[video]', or write a GIF")
-    with whole_file(path) as beside:
+    with whole_file(path, ".mp4") as beside:
         export_to_video(list(frames), str(beside), fps=fps)
     return path
