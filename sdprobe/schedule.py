@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import matplotlib
@@ -16,6 +15,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.model.prediction import level_at
 from sdprobe.model.schedulers import fresh_scheduler
+from sdprobe.table import as_html, as_text
 
 SHOWN = 16  # longer tables are printed with a gap; a notebook shows them whole
 STYLES = ("-", "--", "-.", ":")
@@ -104,9 +104,7 @@ class Schedule:
         return [head, *body, ("end", "", *shown[-1], "")]
 
     def __str__(self) -> str:
-        rows = self._rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = as_text(self._rows(), align=str.rjust)
         if len(lines) > SHOWN + 2:
             lines = [*lines[: SHOWN // 2 + 1], "...", *lines[-SHOWN // 2 :]]
         return "\n".join([f"Schedule({self._name()})", *lines])
@@ -114,10 +112,7 @@ class Schedule:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head, *body = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
-        rows = "".join(f"<tr>{row}</tr>" for row in body)
-        caption = f"<caption>{escape(self._name())}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return as_html(self._rows(), self._name())
 
 
 def schedule(model: Model | Any, steps: int | None = None, scheduler: str | type | Any | None = None) -> Schedule:

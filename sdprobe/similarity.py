@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe.plot import HEAT
+from sdprobe.table import as_text
 
 INCH = 0.62  # a cell of the matrix
 MOST = 400  # cells whose numbers are still legible
@@ -82,11 +83,7 @@ class Similarity:
             [text, *(f"{c:5.2f} ({p:.2f})" for c, p in zip(*numbers, strict=True))]
             for text, *numbers in zip(self.texts, cosine, probability, strict=True)
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *rows)
-        ]
+        lines = as_text([head, *rows])
         hidden = len(self.images) - shown
         return "\n".join([*lines, f"and {hidden} more pictures"] if hidden else lines)
 

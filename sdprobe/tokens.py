@@ -13,6 +13,7 @@ from torch import Tensor
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.prompt import Prompt, TokenRole
+from sdprobe.table import as_html, as_text
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,13 @@ class Tokens:
     __repr__ = __str__
 
     def _text(self, prompt: int) -> str:
-        rows = self._shown(prompt)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *self._notes(prompt)])
+        return "\n".join([*as_text(self._shown(prompt)), *self._notes(prompt)])
 
     def _repr_html_(self) -> str:
         tables = []
         for i, own in enumerate(self.prompts):
-            head, *body = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._shown(i)]
             notes = "".join(f"<p>{escape(note)}</p>" for note in self._notes(i))
-            rows = "".join(f"<tr>{row}</tr>" for row in body)
-            caption = f"<caption>{escape(own.text)}</caption>"
-            tables.append(f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{notes}")
+            tables.append(as_html(self._shown(i), own.text) + notes)
         return "".join(tables)
 
     def _shown(self, prompt: int) -> list[tuple[str, ...]]:

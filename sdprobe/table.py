@@ -1,0 +1,29 @@
+"""Rows of cells as text in columns, and as HTML. The first row is the header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+Rows = Sequence[Sequence[str]]
+
+
+def as_text(rows: Rows, align: Callable[[str, int], str] = str.ljust) -> list[str]:
+    """The lines of a table, a column as wide as its widest cell.
+
+    >>> as_text([("step", "sigma"), ("0", "14.6146")], align=str.rjust)
+    ['step    sigma', '   0  14.6146']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(align(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def as_html(rows: Rows, caption: str) -> str:
+    """The table for a notebook; whatever stands in its cells is shown and never run.
+
+    >>> as_html([("word",), ("<b>",)], "a prompt")
+    '<table><caption>a prompt</caption>...<tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+    head, *body = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    lines = "".join(f"<tr>{row}</tr>" for row in body)
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
