@@ -100,7 +100,7 @@ class Encoded:
     @property
     def mean(self) -> Shaped[Tensor, "images channels h w"]:
         """The means: the latents to use where nothing else is asked for."""
-        return (self.posterior.mean - self.posterior.shift) * self.posterior.scale
+        return self.posterior.scaled(self.posterior.mean)
 
     @property
     def std(self) -> Shaped[Tensor, "images channels h w"]:
@@ -114,7 +114,7 @@ class Encoded:
             seed: one number for all pictures, or one for each.
         """
         drawn = self.posterior.mean + self.posterior.std * noise_like(self.posterior.mean, seed)
-        return (drawn - self.posterior.shift) * self.posterior.scale
+        return self.posterior.scaled(drawn)
 
     def channels(self, image: int = 0) -> Figure:
         """One picture, and each channel of its latents: the means above, the standard deviations below."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from sdprobe.concept import Concept
 from sdprobe.model.base import Model
-from sdprobe.model.clip import Clip, Pictures, load
+from sdprobe.model.clip import Clip, Pictures, given_or_embedded, load
 from sdprobe.model.vocabulary import Vocabulary
 from sdprobe.similarity import Similarity
 
@@ -59,7 +58,7 @@ def similarity(images: Pictures, texts: str | Sequence[str], clip: Clip | str | 
 
     Source: Radford et al. 2021, Section 2 and Figure 3.
     """
-    own = _clip(clip)
+    own = given_or_embedded(clip)
     cosine = own.image_features(images) @ own.text_features(texts).T
     several = (texts,) if isinstance(texts, str) else tuple(texts)
     return Similarity(cosine, own.logit_scale, several, _one_by_one(images))
@@ -149,7 +148,7 @@ def nearest_tokens(
     Source: Gal et al. 2023, An Image is Worth One Word, whose learned vectors live in this table.
     """
     vector = vector.vectors["text_encoder"] if isinstance(vector, Concept) else vector
-    vocabulary = Vocabulary(_default() if model is None else model)
+    vocabulary = Vocabulary(given_or_embedded(None) if model is None else model)
     table = vocabulary.all()
     if vector.ndim not in (1, 2) or vector.shape[-1] != table.shape[1]:
         raise ValueError(
@@ -174,7 +173,7 @@ def token_vectors(word: str, model: Model | Clip | Any | None = None) -> Float[T
         word: a word, a phrase, or the name of a learned concept the model has loaded.
         model: as for `nearest_tokens`.
     """
-    return Vocabulary(_default() if model is None else model).of(word)
+    return Vocabulary(given_or_embedded(None) if model is None else model).of(word)
 
 
 def pooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) -> Float[Tensor, "texts width"]:
@@ -191,7 +190,7 @@ def pooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) ->
 
     Source: Radford et al. 2021, Section 2.4.
     """
-    return _clip(clip).pooled(texts)
+    return given_or_embedded(clip).pooled(texts)
 
 
 def unpooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) -> Float[Tensor, "texts tokens width"]:
@@ -204,7 +203,7 @@ def unpooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) 
     >>> (red == blue).all(dim=-1)[:5]
     tensor([ True,  True,  True, False, False])
     """
-    return _clip(clip).unpooled(texts)
+    return given_or_embedded(clip).unpooled(texts)
 
 
 def info_nce(
@@ -245,15 +244,6 @@ def info_nce(
     logits = logit_scale * F.normalize(image_features, dim=-1) @ F.normalize(text_features, dim=-1).T
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-
-
-@cache
-def _default() -> Clip:
-    return load()
-
-
-def _clip(clip: Clip | str | Path | None) -> Clip:
-    return _default() if clip is None else load(clip)
 
 
 def _one_by_one(images: Pictures) -> tuple[Any, ...]:

@@ -89,11 +89,4 @@ def embed(
     own = load(model)
     prompts = tuple(map(own.read, [prompt] if isinstance(prompt, str) else prompt))
     with own.turn(), torch.no_grad():
-        states = own.text_states(prompts, None)
-        if input is not None:
-            if input.shape != states.input.shape:
-                raise ValueError(
-                    f"input must be {list(states.input.shape)}, as the prompt's own, not {list(input.shape)}"
-                )
-            states = own.text_states(prompts, input)
-    return Embeddings(prompts, *states)
+        return Embeddings(prompts, *own.text_states(prompts, input))

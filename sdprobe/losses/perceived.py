@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.losses.loss import Loss, PerImage, Pictures, as_tensor, said
-from sdprobe.model.clip import Clip, load
-from sdprobe.model.loading import load as load_model
+from sdprobe.model.clip import Clip, given_or_embedded
+from sdprobe.model.loading import load
 
 Features = Callable[[Pictures], Sequence[Tensor]]
 
@@ -32,7 +32,7 @@ def clip_text(text: str, clip: Clip | str | Path | None = None) -> Loss:
 
     Source: Nichol et al. 2022, "GLIDE", section 2.4.
     """
-    own = load(clip)
+    own = given_or_embedded(clip)
     with torch.no_grad():
         wanted = own.text_features(text)[0]
     return Loss(said("clip_text", [text]), lambda pictures: 1 - own.image_features(pictures) @ wanted)
@@ -52,7 +52,7 @@ def clip_image(picture: Any, clip: Clip | str | Path | None = None) -> Loss:
 
     Source: Liu et al. 2023, "More Control for Free! Image Synthesis with Semantic Diffusion Guidance", section 3.2.
     """
-    own = load(clip)
+    own = given_or_embedded(clip)
     with torch.no_grad():
         wanted = own.image_features(as_tensor(picture))[0]
     return Loss(
@@ -88,7 +88,7 @@ def encoder_features(model: Any) -> Features:
     Args:
         model: what `sdprobe.load` gives, or a live pipeline, with the usual autoencoder (`AutoencoderKL`).
     """
-    encoder = load_model(model).pipe.vae.encoder
+    encoder = load(model).pipe.vae.encoder
 
     def features(pictures: Pictures) -> list[Tensor]:
         found = [encoder.conv_in(2 * pictures.to(encoder.conv_in.weight.dtype) - 1)]

@@ -20,6 +20,10 @@ class Posterior(NamedTuple):
     scale: float
     shift: float
 
+    def scaled(self, z: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
+        """Latents of the autoencoder in the denoiser's scale."""
+        return (z - self.shift) * self.scale
+
 
 def pixels_of(
     processor: Any, images: Any, height: int | None = None, width: int | None = None

@@ -155,6 +155,10 @@ class Model(ABC):
         """What the autoencoder says of pictures in [-1, 1]: the distribution of their latents, in its own scale."""
         return posterior_of(self.pipe.vae, pixels)
 
+    def noise_like(self, x: Latents, seed: int | Sequence[int]) -> Latents:
+        """The noise, of unit variance, that a run of this seed begins with."""
+        return noise_like(x, seed)
+
     def linear_rgb(self, x: Latents) -> Float[Tensor, "images 3 h w"]:
         """Small pictures in [0, 1] without the decoder: fast, one pixel for each place of the latents."""
         return linear_rgb(self, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,16 @@ def load(
         raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here")
     own.model.to(**{k: v for k, v in {"dtype": dtype, "device": device}.items() if v is not None})
     return own
+
+
+def given_or_embedded(clip: Clip | str | Path | None) -> Clip:
+    """The CLIP that is meant: None is the embedded model's, which is read once."""
+    return _embedded() if clip is None else load(clip)
+
+
+@cache
+def _embedded() -> Clip:
+    return load()
 
 
 def _loaded(source: str | Path | None) -> Clip:

@@ -40,10 +40,10 @@ def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given:
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         if given is not None:
-            hooks.enter_context(_passing(embeddings, lambda x: given.to(x)))
+            hooks.enter_context(passing(embeddings, partial(_replaced, given)))
         stages = {"token": embeddings.token_embedding, "position": embeddings.position_embedding, "input": embeddings}
         for name, module in stages.items():
-            hooks.enter_context(_passing(module, partial(_kept, seen, name)))
+            hooks.enter_context(passing(module, partial(_kept, seen, name)))
         out = encoder(ids, attention_mask=mask, output_hidden_states=True)
     token, position = seen["token"], seen["position"]
     return States(token, position[0], seen["input"], tuple(out.hidden_states), out.last_hidden_state, out.pooler_output)
@@ -59,13 +59,20 @@ def _inner(encoder: Any) -> Any:
     return getattr(encoder, "text_model", encoder)  # a wrapper in some versions, and where a projection follows
 
 
+def _replaced(given: Tensor, x: Tensor) -> Tensor:
+    if given.shape != x.shape:
+        raise ValueError(f"input must be {list(x.shape)}, as the prompt's own, not {list(given.shape)}")
+    return given.to(x)
+
+
 def _kept(seen: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     seen[name] = x
     return x
 
 
 @contextmanager
-def _passing(module: nn.Module, through: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def passing(module: nn.Module, through: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While this is open, what a module returns goes through a function."""
     handle = module.register_forward_hook(lambda module, args, output: through(output))
     try:
         yield

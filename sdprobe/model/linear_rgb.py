@@ -31,7 +31,7 @@ def _fit(model: Any) -> Float[Tensor, "channels_and_one rgb"]:
     colours = torch.rand(PICTURES, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     pictures = F.interpolate(colours, size=(SIDE * factor, SIDE * factor))
     posterior = model.posterior(model.pixels(pictures))
-    latents = (posterior.mean - posterior.shift) * posterior.scale
+    latents = posterior.scaled(posterior.mean)
     targets = F.interpolate(colours, size=latents.shape[-2:]).to(latents.device).movedim(1, -1)
     matrix: Tensor = torch.linalg.lstsq(_with_one(latents).flatten(0, 2), targets.flatten(0, 2)).solution
     return matrix

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sdprobe.compose import Hooks
 from sdprobe.model.base import Latents, Model
 from sdprobe.model.concepts import Brought
-from sdprobe.model.encoding import States, final_norm, states
+from sdprobe.model.encoding import States, final_norm, passing, states
 from sdprobe.model.reading import read
 from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.prompt import Prompt
@@ -62,9 +62,15 @@ class StableDiffusion(Model):
         self, run: Run, hooks: Hooks, role: Role, prompts: tuple[Prompt, ...]
     ) -> Shaped[Tensor, "batch tokens width"]:
         text = self._text(run, hooks, role, prompts)
-        with passing_embeddings(self.pipe.text_encoder, lambda x: hooks.token_embeds(x, text), hooks):
+        with self._passing_embeddings(hooks, text):
             x, _ = self.pipe.encode_prompt([p.text for p in prompts], self.device, 1, False)
         return hooks.prompt_embeds(x, text)
+
+    def _passing_embeddings(self, hooks: Hooks, text: Text) -> AbstractContextManager[None]:
+        """While this is open, token embeddings pass their point, if any hook acts there, before positions are added."""
+        if not len(hooks.at("token_embeds")):
+            return nullcontext()
+        return passing(self.pipe.text_encoder.get_input_embeddings(), lambda x: hooks.token_embeds(x, text))
 
     def _text(self, run: Run, hooks: Hooks, role: Role, prompts: tuple[Prompt, ...]) -> Text:
         table = self.pipe.text_encoder.get_input_embeddings()
@@ -80,8 +86,7 @@ class StableDiffusion(Model):
             return made
 
         def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
-            only = hooks.transforms
-            with passing_embeddings(self.pipe.text_encoder, lambda x: only.token_embeds(x, text), only):
+            with self._passing_embeddings(hooks.transforms, text):
                 found = self.text_states(prompts, None).hidden_states
             return tuple(final_norm(self.pipe.text_encoder).forward(hidden) for hidden in found)
 
@@ -166,9 +171,9 @@ class StableDiffusion(Model):
         found = []
         for picture in pictures:
             pixels = processor.preprocess(picture, height, width, resize_mode="crop").to(self.device, vae.dtype)
-            found.append(self.posterior(pixels).mean.float())
-        x0: Tensor = torch.cat(found) * vae.config.scaling_factor
-        return x0
+            posterior = self.posterior(pixels)
+            found.append(posterior.scaled(posterior.mean.float()))
+        return torch.cat(found)
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         vae = self.pipe.vae
@@ -182,16 +187,3 @@ class StableDiffusion(Model):
         if not isinstance(module, AttentionModule):
             return None
         return "cross" if module.is_cross_attention else "self"
-
-
-@contextmanager
-def passing_embeddings(encoder: Any, point: Callable[[Tensor], Tensor], hooks: Hooks) -> Iterator[None]:
-    """While this is open, the encoder's token embeddings pass a point before positions are added to them."""
-    if not len(hooks.at("token_embeds")):
-        yield
-        return
-    handle = encoder.get_input_embeddings().register_forward_hook(lambda module, args, output: point(output))
-    try:
-        yield
-    finally:
-        handle.remove()

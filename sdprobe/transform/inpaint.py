@@ -54,6 +54,7 @@ class Inpaint(Transform):
 
     def start(self, run: Run) -> None:
         size, (h, w) = (run.settings.height, run.settings.width), run.model.latent_size(run.settings)
+        self._noise: Tensor | None = None
         self._new = _booleans(self.mask)
         self._x0 = _latents(self.picture, run.model, (h, w))
         factor = size[0] // h
@@ -68,7 +69,9 @@ class Inpaint(Transform):
         self._places = F.adaptive_max_pool2d(self._new.float(), (h, w)) > 0
 
     def latents(self, x: Tensor, step: Step) -> Tensor:
-        kept = step.signal * self._x0.to(x) + step.noise * _drawn(step.run.seed, x)
+        if self._noise is None:
+            self._noise = step.run.model.noise_like(x, step.run.seed)
+        kept = step.signal * self._x0.to(x) + step.noise * self._noise
         return torch.where(self._places.to(x.device), x, kept)
 
     def final_latents(self, x: Tensor, run: Run) -> Tensor:
@@ -88,7 +91,7 @@ def _latents(picture: Any, model: Any, grid: tuple[int, int]) -> Shaped[Tensor, 
     if isinstance(picture, Tensor) and tuple(picture.shape[-2:]) == grid:
         return picture
     found = model.posterior(model.pixels(picture))
-    x0: Tensor = (found.mean - found.shift) * found.scale
+    x0: Tensor = found.scaled(found.mean)
     return x0
 
 
@@ -102,14 +105,3 @@ def _booleans(mask: Any) -> Bool[Tensor, "images 1 height width"]:
             f"{list(values.shape)}"
         )
     return values.reshape(-1, 1, *values.shape[-2:])
-
-
-def _drawn(seed: int | tuple[int, ...], like: Tensor) -> Tensor:
-    """The noise that a run of this seed begins with."""
-    each = [(seed, len(like))] if isinstance(seed, int) else [(own, 1) for own in seed]
-    return torch.cat(
-        [
-            torch.randn(count, *like.shape[1:], generator=torch.Generator().manual_seed(own), dtype=like.dtype)
-            for own, count in each
-        ]
-    ).to(like.device)

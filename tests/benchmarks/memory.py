@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 
 import torch
-from measure import cpu_seconds, one_thread, spread, table
+from measure import apart, cpu_seconds, one_thread, spread, table
 from models import PROMPT, SD15_THIN
 
 import sdprobe
@@ -39,14 +37,6 @@ def measure(prompt: str, steps: int, captured: bool) -> dict[str, object]:
     return found
 
 
-def apart(prompt: str, steps: int, captured: bool) -> dict[str, object]:
-    """`measure` in a process of its own."""
-    asked = [sys.executable, __file__, "--one", json.dumps([prompt, steps, captured])]
-    done = subprocess.run(asked, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     asked = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     asked.add_argument("--quick", action="store_true", help="2 and 4 steps in place of 10 and 50")
@@ -58,10 +48,10 @@ def main() -> None:
     print(f"{one_thread()}; {SD15_THIN.name}, 512²: 16 sites, 8 heads, 77 tokens; targets: held ≤ 10 MB, maps ≤ 50 ms")
     rows = []
     for steps in (2, 4) if options.quick else (10, 50):
-        plain, captured = apart(PROMPT, steps, False), apart(PROMPT, steps, True)
+        plain, captured = apart(__file__, PROMPT, steps, False), apart(__file__, PROMPT, steps, True)
         rows.append(_row(steps, captured, plain))
     head = ["steps", "held, MB", "peak, MB", "peak over a plain run, MB", "words", "maps of all words, CPU ms"]
-    rows.append(_row(1, apart(LONG, 1, True), apart(LONG, 1, False)))
+    rows.append(_row(1, apart(__file__, LONG, 1, True), apart(__file__, LONG, 1, False)))
     print(table(head, rows))
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from measure import one_thread, table
+from measure import apart, one_thread, table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -64,17 +62,6 @@ def measure(way: str, steps: int, images: int) -> dict[str, object]:
     return {"curve": run[resident].sizes, "written": written / MEGA}
 
 
-def apart(way: str, steps: int, images: int) -> dict[str, object]:
-    """`measure` in a process of its own."""
-    asked = [sys.executable, __file__, "--one", json.dumps([way, steps, images])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        asked, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    )
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     asked = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     asked.add_argument("--quick", action="store_true", help="10 steps of 64 images in place of 50 of 512")
@@ -86,7 +73,7 @@ def main() -> None:
     steps, images = (10, 64) if options.quick else (50, 512)
     each = len(KEPT) * images * 4 * 8 * 8 * 4 / MEGA
     print(f"{one_thread()}; tiny U-Net, {images} images at once: {each:.2f} MB to record at each of {steps} steps")
-    found = {way: apart(way, steps, images) for way in WAYS}
+    found = {way: apart(__file__, way, steps, images) for way in WAYS}
     curves = {way: [float(size) for size in own["curve"]] for way, own in found.items()}  # type: ignore[attr-defined]
     shown = sorted({0, *range(steps // 10 - 1, steps, steps // 10), steps - 1})
     rows = [[step + 1, *(f"{curves[way][step] - curves[way][0]:+.1f}" for way in WAYS)] for step in shown]
