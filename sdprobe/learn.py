@@ -112,7 +112,7 @@ def learn_concept(
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise FileNotFoundError(f"checkpoint {path} must be a file in a folder that exists")
     process = ForwardProcess(own.pipe.scheduler)
-    with own.turn(), torch.inference_mode(False), own.frozen(True), evaluating(own):
+    with own.turn(), torch.inference_mode(False), own.frozen(), evaluating(own):
         begun = Concept({ENCODER: _initial(own, init_word, vectors)}, token)
         told = {
             "token": token,

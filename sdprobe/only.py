@@ -132,7 +132,7 @@ class _OnlyText(_Only):
     def start(self, run: Run) -> None:
         self.on = False
         self.texts: dict[Role, Text] = {}
-        self.contexts: dict[frozenset[int], Tensor] = {}
+        self.contexts: dict[frozenset[int], dict[Role, Tensor]] = {}
         super().start(run)
 
     def edited(self, point: str, x: Tensor, text: Text) -> Tensor:
@@ -155,24 +155,23 @@ class _OnlyText(_Only):
     def shown(self, attn: Attention, site: Site) -> Attention:
         """The attention as it would be if the text had been changed by this hook, and those limited ones before it."""
         acting = frozenset(i for i, own in self.until(site.step) if own.beside(site))
-        return attn.with_context(self.contexts[acting])
+        made, each = self.contexts[acting], site.step.run.settings.images_per_prompt
+        return attn.with_context(torch.stack([made[row.role][row.image // each] for row in site.step.rows]))
 
     def until(self, step: Step) -> list[tuple[int, _OnlyText]]:
         """The limited transforms of the text that act in a step, numbered, up to this one."""
         own = [own for _, own in step.run.records if isinstance(own, _OnlyText)]
         return [(i, one) for i, one in enumerate(own[: own.index(self) + 1]) if one.during(step)]
 
-    def context(self, step: Step, acting: frozenset[int]) -> Shaped[Tensor, "rows tokens width"]:
+    def context(self, step: Step, acting: frozenset[int]) -> dict[Role, Shaped[Tensor, "batch tokens width"]]:
         own = [own for _, own in step.run.records if isinstance(own, _OnlyText)]
         try:
             for i, one in enumerate(own):
                 one.on = i in acting
-            made = {role: text.again() for role, text in self.texts.items()}
+            return {role: text.again() for role, text in self.texts.items()}
         finally:
             for one in own:
                 one.on = False
-        each = step.run.settings.images_per_prompt
-        return torch.stack([made[row.role][row.image // each] for row in step.rows])
 
 
 @cache

@@ -122,6 +122,7 @@ class Step:
     to_denoised: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     to_output: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     to_state: Callable[[Tensor], State] = field(repr=False)
+    to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None], Tensor] = field(repr=False)
     model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
 
     def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
@@ -139,6 +140,25 @@ class Step:
         It is linear: for a change of x0 and of the latents, it is the change of ``noise_pred``.
         """
         return self.to_output(x0, latents)
+
+    def predict(
+        self, latents: Shaped[Tensor, "images channels h w"], *hooks: Any, role: Role | None = None
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        """What the denoiser says of any latents at this step: a further call, beside the loop's own.
+
+        The run's transforms inside the denoiser act in it as ever; its observers do not see it. Differentiable, where
+        gradients are enabled; so is the attention that a further transform among ``hooks`` is shown.
+
+        Args:
+            latents: in the scheduler's own scale.
+            hooks: what is to act inside the denoiser in this call only, after the run's own transforms.
+            role: only the rows of this role (``"cond"``), one for each image; None for all, as in `rows`.
+
+        Raises:
+            RuntimeError: from inside the denoiser, at ``attention`` or ``activation``.
+            ValueError: for a role that no row of this run has.
+        """
+        return self.to_prediction(self, latents, hooks, role)
 
     def rows_of(self, role: Role) -> slice | list[int]:
         """Where the rows of a role stand, in the order of their images: ``x[step.rows_of("uncond")]``."""

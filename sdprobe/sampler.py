@@ -13,6 +13,7 @@ from sdprobe.compose import Hook, Hooks
 from sdprobe.model.base import Model, generators
 from sdprobe.model.copies import copied_generator
 from sdprobe.model.loading import load
+from sdprobe.model.predicting import predicting
 from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.model.settings import Seed, fill
 from sdprobe.model.taps import Taps
@@ -114,7 +115,7 @@ def loop(
     """The loop itself: from noise, from a picture, or from where another run stood."""
     stack, by_name = resolve(hooks)
     stack = Hooks(stack, Progress()) if progress else stack
-    with model.turn(), torch.inference_mode(False), torch.no_grad(), model.frozen(stack.needs_grad):
+    with model.turn(), torch.inference_mode(False), torch.no_grad(), model.frozen():
         stage = model.staged(scheduler, settings, stack.brings, state)
         run = Run(
             model, settings, *(tuple(map(stage.read, texts)) for texts in (settings.prompt, settings.negative_prompt))
@@ -127,7 +128,8 @@ def loop(
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)
             x = stage.start_latents(settings, generator, latents, image) if state is None else state.latents
-            for step_at in stage.steps(run, roles, generator):
+            further = predicting(stage, taps, conditioning)
+            for step_at in stage.steps(run, roles, generator, further):
                 x = live.latents(x, step_at(x))
                 x = x.detach().requires_grad_(live.needs_grad)
                 step = step_at(x)

@@ -78,6 +78,10 @@ class Model(ABC):
         """x_T, or the noised picture."""
 
     @abstractmethod
+    def narrowed(self, conditioning: Any, rows: slice | list[int]) -> Any:
+        """The conditioning of these rows only: one role's, one row for each image."""
+
+    @abstractmethod
     def denoise(self, x: Latents, step: Step, conditioning: Any) -> Shaped[Tensor, "rows channels h w"]:
         """What the network returns for the latents, one entry per row."""
 
@@ -204,7 +208,9 @@ class Model(ABC):
                 given.enter_context(brought.given_to(getattr(self.pipe, name).get_input_embeddings()))
             yield
 
-    def steps(self, run: Run, roles: Sequence[Role], generator: Any) -> Iterator[Callable[..., Step]]:
+    def steps(
+        self, run: Run, roles: Sequence[Role], generator: Any, to_prediction: Callable[..., Tensor]
+    ) -> Iterator[Callable[..., Step]]:
         """Every step of the run, as what makes the `Step` once given its latents."""
         scheduler = self.pipe.scheduler
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
@@ -230,6 +236,7 @@ class Model(ABC):
                 to_denoised=to_denoised,
                 to_output=to_output,
                 to_state=to_state,
+                to_prediction=to_prediction,
             )
 
     def timestep(self, step: Step) -> Tensor:
@@ -268,9 +275,9 @@ class Model(ABC):
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
     @contextmanager
-    def frozen(self, freeze: bool) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """While this is open, gradients reach the latents alone: none is kept for any parameter."""
-        parts = (part for part in self.pipe.components.values() if isinstance(part, nn.Module) and freeze)
+        parts = (part for part in self.pipe.components.values() if isinstance(part, nn.Module))
         learning = [p for part in parts for p in part.parameters() if p.requires_grad]
         try:
             for parameter in learning:

@@ -142,6 +142,9 @@ class StableDiffusion(Model):
         )
         return made
 
+    def narrowed(self, conditioning: Conditioning, rows: slice | list[int]) -> Conditioning:
+        return conditioning._replace(embeds=conditioning.embeds[rows], groups=1)
+
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
         timestep = self.timestep(step)
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x

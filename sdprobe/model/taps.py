@@ -7,6 +7,7 @@ forward hooks that bracket a module live only as long as one call of the denoise
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,18 +57,29 @@ class Taps:
         grid_of: Callable[[int], Grid | None],
         coverage: Coverage,
     ) -> None:
-        self._coverage, self._grid_of = coverage, grid_of
-        modules = {name: module for name, module in denoiser.named_modules() if name}
-        sites = {name: kind for name, module in modules.items() if (kind := kind_of(module)) is not None}
-        _refuse_idle(hooks, "attention", sites)
-        _refuse_idle(hooks, "activation", dict.fromkeys(modules))
+        self._modules = {name: module for name, module in denoiser.named_modules() if name}
+        self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
+        self._grid_of = grid_of
+        self.busy = False
+        self._listen(hooks, coverage)
+
+    def beside(self, hooks: Hooks) -> Taps:
+        """The places that the run's transforms and these hooks ask for, for a further call of the denoiser."""
+        other = copy.copy(self)
+        other._listen(Hooks(self._hooks.transforms, hooks), Coverage())
+        return other
+
+    def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
+        self._hooks, self._coverage = hooks, coverage
+        _refuse_idle(hooks, "attention", self._sites)
+        _refuse_idle(hooks, "activation", dict.fromkeys(self._modules))
         self._attention = [
-            (name, kind, modules[name], own)
-            for name, kind in sites.items()
+            (name, kind, self._modules[name], own)
+            for name, kind in self._sites.items()
             if len(own := hooks.at("attention", name, kind))
         ]
         self._activation = [
-            (name, module, own) for name, module in modules.items() if len(own := hooks.at("activation", name))
+            (name, module, own) for name, module in self._modules.items() if len(own := hooks.at("activation", name))
         ]
 
     @contextmanager
@@ -75,6 +87,7 @@ class Taps:
         """While this is open, the denoiser's one call passes the points ``attention`` and ``activation``."""
         handles: list[Any] = []
         brackets: list[tuple[_Bracket, Hooks]] = []
+        self.busy = True
         try:
             for name, kind, module, hooks in self._attention:
                 site = Site(name, kind, place_of(name), None, int(getattr(module, "heads", 0)), step)
@@ -88,6 +101,7 @@ class Taps:
             for bracket, hooks in brackets:
                 self._account(bracket, hooks)
         finally:
+            self.busy = False
             # torch skips the closing hook of a module that a KeyboardInterrupt left, so the modes are closed here.
             for bracket, _ in reversed(brackets):
                 bracket.abandon()
