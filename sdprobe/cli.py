@@ -26,14 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or 2 for input that cannot be."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["hooks"]:
-        print("\n".join(f"{name:22} {entry.value}" for name, entry in registry.names().items()))
+        print(registry.hooks())
         return 0
     options = _parser().parse_args(arguments)
     try:
         paths = draw(options)
-    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])  # what a hook raises says whose it is, whatever it is
+        if not notes and not isinstance(error, (ValueError, TypeError, KeyError, OSError, RuntimeError)):
+            raise
         message = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"sdprobe: {message[0]}", file=sys.stderr)
+        print(f"sdprobe: {'; '.join([message[0], *notes])}", file=sys.stderr)
         return 2
     print("\n".join(map(str, paths)))
     return 0

@@ -85,8 +85,8 @@ class Hooks:
             for given in self.leaves:
                 own = copy.copy(given)
                 run.records.append((given, own))
-                _call(own, "start", run)
-                ending.callback(_call, own, "finish", run)
+                called(own, "start", run)
+                ending.callback(called, own, "finish", run)
                 live.leaves = (*live.leaves, own)
             yield live
 
@@ -123,10 +123,10 @@ class Hooks:
     def _pass(self, point: str, value: Value, place: object) -> Value:
         for leaf in self.leaves:
             if isinstance(leaf, Transform) and overrides(leaf, point):
-                value = _checked(leaf, point, value, _call(leaf, point, value, place))
+                value = checked(leaf, point, value, called(leaf, point, value, place))
         for leaf in self.leaves:
             if isinstance(leaf, Observer) and overrides(leaf, point):
-                _call(leaf, point, value, place)
+                called(leaf, point, value, place)
         return value
 
     def __iter__(self) -> Iterator[Hook]:
@@ -184,7 +184,7 @@ def _refuse_misspelt(hook: Hook) -> None:
                 )
 
 
-def _checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
+def checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
     if returned is None:
         raise TypeError(f"{hook!r}.{point} returned None: a Transform returns the new value (did you forget `return`?)")
     if point == "attention":
@@ -207,7 +207,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, torch.Size) else value
 
 
-def _call(hook: Hook, point: str, *args: Any) -> Any:
+def called(hook: Hook, point: str, *args: Any) -> Any:
     """Call a hook, see that it wrote nothing in place, and let an error say where it came from."""
     place = args[-1]
     before = {id(tensor): tensor._version for tensor in _tensors(*args)}

@@ -1,4 +1,4 @@
-"""What calling hooks costs: per hook and point, and a run with none against the stock pipeline.
+"""What calling hooks costs: per point and number of hooks, and in a run with none, against the stock pipeline.
 
 python tests/benchmarks/dispatch.py [--quick]
 """
@@ -6,6 +6,7 @@ python tests/benchmarks/dispatch.py [--quick]
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -15,30 +16,35 @@ from measure import one_thread, ratios, spread, table
 from models import MEDIUM, PROMPT
 
 import sdprobe
+from sdprobe.hook import POINTS
+from sdprobe.model.taps import attention_call
+
+COUNTS = (0, 1, 10, 50)
 
 
-class Looking(sdprobe.Observer):
-    """Looks, and does nothing."""
-
-    def latents(self, x: torch.Tensor, step: sdprobe.Step) -> None: ...
-
-
-class Same(sdprobe.Transform):
-    """Returns what it was given."""
-
-    def latents(self, x: torch.Tensor, step: sdprobe.Step) -> torch.Tensor:
-        return x
+def acting(base: type[sdprobe.Observer] | type[sdprobe.Transform], point: str) -> Any:
+    """A hook that does nothing at one point: looks, or returns what it was given."""
+    same = base is sdprobe.Transform
+    hook = type(base.__name__, (base,), {point: lambda self, x, place: x if same else None})()
+    hook.modules = ("*",) if point == "activation" else None
+    return hook
 
 
-def dispatch(kind: type[sdprobe.Observer] | type[sdprobe.Transform], count: int, repeats: int) -> float:
-    """Microseconds of CPU for one pass of the point ``latents``."""
-    hooks = sdprobe.Hooks(*(kind() for _ in range(count)))
-    x, step = torch.zeros(1, 4, 32, 32), SimpleNamespace(index=0, total=1)
-    place: Any = step
-    hooks.latents(x, place)
+def value_at(point: str) -> Any:
+    """Something of the kind that passes a point."""
+    if point == "attention":
+        return attention_call(*(torch.zeros(2, 8, 64, 32) for _ in range(3)))
+    return torch.zeros(1, 4, 32, 32)
+
+
+def dispatch(base: type[sdprobe.Observer] | type[sdprobe.Transform], point: str, count: int, repeats: int) -> float:
+    """Microseconds of CPU for one pass of a point."""
+    hooks = sdprobe.Hooks(*(acting(base, point) for _ in range(count)))
+    x, place, passing = value_at(point), SimpleNamespace(index=0, total=1), getattr(hooks, point)
+    passing(x, place)
     before = time.thread_time()
     for _ in range(repeats):
-        hooks.latents(x, place)
+        passing(x, place)
     return (time.thread_time() - before) / repeats * 1e6
 
 
@@ -47,20 +53,27 @@ def main() -> None:
     asked.add_argument("--quick", action="store_true", help="fewer repetitions")
     options = asked.parse_args()
     print(one_thread(), flush=True)
-    repeats = 200 if options.quick else 1000
+    repeats = 100 if options.quick else 500
     rows = []
-    for kind in (Looking, Same):
-        for count in (0, 1, 10, 50):
-            passes = [dispatch(kind, count, repeats) for _ in range(5)]
-            each = spread([p / count for p in passes], ".2f") if count else ""
-            rows.append([kind.__mro__[1].__name__, count, spread(passes, ".2f"), each])
-    print(table(["hooks", "how many", "one point, µs", "per hook and point, µs (target: < 10)"], rows), flush=True)
+    for base in (sdprobe.Observer, sdprobe.Transform):
+        for point in POINTS:
+            costs = {n: statistics.median(dispatch(base, point, n, repeats) for _ in range(5)) for n in COUNTS}
+            each = (costs[50] - costs[0]) / 50
+            rows.append([f"{base.__name__}.{point}", *(f"{cost:.2f}" for cost in costs.values()), f"{each:.2f}"])
+    head = ["one pass of a point, µs", *(f"{n} hook{'s' * (n != 1)}" for n in COUNTS), "each (target: < 10)"]
+    print(table(head, rows), flush=True)
 
     model, steps, size = MEDIUM.model(), 4, 256
     model.pipe.set_progress_bar_config(disable=True)
 
-    def ours() -> None:
-        sdprobe.sample(model, PROMPT, steps=steps, seed=0, height=size, width=size, progress=False)
+    def ours(*hooks: Any) -> None:
+        sdprobe.sample(model, PROMPT, hooks=hooks, steps=steps, seed=0, height=size, width=size, progress=False)
+
+    def empty() -> None:
+        ours(sdprobe.Hooks(), sdprobe.Hooks(sdprobe.Hooks()))
+
+    def looked_at() -> None:
+        ours(*(acting(sdprobe.Observer, point) for point in POINTS if point not in ("attention", "activation")))
 
     def stock() -> None:
         generator = torch.Generator("cpu").manual_seed(0)
@@ -70,10 +83,13 @@ def main() -> None:
     stock()
     pairs = 3 if options.quick else 10
     found = [
-        ["stock, again", spread(ratios(stock, stock, pairs))],
-        ["no hooks", spread(ratios(stock, ours, pairs))],
+        ["the stock pipeline", "itself", spread(ratios(stock, stock, pairs))],
+        ["no hooks", "the stock pipeline", spread(ratios(stock, ours, pairs))],
+        ["no hooks", "itself", spread(ratios(ours, ours, pairs))],
+        ["an empty stack", "no hooks", spread(ratios(ours, empty, pairs))],
+        ["an observer at every point outside the denoiser", "no hooks", spread(ratios(ours, looked_at, pairs))],
     ]
-    print(table([f"{MEDIUM.name}@{size}, {steps} steps", "CPU time over the stock pipeline's"], found))
+    print(table([f"{MEDIUM.name}@{size}, {steps} steps", "against", "CPU time of the one over the other's"], found))
 
 
 if __name__ == "__main__":
