@@ -16,7 +16,8 @@ from tests.tiny import stable_diffusion
 
 torch.set_num_threads(1)
 settings.register_profile("quick", max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("nightly", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("short", max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("nightly", max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
