@@ -67,6 +67,9 @@ class Concept:
         if len({len(found) for found in self.vectors.values()}) != 1:
             raise ValueError(f"a concept has as many vectors for every encoder, and at least one, not {self._sizes()}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Concept, (dict(self.vectors), self.token, self.losses)  # a mapping proxy cannot be pickled
+
     def __len__(self) -> int:
         """How many vectors, which is how many tokens of a prompt it takes."""
         return len(next(iter(self.vectors.values())))

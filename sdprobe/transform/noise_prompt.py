@@ -18,7 +18,7 @@ class NoisePrompt(Transform):
 
     Args:
         amount: the noise's standard deviation, as a share of that of the embeddings themselves; 0 is the identity.
-        seed: of the noise.
+        seed: of the noise, which is the same for every prompt and run.
         role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
     """
 
@@ -28,5 +28,6 @@ class NoisePrompt(Transform):
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
         if text.role != self.role:
             return x
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed)).to(x)
-        return x + self.amount * x.std() * noise
+        # Of each prompt by itself: among others it is shaken as it is alone.
+        noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(self.seed)).to(x)
+        return x + self.amount * x.std((1, 2), keepdim=True) * noise

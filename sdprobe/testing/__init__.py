@@ -1,0 +1,28 @@
+"""The conformance kit: the laws that every hook keeps, for anyone's hook.
+
+`check_hook` tries them all on a toy model, in a few seconds; in a test it is one line. For property tests of one's own
+there are the toy model itself, made-up hooks and runs as hypothesis strategies, and the footprint that a model has.
+"""
+
+from sdprobe.model.toy import toy_model
+from sdprobe.testing.check import LAWS, check_hook, examine
+from sdprobe.testing.footprint import footprint
+from sdprobe.testing.law import Law
+from sdprobe.testing.report import Finding, LawsBroken, Report
+from sdprobe.testing.strategies import hooks, observers, runs, transforms
+
+__all__ = [
+    "check_hook",
+    "examine",
+    "LAWS",
+    "Law",
+    "Report",
+    "Finding",
+    "LawsBroken",
+    "toy_model",
+    "footprint",
+    "hooks",
+    "observers",
+    "transforms",
+    "runs",
+]

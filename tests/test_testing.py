@@ -1,0 +1,251 @@
+"""The conformance kit: every hook of the package keeps the laws, and hooks that break one are found out by it."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+
+import sdprobe
+from sdprobe import registry
+from sdprobe.testing import (
+    LAWS,
+    LawsBroken,
+    check_hook,
+    examine,
+    footprint,
+    hooks,
+    observers,
+    runs,
+    toy_model,
+    transforms,
+)
+from tests import bad_hooks
+from tests.laws.strategies import same_run
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How a hook is built for the toy model, and what it is tried with."""
+
+    config: Callable[[], dict[str, Any]] = dict
+    prompt: str = "a red circle"
+    unrepeatable: tuple[str, ...] = ()
+
+
+def vectors(count: int = 1) -> torch.Tensor:
+    return torch.randn(count, 16, generator=torch.Generator().manual_seed(3))
+
+
+def right_half() -> torch.Tensor:
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[:, 8:] = True
+    return mask
+
+
+def darkness(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures.mean((1, 2, 3))
+
+
+CONFIGURED: dict[str, Tried] = {
+    "replace-token": Tried(lambda: {"word": "circle", "with_": "square"}),
+    "mix-tokens": Tried(lambda: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
+    "add-vector": Tried(lambda: {"word": "red", "vector": vectors()[0]}),
+    "scale-token": Tried(lambda: {"word": "red", "factor": 0.5}),
+    "randomize-token": Tried(lambda: {"word": "circle", "seed": 1}),
+    "mix-prompts": Tried(lambda: {"weights": {"a star": 0.5, "a ring": 0.5}}),
+    "scale-prompt": Tried(lambda: {"factor": 0.9}),
+    "noise-prompt": Tried(lambda: {"amount": 0.2}),
+    "read-layer": Tried(lambda: {"layer": 1}),
+    "use-concept": Tried(
+        lambda: {"concept": sdprobe.Concept({"text_encoder": vectors(2)}, "<new>")}, prompt="a <new> circle"
+    ),
+    "loss-guidance": Tried(lambda: {"loss": darkness, "scale": 5.0, "through": "model"}, unrepeatable=("peak_bytes",)),
+    "guidance": Tried(lambda: {"scale": (3.0, 2.0)}),
+    "inpaint": Tried(lambda: {"picture": torch.full((1, 3, 16, 16), 0.5), "mask": right_half()}),
+    "attend-and-excite": Tried(lambda: {"words": ("red", "circle"), "repeats": 2}),
+    "layout-guidance": Tried(lambda: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
+}
+"""Every hook that needs arguments, by its registered name. One that needs none is tried as it is."""
+
+OURS = [name for name, entry in registry.names().items() if entry.value.startswith("sdprobe.")]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_hook_of_the_package_keeps_the_laws(name):
+    parameters = inspect.signature(registry.names()[name].load()).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed and name not in CONFIGURED:
+        pytest.fail(f"{name!r} needs {', '.join(needed)}: say how to build it in CONFIGURED, in {__file__}")
+    tried = CONFIGURED.get(name, Tried())
+    check_hook(lambda: sdprobe.create(name, **tried.config()), prompt=tried.prompt, unrepeatable=tried.unrepeatable)
+
+
+BROKEN = {
+    bad_hooks.WritesInPlace: {"writes nothing in place"},
+    bad_hooks.WritesPastTorch: {"writes nothing in place"},
+    bad_hooks.WritesIntoTheStep: {"writes nothing in place"},
+    bad_hooks.WritesIntoTheKeys: {"writes nothing in place"},
+    bad_hooks.ForgetsToReturn: {"keeps its kind"},
+    bad_hooks.ObserverThatReturns: {"keeps its kind"},
+    bad_hooks.ChangesDtype: {"keeps the form"},
+    bad_hooks.ChangesShape: {"keeps the form"},
+    bad_hooks.LeaksAForwardHook: {"leaves the model as it was"},
+    bad_hooks.ClosesOnlyAtTheEnd: {"leaves nothing after an error", "leaves nothing after an interrupt"},
+    bad_hooks.KeepsStateBetweenRuns: {"a second run equals the first", "keeps nothing of a run"},
+    bad_hooks.CountsItsRuns: {"a second run equals the first"},
+    bad_hooks.SharesOneRecord: {"keeps nothing of a run"},
+    bad_hooks.TellsTheTime: {"a second run equals the first"},
+    bad_hooks.SwallowsErrors: {"swallows no error"},
+    bad_hooks.ReplacesErrors: {
+        "leaves nothing after an error",
+        "leaves nothing after an interrupt",
+        "swallows no error",
+    },
+    bad_hooks.DrawsFromTheGlobalGenerator: {"leaves global state alone"},
+    bad_hooks.NoSeed: {"depends on the seed alone"},
+    bad_hooks.CannotBePickled: {"can be pickled"},
+    bad_hooks.ForgetsWhenPickled: {"can be pickled"},
+    bad_hooks.SplitsInHalf: {"without guidance", "goes by the labels of rows"},
+    bad_hooks.RecordsTheSecondHalf: {"goes by the labels of rows"},
+    bad_hooks.OnlyTheFirstPicture: {"each picture as if alone"},
+    bad_hooks.Square: {"not square"},
+    bad_hooks.SinglePrecision: {"in bfloat16", "in float16"},
+    bad_hooks.KeepsTheGraph: {"records hold no graph"},
+    bad_hooks.LooksForItsNeighbours: {
+        "is not disturbed by observers",
+        "is not disturbed by identities",
+        "can be limited",
+        "serves two runs at once",
+    },
+    bad_hooks.OfAnImpossibleWord: {"runs"},
+}
+"""Each bad hook, and the laws it breaks: these, and no others."""
+
+
+@pytest.mark.parametrize("bad", BROKEN, ids=lambda bad: bad.__name__)
+def test_a_bad_hook_is_caught_by_the_right_law(bad):
+    report = examine(bad)
+    assert {finding.law.name for finding in report.failures} == BROKEN[bad]
+    with pytest.raises(LawsBroken) as raised:
+        report.raise_for_failures()
+    assert bad.__name__ in str(raised.value)
+    for finding in report.failures:
+        assert finding.why
+        assert finding.law.name in str(raised.value)
+        assert any(finding.law.says in note for note in finding.error.__notes__)
+    assert raised.value.__cause__.exceptions == tuple(finding.error for finding in report.failures)
+
+
+def test_a_bad_hook_leaves_the_next_one_its_models():
+    examine(bad_hooks.LeaksAForwardHook)
+    check_hook(sdprobe.LatentRecorder)
+
+
+class Gentle(sdprobe.Transform):
+    def noise_pred(self, x, step):
+        return x * 1.01
+
+
+def test_in_pytest_it_is_one_line():
+    check_hook(Gentle)
+
+
+@pytest.mark.parametrize("law", LAWS[:4], ids=str)
+def test_one_law_at_a_time(law):
+    (finding,) = check_hook(Gentle, laws=[law]).findings
+    assert finding.law is law
+
+
+def test_what_does_not_apply_is_reported_with_the_reason():
+    report = examine(lambda: sdprobe.Guidance(2.0))
+    (refused,) = [finding for finding in report.findings if finding.law.name == "without guidance"]
+    assert refused.verdict == "does not apply"
+    assert "there is no guidance to change" in refused.why
+    assert "observers change nothing" in report.named("does not apply")
+
+
+def test_what_rests_on_a_broken_law_is_not_tried():
+    report = examine(bad_hooks.ForgetsToReturn)
+    rest = [finding for finding in report.findings if finding.law.stage > 0]
+    assert rest
+    assert all((f.verdict, f.why) == ("not tried", "rests on: keeps its kind") for f in rest)
+
+
+def test_the_report_is_a_table_of_every_law():
+    report = examine(Gentle)
+    assert [finding.law for finding in report.findings] == list(LAWS)
+    shown, html = str(report), report._repr_html_()
+    for finding in report.findings:
+        (line,) = [line for line in shown.splitlines() if line.startswith(f"{finding.law.name}  ")]
+        assert finding.verdict in line
+        assert f"<td>{finding.law.name}</td><td>{finding.verdict}</td>" in html
+    assert len({law.name for law in LAWS}) == len(LAWS)
+
+
+def test_what_stands_in_a_report_is_shown_and_not_run():
+    class Sly(Gentle):
+        def __repr__(self):
+            return "<script>"
+
+    assert "<script>" not in examine(Sly, laws=LAWS[:1])._repr_html_()
+
+
+def test_a_factory_makes_one_hook():
+    with pytest.raises(TypeError, match="made 2"):
+        check_hook(lambda: sdprobe.Hooks(Gentle(), Gentle()))
+    with pytest.raises(TypeError, match="is not a hook"):
+        check_hook(lambda: 3)
+
+
+def test_records_that_may_differ_are_named_by_the_caller():
+    assert not examine(bad_hooks.TellsTheTime, unrepeatable=["began"]).failures
+
+
+def test_the_toy_model_is_decided_by_its_seed_and_leaves_the_generator_alone():
+    state = torch.get_rng_state()
+    one, same, other = toy_model(), toy_model(), toy_model(seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    settings = {"steps": 1, "seed": 0, "progress": False}
+    drawn = [sdprobe.sample(model, "a star", **settings) for model in (one, same, other)]
+    assert same_run(drawn[0], drawn[1])
+    assert not same_run(drawn[0], drawn[2])
+
+
+@given(hook=hooks(), watching=observers(), settings=runs())
+def test_the_strategies_make_hooks_and_runs_that_go_together(tiny, hook, watching, settings):
+    before = footprint(tiny.pipe)
+    alone = sdprobe.sample(tiny, hooks=[hook], **settings)
+    assert same_run(alone, sdprobe.sample(tiny, hooks=[watching, hook], **settings))
+    assert footprint(tiny.pipe) == before
+
+
+@given(made=transforms())
+def test_transforms_are_transforms(made):
+    assert isinstance(made, sdprobe.Transform)
+
+
+def test_only_the_strategies_need_hypothesis():
+    told = (
+        "import sys; sys.modules['hypothesis'] = None\n"
+        "from sdprobe.testing import LAWS, check_hook, hooks\n"
+        "import sdprobe\n"
+        "check_hook(sdprobe.LatentRecorder, laws=LAWS[:2])\n"
+        "try:\n    hooks()\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
+    assert "pip install 'sdprobe[test]'" in done.stdout, done.stderr[-2000:]
+
+
+def test_the_laws_themselves_can_be_named_and_found():
+    assert [str(law) for law in LAWS] == [law.name for law in LAWS]
+    assert all(law.says.endswith(".") for law in LAWS)
+    assert pickle.loads(pickle.dumps(Gentle())).__class__ is Gentle
