@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import LMSDiscreteScheduler
+from diffusers import DDIMScheduler, LMSDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -114,6 +114,36 @@ def test_both_ways_move_predicted_x0_by_the_same_and_only_one_moves_the_noise(sc
     torch.testing.assert_close(noise[0] - plain[0], sample[0] - plain[0], rtol=1e-2, atol=float(1e-3 * scale))
     torch.testing.assert_close(sample[1], plain[1], rtol=1e-3, atol=1e-3)
     assert not torch.equal(noise[1], plain[1])
+
+
+EVERY = sorted(kind.__name__.removesuffix("Scheduler") for kind in DDIMScheduler().compatibles)
+
+
+@pytest.mark.parametrize("which", ["tiny", "tiny_v"])
+@pytest.mark.parametrize("scheduler", EVERY)
+def test_under_every_scheduler_each_push_lowers_the_loss(request, which, scheduler):
+    """With guidance and without, from noise and from a picture, for each image of a batch."""
+    model = request.getfixturevalue(which)
+
+    class After(sdprobe.Observer):
+        def start(self, run):
+            self.losses = []
+
+        def noise_pred(self, x, step):
+            self.losses.append(step.denoised(x).square().mean((1, 2, 3)))
+
+    def short(step):  # a hundredth of a standard deviation of x0 at most, at any noise
+        return 0.01 / max(step.noise, 1)
+
+    guidance = LossGuidance(lambda x0: x0.square().mean((1, 2, 3)), short, space="latent", normalize=True)
+    after = After()
+    from_a_picture = {"image": Image.new("RGB", (16, 16), (200, 40, 90)), "strength": 0.5}
+    start = {} if scheduler == "EDMEuler" else from_a_picture  # whose add_noise fails in diffusers
+    for case in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0, **start}):
+        guided = run(model, guidance, after, scheduler=scheduler, steps=4, prompt=["a star", "a ring"], **case)
+        before = guided[guidance].losses
+        assert len(before) >= 2
+        assert (torch.stack(guided[after].losses)[guided[guidance].indices] < before).all()
 
 
 def test_through_the_model_it_is_the_whole_derivative(tiny):

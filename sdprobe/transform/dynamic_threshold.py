@@ -1,0 +1,67 @@
+"""Guidance without saturation: predicted x0 is kept within bounds of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.hook import Transform
+from sdprobe.run import Step
+
+Bound = float | Callable[[Step], float | Float[Tensor, " images"]]
+
+
+class DynamicThreshold(Transform):
+    """Squeeze each image's predicted x0 into bounds, once its largest values grow beyond them.
+
+    With s the given percentile of |x0| over an image, or the bound where that is more, x0 is clipped to [-s, s] and
+    brought to [-bound, bound]. What the scheduler gets is made to match, its noise too.
+
+    With the bound 1 a run equals, up to rounding, one under a scheduler of diffusers with ``thresholding=True``,
+    ``dynamic_thresholding_ratio=percentile`` and a ``sample_max_value`` out of reach: DDPM, DPM-Solver, UniPC, DEIS and
+    SA-Solver, for any prediction type. DDIM there keeps the noise of before, unless its step is told
+    ``use_clipped_model_output=True``.
+
+    The bound 1 is that of pixels. Latents have none: theirs lie between -3 and 3 on most models, which is for the model
+    to say. What they would span under a milder guidance is a bound for each image and step, known as mimic scale:
+
+    >>> import sdprobe
+    >>> def mild(step):
+    ...     guided = step.run.model.guide(step.model_output, step.rows, 3.0)
+    ...     return step.denoised(guided).abs().flatten(1).quantile(0.995, dim=1)
+    >>> squeeze = sdprobe.DynamicThreshold(0.995, bound=mild)
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle", hooks=[squeeze], steps=4, guidance_scale=15.0, seed=0, progress=False
+    ... )
+
+    Args:
+        percentile: in (0, 1]; at 1 nothing is clipped, and what is too large is only made smaller.
+        bound: what |x0| may be: a number above 0, or what gives it for a `Step`, for all images or for each.
+
+    Raises:
+        ValueError: for a percentile outside (0, 1], and a bound that is not above 0.
+
+    Source: Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding"
+    (Imagen), section 2.3 and figure A.10.
+    """
+
+    def __init__(self, percentile: float = 0.995, bound: Bound = 1.0) -> None:
+        if not 0 < percentile <= 1:
+            raise ValueError(f"percentile lies above 0 and up to 1, not at {percentile}")
+        if not callable(bound) and not bound > 0:
+            raise ValueError(f"bound is above 0, not {bound}")
+        self.percentile, self.bound = percentile, bound
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        x0 = step.denoised(x)
+        size = x0.abs().flatten(1).float()
+        bound = torch.as_tensor(self.bound(step) if callable(self.bound) else self.bound).to(size).expand(len(x0))
+        if not (bound > 0).all():
+            raise ValueError(f"bound is above 0; at step {step.index} it is {bound.tolist()}")
+        spread = size.quantile(self.percentile, dim=1).maximum(bound)
+        bound, spread = (values[:, None, None, None].to(x0.dtype) for values in (bound, spread))
+        squeezed = x0.clamp(-spread, spread) * (bound / spread)
+        return x + step.output_for(squeezed - x0, torch.zeros_like(x0)).to(x.dtype)

@@ -1,0 +1,74 @@
+"""Guidance away from a denoiser that sees every place by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sdprobe.attention import Attention
+from sdprobe.hook import Transform
+from sdprobe.run import Run, Site, Step
+from sdprobe.transform.guidance import Guidance, Scale
+
+
+class PerturbedAttention(Transform):
+    """Guide away from what the denoiser says when its self-attention is the identity: x + scale · (cond − perturbed).
+
+    Where every place attends to itself alone, what it looks like is kept and how the parts belong together is lost;
+    guidance goes the other way. It needs no prompt and no unconditional rows, and adds to classifier-free guidance
+    where there is some. Every step that is guided asks the denoiser once more, for the conditional rows; the run's
+    other transforms act in that call too, and its observers do not see it.
+
+    It is `StableDiffusionPAGPipeline` of diffusers up to rounding, since there the perturbed rows stand in one batch
+    with the others. Its ``pag_adaptive_scale=a`` is a scale that is a function of the step, see below; a part of the
+    steps is `sdprobe.only`.
+
+    >>> import sdprobe
+    >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 1.0, "seed": 0, "progress": False}
+    >>> fading = sdprobe.PerturbedAttention(lambda step: max(2.0 - 0.004 * (1000 - step.timestep), 0))
+    >>> run = sdprobe.sample(model, "a red circle", hooks=[fading], **settings)
+    >>> off = sdprobe.sample(model, "a red circle", hooks=[sdprobe.PerturbedAttention(0)], **settings)
+    >>> plain = sdprobe.sample(model, "a red circle", **settings)
+    >>> bool((run.latents == plain.latents).all()), bool((off.latents == plain.latents).all())
+    (False, True)
+
+    Args:
+        scale: 0 is nothing, exactly, and asks nothing; one number, one for each call of the denoiser, or what gives it
+            for a `Step`. The paper takes 3 for Stable Diffusion.
+        modules: where self-attention is perturbed: patterns on the dotted names of modules. The paper takes the middle.
+
+    Raises:
+        ValueError: for a pattern that matches no self-attention, and where there are not as many scales as steps.
+
+    Source: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance", section 4.
+    """
+
+    kinds = ("self",)
+
+    def __init__(self, scale: Scale = 3.0, modules: str | Sequence[str] = ("mid_block.*",)) -> None:
+        self.scale = Guidance(scale).scale
+        self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
+
+    def start(self, run: Run) -> None:
+        self._perturbing = False
+
+    def attention(self, attn: Attention, site: Site) -> Attention:
+        if not self._perturbing:
+            return attn
+        rows, heads, places = attn.query.shape[:3]
+        identity = torch.eye(places, dtype=attn.value.dtype, device=attn.value.device)
+        return attn.with_probs(identity.expand(rows, heads, places, places))
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        scale = Guidance(self.scale).at(step)
+        if not scale:
+            return x
+        assert step.model_output is not None  # at noise_pred there is one
+        self._perturbing = True
+        try:
+            perturbed = step.predict(step.latents, role="cond")
+        finally:
+            self._perturbing = False
+        return x + scale * (step.model_output[step.rows_of("cond")] - perturbed)
