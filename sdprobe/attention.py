@@ -57,6 +57,7 @@ class Attention:
         rows: Rows = None,
         heads: Sequence[int] | slice | None = None,
         tokens: Sequence[int] | slice | None = None,
+        queries: Sequence[int] | slice | None = None,
     ) -> Shaped[Tensor, "rows heads queries tokens"]:
         """Attention probabilities: softmax over the *whole* key axis, then only the columns asked for.
 
@@ -64,24 +65,27 @@ class Attention:
             rows: a role (``"cond"``), row numbers, or None for all.
             heads: head numbers, or None for all.
             tokens: key positions (columns), or None for all.
+            queries: query positions, or None for all. At joint attention the picture and the text are parts of one
+                axis: ``attn.probs(queries=site.image, tokens=site.text)``.
 
         Returns:
             ``[rows, heads, queries, tokens]``, in fp32 where the model computes in half precision.
         """
         r = rows_of(self.rows, rows) if isinstance(rows, str) else _index(rows)
-        h, t = _index(heads), _index(tokens)
+        h, t, q = _index(heads), _index(tokens), _index(queries)
         if self.replaced is not None:
-            return self.replaced[r][:, h][..., t]
+            return self.replaced[r][:, h][:, :, q][..., t]
         if (logsumexp := self._logsumexp()) is not None:
-            return self._scores(r, h, t, logsumexp).exp_()  # only the columns asked for
-        return self._scores(r, h, ALL).softmax(-1)[..., t]
+            return self._scores(r, h, q, t, logsumexp).exp_()  # only the columns asked for
+        return self._scores(r, h, q, ALL).softmax(-1)[..., t]
 
-    def _scores(self, r: Index, h: Index, t: Index, less: Tensor | None = None) -> Tensor:
+    def _scores(self, r: Index, h: Index, q: Index, t: Index, less: Tensor | None = None) -> Tensor:
         """scale · query · keyᵀ + mask, less a number for each query: one multiplication does it all."""
-        query, key = _of(self.query, r, h).float(), _of(self.key, r, h)[:, :, t].float()
-        taken = query.new_zeros(()) if less is None else _of(less, r, h).float().unsqueeze(-1)
+        query, key = _of(self.query, r, h)[:, :, q].float(), _of(self.key, r, h)[:, :, t].float()
+        taken = query.new_zeros(()) if less is None else _of(less, r, h)[:, :, q].float().unsqueeze(-1)
         if self.mask is not None:
-            mask = _of(self.mask.expand(*self.query.shape[:2], *self.mask.shape[-2:]), r, h)[..., t]
+            whole = self.mask.expand(*self.query.shape[:-1], self.key.shape[-2])
+            mask = _of(whole, r, h)[:, :, q][..., t]
             taken = taken.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else taken - mask.float()
         taken = taken.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
         scores: Tensor = torch.baddbmm(taken, query.flatten(0, 1), key.flatten(0, 1).mT, beta=-1, alpha=self.scale)

@@ -15,7 +15,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.model.autoencoder import Posterior
-from sdprobe.model.base import Model, noise_like
+from sdprobe.model.base import Model
+from sdprobe.model.live import noise_like
 from sdprobe.model.loading import load
 from sdprobe.model.settings import Seed
 from sdprobe.plot import HEAT, INCH

@@ -87,6 +87,7 @@ def embed(
         ValueError: for input embeddings of another shape than the prompt's own.
     """
     own = load(model)
-    prompts = tuple(map(own.read, [prompt] if isinstance(prompt, str) else prompt))
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    prompts = tuple(own.read(text, own.text_encoders[0]) for text in texts)
     with own.turn(), torch.no_grad():
         return Embeddings(prompts, *own.text_states(prompts, input))

@@ -7,7 +7,8 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.model.base import Model, noise_like
+from sdprobe.model.base import Model
+from sdprobe.model.live import noise_like
 from sdprobe.model.loading import load
 from sdprobe.model.schedulers import one_call
 from sdprobe.model.settings import Seed

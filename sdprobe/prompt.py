@@ -32,6 +32,8 @@ class Prompt:
         words: each word of the text, in small letters, with the token positions of each of its occurrences.
         roles: what each token is: ``"start"``, ``"word"``, ``"end"`` or ``"pad"``.
         spans: where in the text each token comes from, as ``(first, past the last)`` letter; empty for the others.
+        parts: the token positions of each text encoder, by the pipeline's name of it. Stable Diffusion 3 is shown two
+            readings of the text, one after the other; every word then stands in both.
 
     >>> import sdprobe
     >>> prompt = sdprobe.load().read("a red circle and a checkered circle")
@@ -47,6 +49,7 @@ class Prompt:
     words: Mapping[str, tuple[tuple[int, ...], ...]] = field(hash=False)
     roles: tuple[TokenRole, ...] = ()
     spans: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    parts: Mapping[str, range] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
     @classmethod
     def from_spans(
@@ -107,6 +110,16 @@ class Prompt:
                 f"not {occurrence}"
             )
         return found[occurrence]
+
+    def of(self, encoder: str) -> range:
+        """The positions of the tokens that come from a text encoder. Raises ValueError where none do."""
+        if encoder not in self.parts:
+            raise ValueError(f"no token comes from {encoder!r} here; the prompt is read by {', '.join(self.parts)}")
+        return self.parts[encoder]
+
+    def spelt(self, position: int) -> str:
+        """A token without the mark that its vocabulary puts at the end, or the beginning, of a word."""
+        return self.tokens[position].removesuffix("</w>").removeprefix("▁")
 
     @property
     def cut(self) -> tuple[str, ...]:

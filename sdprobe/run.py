@@ -8,45 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from PIL.Image import Image
 from torch import Tensor
 
+from sdprobe.coverage import Coverage as Coverage
+from sdprobe.notebook import as_run
 from sdprobe.prompt import Prompt
-
-Role = Literal["cond", "uncond", "image"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one row of the denoiser's batch is: a picture's number, the prompt it is shown, and why.
-
-    ``role`` is ``"cond"``, ``"uncond"`` (the negative prompt, empty or not) or ``"image"`` (three-way guidance).
-    """
-
-    image: int
-    prompt: Prompt
-    role: Role
-
-
-def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
-    """Where in the batch the rows of a role stand: a slice where they stand together, so that indexing is a view.
-
-    Raises ValueError for what is no role.
-    """
-    if role not in get_args(Role):
-        raise ValueError(f"{role!r} is no role of a row; the roles: {', '.join(get_args(Role))}")
-    return as_slice([i for i, row in enumerate(rows) if row.role == role])
-
-
-def as_slice(indices: Sequence[int]) -> slice | list[int]:
-    """Numbers as a slice where each is one more than the last, so that indexing is a view; else as they are."""
-    if indices and min(indices) >= 0 and list(indices) == list(range(indices[0], indices[0] + len(indices))):
-        return slice(indices[0], indices[0] + len(indices))
-    return list(indices)
+from sdprobe.rows import Role as Role
+from sdprobe.rows import Row as Row
+from sdprobe.rows import as_slice as as_slice
+from sdprobe.rows import rows_of as rows_of
 
 
 @dataclass(frozen=True)
@@ -54,8 +29,10 @@ class Text:
     """Where we are on the text side.
 
     Args:
-        encoder: the name of the pipeline's encoder, for example ``"text_encoder"``.
-        prompts: one prompt per batch entry.
+        encoder: the name of the pipeline's encoder, for example ``"text_encoder"``. A pipeline of several passes
+            ``token_embeds`` once for each, and ``prompt_embeds`` once, of all together: there it is the names of those
+            that made them, ``"text_encoder+text_encoder_2"``.
+        prompts: one prompt per batch entry, as this encoder reads it; its positions are those of the value's tokens.
         role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
         run: the run.
         lookup: gives a word's own token embeddings ``[tokens, width]`` from this encoder's table.
@@ -180,6 +157,12 @@ class Site:
         grid: ``(h, w)`` of the picture's tokens there, or None where they are not laid out as a picture.
         heads: attention heads; 0 for an activation.
         step: the step.
+        image: where the picture's places stand on the axis of queries; at self- and joint attention of keys too.
+        text: where the prompt's tokens stand on the axis of keys; at joint attention of queries too. None where there
+            are none.
+
+    At joint attention every part looks at every part: ``attn.probs(queries=site.image, tokens=site.text)`` is where
+    the picture looks at the text, and the three other directions are asked for alike.
     """
 
     name: str
@@ -188,31 +171,36 @@ class Site:
     grid: tuple[int, int] | None
     heads: int
     step: Step = field(repr=False)
+    image: slice = field(default_factory=lambda: slice(None), repr=False, compare=False)
+    text: slice | None = field(default=None, repr=False, compare=False)
 
+    def tokens(self, of: str | Sequence[int] | None = None) -> list[int]:
+        """Where on the axis of keys the prompt's tokens stand.
 
-@dataclass
-class Coverage:
-    """Which attention sites hooks asked for, which were seen, and which were not, and why.
+        Args:
+            of: token positions of the prompt; a text encoder's name, such as ``"text_encoder_3"``, for the tokens that
+                come from it; None for every token.
 
-    >>> import sdprobe
-    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=["attention-maps"], steps=2, progress=False)
-    >>> print(run.coverage)
-    7 sites seen, 0 missed
-    """
-
-    seen: dict[str, int] = field(default_factory=dict)
-    missed: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.seen)} sites seen, {len(self.missed)} missed"]
-        return "\n".join([*lines, *(f"  {name}: {why}" for name, why in self.missed.items())])
+        Raises:
+            ValueError: at a site without text, and for an encoder whose tokens the denoiser is not shown.
+        """
+        if self.text is None:
+            raise ValueError(f"{self.name} is {self.kind}-attention, where no prompt is looked at")
+        every = range(self.text.start, self.text.stop)
+        if of is None:
+            return list(every)
+        if isinstance(of, str):
+            of = self.step.rows[0].prompt.of(of)
+        return [every[position] for position in of]
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides a run but its model and its hooks; every value is filled in.
 
-    Sizes are in pixels; ``seed`` is one number, or one per image; ``scheduler`` is a class name of diffusers.
+    Sizes are in pixels; ``seed`` is one number, or one per image, or None in an
+    attached pipeline whose noise came from no seed that is known; ``scheduler`` is a class name of diffusers.
+    ``negative_given`` is False where the negative prompt was left out, which some models tell from an empty one.
     ``strength`` is None in a run from pure noise; one from a picture leaves out the first ``start_step`` steps.
     """
 
@@ -220,11 +208,12 @@ class Settings:
     negative_prompt: tuple[str, ...]
     steps: int
     guidance_scale: float
-    seed: int | tuple[int, ...]
+    seed: int | tuple[int, ...] | None
     scheduler: str
     height: int
     width: int
     images_per_prompt: int
+    negative_given: bool = True
     strength: float | None = None
     start_step: int = 0
 
@@ -270,7 +259,15 @@ class Run:
 
     @property
     def seed(self) -> int | tuple[int, ...]:
-        """The seed, or the seeds, one per image; drawn where none was given, so that every run can be repeated."""
+        """The seed, or the seeds, one per image; drawn where none was given, so that every run can be repeated.
+
+        Raises ValueError in an attached pipeline that was given no generator, or one that had been drawn from before.
+        """
+        if self.settings.seed is None:
+            raise ValueError(
+                "the noise of this run came from no seed that is known: give the pipeline a new generator, as in "
+                "generator=torch.Generator().manual_seed(0)"
+            )
         return self.settings.seed
 
     def prompt_of(self, image: int, role: Role = "cond") -> Prompt:
@@ -284,7 +281,7 @@ class Run:
         """This run's copy of a hook, which holds what it recorded. A hook given by name is found by that name."""
         asked = self.names.get(hook) if isinstance(hook, str) else hook
         found = [live for given, live in self.records if given is asked]
-        if not found and isinstance(hook, Iterable) and not isinstance(hook, str):
+        if not found and isinstance(asked, Iterable):
             raise KeyError("several hooks as one hold no record of their own: ask for each of them")
         if len(found) == 1:
             return found[0]
@@ -298,6 +295,9 @@ class Run:
         texts = ", ".join(repr(text) for text in s.prompt)
         return (
             f"Run({texts}, {s.images} image{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps of "
-            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {s.seed}"
+            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {'not known' if s.seed is None else s.seed}"
             f"{f', from step {self.resumed_at}' * bool(self.resumed_at)})"
         )
+
+    def _repr_html_(self) -> str:
+        return as_run(repr(self), self.settings, self.images, [hook for hook, _ in self.records])

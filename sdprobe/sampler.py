@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdprobe.compose import Hook, Hooks
-from sdprobe.model.base import Model, generators
+from sdprobe.compose import Hooks
+from sdprobe.model.base import Model
 from sdprobe.model.copies import copied_generator
+from sdprobe.model.live import generators
 from sdprobe.model.loading import load
 from sdprobe.model.predicting import predicting
 from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.model.settings import Seed, fill
 from sdprobe.model.taps import Taps
 from sdprobe.observe.progress import Progress
-from sdprobe.registry import resolve
+from sdprobe.registry import Given, resolve
 from sdprobe.run import Run, Settings, State
 
-Given = Iterable[Hook | Hooks | str] | Hook | Hooks | str
+__all__ = ["Given", "loop", "sample"]
 
 
 def sample(
@@ -60,7 +61,8 @@ def sample(
     Args:
         model: what `sdprobe.load` gives, or a live diffusers pipeline.
         prompt: one text or several. None, for anything that follows, is the pipeline's own default.
-        hooks: hooks, `Hooks` and registered names. They act in the order given.
+        hooks: hooks, `Hooks`, registered names, and pairs of a name and its configuration, such as
+            ``("latents", {"every": 5})``. They act in the order given.
         negative_prompt: one text for all prompts, or one each.
         steps: how often the scheduler steps.
         guidance_scale: classifier-free guidance; 1 and below is none.
@@ -122,9 +124,9 @@ def loop(
         )
         run.names = dict(by_name)
         run.resumed_at = stage.begin
-        generator = generators(settings.seed) if state is None else copied_generator(state.generator)
+        generator = generators(run.seed) if state is None else copied_generator(state.generator)
         with stage.knowing(), stack.opened(run) as live:
-            taps = Taps(stage.denoiser, stage.attention_kind, live, stage.grids(settings).get, run.coverage)
+            taps = Taps(stage.denoiser, stage.attention_kind, live, stage.layout(settings), run.coverage)
             roles = stage.roles(settings.guidance_scale)
             conditioning = stage.encode(run, live, roles)
             x = stage.start_latents(settings, generator, latents, image) if state is None else state.latents

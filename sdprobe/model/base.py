@@ -8,7 +8,6 @@ other run is disturbed.
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,77 +16,139 @@ from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_processor import Attention as AttentionModule
 from jaxtyping import Float, Shaped
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from sdprobe.compose import Hooks
 from sdprobe.concept import Concept
-from sdprobe.model.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.checkpointing import checkpointed
 from sdprobe.model.concepts import Brought, bring
+from sdprobe.model.conditioning import Conditioning, Told, conditioned
 from sdprobe.model.copies import copied_generator, copied_scheduler
-from sdprobe.model.encoding import States
-from sdprobe.model.linear_rgb import linear_rgb
+from sdprobe.model.encoding import table_of
+from sdprobe.model.layout import Grid, Layout
+from sdprobe.model.live import Latents, LivePipeline
+from sdprobe.model.noised import noised
 from sdprobe.model.prediction import Level, denoised, level_at, output_for
-from sdprobe.model.reading import read
-from sdprobe.model.turns import turn
-from sdprobe.prompt import Prompt
 from sdprobe.run import Role, Row, Run, Settings, State, Step, rows_of
 
-Latents = Shaped[Tensor, "images channels h w"]
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which cannot be checked as a run goes
 
 
-class Model(ABC):
+class Model(LivePipeline, ABC):
     """A family of models: the few things the loop asks of it, each answered by the pipeline underneath.
 
-    Args:
-        pipe: the live diffusers pipeline; it is used, never changed.
+    A family says what its pipelines are called, how they read prompts and what their network is told; everything that
+    the pipelines have in common stands here.
+
+    Attributes (and those of `LivePipeline`):
+        pipelines: names of the pipelines' classes.
+        text_first: whether the text stands before the picture in joint attention.
+        img2img: the pipeline that encodes and noises a picture to start from, None where there is none here; and
+            ``img2img_options``, what its constructor is told.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
+    text_first: ClassVar[bool] = False
+    img2img: ClassVar[Any] = None
+    img2img_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    settings: Settings  # of a stage
 
     def __init__(self, pipe: Any) -> None:
-        self.pipe = pipe
+        super().__init__(pipe)
         self.first = self.begin = 0
         self.brought: Mapping[str, Brought] = MappingProxyType({})
 
-    # What the loop asks for, in its order.
+    # What a family says.
 
     @property
-    @abstractmethod
-    def denoiser(self) -> Any:
-        """The network that is called once per step, an `nn.Module`."""
+    def zeroes_unprompted(self) -> bool:
+        """Whether unconditional rows are told zeros where no negative prompt is given."""
+        return False
 
     @abstractmethod
+    def encoded(self, texts: list[str]) -> Told:
+        """What the pipeline's own `encode_prompt` makes of texts, by the names of the denoiser's arguments."""
+
+    @abstractmethod
+    def predict(
+        self, rows: Latents, timestep: Tensor, conditioning: Conditioning
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        """What the network returns for rows in its own scale, at the scheduler's number of a noise level."""
+
+    def besides(self, settings: Settings) -> Told:
+        """What the denoiser is told besides the prompts, an entry for each image, by the names of its arguments."""
+        return {}
+
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         """Which groups of rows the denoiser is shown at this guidance scale, in the order of its batch."""
+        return ("uncond", "cond") if guidance_scale > 1 else ("cond",)
+
+    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
+        """Set a scheduler to the run's steps, as the pipeline would."""
+        scheduler.set_timesteps(settings.steps, device=self.device)
+
+    def left_out(self, steps: int, strength: float) -> int:
+        """How many of the steps are left out where so much of a picture is to be replaced."""
+        return steps - min(int(steps * strength), steps)
 
     @abstractmethod
-    def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Any:
+    def grids(self, settings: Settings) -> dict[int, Grid]:
+        """``(h, w)`` by number of picture tokens, for every size the picture has inside the network."""
+
+    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
+        """The pictures in [0, 1]."""
+        vae = self.pipe.vae
+        shift = getattr(vae.config, "shift_factor", None)
+        unscaled = x / vae.config.scaling_factor
+        return self.finished(vae.decode(unscaled if shift is None else unscaled + shift, return_dict=False)[0])
+
+    # What the loop asks for, in its order.
+
+    def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
         """The conditioning for every row, past the points ``token_embeds`` and ``prompt_embeds``."""
+        return conditioned(self, run, hooks, roles)
 
-    @abstractmethod
-    def text_states(self, prompts: Sequence[Prompt], given: Shaped[Tensor, "batch tokens width"] | None) -> States:
-        """Every stage of the first text encoder's pass over prompts, or over given input embeddings."""
-
-    @abstractmethod
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         """x_T, or the noised picture."""
+        if image is not None:
+            return noised(self, settings, generator, image)
+        made: Tensor = self.prepared(settings, generator, latents)
+        return made
 
-    @abstractmethod
-    def narrowed(self, conditioning: Any, rows: slice | list[int]) -> Any:
+    def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
+        """What the pipeline's own `prepare_latents` gives."""
+        factor = self.pipe.vae_scale_factor
+        height, width = (side * factor for side in self.latent_size(settings))
+        return self.pipe.prepare_latents(
+            settings.images, self.channels, height, width, self.dtype, self.device, generator, latents
+        )
+
+    def narrowed(self, conditioning: Conditioning, rows: slice | list[int]) -> Conditioning:
         """The conditioning of these rows only: one role's, one row for each image."""
+        return conditioning.of(rows)
 
-    @abstractmethod
-    def denoise(self, x: Latents, step: Step, conditioning: Any) -> Shaped[Tensor, "rows channels h w"]:
+    def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
         """What the network returns for the latents, one entry per row."""
+        timestep = self.timestep(step)
+        rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
+        if hasattr(self.pipe.scheduler, "scale_model_input"):
+            rows = self.pipe.scheduler.scale_model_input(rows, timestep)
+        return self.predict(rows, timestep, conditioning)
 
-    @abstractmethod
     def attention_kind(self, module: nn.Module) -> str | None:
         """``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
+        if not isinstance(module, (AttentionModule, AttentionModuleMixin)):
+            return None
+        if getattr(module, "added_kv_proj_dim", None) is not None:
+            return "joint"
+        return "cross" if getattr(module, "is_cross_attention", False) else "self"
+
+    def layout(self, settings: Settings) -> Layout:
+        """Where picture and text stand on the axes of the network's attention."""
+        return Layout(self.grids(settings), self.text_first)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels h w"], rows: Sequence[Row], scale: float
@@ -99,77 +160,10 @@ class Model(ABC):
         uncond = output[rows_of(rows, "uncond")]
         return uncond + scale * (cond - uncond)
 
-    @abstractmethod
-    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
-        """The pictures in [0, 1]."""
-
-    # What is the same for every pipeline known here.
-
-    @property
-    def device(self) -> torch.device:
-        """Where the pipeline computes (with offloading too)."""
-        device: torch.device = self.pipe._execution_device
-        return device
-
-    @property
-    def tokenizer(self) -> Any:
-        """The pipeline's first tokenizer."""
-        return self.pipe.tokenizer
-
-    def read(self, text: str) -> Prompt:
-        """The text as this model's first encoder reads it.
-
-        >>> import sdprobe
-        >>> sdprobe.load().read("a red circle").tokens[:5]
-        ('<|startoftext|>', 'a</w>', 'red</w>', 'circle</w>', '<|endoftext|>')
-        """
-        return read(self.tokenizer, text)
-
-    def default(self, name: str) -> Any:
-        """The pipeline's own default for an argument of its call."""
-        return inspect.signature(self.pipe.__call__).parameters[name].default
-
-    def default_size(self) -> tuple[int, int]:
-        """The height and width, in pixels, that the model was made for."""
-        size = self.denoiser.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
-
-    def size_of(self, image: Any) -> tuple[int, int]:
-        """The height and width, in pixels, that a picture to start from is brought to."""
-        processor = self.pipe.image_processor
-        pixels = processor.preprocess(image)
-        height, width = processor.get_default_height_width(pixels)
-        is_latents = pixels.shape[1] == self.denoiser.config.in_channels
-        factor = self.pipe.vae_scale_factor if is_latents else 1
-        return height * factor, width * factor
-
-    def latent_size(self, settings: Settings) -> tuple[int, int]:
-        """The height and width of the latents."""
-        factor = self.pipe.vae_scale_factor
-        return settings.height // factor, settings.width // factor
-
-    def pixels(
-        self, images: Any, height: int | None = None, width: int | None = None
-    ) -> Float[Tensor, "images 3 height width"]:
-        """Pictures in [-1, 1], as the autoencoder is given them, at a size asked for or their own."""
-        return pixels_of(self.pipe.image_processor, images, height, width).to(self.device, self.pipe.vae.dtype)
-
-    def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
-        """What the autoencoder says of pictures in [-1, 1]: the distribution of their latents, in its own scale."""
-        return posterior_of(self.pipe.vae, pixels)
-
-    def noise_like(self, x: Latents, seed: int | Sequence[int]) -> Latents:
-        """The noise, of unit variance, that a run of this seed begins with."""
-        return noise_like(x, seed)
-
-    def linear_rgb(self, x: Latents) -> Float[Tensor, "images 3 h w"]:
-        """Small pictures in [0, 1] without the decoder: fast, one pixel for each place of the latents."""
-        return linear_rgb(self, x)
-
-    def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
-        """Pictures in [0, 1] that gradients pass, by the decoder alone: no safety checker looks at them."""
-        return picture_of(self.pipe.vae, x0)
+    def finished(self, decoded: Tensor) -> Float[Tensor, "images 3 height width"]:
+        """What the autoencoder's decoder gave, as pictures in [0, 1]."""
+        pictures: Tensor = self.pipe.image_processor.postprocess(decoded, output_type="pt")
+        return pictures
 
     def checkpointed(self) -> AbstractContextManager[None]:
         """While this is open, gradients through the denoiser cost less memory and more time."""
@@ -189,13 +183,14 @@ class Model(ABC):
         """
         stage = copy.copy(self)
         stage.pipe = copy.copy(self.pipe)
+        stage.settings = settings
         stage.pipe.scheduler = scheduler
         stage.brought = bring(stage.pipe, words)
         stage.first = settings.start_step * scheduler.order
         if state is not None:
             stage.begin = state.index
             return stage
-        scheduler.set_timesteps(settings.steps, device=self.device)
+        stage.set_timesteps(scheduler, settings)
         if settings.strength is not None and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(stage.first)
         return stage
@@ -205,7 +200,7 @@ class Model(ABC):
         """While this is open, the encoders are given the vectors of the words that were brought."""
         with ExitStack() as given:
             for name, brought in self.brought.items():
-                given.enter_context(brought.given_to(getattr(self.pipe, name).get_input_embeddings()))
+                given.enter_context(brought.given_to(table_of(getattr(self.pipe, name))))
             yield
 
     def steps(
@@ -246,60 +241,11 @@ class Model(ABC):
 
     def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
         """x_{t-1}, by the scheduler."""
-        extra = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
+        prepare = getattr(self.pipe, "prepare_extra_step_kwargs", None)
+        extra = {} if prepare is None else prepare(generator, 0.0)
         latents: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
         return latents
-
-    def grids(self, settings: Settings) -> dict[int, tuple[int, int]]:
-        """``(h, w)`` by number of picture tokens, at every level: the latents' size, halved (rounding up) to 1 × 1."""
-        h, w = self.latent_size(settings)
-        found = {h * w: (h, w)}
-        while h * w > 1:
-            h, w = (h + 1) // 2, (w + 1) // 2
-            found[h * w] = (h, w)
-        return found
-
-    def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
-        """The decoded tensor as PIL pictures."""
-        processor = self.pipe.image_processor
-        pictures: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(image))
-        return pictures
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for this model to be free. A run started from inside a hook of the same model is refused."""
-        with turn({part for part in self.pipe.components.values() if isinstance(part, nn.Module)}):
-            try:
-                yield
-            finally:
-                self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """While this is open, gradients reach the latents alone: none is kept for any parameter."""
-        parts = (part for part in self.pipe.components.values() if isinstance(part, nn.Module))
-        learning = [p for part in parts for p in part.parameters() if p.requires_grad]
-        try:
-            for parameter in learning:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
         return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
-
-
-def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
-    """CPU generators for a seed, or one for each of several."""
-    if isinstance(seed, int):
-        return torch.Generator("cpu").manual_seed(seed)
-    return [torch.Generator("cpu").manual_seed(s) for s in seed]
-
-
-def noise_like(latents: Latents, seed: int | Sequence[int]) -> Latents:
-    """Noise of unit variance for latents, as a pipeline draws it from this seed, or from one for each of them."""
-    made: Tensor = randn_tensor(latents.shape, generators(seed), latents.device, latents.dtype)
-    return made

@@ -1,4 +1,4 @@
-"""What a CLIP text encoder does between token numbers and conditioning, stage by stage."""
+"""What a text encoder, CLIP or T5, does between token numbers and conditioning, stage by stage."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given:
     ids = torch.tensor([prompt.ids for prompt in prompts], device=device)
     kept = torch.tensor([[role != "pad" for role in prompt.roles] for prompt in prompts], device=device).long()
     mask = kept if getattr(encoder.config, "use_attention_mask", False) else None
+    if _is_t5(encoder):
+        raise ValueError(f"a {type(encoder).__name__} has no position embeddings: its stages are not those of CLIP")
     embeddings = _inner(encoder).embeddings
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
@@ -46,7 +48,30 @@ def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given:
             hooks.enter_context(passing(module, partial(_kept, seen, name)))
         out = encoder(ids, attention_mask=mask, output_hidden_states=True)
     token, position = seen["token"], seen["position"]
-    return States(token, position[0], seen["input"], tuple(out.hidden_states), out.last_hidden_state, out.pooler_output)
+    return States(token, position[0], seen["input"], tuple(out.hidden_states), out.last_hidden_state, _pooled(out))
+
+
+def table_of(encoder: Any) -> Any:
+    """The table of token embeddings that an encoder reads."""
+    # T5's layers have a table beside the one that T5 says it has; the two share their weights.
+    return _inner(encoder).embed_tokens if _is_t5(encoder) else encoder.get_input_embeddings()
+
+
+@contextmanager
+def layers_during(encoder: Any) -> Iterator[list[Stage]]:
+    """Every layer's hidden states of the encoder's next pass, each through the final norm; 0 is the first's input.
+
+    The list is filled as this is closed.
+    """
+    found: list[Stage] = []
+    seen: dict[str, Tensor] = {}
+    inner = _inner(encoder)
+    first, layers = (inner.embed_tokens, inner.block) if _is_t5(encoder) else (inner.embeddings, inner.encoder.layers)
+    with ExitStack() as hooks:
+        for i, module in enumerate((first, *layers)):
+            hooks.enter_context(passing(module, partial(_kept, seen, str(i))))
+        yield found
+    found.extend(final_norm(encoder).forward(x) for x in seen.values())
 
 
 def final_norm(encoder: Any) -> nn.Module:
@@ -55,7 +80,13 @@ def final_norm(encoder: Any) -> nn.Module:
     return norm
 
 
+def _is_t5(encoder: Any) -> bool:
+    return hasattr(getattr(encoder, "encoder", None), "block")
+
+
 def _inner(encoder: Any) -> Any:
+    if _is_t5(encoder):
+        return encoder.encoder
     return getattr(encoder, "text_model", encoder)  # a wrapper in some versions, and where a projection follows
 
 
@@ -65,8 +96,13 @@ def _replaced(given: Tensor, x: Tensor) -> Tensor:
     return given.to(x)
 
 
-def _kept(seen: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    seen[name] = x
+def _pooled(out: Any) -> Tensor:
+    pooled: Tensor = out.pooler_output if "pooler_output" in out else out.text_embeds  # where a projection follows
+    return pooled
+
+
+def _kept(seen: dict[str, Tensor], name: str, x: Any) -> Any:
+    seen[name] = x[0] if isinstance(x, tuple) else x
     return x
 
 

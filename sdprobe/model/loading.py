@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
@@ -14,9 +14,16 @@ from transformers.utils import logging as transformers_logging
 
 from sdprobe import shapes
 from sdprobe.model.base import Model
+from sdprobe.model.flux import Flux
+from sdprobe.model.pixart import PixArt
 from sdprobe.model.stable_diffusion import StableDiffusion
+from sdprobe.model.stable_diffusion_3 import StableDiffusion3
+from sdprobe.model.stable_diffusion_xl import StableDiffusionXL
 
-FAMILIES: tuple[type[Model], ...] = (StableDiffusion,)
+FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt]
+"""The families that `load` knows; of two that know a pipeline, the first is taken."""
+
+Family = TypeVar("Family", bound=type[Model])
 
 
 def load(
@@ -63,6 +70,17 @@ def load(
     return model
 
 
+def family(kind: Family) -> Family:
+    """Make a family of one's own known to `load`: a decorator for a `Model` that says its ``pipelines``.
+
+    It comes before those that are known, so that it may take over one of their pipelines.
+    """
+    if not kind.pipelines:
+        raise ValueError(f"{kind.__name__} does not say its pipelines, by the names of their classes")
+    FAMILIES.insert(0, kind)
+    return kind
+
+
 def family_of(pipe: DiffusionPipeline) -> type[Model]:
     """The family a pipeline belongs to. Raises ValueError naming the known ones."""
     name = type(pipe).__name__
@@ -70,7 +88,10 @@ def family_of(pipe: DiffusionPipeline) -> type[Model]:
         if any(kind.__name__ in family.pipelines for kind in type(pipe).__mro__):
             return family
     known = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise ValueError(f"{name} is of a family not known here; known pipelines: {known}")
+    raise ValueError(
+        f"{name} is of a family not known here; known pipelines: {known}. To add one, derive a class from "
+        f"sdprobe.model.base.Model and put @sdprobe.model.loading.family before it: docs/concepts/families.md"
+    )
 
 
 def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[str, Any]) -> DiffusionPipeline:

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import schedulers as diffusers_schedulers
 from diffusers.schedulers import DDIMInverseScheduler, DDIMScheduler, KarrasDiffusionSchedulers
 
+from sdprobe.model.prediction import is_flow
 from sdprobe.model.retracing import CorrectedDDIMInverseScheduler
 
 LISTED = frozenset(kind.name for kind in KarrasDiffusionSchedulers)
@@ -60,6 +61,7 @@ def there_and_back(pipe: Any) -> tuple[Any, Any]:
     The inverse knows no levels spread from the first to the last alike; such a configuration gets those from training's
     last downwards. Nothing is clipped, which could not be undone.
     """
+    _refuse_flow(pipe.scheduler)
     config = pipe.scheduler.config
     spacing = config.get("timestep_spacing", "leading")
     spacing = spacing if spacing in ("leading", "trailing") else "trailing"
@@ -73,6 +75,7 @@ def one_call(pipe: Any, timestep: int) -> Any:
 
     It is the model's own, ended there: its noise levels up to that timestep are the model's.
     """
+    _refuse_flow(pipe.scheduler)
     usual = DDIMScheduler.from_config(pipe.scheduler.config)
     if not 0 <= timestep < len(usual.betas):
         raise ValueError(f"a timestep of this model lies between 0 and {len(usual.betas) - 1}, not {timestep}")
@@ -84,3 +87,11 @@ def one_call(pipe: Any, timestep: int) -> Any:
         timestep_spacing="trailing",
         set_alpha_to_one=True,
     )
+
+
+def _refuse_flow(scheduler: Any) -> None:
+    if is_flow(scheduler) and "prediction_type" not in scheduler.config:
+        raise ValueError(
+            f"this needs the noise levels of DDIM, and the model was made for a flow ({type(scheduler).__name__}), "
+            f"which goes straight from noise to picture"
+        )

@@ -44,7 +44,9 @@ def fill(
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
     steps = _whole("steps", model.default("num_inference_steps") if steps is None else steps)
-    strength, start_step = _entered(image, steps, strength, start_step)
+    if image is not None and model.img2img is None:
+        raise ValueError(f"a {type(model).__name__} starts from noise here: it takes no image")
+    strength, start_step = _entered(model, image, steps, strength, start_step)
     usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
     made = Settings(
         prompt=prompts,
@@ -56,16 +58,24 @@ def fill(
         height=usual_height if height is None else height,
         width=usual_width if width is None else width,
         images_per_prompt=images_per_prompt,
+        negative_given=negative_prompt is not None,
         strength=strength,
         start_step=start_step,
     )
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
-    _refuse(made, latents, (model.denoiser.config.in_channels, *model.latent_size(made)))
+    _refuse(made, latents, (model.channels, *model.latent_size(made)))
     # A picture's own size is brought to what the autoencoder needs; sizes asked for are held to the pipeline's rule.
-    if any(size is not None and (size % 8 or size < 8) for size in (height, width)):
-        raise ValueError(f"height and width must be multiples of 8, not {made.height} and {made.width}")
+    unit = model.multiple
+    if any(size is not None and (size % unit or size < unit) for size in (height, width)):
+        raise ValueError(f"height and width must be multiples of {unit}, not {made.height} and {made.width}")
     return made
+
+
+def of_steps(model: Model, steps: int, scheduler: str) -> Settings:
+    """The settings of a picture of nothing in particular, at the model's own size."""
+    height, width = model.default_size()
+    return Settings(("",), ("",), steps, 1.0, 0, scheduler, height, width, images_per_prompt=1)
 
 
 def changed(
@@ -83,6 +93,7 @@ def changed(
             if len(texts) != len(settings.prompt):
                 raise ValueError(f"{len(texts)} texts for {len(settings.prompt)} prompts: give one, or one each")
             found[name] = texts
+            found |= {"negative_given": True} if name == "negative_prompt" else {}
     if guidance_scale is not None:
         found["guidance_scale"] = float(guidance_scale)
     return replace(settings, **found)
@@ -111,7 +122,9 @@ def _whole(name: str, given: Any) -> int:
         raise ValueError(f"{name} is a whole number, not {given!r}") from None
 
 
-def _entered(image: Any, steps: int, strength: float | None, start: int | None) -> tuple[float | None, int]:
+def _entered(
+    model: Model, image: Any, steps: int, strength: float | None, start: int | None
+) -> tuple[float | None, int]:
     """How much of a picture to replace, and the step to begin at."""
     if image is None:
         if strength is not None:
@@ -126,7 +139,7 @@ def _entered(image: Any, steps: int, strength: float | None, start: int | None) 
             raise ValueError(f"start_step {start} is not one of {steps} steps, counted from 0")
         return (steps - start) / steps, start
     strength = 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
-    return strength, steps - min(int(steps * strength), steps)
+    return strength, model.left_out(steps, strength)
 
 
 def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ import copy
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -23,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 from sdprobe.attention import Attention
 from sdprobe.compose import Hooks
 from sdprobe.hook import asks
+from sdprobe.model.layout import Layout
 from sdprobe.run import Coverage, Row, Site, Step
 
-Grid = tuple[int, int]
 FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)  # type: ignore[call-overload]
 
 NOT_RUN = "it did not run in this pass of the denoiser"
@@ -42,7 +43,7 @@ class Taps:
         denoiser: the network.
         kind_of: gives ``"cross"``, ``"self"``, ``"joint"`` for an attention module, None for any other.
         hooks: the run's hooks.
-        grid_of: gives ``(h, w)`` for a number of picture tokens, None where there is no such grid.
+        layout: where picture and text stand on the axes of attention.
         coverage: where to say what was seen.
 
     Raises:
@@ -54,12 +55,12 @@ class Taps:
         denoiser: nn.Module,
         kind_of: Callable[[nn.Module], str | None],
         hooks: Hooks,
-        grid_of: Callable[[int], Grid | None],
+        layout: Layout,
         coverage: Coverage,
     ) -> None:
         self._modules = {name: module for name, module in denoiser.named_modules() if name}
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
-        self._grid_of = grid_of
+        self._layout = layout
         self.busy = False
         self._listen(hooks, coverage)
 
@@ -81,6 +82,9 @@ class Taps:
         self._activation = [
             (name, module, own) for name, module in self._modules.items() if len(own := hooks.at("activation", name))
         ]
+        coverage.sites.update(self._sites)
+        coverage.asked.update({name: kind for name, kind, _, _ in self._attention})
+        coverage.asked.update({output_of(name): "activation" for name, _, _ in self._activation})
 
     @contextmanager
     def watching(self, step: Step) -> Iterator[None]:
@@ -91,15 +95,19 @@ class Taps:
         try:
             for name, kind, module, hooks in self._attention:
                 site = Site(name, kind, place_of(name), None, int(getattr(module, "heads", 0)), step)
-                bracket = _Bracket(hooks, site, module, self._grid_of)
+                bracket = _Bracket(hooks, site, module, self._layout)
                 brackets.append((bracket, hooks))
                 handles.append(module.register_forward_pre_hook(bracket.enter))
                 handles.append(module.register_forward_hook(bracket.leave, always_call=True))
             for name, module, hooks in self._activation:
-                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._grid_of)))
+                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._layout)))
+                handles.append(module.register_forward_hook(partial(self._counted, output_of(name))))
             yield
             for bracket, hooks in brackets:
                 self._account(bracket, hooks)
+            for name, _, _ in self._activation:
+                if output_of(name) not in self._coverage.seen:
+                    self._coverage.missed[output_of(name)] = NOT_RUN
         finally:
             self.busy = False
             # torch skips the closing hook of a module that a KeyboardInterrupt left, so the modes are closed here.
@@ -107,6 +115,10 @@ class Taps:
                 bracket.abandon()
             for handle in handles:
                 handle.remove()
+
+    def _counted(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
+        self._coverage.missed.pop(name, None)
 
     def _account(self, bracket: _Bracket, hooks: Hooks) -> None:
         name = bracket.site.name
@@ -125,9 +137,9 @@ class Taps:
 class _Bracket(TorchFunctionMode):
     """Entered while one attention module runs: sees its first attention call and lets the hooks act on it."""
 
-    def __init__(self, hooks: Hooks, site: Site, module: nn.Module, grid_of: Callable[[int], Grid | None]) -> None:
+    def __init__(self, hooks: Hooks, site: Site, module: nn.Module, layout: Layout) -> None:
         super().__init__()
-        self.hooks, self.site, self.module, self.grid_of = hooks, site, module, grid_of
+        self.hooks, self.site, self.module, self.layout = hooks, site, module, layout
         self.entered = self.saw = self.open = False
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -148,14 +160,8 @@ class _Bracket(TorchFunctionMode):
         self.saw = True
         project = partial(_projected, self.module, self.site.kind)
         given = attention_call(*args, **(kwargs or {}), rows=self.site.step.rows, project=project)
-        site = Site(
-            self.site.name,
-            self.site.kind,
-            self.site.place,
-            self.grid_of(given.query.shape[-2]),
-            given.query.shape[1],
-            self.site.step,
-        )
+        grid, image, text = self.layout.of(self.site.kind, given.query.shape[-2], given.key.shape[-2])
+        site = replace(self.site, grid=grid, heads=given.query.shape[1], image=image, text=text)
         return self.hooks.attention(given, site).output()
 
 
@@ -223,19 +229,23 @@ def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale
     return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)
 
 
+def output_of(name: str) -> str:
+    """What `Coverage` calls a module's output."""
+    return f"{name} (output)"
+
+
 def place_of(name: str) -> str:
     """``"down"``, ``"mid"`` or ``"up"`` for a U-Net's module, else the first part of its name."""
     first = name.split(".")[0]
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
 
 
-def _passing(hooks: Hooks, name: str, step: Step, grid_of: Callable[[int], Grid | None]) -> Callable[..., Any]:
+def _passing(hooks: Hooks, name: str, step: Step, layout: Layout) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         x = output[0] if isinstance(output, tuple) else output
         if not isinstance(x, Tensor):
             raise TypeError(f"the module {name} returns {type(x).__name__}: there is no activation to pass to a hook")
-        grid = (int(x.shape[-2]), int(x.shape[-1])) if x.ndim == 4 else grid_of(x.shape[1]) if x.ndim == 3 else None
-        new = hooks.activation(x, Site(name, "activation", place_of(name), grid, 0, step))
+        new = hooks.activation(x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, step))
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     return hook

@@ -1,4 +1,4 @@
-"""Which places of the picture look at which word: cross-attention, accumulated while sampling.
+"""Which places of the picture look at which word: cross- and joint attention, accumulated while sampling.
 
 What is held does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps. More
 is kept only when asked. Maps are brought to one size once, at the end: resizing is linear, so it may come last.
@@ -39,7 +39,10 @@ class Key(NamedTuple):
 
 
 class AttentionMaps(Observer):
-    """Record cross-attention, and give the heat map of any word of the prompt.
+    """Record where the picture looks at the text, and give the heat map of any word of the prompt.
+
+    It looks at cross-attention; at joint attention (Stable Diffusion 3, Flux), at what of the picture's attention goes
+    to the text.
 
     >>> import sdprobe
     >>> maps = sdprobe.AttentionMaps()
@@ -64,7 +67,7 @@ class AttentionMaps(Observer):
         strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
     """
 
-    kinds = ("cross",)
+    kinds = ("cross", "joint")
 
     def __init__(
         self,
@@ -106,7 +109,8 @@ class AttentionMaps(Observer):
         for role in self.roles:
             step = site.step.index if "step" in self.apart else None
             layer = site.name if "layer" in self.apart else None
-            self._add(Key(role, step, layer, site.grid), attn.probs(rows=role, tokens=self.columns))
+            seen = attn.probs(rows=role, queries=site.image, tokens=site.tokens(self.columns))
+            self._add(Key(role, step, layer, site.grid), seen)
 
     def _add(self, key: Key, probs: Float[Tensor, "images heads places tokens"]) -> None:
         if "head" not in self.apart:
@@ -146,6 +150,7 @@ class AttentionMaps(Observer):
         step: int | None = None,
         layer: str | None = None,
         head: int | None = None,
+        encoder: str | None = None,
     ) -> HeatMap:
         """Where one picture looks at a word.
 
@@ -161,6 +166,9 @@ class AttentionMaps(Observer):
                 fits into 4 MB, as for the embedded model; on a larger model ask for it: ``keep=("layer", "head")``.
             role: ``"cond"`` or ``"uncond"``, where both were recorded.
             step: this step only (needs ``keep=("step",)``); likewise ``layer``, a module's name, and ``head``.
+            encoder: only the word's tokens that come from this text encoder, where the denoiser is shown several
+                readings of the prompt: of Stable Diffusion 3, CLIP's (``"text_encoder"``) or T5's
+                (``"text_encoder_3"``); None averages over both.
 
         Raises:
             WordNotInPrompt: for a word that the prompt does not hold.
@@ -170,7 +178,7 @@ class AttentionMaps(Observer):
         if role not in self.roles:
             raise ValueError(f"rows of role {role!r} were not recorded: use AttentionMaps(rows='both')")
         prompt = self.run.prompt_of(image, role)
-        columns = self._recorded(prompt, word, occurrence)
+        columns = self._recorded(prompt, word, occurrence, encoder)
         keys = self._matching(role, step, layer, head)
         if method == "daam":
             values = self._daam(keys, image, columns, head)
@@ -179,7 +187,7 @@ class AttentionMaps(Observer):
         else:
             raise ValueError(f"method is 'mean' or 'daam', not {method!r}")
         picture = self.run.images[image] if self.run.images else None
-        return HeatMap(values, word if isinstance(word, str) else prompt.tokens[word].removesuffix("</w>"), picture)
+        return HeatMap(values, word if isinstance(word, str) else prompt.spelt(word), picture)
 
     def heat_maps(self, image: int = 0, method: Method = "mean", *, role: Role | None = None) -> dict[str, HeatMap]:
         """The heat map of every word recorded, in the order of the prompt."""
@@ -208,7 +216,8 @@ class AttentionMaps(Observer):
     def row_sums(self) -> Float[Tensor, " sums"]:
         """The least and the greatest sum of mean probabilities over all tokens, of each recording: each is 1.
 
-        Softmax runs over the whole key axis, so anything else would show a fault, or a transform's doing.
+        At joint attention it is what goes to the text, and less than 1: the rest goes to the picture. Softmax runs
+        over the whole key axis, so anything else would show a fault, or a transform's doing.
         """
         if self.columns is not None:
             raise ValueError("row sums need every token: record with words=None")
@@ -235,8 +244,10 @@ class AttentionMaps(Observer):
     def _has(self, positions: tuple[int, ...]) -> bool:
         return self.columns is None or set(positions) <= set(self.columns)
 
-    def _recorded(self, prompt: Prompt, word: str | int, occurrence: int | None) -> list[int]:
+    def _recorded(self, prompt: Prompt, word: str | int, occurrence: int | None, encoder: str | None) -> list[int]:
         positions = prompt.positions(word, occurrence)
+        if encoder is not None:
+            positions = tuple(p for p in positions if p in prompt.of(encoder))
         if not self._has(positions):
             raise ValueError(f"{word!r} was not recorded: only the words {self.words} were")
         return list(positions) if self.columns is None else [self.columns.index(p) for p in positions]

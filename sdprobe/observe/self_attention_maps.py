@@ -23,6 +23,8 @@ Grid = tuple[int, int]
 class SelfAttentionMaps(Observer):
     """Record self-attention, averaged over sites, heads and steps: one matrix per grid.
 
+    At joint attention (Stable Diffusion 3, Flux) it is what of the picture's attention goes to the picture.
+
     >>> import sdprobe
     >>> maps = sdprobe.SelfAttentionMaps()
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[maps], steps=4, seed=0, progress=False)
@@ -38,7 +40,7 @@ class SelfAttentionMaps(Observer):
         strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
     """
 
-    kinds = ("self",)
+    kinds = ("self", "joint")
 
     def __init__(
         self,
@@ -60,12 +62,16 @@ class SelfAttentionMaps(Observer):
         grid = site.grid
         if grid is None or (grid[0] * grid[1] > 32 * 32 if self.grids is None else grid not in self.grids):
             return
-        mean = reduce(attn.probs(rows="cond"), "i h p s -> i p s", "mean").float()
+        probs = attn.probs(rows="cond", queries=site.image, tokens=site.image)
+        mean = reduce(probs, "i h p s -> i p s", "mean").float()
         self.sums[grid] = self.sums[grid].add_(mean) if grid in self.sums else mean
         self.counts[grid] = self.counts.get(grid, 0) + 1
 
     def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "places seen"]:
-        """The mean self-attention matrix of one picture; each row sums to 1. None is the largest grid recorded."""
+        """The mean self-attention matrix of one picture; None is the largest grid recorded.
+
+        Each row sums to 1; at joint attention to less, the rest goes to the text.
+        """
         chosen = self._grid(grid)
         self.run.prompt_of(image)
         return self.sums[chosen][image] / self.counts[chosen]

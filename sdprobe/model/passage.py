@@ -1,0 +1,310 @@
+"""A call of a stock pipeline on its way past the points: what `listening` tells becomes what `sample` does by itself.
+
+The pipeline keeps its latents in a variable of its own, which nobody else can write to. So latents that a hook has
+changed are put in their place wherever the pipeline hands its own on: to the denoiser, to ControlNet, to the scheduler.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.compose import Hooks
+from sdprobe.model.asked import Asked
+from sdprobe.model.base import Model
+from sdprobe.model.flux import Flux
+from sdprobe.model.pixart import PixArt
+from sdprobe.model.predicting import predicting
+from sdprobe.model.replaying import Replay, Told, shown_of, with_shown
+from sdprobe.model.sides import encoded_by_sides
+from sdprobe.model.taps import Taps
+from sdprobe.run import Role, Row, Run, State, Step
+
+Call = Callable[..., Any]
+
+
+class Passage:
+    """One call of a pipeline.
+
+    Args:
+        model: the model of the pipeline.
+        stage: the run's own copy of it, whose tokenizers know what hooks have brought.
+        run: the run that is filled.
+        live: its hooks.
+        asked: what the pipeline was asked for.
+    """
+
+    def __init__(self, model: Model, stage: Model, run: Run, live: Hooks, asked: Asked) -> None:
+        self.model, self.stage, self.run, self.live, self.asked = model, stage, run, live, asked
+        self.listening, self.running = True, False
+        self.roles: tuple[Role, ...] = ()
+        self.taps = self._tapped()
+        self._steps: Iterator[Callable[..., Step]] | None = None
+        self._step: Step | None = None
+        self._replaced = False
+        self._index = -1
+        self._scaled: Any = None
+        self._controlled = getattr(model.pipe, "controlnet", None) is not None
+        self._calls: list[tuple[tuple[Row, ...], Told, Tensor]] = []
+        self.watched = ExitStack()  # the bracket around the denoiser, where an error leaves it open
+
+    # What the pipeline does, in its order.
+
+    def encodes(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline encodes its prompts: all of them at once, or one side of them with each call."""
+        given = inspect.signature(stock).bind(*args, **kwargs)
+        given.apply_defaults()
+        guided = given.arguments.get("do_classifier_free_guidance")
+        if guided is None:  # Flux: the prompts, then in a further call the negative ones
+            sides: tuple[Role, ...] = ("uncond",) if self.roles else ("cond",)
+            self.roles = (*self.roles, *sides)
+        else:
+            self.roles = self.stage.roles(self.run.settings.guidance_scale) if guided else ("cond",)
+            sides = tuple(role for role in self.roles if role != "image")
+        with self._aside():
+            return encoded_by_sides(self.stage, self.run, self.live, sides, stock, args, kwargs)
+
+    def counts(self, timesteps: Tensor) -> None:
+        """A pipeline that starts from a picture leaves out the timesteps that the picture has passed."""
+        scheduler = self.model.pipe.scheduler
+        self.stage.first = len(scheduler.timesteps) - len(timesteps)
+        self.run.settings = replace(self.run.settings, start_step=self.stage.first // scheduler.order)
+
+    def scales(self, stock: Call, rows: Tensor, timestep: Any) -> Tensor:
+        """A pipeline scales its latents, one copy for each group of rows, to what the denoiser is shown."""
+        self._scaled, self._unscaled = timestep, rows
+        if self._controlled:
+            rows = self._entering(rows)
+        scaled: Tensor = stock(rows, timestep)
+        return scaled
+
+    def shows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A pipeline shows its latents to ControlNet."""
+        return (args, kwargs) if self._scaled is not None else self._with_entering(args, kwargs)
+
+    def runs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A pipeline calls its denoiser."""
+        if self._step is None:
+            args, kwargs = self._beginning(args, kwargs)
+        elif self._scaled is None:
+            args, kwargs = self._with_entering(args, kwargs)
+        step = self._at()
+        count = len(shown_of(args, kwargs))
+        rows = self._rows()[sum(len(rows) for rows, _, _ in self._calls) :][:count]
+        if len(rows) < count and self._calls:
+            return args, kwargs  # a further call for some guidance of the pipeline's own
+        if len(rows) < count:
+            raise ValueError(
+                f"the pipeline shows its denoiser {count} rows, but {len(rows)} are known to it: "
+                f"{', '.join(self.roles) or 'none'} of {self.run.settings.images} images"
+            )
+        self._told = (rows, Told(args, kwargs, count))
+        self.watched.enter_context(self.taps.watching(replace(step, rows=rows)))
+        self.listening, self.running = False, True
+        return args, kwargs
+
+    def ran(self, output: Tensor) -> Tensor:
+        """The denoiser returns."""
+        self.watched.close()
+        self.running = False
+        step = replace(self._at(), rows=self._told[0])
+        channels = step.latents.shape[1]
+        came = self._opened(output)
+        own = came if came.shape[1] == channels else came[:, :channels]  # the rest is its own spread: learned sigma
+        new = self.live.model_output(own, step)
+        self._calls.append((*self._told, new))
+        if new is not own:
+            output = self._closed(new if own is came else torch.cat([new, came[:, channels:]], dim=1), output)
+        self.listening = True
+        return output
+
+    def steps(self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline gives its scheduler what it made of the denoiser's output, and its latents."""
+        if self._step is None:
+            return stock(noise_pred, timestep, x, *args, **kwargs)
+        with self._aside():
+            output = torch.cat([output for _, _, output in self._calls])
+            step = replace(self._step, rows=tuple(r for rows, _, _ in self._calls for r in rows), model_output=output)
+            guided = self._opened(noise_pred)
+            new = self.live.noise_pred(guided, step)
+            noise_pred = noise_pred if new is guided else self._closed(new, noise_pred)
+            came = step.latents.detach()
+            new = self.live.sample(came, step)
+        torch.set_grad_enabled(False)
+        self._step, self._scaled, self._calls = None, None, []
+        x = self._closed(new, x) if self._replaced or new is not came else x
+        found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
+        if self._is_last and not self.asked.calls_back:
+            # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
+            taken = 1 if isinstance(self.stage, PixArt) and self.run.settings.steps == 1 < len(found) else 0
+            with self._aside():
+                return (*found[:taken], self._final(found[taken]), *found[taken + 1 :])
+        return found
+
+    def ends_step(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        """A step has ended: what the caller's own callback changes comes first."""
+        own = self.asked.own_callback
+        inputs = {name: values[name] for name in self.asked.callback_inputs} if own is not None else {}
+        changed: dict[str, Any] = {} if own is None else own(pipe, index, timestep, inputs)
+        if self._is_last or getattr(pipe, "interrupt", False):
+            latents = changed.get("latents", values["latents"])
+            with self._aside():
+                changed = {**changed, "latents": self._final(latents)}
+        return changed
+
+    def finishes(self, stock: Call, image: Tensor, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+        """A pipeline makes pictures of what the decoder gave; or has none made, for ``output_type="latent"``."""
+        if output_type == "latent":
+            return stock(image, output_type, *args, **kwargs)
+        processor = self.model.pipe.image_processor
+        with self._aside():
+            pixels = self.live.image(stock(image, "pt", *args, **kwargs), self.run)
+            self.run.images = self.model.pictures(pixels)
+        if output_type == "pt":
+            return pixels
+        return processor.pt_to_numpy(pixels) if output_type == "np" else self.run.images
+
+    def returned(self, found: Any) -> Any:
+        """The call has ended: its pictures are the run's, with what the pipeline has done to them at the very end."""
+        images = getattr(found, "images", found[0] if isinstance(found, tuple) else None)
+        if isinstance(images, list) and len(images) == len(self.run.images):
+            self.run.images = images
+        return found
+
+    # What a hook can ask of a step.
+
+    def predict(self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
+        """`Step.predict`: the pipeline's own call of its denoiser, once more."""
+        if not self._calls and not self.taps.busy:
+            raise RuntimeError(
+                "in an attached pipeline step.predict repeats the pipeline's own call of its denoiser; with ControlNet "
+                "that is not yet known at latents: call it at model_output or noise_pred"
+            )
+        replay = Replay(self.model, self._scaled)
+        asked = [call for call in self._calls if role is None or any(row.role == role for row in call[0])]
+        with self._aside():
+            parts = [
+                predicting(replay, self.taps, told)(replace(step, rows=rows), x, hooks, role)  # type: ignore[arg-type]
+                for rows, told, _ in asked or self._calls[:1]
+            ]
+        return torch.cat(parts)
+
+    def _final(self, latents: Tensor) -> Tensor:
+        came = self._opened(latents)
+        self.run.latents = self.live.final_latents(came, self.run)
+        return latents if self.run.latents is came else self._closed(self.run.latents, latents)
+
+    def _opened(self, x: Tensor) -> Tensor:
+        """Latents of the pipeline as hooks are shown them: a picture."""
+        return self.stage.unpacked(x, *self.stage.latent_size(self.run.settings)) if isinstance(self.stage, Flux) else x
+
+    def _closed(self, x: Tensor, like: Tensor) -> Tensor:
+        """Latents of a hook as the pipeline goes on with them, in the form of those that they replace."""
+        return (self.stage.packed(x) if isinstance(self.stage, Flux) else x).to(like.dtype)
+
+    def _with_entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return with_shown(args, kwargs, self._entering(shown_of(args, kwargs)))
+
+    def _beginning(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A step begins with the call of its denoiser, which can be repeated from then on."""
+        told = Told(args, kwargs, len(shown_of(args, kwargs)))
+        shown = shown_of(args, kwargs) if self._scaled is None else self._unscaled
+        self._calls = [(self._rows()[: told.rows], told, shown)]
+        self._entering(shown)
+        self._calls = []
+        if not self._replaced:
+            return args, kwargs
+        rows = self._entering(shown)
+        if self._scaled is not None:
+            with self._aside():
+                rows = self.model.pipe.scheduler.scale_model_input(rows, self._scaled)
+        return told.showing(rows)
+
+    def _entering(self, rows: Tensor) -> Tensor:
+        """What the denoiser and its like are given instead of the pipeline's latents, from the step's beginning on."""
+        images = self.run.settings.images
+        if len(rows) % images:
+            raise ValueError(f"the pipeline shows {len(rows)} rows of latents for {images} images")
+        if self._step is None:
+            with self._aside():
+                self._begin(self._opened(rows[:images]))
+        if not self._replaced:
+            return rows
+        return torch.cat([self._closed(self._at().latents, rows)] * (len(rows) // images))
+
+    def _begin(self, x: Tensor) -> None:
+        self._index += 1
+        if self._steps is None:
+            self._fit(x)
+            generator = self.asked.get("generator")
+            generator = torch.default_generator if generator is None else generator
+            self._steps = self.stage.steps(self.run, self.roles, generator, self.predict)
+        made = next(self._steps)
+
+        def step_at(x: Tensor) -> Step:
+            step = made(x)
+            total = getattr(self.model.pipe, "_num_timesteps", None) or step.total
+            return replace(step, total=total, rows=self._rows(), to_state=_plain(step.to_state))
+
+        came = step_at(x)
+        new = self.live.latents(x, came)
+        self._replaced = new is not x or self.live.needs_grad
+        self._step = step_at(new.detach().requires_grad_(self.live.needs_grad))
+        torch.set_grad_enabled(self.live.needs_grad)
+
+    def _fit(self, x: Tensor) -> None:
+        """Set the run's size to that of its latents, where the arguments had not told it."""
+        if tuple(x.shape[-2:]) != self.stage.latent_size(self.run.settings):
+            factor = self.model.pipe.vae_scale_factor
+            height, width = (int(side) * factor for side in x.shape[-2:])
+            self.run.settings = replace(self.run.settings, height=height, width=width)
+            self.taps = self._tapped()
+
+    def _tapped(self) -> Taps:
+        layout = self.stage.layout(self.run.settings)
+        return Taps(self.stage.denoiser, self.stage.attention_kind, self.live, layout, self.run.coverage)
+
+    def _at(self) -> Step:
+        if self._step is None:
+            raise RuntimeError("the pipeline called its denoiser twice in one step, in a way that attach does not know")
+        return self._step
+
+    def _rows(self) -> tuple[Row, ...]:
+        # With three-way guidance the rows of the picture alone are shown the negative prompt.
+        prompt = {role: "uncond" if role == "image" else role for role in self.roles}
+        images = range(self.run.settings.images)
+        return tuple(Row(i, self.run.prompt_of(i, prompt[role]), role) for role in self.roles for i in images)
+
+    @property
+    def _is_last(self) -> bool:
+        total = getattr(self.model.pipe, "_num_timesteps", None)
+        scheduler = self.model.pipe.scheduler
+        return self._index + 1 == (len(scheduler.timesteps) - self.stage.first if total is None else total)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """While this is open, what is called is called by a hook, or for one, and not by the pipeline."""
+        before = self.listening
+        self.listening = False
+        try:
+            yield
+        finally:
+            self.listening = before
+
+
+def _plain(to_state: Callable[[Tensor], State]) -> Callable[[Tensor], State]:
+    """What makes a state whose scheduler nobody listens to."""
+
+    def without_ears(x: Tensor) -> State:
+        state = to_state(x)
+        for name in ("step", "scale_model_input"):
+            vars(state.scheduler).pop(name, None)
+        return state
+
+    return without_ears

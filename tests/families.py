@@ -1,0 +1,228 @@
+"""Tiny pipelines of every family's real classes, with random weights and real tokenizers made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from sdprobe.shapes import WEIGHTS
+from tests.tiny import stable_diffusion
+
+CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
+WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=CLIP_TOKENS)
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """T5's own kind of vocabulary: some words, and every letter."""
+    letters = [(letter, -9.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,.<>-0123456789"]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return T5Tokenizer(vocab=[*special, *((word, -2.0) for word in WORDS), *letters], extra_ids=0)
+
+
+def clip(words: CLIPTokenizer, kind: type = CLIPTextModel) -> Any:
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=CLIP_WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=CLIP_TOKENS,
+        projection_dim=CLIP_WIDTH,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    return kind(config).eval()
+
+
+def t5(words: T5Tokenizer) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=T5_WIDTH,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()
+
+
+def autoencoder(levels: int = 2, **options: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(4,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        **options,
+    ).eval()
+
+
+def stable_diffusion_xl(zeroed: bool = True) -> StableDiffusionXLPipeline:
+    """Two levels, of which the lower has cross-attention; latents 8 × 8."""
+    words = clip_tokenizer()
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=6 * 8 + CLIP_WIDTH,
+        cross_attention_dim=2 * CLIP_WIDTH,
+        norm_num_groups=4,
+    )
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=clip(words),
+        text_encoder_2=clip(words, CLIPTextModelWithProjection),
+        tokenizer=words,
+        tokenizer_2=clip_tokenizer(),
+        unet=unet.eval(),
+        scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        force_zeros_for_empty_prompt=zeroed,
+        add_watermarker=False,
+    )
+
+
+def stable_diffusion_3(dual: bool = True, with_t5: bool = True) -> StableDiffusion3Pipeline:
+    """Two blocks; with ``dual``, as in 3.5, the first also has self-attention of its own."""
+    words, words_3 = clip_tokenizer(), t5_tokenizer()
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=T5_WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * CLIP_WIDTH,
+        out_channels=4,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,) if dual else (),
+        qk_norm="rms_norm" if dual else None,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip(words, CLIPTextModelWithProjection),
+        tokenizer=words,
+        text_encoder_2=clip(words, CLIPTextModelWithProjection),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5(words_3) if with_t5 else None,
+        tokenizer_3=words_3 if with_t5 else None,
+    )
+
+
+def flux(guidance_embeds: bool = True) -> FluxPipeline:
+    """One double-stream and one single-stream block; dev is told the guidance scale, schnell is not."""
+    words, words_2 = clip_tokenizer(), t5_tokenizer()
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=T5_WIDTH,
+        pooled_projection_dim=CLIP_WIDTH,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return FluxPipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guidance_embeds),
+        vae=autoencoder(scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip(words),
+        tokenizer=words,
+        text_encoder_2=t5(words_2),
+        tokenizer_2=words_2,
+    )
+
+
+def pixart(kind: type = PixArtAlphaPipeline, sample_size: int = 8) -> Any:
+    """One block. Of a sample size for which the pipeline knows sizes (32), its autoencoder is of the usual factor 8."""
+    words = t5_tokenizer()
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        sample_size=sample_size,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_channels=T5_WIDTH,
+        in_channels=4,
+        cross_attention_dim=16,
+        out_channels=8,
+        use_additional_conditions=False,
+    )
+    torch.nn.init.normal_(transformer.proj_out.weight)  # the class begins with zeros there
+    return kind(
+        transformer=transformer.eval(),
+        scheduler=DPMSolverMultistepScheduler(),
+        vae=autoencoder(4 if sample_size == 32 else 2),
+        text_encoder=t5(words),
+        tokenizer=words,
+    )
+
+
+def stable_diffusion_2() -> Any:
+    """As 2.x at 768: v-prediction, linear projections."""
+    return stable_diffusion(prediction_type="v_prediction")
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "Stable Diffusion 1": stable_diffusion,
+    "Stable Diffusion 2": stable_diffusion_2,
+    "Stable Diffusion XL": stable_diffusion_xl,
+    "Stable Diffusion 3": lambda: stable_diffusion_3(dual=False),
+    "Stable Diffusion 3.5": stable_diffusion_3,
+    "Flux.1 dev": flux,
+    "Flux.1 schnell": lambda: flux(guidance_embeds=False),
+    "PixArt-α": pixart,
+    "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+}
+"""Each family's variants, by name."""

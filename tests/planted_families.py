@@ -1,0 +1,122 @@
+"""Networks of every family whose attention is planted: one token and the positive patches see each other, alone.
+
+Blocks hand on what they are given, so that the sign of the latents' first channel reaches every attention site through
+the real modules in the first feature of the picture's tokens, and a mark of the chosen token in the second feature of
+the text's. Queries and keys are made of these two features: score(x → y) = strength · (x₀ y₁ + x₁ y₀).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sdprobe
+from tests.planted import STRENGTH, hand_on
+
+
+class Marked(sdprobe.Transform):
+    """Prompt embeddings that are zero, but for a mark on one token of the prompt."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def prompt_embeds(self, x: Tensor, text: sdprobe.Text) -> Tensor:
+        marked = torch.zeros_like(x)
+        if text.role == "cond":
+            marked[:, self.position, 0] = 1
+        return marked
+
+
+def planted(pipe: Any) -> sdprobe.Model:
+    """The pipeline's own network, planted."""
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    with torch.no_grad():
+        if hasattr(pipe, "unet"):
+            _plant_unet(network)
+        else:
+            _plant_transformer(network)
+    return sdprobe.load(pipe)
+
+
+def _plant_unet(unet: Any) -> None:
+    for name, module in unet.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hand_on(module)
+        elif isinstance(module, nn.Linear) and name.endswith(("to_out.0", "ff.net.2")):
+            zero(module)
+        elif isinstance(module, nn.Linear) and name.endswith(("proj_in", "proj_out")):
+            feature(module, 0, 0)
+    for name, module in unet.named_modules():
+        if name.endswith("conv2") or name == "conv_out":
+            nn.init.zeros_(module.weight)
+        if hasattr(module, "to_q") and module.is_cross_attention:
+            _plant_cross(module, 0)
+
+
+def _plant_transformer(network: Any) -> None:
+    adaptive = ("norm1.linear", "norm1_context.linear", "norm.linear", "adaln_single.linear", "norm_out.linear")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(adaptive):
+            zero(module)  # no shift, no scale, and gates that are shut: blocks add nothing
+        if hasattr(module, "scale_shift_table"):
+            nn.init.zeros_(module.scale_shift_table)
+    if hasattr(network, "x_embedder"):  # Flux: the four places of a patch are four channels of the packed latents
+        feature(network.x_embedder, 0, slice(0, 4))
+    else:
+        hand_on_patch(network.pos_embed)
+    if hasattr(network, "context_embedder"):
+        feature(network.context_embedder, 1, 0)
+    else:
+        feature(network.caption_projection.linear_1, 1, 0)
+        feature(network.caption_projection.linear_2, 1, 1)
+    for module in network.modules():
+        if getattr(module, "is_cross_attention", False):
+            _plant_cross(module, 1)
+            zero(module.to_out[0])  # it is behind no gate
+        elif hasattr(module, "to_q"):
+            _plant_joint(module)
+
+
+def _plant_cross(module: Any, mark: int) -> None:
+    width = module.to_q.out_features // module.heads
+    for layer in (module.to_q, module.to_k):
+        zero(layer)
+    module.to_q.weight[::width, 0] = 1
+    module.to_k.weight[::width, mark] = STRENGTH
+
+
+def _plant_joint(module: Any) -> None:
+    width = module.to_q.out_features // module.heads
+    for projected, norm_name in ((("to_q", "add_q_proj"), None), (("to_k", "add_k_proj"), "norm_k")):
+        of_first, of_second = (0, 1) if norm_name is None else (1, 0)
+        strength = 1.0 if norm_name is None or getattr(module, norm_name) is not None else STRENGTH
+        for layer in (getattr(module, name, None) for name in projected):
+            if layer is not None:
+                zero(layer)
+                layer.weight[0::width, of_first] = strength
+                layer.weight[1::width, of_second] = strength
+    for norm in (getattr(module, name, None) for name in ("norm_k", "norm_added_k")):
+        if norm is not None:
+            norm.weight.fill_(STRENGTH)  # it takes the strength of what it is given away
+
+
+def hand_on_patch(embed: Any) -> None:
+    """The first feature of a patch is the sum of the latents' first channel over it; where it stands is not told."""
+    nn.init.zeros_(embed.proj.weight)
+    nn.init.zeros_(embed.proj.bias)
+    embed.proj.weight[0, 0] = 1
+    embed.pos_embed.zero_()
+
+
+def feature(layer: nn.Linear, to: int, of: int | slice) -> None:
+    """One feature of the output is one of the input, or the sum of some; everything else is zero."""
+    zero(layer)
+    layer.weight[to, of] = 1
+
+
+def zero(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
