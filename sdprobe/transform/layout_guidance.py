@@ -1,0 +1,94 @@
+"""Put the things of a prompt where they belong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention, Grid, Word
+from sdprobe.transform.guidance import Scale
+
+Box = tuple[float, float, float, float]
+
+
+class LayoutGuidance(AttentionGuidance):
+    """Push x_t, in the early steps, until words are looked at inside their boxes only.
+
+    The loss of a word, at each head of each site, is (1 − attention inside the box / attention anywhere)²; it is
+    averaged over heads, sites and words.
+
+    >>> import sdprobe
+    >>> layout = sdprobe.LayoutGuidance({"circle": (0.5, 0.5, 1.0, 1.0)})
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[layout], steps=5, seed=0, progress=False)
+    >>> run[layout].losses.shape
+    torch.Size([1, 1])
+
+    Args:
+        boxes: by word, its box (left, top, right, bottom) as shares of the picture from 0 to 1, (0, 0) the upper left
+            corner. A place that lies in the box in part counts in part.
+        scale: how strong; one number, one for each step, or what gives it for a `Step`. 0 only records.
+        stop: the step to push no more from; None is a fifth of the steps, as the paper's 10 of 50.
+        repeats: how often, at most, a step is pushed.
+        enough: the loss at which a step is not pushed again.
+        grids: look only at sites of these grids, ``(h, w)`` or a number for a square one. None is the one nearest to
+            16×16, the paper's for Stable Diffusion at 512 pixels, since coarser ones hardly say where a thing is: on
+            the embedded model they put 0.4 of a circle into its box, and 16×16 puts 0.8 there.
+
+    Words and the attributes of a run are those of `AttentionGuidance`.
+
+    Raises:
+        ValueError: for what is no box.
+
+    Source: Chen et al. 2024, "Training-Free Layout Control with Cross-Attention Guidance", backward guidance, eq. 2 to
+    4. The paper also looks at the middle block.
+    """
+
+    share: ClassVar[float] = 0.2
+
+    def __init__(
+        self,
+        boxes: Mapping[Word, Box],
+        scale: Scale = 30.0,
+        *,
+        stop: int | None = None,
+        repeats: int = 5,
+        enough: float = 0.2,
+        grids: Collection[int | Grid] | None = None,
+    ) -> None:
+        super().__init__(tuple(boxes), scale, stop=stop, repeats=repeats, enough=enough, grids=grids)
+        for word, box in boxes.items():
+            if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                raise ValueError(
+                    f"the box of {word!r} is (left, top, right, bottom), as shares of the picture from 0 to 1, not "
+                    f"{box}"
+                )
+        self.boxes = dict(boxes)
+
+    def usual_grid(self, grids: Sequence[Grid]) -> Grid:
+        return min(grids, key=lambda grid: abs(math.log(math.prod(grid) / 16**2)))
+
+    def loss(self, looks: CrossAttention) -> Float[Tensor, ""] | None:
+        found = []
+        for word, box in self.boxes.items():
+            for positions in looks.tokens_of(word):
+                for site in looks.sites:
+                    seen = site[..., list(positions)].sum(-1)
+                    inside = (seen * inside_of(box, site).to(seen)).sum((1, 2)) / seen.sum((1, 2))
+                    found.append((1 - inside).square().mean())
+        return torch.stack(found).mean() if found else None
+
+
+def inside_of(box: Box, site: Float[Tensor, "heads h w tokens"]) -> Float[Tensor, "h w"]:
+    """How much of each place of a site's grid lies in a box, from 0 to 1."""
+    (_, h, w, _), (left, top, right, bottom) = site.shape, box
+    return torch.outer(_covered(top, bottom, h), _covered(left, right, w))
+
+
+def _covered(first: float, past: float, count: int) -> Float[Tensor, " count"]:
+    places = torch.arange(count)
+    return (torch.clamp(places + 1, max=past * count) - torch.clamp(places, min=first * count)).clamp(0, 1)
