@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The embedded model is small: with several threads each operation waits longer than it computes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint types layers docs picture truth bench ci clean
+.PHONY: demo test laws nightly lint types layers docs site plugin picture truth bench ci clean
 
 demo: .venv/run.stamp
 	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/plain
@@ -21,7 +21,14 @@ demo: .venv/run.stamp
 		--hook latents --hook replace-token:word=red,with_=green
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The state machine of stacks, runs, errors and threads, tried longer than among the tests; nightly, all night.
+laws: .venv/test.stamp
+	HYPOTHESIS_PROFILE=short $(BIN)/python -m pytest tests/laws/test_machine.py
+
+nightly: .venv/test.stamp
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -36,7 +43,17 @@ layers: .venv/test.stamp
 # From nothing: an example that failed once would otherwise be taken as done.
 docs: .venv/dev.stamp
 	rm -rf site docs/gallery
-	MPLBACKEND=Agg $(BIN)/mkdocs build --strict
+	MPLBACKEND=Agg NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The built site in a browser: every page, the search, nothing fetched from elsewhere.
+site: .venv/dev.stamp
+	SITE=site $(BIN)/python -m pytest tests/site -rs
+
+# Somebody else's package: installed, listed, used by name, and held to the laws.
+plugin: .venv/test.stamp
+	$(BIN)/python -m pip install --quiet --no-deps ./examples/plugin
+	$(BIN)/sdprobe hooks | grep attention-entropy
+	$(BIN)/python -m pytest examples/plugin
 
 # The picture on the front page, made by the lines printed beside it.
 picture: .venv/run.stamp
@@ -48,7 +65,7 @@ truth: .venv/test.stamp
 bench: .venv/test.stamp
 	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python "$$script"; done
 
-ci: test lint types layers docs
+ci: test laws lint types layers docs site plugin
 
 clean:
 	rm -rf site docs/gallery demo

@@ -7,10 +7,11 @@ gradient. The loss of every course on guidance is the distance of the blue chann
 """
 
 # %%
-# ## Bluer and bluer
+# ## The blue channel
 #
 # Four seeds of sixteen, without guidance, with a little of it and with much. At scale 0 nothing changes, and the loss
-# is only watched.
+# is only watched. White is blue, too: where the prompt says red, the cheapest way to a high blue channel is a white
+# background and a small, pale circle. A loss is taken at its word.
 
 import torch
 from matplotlib.figure import Figure
@@ -44,6 +45,27 @@ def finished(run, loss):
 for scale, run in runs.items():
     values = finished(run, blue)
     print(f"scale {scale:4g}: {values.mean():.3f}, from {values.min():.3f} to {values.max():.3f}")
+
+# %%
+# ## Bluer and bluer
+#
+# A loss that says what is meant is the distance to the colour blue in all three channels, and a prompt that leaves the
+# colour open does not pull the other way. Beside the pictures, the share of blue pixels over all sixteen seeds: those
+# whose blue is above their red and green by a quarter of the range.
+
+coloured = {
+    scale: sample(model, "a circle", hooks=[LossGuidance(losses.colour("blue"), scale, clip=0.3)], **settings)
+    for scale in (0, 2, 8)
+}
+for scale, run in coloured.items():
+    red, green, own_blue = sdprobe.decode(model, run.latents).unbind(1)
+    is_blue = own_blue > torch.maximum(red, green) + 0.25
+    print(f"scale {scale:4g}: {is_blue.float().mean():.0%} of the pixels are blue")
+plot.sheet(
+    [[run.images[k] for run in coloured.values()] for k in range(4)],
+    rows=[f"seed {k}" for k in range(4)],
+    columns=["no guidance", *(f"scale {scale:g}" for scale in list(coloured)[1:])],
+)
 
 # %%
 # ## What happened, step by step
@@ -88,16 +110,23 @@ plot.sheet(
 # ## Several at once
 #
 # Guidances are hooks, and run together: here a blue left half and a yellow right half, each its own loss with a mask.
+# Both push the background too; what comes of it lies between them. Prompt, scale and bound were
+# found by trying; others made worse pictures.
 
 left = torch.zeros(64, 64)
 left[:, :32] = 1
 halves = {"left": losses.colour("blue", left), "right": losses.colour("yellow", 1 - left)}
-pushes = {name: LossGuidance(loss, 30, start=1, clip=0.5, apply="sample") for name, loss in halves.items()}
-chosen = {"blue left": ["left"], "yellow right": ["right"], "both": ["left", "right"]}
+pushes = {name: LossGuidance(loss, 10, start=1, clip=0.1, apply="sample") for name, loss in halves.items()}
+chosen = {"no guidance": [], "blue left": ["left"], "yellow right": ["right"], "both": ["left", "right"]}
+gently = few | {"guidance_scale": 3.0, "steps": 12}
 together = {
-    name: sample(model, "a red circle", hooks=[pushes[side] for side in sides], **few | {"guidance_scale": 3.0})
+    name: sample(model, "a circle left of a circle", hooks=[pushes[side] for side in sides], **gently)
     for name, sides in chosen.items()
 }
 for name, run in together.items():
     print(f"{name:12s} sum of the two losses {sum(finished(run, loss) for loss in halves.values()).mean():.3f}")
-plot.sheet([[run.images[k] for run in together.values()] for k in range(2)], columns=list(together))
+plot.sheet(
+    [[run.images[k] for run in together.values()] for k in range(4)],
+    rows=[f"seed {k}" for k in range(4)],
+    columns=list(together),
+)

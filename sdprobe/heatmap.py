@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Any, cast
 
 import torch
@@ -87,6 +88,11 @@ class HeatMap:
     def cell(self) -> plot.Cell:
         """The map as a cell of `sdprobe.plot.sheet`."""
         return self.picture, self._shown()
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        self.overlay().savefig(file, format="png")
+        return file.getvalue()
 
     def _shown(self) -> Any:
         height, width = (self.picture.height, self.picture.width) if self.picture else self.values.shape

@@ -70,7 +70,7 @@ def sheet(
         for j in range(n_columns):
             ax, cell = axes[i, j], row[j] if j < len(row) else None
             ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+            ax.spines[:].set(visible=cell is not None, color="0.85", linewidth=0.5)  # white pictures end somewhere too
             if isinstance(cell, tuple):
                 heat_on(ax, *cell)
                 ax.set_axis_on()

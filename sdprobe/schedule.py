@@ -15,6 +15,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.model.prediction import level_at
 from sdprobe.model.schedulers import fresh_scheduler
+from sdprobe.model.settings import of_steps
 from sdprobe.table import as_html, as_text
 
 SHOWN = 16  # longer tables are printed with a gap; a notebook shows them whole
@@ -81,7 +82,10 @@ class Schedule:
             logarithmic = label != "timestep"
             for i, (own, color) in enumerate(zip(schedules, colors, strict=True)):
                 drawn = values[i].where(((values[i] > 0) & values[i].isfinite()) | (not logarithmic), torch.nan)
-                ax.plot(drawn.numpy(), STYLES[i % len(STYLES)], color=color, marker=".", label=own._name())
+                there = ~drawn.isnan()
+                calls = torch.arange(len(drawn))[there].numpy()
+                style = STYLES[i % len(STYLES)]
+                ax.plot(calls, drawn[there].numpy(), style, color=color, marker=".", label=own._name())
             ax.set(xlabel="call of the denoiser", ylabel=label, yscale="log" if logarithmic else "linear")
             ax.spines[["top", "right"]].set_visible(False)
         if others:
@@ -140,12 +144,12 @@ def schedule(model: Model | Any, steps: int | None = None, scheduler: str | type
     Source: what timesteps and sigmas mean: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
     Generative Models", table 1 and section 3.
     """
-    pipe = load(model).pipe
-    steps = load(model).default("num_inference_steps") if steps is None else steps
+    known = load(model)
+    steps = known.default("num_inference_steps") if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, not {steps}")
-    own = fresh_scheduler(pipe, scheduler)
-    own.set_timesteps(steps)
+    own = fresh_scheduler(known.pipe, scheduler)
+    known.set_timesteps(own, of_steps(known, steps, type(own).__name__))  # of some families it goes by the size too
     levels = [level_at(own, i) for i in range(len(own.timesteps) + 1)]
     signal, noise, sigmas = (
         torch.stack([value.float().cpu() for value in column]) for column in zip(*levels, strict=True)

@@ -2,13 +2,18 @@
 
 Every Python block is run: those of one page in one namespace, in order. A block in doctest form is held to the output
 it shows. Of any other, what it prints must be in the ``text`` block that follows it, if one does; ``...`` stands for
-anything.
+anything. What needs a GPU or the network is marked ``py``: it is compiled, and its calls are held to the signatures.
+Commands are run where they are ours, and targets of make exist.
 """
 
+import ast
 import contextlib
 import doctest
+import inspect
 import io
 import re
+import shlex
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,9 +21,12 @@ import matplotlib
 import pytest
 
 import sdprobe
+from sdprobe.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "gallery" not in p.parts)]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
+PAGES += sorted(p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT).parts[1] != "gallery")
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\s*^```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -51,11 +59,54 @@ def test_page(page, tmp_path, monkeypatch):
                 assert same, f"{page.name}, line {line}: shown\n{shown}\nprinted\n{printed.getvalue()}"
 
 
+def fenced(*languages):
+    """The page and the text of every block in these languages."""
+    found = [(p, m.group(2)) for p in PAGES for m in FENCE.finditer(p.read_text("utf-8")) if m.group(1) in languages]
+    return [pytest.param(text, id=f"{page.relative_to(ROOT)}-{i}") for i, (page, text) in enumerate(found)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_block_is_of_a_kind_that_is_tried(page):
+    text = page.read_text("utf-8")
+    assert {m.group(1) for m in FENCE.finditer(text)} <= {"python", "text", "py", "sh", "toml"}
+    assert sum(m.group(1) == "python" for m in FENCE.finditer(text)) == len(blocks(page)), "a block that is not run"
+
+
+@pytest.mark.parametrize("source", fenced("py"))
+def test_what_needs_a_gpu_calls_what_there_is(source):
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func).removeprefix("sdprobe.")
+        if name in sdprobe.__all__:
+            inspect.signature(getattr(sdprobe, name)).bind(*call.args, **{k.arg: k.value for k in call.keywords})
+
+
+@pytest.mark.parametrize("source", fenced("sh"))
+def test_commands(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in source.splitlines():
+        program, *words = shlex.split(line, comments=True) or [""]
+        if program == "make":
+            assert {word for word in words if "=" not in word} <= targets
+        elif program == "sdprobe":
+            assert main([*words, "--quiet"]) == 0
+            assert all((tmp_path / path).exists() for path in capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("source", fenced("toml"))
+def test_tables_of_settings_can_be_read(source):
+    assert tomllib.loads(source)
+
+
 def test_links_between_pages():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            generated = "gallery" in target
-            assert generated or (page.parent / target).exists(), f"{page.name} links to {target}"
+            if "gallery/" in target:  # made of the examples
+                name = Path(target).stem
+                source = ROOT / "examples" / ("README.md" if name == "index" else f"{name}.py")
+                assert source.exists(), f"{page.name} links to {target}"
+            else:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_every_public_name_is_in_the_api():

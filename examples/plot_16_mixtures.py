@@ -48,7 +48,7 @@ chimeras = [
 plot.sheet(
     [[run.images[i] for run in chimeras] for i in range(len(seeds))],
     rows=[f"seed {seed}" for seed in seeds],
-    columns=[f"{w:.1f}" for w in weights],
+    columns=[f"{w:.1f} of the other" for w in weights],
 )
 
 # %%

@@ -47,7 +47,7 @@ shown = ax.imshow(np.where(np.eye(len(words), dtype=bool), np.nan, cosines), cma
 ax.set_xticks(range(len(words)), words, rotation=60, ha="right", rotation_mode="anchor")
 ax.set_yticks(range(len(words)), words)
 ax.spines[:].set_visible(False)
-figure.colorbar(shown, label="cosine of token embeddings", shrink=0.8)
+figure.colorbar(shown, label="cosine of token embeddings", shrink=0.8, extend="both")
 figure
 
 # %%
@@ -66,8 +66,10 @@ changes = torch.stack(
     ]
 )
 count = read.roles.index("pad") + 3
-tokens = [token.removesuffix("</w>").strip("<|>") for token in read.tokens[:count]]
-tokens[read.roles.index("pad") :] = ["pad"] * 3
+tokens = [
+    token.removesuffix("</w>") if role == "word" else role
+    for token, role in zip(read.tokens[:count], read.roles[:count], strict=True)
+]
 
 figure = Figure(figsize=(7, 2.4), layout="constrained")
 ax = figure.subplots()

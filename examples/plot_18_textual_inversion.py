@@ -64,7 +64,7 @@ left.set(xlabel="step", ylabel="squared error of v", ylim=(0, None), title="“<
 right.plot(gain, ".", color="0.7", markersize=4, label="a step")
 middle = np.arange(window - 1, len(gain)) - (window - 1) / 2
 right.plot(middle, np.convolve(gain, np.ones(window) / window, "valid"), label=f"mean of {window}")
-right.set(xlabel="step", ylabel="less than with “pink”", title="the same, on the same noise")
+right.set(xlabel="step", ylabel="error saved against “pink”", title="the same, on the same noise")
 right.legend(frameon=False)
 for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)

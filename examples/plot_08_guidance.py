@@ -113,7 +113,8 @@ figure
 # %%
 # ## Away from something
 #
-# What stands in the place of “no prompt” is what guidance goes away from. A negative prompt names it.
+# What stands in the place of “no prompt” is what guidance goes away from. A negative prompt names it. It is no surgery:
+# away from a white background, the blue square goes too.
 
 negatives = ["", "a white background", "a black background", "a red circle", "a blue square"]
 runs = [sample(model, "a red circle left of a blue square", negative_prompt=text, **several) for text in negatives]

@@ -1,5 +1,5 @@
 """
-# The autoencoder: where the pictures really are
+# Where the pictures really are
 
 Stable Diffusion never works on pixels. An autoencoder, trained before anything else, takes pictures to a small grid of
 numbers, the latents, and back. What it loses no prompt can bring back, so it is worth a look by itself.

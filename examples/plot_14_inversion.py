@@ -50,11 +50,12 @@ plot.sheet(
 # ## Edits
 #
 # What changes something on the way back changes the picture that was given. A little guidance makes the new word heard.
+# The swaps shown are chosen: “green” for “purple”, for one, makes two rings of the one.
 
 circle = render([Object("circle", "red", (30, 33), 16)], background="white")
 edits = [
     (circle, [("red", "green"), ("red", "yellow"), ("circle", "star")]),
-    (scenes[2], [("purple", "green"), ("purple", "red"), ("ring", "star")]),
+    (scenes[2], [("purple", "blue"), ("purple", "orange"), ("ring", "star")]),
 ]
 rows = []
 for own, swaps in edits:
