@@ -75,14 +75,14 @@ def test_scale_0_is_the_identity(request, which, scheduler, guidance_scale, seed
     assert not watched[watching].pushes.any()
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 999), scheduler=st.sampled_from(["DDIM", "EulerDiscrete"]))
 def test_every_push_lowers_the_loss(embedded, seed, scheduler):
     watching = LayoutGuidance({"circle": CORNER}, 0, stop=1)
     losses = []
     for repeats in (0, 1, 3):
         hooks = [LayoutGuidance({"circle": CORNER}, stop=1, repeats=repeats)] if repeats else []
-        given_ = {"prompt": "a red circle", "images_per_prompt": 4, "seed": [seed + k for k in range(4)]}
+        given_ = {"prompt": "a red circle", "images_per_prompt": 2, "seed": [seed, seed + 1]}
         result = run(embedded, *hooks, watching, steps=1, scheduler=scheduler, **given_)
         losses.append(result[watching].losses[0])
     assert (losses[1] < losses[0]).all()

@@ -22,6 +22,7 @@ from PIL import Image
 from tests.laws.strategies import affine, run, same, seen
 from tests.tiny import stable_diffusion
 from sdprobe.hook import POINTS
+from sdprobe.testing import check_hook
 
 torch.set_num_threads(1)
 model = sdprobe.load(stable_diffusion())
@@ -77,6 +78,14 @@ own = sdprobe.clip.load()
 sdprobe.clip.info_nce(own.image_features(torch.rand(2, 3, 64, 64)), own.text_features(["a", "b"]), own.logit_scale)
 sdprobe.clip.pooled("a"), sdprobe.clip.unpooled(["a", "b"])
 repr(sdprobe.clip.nearest_tokens(sdprobe.clip.token_vectors("checkered", model), model=model))
+excite, box = sdprobe.AttendAndExcite(["circle", ("red", 0), 3], grid=4), (0.0, 0.0, 0.5, 0.5)
+run(model, excite, sdprobe.LayoutGuidance({"circle": box}), prompt=["a red circle", "a star"], steps=4)
+family = [sdprobe.PerturbedAttention(1.0), sdprobe.SelfAttentionGuidance(0.5), sdprobe.DynamicThreshold()]
+run(model, *family, sdprobe.after(1)(sdprobe.only(maps, rows="cond")), sdprobe.on("latents", lambda x: x))
+with sdprobe.attach(model.pipe, [maps, "latents", ("guidance", {"scale": 2.0})]) as attached:
+    model.pipe("a red circle", num_inference_steps=2)
+str(attached.coverage), attached._repr_html_(), str(sdprobe.hooks()), attached[maps].heat_map("red")._repr_png_()
+check_hook(sdprobe.LatentRecorder)
 print("every annotation held")
 """
 

@@ -104,8 +104,8 @@ class Passage:
                 f"the pipeline shows its denoiser {count} rows, but {len(rows)} are known to it: "
                 f"{', '.join(self.roles) or 'none'} of {self.run.settings.images} images"
             )
-        self._told = (rows, Told(args, kwargs, count))
-        self.watched.enter_context(self.taps.watching(replace(step, rows=rows)))
+        self._told, self._own = (rows, Told(args, kwargs, count)), replace(step, rows=rows)
+        self.watched.enter_context(self.taps.watching(self._own))
         self.listening, self.running = False, True
         return args, kwargs
 
@@ -113,7 +113,7 @@ class Passage:
         """The denoiser returns."""
         self.watched.close()
         self.running = False
-        step = replace(self._at(), rows=self._told[0])
+        step = self._own
         channels = step.latents.shape[1]
         came = self._opened(output)
         own = came if came.shape[1] == channels else came[:, :channels]  # the rest is its own spread: learned sigma

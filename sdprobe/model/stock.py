@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -51,6 +51,7 @@ VARIANTS = {
 Call = Callable[..., Any]
 
 
+@runtime_checkable
 class Listener(Protocol):
     """What is told of a call of a pipeline. Each is given what the stock code would do next, and may answer for it."""
 

@@ -31,7 +31,8 @@ class CrossAttention:
 
     Args:
         prompt: the picture's prompt.
-        sites: those of every site looked at, ``[heads, h, w, tokens]``; over the tokens they sum to 1.
+        sites: those of every site looked at, ``[heads, h, w, tokens]``; over the tokens they sum to 1, at joint
+            attention to less: the rest goes to the picture.
     """
 
     prompt: Prompt
@@ -218,7 +219,7 @@ class AttentionGuidance(Transform):
 class _Look(Transform):
     """Keeps the cross-attention that passes in one call, with its graph."""
 
-    kinds = ("cross",)
+    kinds = ("cross", "joint")
 
     def __init__(self) -> None:
         self.seen: list[tuple[Site, Attention]] = []
@@ -240,7 +241,9 @@ class _Look(Transform):
         if missing := [grid for grid in grids if grid not in there]:
             raise ValueError(f"no cross-attention has a grid of {missing}; those there are: {sorted(there)}")
         return [
-            attn.probs(rows="cond").unflatten(2, grid) for s, attn in self.seen if (grid := s.grid) in grids and grid
+            attn.probs(rows="cond", queries=s.image, tokens=s.tokens()).unflatten(2, grid)
+            for s, attn in self.seen
+            if (grid := s.grid) in grids and grid
         ]
 
 
