@@ -21,6 +21,7 @@ import matplotlib
 import pytest
 
 import sdprobe
+from sdprobe import registry
 from sdprobe.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,7 @@ def blocks(page):
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_session", {})  # the names a page gives are its own
     matplotlib.use("agg")
     names = {"__name__": "__main__"}
     for line, source, shown in blocks(page):

@@ -69,6 +69,7 @@ def installed(tmp_path, monkeypatch, distribution, **entries):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.usefixtures("session")
 def test_what_is_listed(tmp_path, monkeypatch):
     installed(tmp_path, monkeypatch, "a-plugin", halve=f"{__name__}:Other", made=f"{__name__}:not_a_hook")
     listing = registry.hooks()
