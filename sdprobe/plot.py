@@ -5,7 +5,7 @@ Every function returns the `Figure` it drew on, and draws nothing on screen by i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -84,4 +84,20 @@ def sheet(
                 ax.set_ylabel(rows[i], fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def curves(steps: Sequence[int], panels: Mapping[str, Num[np.ndarray, "steps images"]]) -> Figure:
+    """What was kept over the steps, a panel for each quantity, a line for each image.
+
+    >>> import numpy as np
+    >>> [ax.get_ylabel() for ax in curves([0, 5], {"loss": np.ones((2, 3)), "pushes": np.zeros((2, 3))}).axes]
+    ['loss', 'pushes']
+    """
+    figure = Figure(figsize=(3 * len(panels), 2.6), layout="constrained")
+    for ax, (name, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        ax.plot(steps, values, ".-", color="#35608d", alpha=max(0.25, 1 / max(values.shape[1], 1)))
+        ax.set(xlabel="step", ylabel=name)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sdprobe import plot
 from sdprobe.attention import Attention
 from sdprobe.hook import Transform
 from sdprobe.prompt import Prompt
@@ -182,15 +183,9 @@ class AttentionGuidance(Transform):
 
     def plot(self) -> Figure:
         """Losses, pushes and changes of x_t over the steps: a line for each image."""
-        figure = Figure(figsize=(9, 2.6), layout="constrained")
-        panels = (("loss", self.losses), ("pushes", self.pushes), ("change of x_t\n(rms)", self.changes))
-        for ax, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
-            ax.plot(self.indices, values.numpy(), ".-", color="#35608d", alpha=max(0.25, 1 / values.shape[1]))
-            ax.set(xlabel="step", ylabel=name)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.xaxis.get_major_locator().set_params(integer=True)
-            if name == "pushes":
-                ax.set_ylim(0, float(values.max()) + 1)
+        kept = {"loss": self.losses, "pushes": self.pushes, "change of x_t\n(rms)": self.changes}
+        figure = plot.curves(self.indices, {name: values.numpy() for name, values in kept.items()})
+        figure.axes[1].set_ylim(0, float(self.pushes.max()) + 1)
         return figure
 
     def _recorded(self, which: int) -> Tensor:

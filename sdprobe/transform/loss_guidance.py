@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sdprobe import plot
 from sdprobe.hook import Transform, overrides
 from sdprobe.run import Run, Step
 from sdprobe.transform.guidance import Guidance, Scale
@@ -191,16 +192,13 @@ class LossGuidance(Transform):
 
     def plot(self) -> Figure:
         """Losses, norms of the gradients and changes of the noise over the steps: a line for each image."""
-        figure = Figure(figsize=(9, 2.6), layout="constrained")
-        panels = (
-            ("loss", self.losses),
-            ("norm of the gradient", self.norms),
-            ("change of the noise\n(rms)", self.changes),
-        )
-        for ax, (name, values) in zip(figure.subplots(1, 3), panels, strict=True):
-            ax.plot(self.indices, values.numpy(), ".-", color="#35608d", alpha=max(0.25, 1 / values.shape[1]))
-            ax.set(xlabel="step", ylabel=name)
-            ax.spines[["top", "right"]].set_visible(False)
+        kept = {
+            "loss": self.losses,
+            "norm of the gradient": self.norms,
+            "change of the noise\n(rms)": self.changes,
+        }
+        figure = plot.curves(self.indices, {name: values.numpy() for name, values in kept.items()})
+        for ax in figure.axes:
             for index in sorted({index for index, _ in self.skipped}):
                 ax.axvline(index, color="0.7", linestyle=":")
         return figure
