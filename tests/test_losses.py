@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,26 @@ def test_what_cannot_be_is_refused():
         losses.symmetry("diagonal")
     with pytest.raises(ValueError, match="a mask has the picture's size, 64×64"):
         losses.match(picture(), torch.ones(32, 32))(picture())
+
+
+def zeros(pictures):
+    """A classifier that knows nothing."""
+    return pictures.new_zeros(len(pictures), 3)
+
+
+def test_a_loss_can_be_pickled(embedded):
+    """So that what a run was guided by can be kept: what comes back says and prints the same."""
+    picture, mask = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.eye(64)
+    features = losses.encoder_features(embedded)
+    made = [
+        *(losses.blue(), losses.blue(0.5), losses.colour("red", mask), losses.colour((0.0, 0.5, 1.0))),
+        *(losses.brightness(0.5), losses.symmetry("up-down"), losses.total_variation(), losses.match(picture, mask)),
+        *(losses.inside(mask, losses.blue()), losses.clip_text("a red circle"), losses.clip_image(picture)),
+        *(losses.log_probability(zeros, 1), losses.style(picture, features), losses.perceptual(picture, features)),
+        losses.blue() + 2 * losses.total_variation(),
+    ]
+    assert {own.name.partition("(")[0] for own in made} >= set(losses.__all__) - {"Loss", "encoder_features"}
+    for own in made:
+        again = pickle.loads(pickle.dumps(own))
+        assert repr(again) == repr(own)
+        assert torch.equal(again(picture.flip(-1)), own(picture.flip(-1)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 Pictures = Float[Tensor, "images 3 height width"]
 PerImage = Float[Tensor, " images"]
+Given = ParamSpec("Given")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,25 +32,42 @@ class Loss:
     Args:
         name: what it prints as.
         of: the function.
+        again: makes it once more: how a loss is pickled. None where only the function is.
     """
 
     name: str
     of: Callable[[Pictures], PerImage] = field(repr=False)
+    again: Callable[[], Loss] | None = field(default=None, repr=False)
 
     def __call__(self, pictures: Pictures) -> PerImage:
         return self.of(pictures)
 
     def __add__(self, other: Loss) -> Loss:
-        return Loss(f"{self.name} + {other.name}", lambda pictures: self(pictures) + other(pictures))
+        name = f"{self.name} + {other.name}"
+        return Loss(name, lambda pictures: self(pictures) + other(pictures), partial(operator.add, self, other))
 
     def __mul__(self, weight: float) -> Loss:
         name = f"({self.name})" if " + " in self.name else self.name
-        return Loss(f"{weight:g} * {name}", lambda pictures: weight * self(pictures))
+        again = partial(operator.mul, self, weight)
+        return Loss(f"{weight:g} * {name}", lambda pictures: weight * self(pictures), again)
 
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Loss, (self.name, self.of)) if self.again is None else (operator.call, (self.again,))
+
+
+def made_again(make: Callable[Given, Loss]) -> Callable[Given, Loss]:
+    """What makes a loss, so that the loss knows how it was made."""
+
+    @wraps(make)
+    def making(*args: Given.args, **kwargs: Given.kwargs) -> Loss:
+        return replace(make(*args, **kwargs), again=partial(making, *args, **kwargs))
+
+    return making
 
 
 def as_tensor(picture: Any) -> Pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.losses.loss import Loss, PerImage, Pictures, as_tensor, said
+from sdprobe.losses.loss import Loss, PerImage, Pictures, as_tensor, made_again, said
 from sdprobe.model.clip import Clip, given_or_embedded
 from sdprobe.model.loading import load
 
 Features = Callable[[Pictures], Sequence[Tensor]]
 
 
+@made_again
 def clip_text(text: str, clip: Clip | str | Path | None = None) -> Loss:
     """1 - the cosine of a picture and a text in CLIP's space.
 
@@ -38,6 +40,7 @@ def clip_text(text: str, clip: Clip | str | Path | None = None) -> Loss:
     return Loss(said("clip_text", [text]), lambda pictures: 1 - own.image_features(pictures) @ wanted)
 
 
+@made_again
 def clip_image(picture: Any, clip: Clip | str | Path | None = None) -> Loss:
     """1 - the cosine of a picture and a given one in CLIP's space.
 
@@ -60,6 +63,7 @@ def clip_image(picture: Any, clip: Clip | str | Path | None = None) -> Loss:
     )
 
 
+@made_again
 def log_probability(classifier: Callable[[Pictures], Float[Tensor, "images classes"]], label: int) -> Loss:
     """- log p(label | picture), for any classifier.
 
@@ -88,17 +92,10 @@ def encoder_features(model: Any) -> Features:
     Args:
         model: what `sdprobe.load` gives, or a live pipeline, with the usual autoencoder (`AutoencoderKL`).
     """
-    encoder = load(model).pipe.vae.encoder
-
-    def features(pictures: Pictures) -> list[Tensor]:
-        found = [encoder.conv_in(2 * pictures.to(encoder.conv_in.weight.dtype) - 1)]
-        for block in encoder.down_blocks:
-            found.append(block(found[-1]))
-        return found
-
-    return features
+    return partial(_after_each_block, load(model).pipe.vae.encoder)
 
 
+@made_again
 def style(picture: Any, features: Features) -> Loss:
     """The mean squared difference of the Gram matrices of features: which go together, wherever they are.
 
@@ -128,6 +125,7 @@ def style(picture: Any, features: Features) -> Loss:
     return Loss(said("style", [type(picture).__name__]), of)
 
 
+@made_again
 def perceptual(picture: Any, features: Features) -> Loss:
     """The distance to a picture in the features of a network, which cares less for exact pixels than `match`.
 
@@ -152,6 +150,13 @@ def perceptual(picture: Any, features: Features) -> Loss:
         return torch.stack(apart).mean(0)
 
     return Loss(said("perceptual", [type(picture).__name__]), of)
+
+
+def _after_each_block(encoder: Any, pictures: Pictures) -> list[Tensor]:
+    found = [encoder.conv_in(2 * pictures.to(encoder.conv_in.weight.dtype) - 1)]
+    for block in encoder.down_blocks:
+        found.append(block(found[-1]))
+    return found
 
 
 def _gram(x: Tensor) -> Tensor:

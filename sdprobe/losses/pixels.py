@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.losses.loss import Loss, PerImage, Pictures, as_tensor, said
+from sdprobe.losses.loss import Loss, PerImage, Pictures, as_tensor, made_again, said
 from sdprobe.shapes import COLOURS
 
 Axis = Literal["left-right", "up-down"]
 LUMA = (0.2126, 0.7152, 0.0722)
 
 
+@made_again
 def blue(target: float = 0.9) -> Loss:
     """How far the blue channel is from a value, on average: the first loss of every course on guidance.
 
@@ -32,6 +33,7 @@ def blue(target: float = 0.9) -> Loss:
     )
 
 
+@made_again
 def colour(rgb: str | Sequence[float], mask: Any = None) -> Loss:
     """The mean squared distance of the pixels to a colour, of all of them or of those in a mask.
 
@@ -58,6 +60,7 @@ def colour(rgb: str | Sequence[float], mask: Any = None) -> Loss:
     )
 
 
+@made_again
 def brightness(target: float) -> Loss:
     """The squared distance of a picture's mean luminance to a value in [0, 1].
 
@@ -75,6 +78,7 @@ def brightness(target: float) -> Loss:
     return Loss(said("brightness", [target]), of)
 
 
+@made_again
 def symmetry(axis: Axis = "left-right") -> Loss:
     """The mean squared difference of a picture and its mirror image.
 
@@ -93,6 +97,7 @@ def symmetry(axis: Axis = "left-right") -> Loss:
     )
 
 
+@made_again
 def total_variation() -> Loss:
     """The mean absolute difference of neighbouring pixels: noise has much, flat areas have none.
 
@@ -110,6 +115,7 @@ def total_variation() -> Loss:
     )
 
 
+@made_again
 def match(picture: Any, mask: Any = None) -> Loss:
     """The mean squared distance to a picture, everywhere or in a mask: a region that is to look like this.
 
@@ -130,6 +136,7 @@ def match(picture: Any, mask: Any = None) -> Loss:
     )
 
 
+@made_again
 def inside(mask: Any, loss: Callable[[Pictures], PerImage]) -> Loss:
     """Any loss, held to a region: it sees the whole picture, but only pixels in the mask are asked to change.
 
