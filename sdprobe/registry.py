@@ -65,7 +65,8 @@ def hooks() -> Listing:
     >>> import sdprobe
     >>> sdprobe.hooks()["replace-token"]
     Listed(name='replace-token', kind='transform', points=('token_embeds',), ...)
-    >>> [hook.name for hook in sdprobe.hooks() if "attention" in hook.points and hook.kind == "observer"]
+    >>> own = [hook for hook in sdprobe.hooks() if hook.distribution == "sdprobe"]  # whatever else is installed
+    >>> [hook.name for hook in own if "attention" in hook.points and hook.kind == "observer"]
     ['attention-maps', 'self-attention-maps']
     >>> print(sdprobe.hooks())
     name                 kind       points ...
