@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.autoencoder import encode, psnr
-from sdprobe.compose import Hook, Hooks
 from sdprobe.model.autoencoder import pictures_of
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.model.schedulers import one_call, there_and_back
 from sdprobe.model.settings import Seed
+from sdprobe.registry import Given
 from sdprobe.run import Run
 from sdprobe.sampler import sample
-
-Given = Iterable[Hook | Hooks | str] | Hook | Hooks | str
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -215,11 +215,8 @@ COMBINATORS: Mapping[str, Callable[..., Any]] = {
 
 def is_pair(given: object) -> bool:
     """Whether this is a name with its configuration."""
-    return isinstance(given, (tuple, list)) and len(given) == 2 and _fits(*given)
-
-
-def _fits(name: object, config: object) -> bool:
-    return isinstance(name, str) and isinstance(config, Mapping)
+    pair = isinstance(given, (tuple, list)) and len(given) == 2
+    return pair and isinstance(given[0], str) and isinstance(given[1], Mapping)  # type: ignore[index]
 
 
 def _claims() -> dict[str, list[Claim]]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from sdprobe.model.copies import copied_scheduler
 from sdprobe.model.settings import changed
 from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.registry import Given
 from sdprobe.run import Run, State
-from sdprobe.sampler import Given, loop
+from sdprobe.sampler import loop
 
 
 def resume(

@@ -22,8 +22,6 @@ from sdprobe.observe.progress import Progress
 from sdprobe.registry import Given, resolve
 from sdprobe.run import Run, Settings, State
 
-__all__ = ["Given", "loop", "sample"]
-
 
 def sample(
     model: Model | Any,
