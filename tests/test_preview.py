@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 import sdprobe
 from sdprobe import Preview
 from sdprobe.autoencoder import decode
+from sdprobe.model.toy import toy_model
 from tests.laws.strategies import run, same_run
 
 PROMPTS = ["a red circle left of a blue square", "a green star on a black background", "a yellow ring", "a cyan square"]
@@ -49,6 +52,13 @@ def test_the_map_is_fitted_once(embedded, made):
     finally:
         handle.remove()
     assert calls == []
+
+
+def test_equal_models_have_the_very_same_map_whoever_fits_it():
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with ThreadPoolExecutor(2) as threads:
+        first, *others = threads.map(lambda model: model.linear_rgb(latents), [toy_model() for _ in range(12)])
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_the_decoder_s_pictures_are_the_decoder_s(tiny):

@@ -32,8 +32,10 @@ def _fit(model: Any) -> Float[Tensor, "channels_and_one rgb"]:
     pictures = F.interpolate(colours, size=(SIDE * factor, SIDE * factor))
     posterior = model.posterior(model.pixels(pictures))
     latents = posterior.scaled(posterior.mean)
-    targets = F.interpolate(colours, size=latents.shape[-2:]).to(latents.device).movedim(1, -1)
-    matrix: Tensor = torch.linalg.lstsq(_with_one(latents).flatten(0, 2), targets.flatten(0, 2)).solution
+    targets = F.interpolate(colours, size=latents.shape[-2:]).movedim(1, -1)
+    # LAPACK's last digits depend on where in memory its arguments lie; rounded from double precision, the map does not.
+    places, colours_there = (values.flatten(0, 2).cpu().double() for values in (_with_one(latents), targets))
+    matrix: Tensor = torch.linalg.lstsq(places, colours_there).solution.float()
     return matrix
 
 
