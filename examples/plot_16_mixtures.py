@@ -54,8 +54,8 @@ plot.sheet(
 # %%
 # ## Which steps decide?
 #
-# `only` limits any hook. Limited, a swap leaves the prompt as it is; in the steps it is given, cross-attention is shown
-# the conditioning of the other word. Above, “blue” stands for “red” in the first steps; below, in the last ones.
+# `only` limits any hook. Limited, a swap leaves the prompt as it is; in the steps it is given, the denoiser is told the
+# other word. Above, “blue” stands for “red” in the first steps; below, in the last ones.
 
 swap = ReplaceToken("red", with_="blue")
 cuts = [0, 1, 2, 4, 8, 16, 25]

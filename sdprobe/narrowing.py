@@ -126,7 +126,7 @@ class Narrowing:
             prompts=tuple(text.prompts[k] for k in at),
             run=self.part,
             layers=lambda: tuple(layer[at] for layer in text.layers()),
-            again=lambda: text.again()[at],
+            again=lambda: text.again().of(at),
         )
 
     def _step(self, step: Step, kept: Sequence[int]) -> Step:

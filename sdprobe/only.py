@@ -22,8 +22,8 @@ def only(
     """The hook, acting at these steps, at these sites and for these rows only; it is a hook of the same kind.
 
     Points that lie outside the steps (`final_latents`, `image`, and the text for an observer) stay as they are. A
-    transform of the text acts through cross-attention: what if only these steps, or only these layers, had seen the
-    other word?
+    transform of the text changes what the denoiser is told in these steps and for these rows; limited to sites, what
+    the cross-attention there is shown. What if only these steps, or only these layers, had seen the other word?
 
     Limited to rows, a hook is shown a smaller run: the entries of these rows, and where there is one entry for each
     image, those of their images, numbered anew from 0. A transform leaves the other entries as they are.
@@ -59,7 +59,8 @@ def only(
 
     Raises:
         ValueError: for sites or a role where the hook says nothing that has one, for patterns that match no module,
-            and for a role that the run has not.
+            for a role that the run has not, and for a transform of the text at sites of joint attention, through all
+            of which the text goes as one stream.
     """
     if isinstance(hook, Hooks):
         return Hooks(*(only(leaf, steps=steps, sites=sites, rows=rows) for leaf in hook))
@@ -70,7 +71,8 @@ def only(
     inner, limits = (hook.inner, (*hook.limits, limit)) if isinstance(hook, Only) else (hook, (limit,))
     points = tuple(point for point in POINTS if overrides(inner, point))
     _refuse(inner, points, limit)
-    return _class(isinstance(inner, Transform), points)(inner, limits)
+    by_sites = any(own.sites is not None for own in limits)
+    return _class(isinstance(inner, Transform), points, by_sites)(inner, limits)
 
 
 def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
@@ -98,10 +100,12 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
 
 
 @cache
-def _class(changes: bool, points: tuple[str, ...]) -> type:
+def _class(changes: bool, points: tuple[str, ...], by_sites: bool) -> type:
     """The class of a limited hook: it has the points of the hook within, and no others but those it needs itself."""
     edits_text = changes and any(point in TEXT for point in points)
-    methods: dict[str, Any] = {point: _passing(point) for point in points} | (text_points(points) if edits_text else {})
+    methods: dict[str, Any] = {point: _passing(point) for point in points} | (
+        text_points(points, by_sites) if edits_text else {}
+    )
     bases = (OnlyText if edits_text else Only, Transform if changes else Observer)
     return type("Only", bases, {"limit": staticmethod(only), **methods})
 

@@ -1,7 +1,8 @@
 """A limited transform of the text.
 
-What a hook does to the text happens before the first step. Limited, such a hook leaves the text as it is; where it is
-to act, cross-attention is shown the conditioning that it would have made, as if the denoiser had been given that one.
+What a hook does to the text happens before the first step. Limited, such a hook leaves the text as it is. In the steps
+and for the rows where it is to act, the denoiser is told what the hook would have made; limited to sites, only the
+cross-attention there is shown it.
 """
 
 from __future__ import annotations
@@ -19,23 +20,29 @@ from sdprobe.compose import Hook
 from sdprobe.hook import asks, overrides
 from sdprobe.limited import Limit, Only
 from sdprobe.narrowing import with_rows_of
-from sdprobe.run import Role, Row, Run, Site, Step, Text
+from sdprobe.run import Conditioned, Role, Run, Site, Step, Text, side_of
 
 TEXT = ("token_embeds", "prompt_embeds")
+Acting = frozenset[int]
+"""Which of a run's limited transforms of the text act, by their numbers in the order given."""
 
 
 class OnlyText(Only):
-    """A limited transform of the text."""
+    """A limited transform of the text.
+
+    Where several act together, the first of them speaks for all: their effect is that of the text as they leave it.
+    """
 
     def __init__(self, hook: Hook, limits: tuple[Limit, ...]) -> None:
         super().__init__(hook, limits)
-        self.modules = None
-        self.kinds = None if overrides(hook, "attention") else ("cross",)
+        if self.by_sites:
+            self.modules = None
+            self.kinds = None if overrides(hook, "attention") else ("cross",)
 
     def begin(self, run: Run) -> Run:
         self.on = False
         self.texts: dict[Role, Text] = {}
-        self.contexts: dict[frozenset[int], dict[Role, Tensor]] = {}
+        self.made: dict[Acting, dict[Role, Conditioned]] = {}
         return run
 
     def edited(self, point: str, x: Tensor, text: Text) -> Tensor:
@@ -46,49 +53,80 @@ class OnlyText(Only):
         return x
 
     def prepare(self, step: Step) -> None:
-        """Encode what it may show this step's sites: now, since in between the encoder may not be at hand."""
+        """Encode what it may have to tell in this step: now, since in between the encoder may not be at hand."""
+        everywhere, at_sites = self.in_step(step)
         for row in step.rows:
-            before = self.until(step, row) if self.holds(row) else []
-            always = [i for i, own in before if not own.by_sites or own is self]
-            some = [i for i, own in before if own.by_sites and own is not self]
-            for chosen in _subsets(some) if before else ():
-                acting = frozenset((*always, *chosen))
-                if acting not in self.contexts:
-                    self.contexts[acting] = self.context(step, acting)
+            always = [i for i, own in everywhere if own.holds(row)]
+            some = [i for i, own in at_sites if own.holds(row)] if self.by_sites else []
+            for chosen in _subsets(some):
+                if self.speaks_for(acting := Acting((*always, *chosen)), step.run):
+                    self.encoded_by(acting, step.run)
+
+    def retold(self, step: Step) -> tuple[list[int], dict[str, Shaped[Tensor, "rows ..."]]]:
+        """Which rows of a call of the denoiser it tells something else, and what, by the denoiser's own names."""
+        if self.by_sites:
+            return [], {}
+        everywhere, _ = self.in_step(step)
+        found = self.spoken_of(step, everywhere)
+        names = next(iter(found.values())).told if found else {}
+        return list(found), {name: torch.cat([own.told[name] for own in found.values()]) for name in names}
 
     def shown(self, attn: Attention, site: Site) -> Attention:
-        """The attention as it would be if the text had been changed by this hook, and those limited ones before it."""
-        rows, each = site.step.rows, site.step.run.settings.images_per_prompt
-        held = [i for i, row in enumerate(rows) if self.holds(row)]
-        if not held:
+        """The attention as it would be if the text had been changed by all that act here."""
+        everywhere, at_sites = self.in_step(site.step)
+        found = self.spoken_of(site.step, [*everywhere, *((i, own) for i, own in at_sites if own.beside(site))])
+        if not found:
             return attn
-        acting = {i: frozenset(k for k, own in self.until(site.step, rows[i]) if own.beside(site)) for i in held}
         # Made of all rows at once, those that stay as they are included: a kernel's last bits may depend on how many.
-        made = [self.contexts[acting.get(i, acting[held[0]])][row.role] for i, row in enumerate(rows)]
-        shown = attn.with_context(torch.stack([own[row.image // each] for own, row in zip(made, rows, strict=True)]))
-        return shown if len(held) == len(rows) else with_rows_of(attn, held, shown, site.step)
+        count, filling = len(site.step.rows), next(iter(found.values()))
+        shown = attn.with_context(torch.cat([found.get(i, filling).embeds for i in range(count)]))
+        return shown if len(found) == count else with_rows_of(attn, list(found), shown, site.step)
 
-    def until(self, step: Step, row: Row) -> list[tuple[int, OnlyText]]:
-        """The limited transforms of the text that act on a row in a step, numbered, up to this one."""
-        own = [own for _, own in step.run.records if isinstance(own, OnlyText)]
-        before = own[: own.index(self) + 1]
-        return [(i, one) for i, one in enumerate(before) if one.during(step) and one.holds(row)]
+    def spoken_of(self, step: Step, here: Sequence[tuple[int, OnlyText]]) -> dict[int, Conditioned]:
+        """What it has to say to the rows that it speaks to, where all these act."""
+        each, found = step.run.settings.images_per_prompt, {}
+        for i, row in enumerate(step.rows):
+            acting = Acting(k for k, own in here if own.holds(row))
+            if self.speaks_for(acting, step.run) and (made := self.encoded_by(acting, step.run).get(side_of(row.role))):
+                found[i] = made.of([row.image // each])
+        return found
 
-    def context(self, step: Step, acting: frozenset[int]) -> dict[Role, Shaped[Tensor, "batch tokens width"]]:
-        own = [own for _, own in step.run.records if isinstance(own, OnlyText)]
+    def in_step(self, step: Step) -> tuple[list[tuple[int, OnlyText]], list[tuple[int, OnlyText]]]:
+        """The limited transforms of the text that act in a step, numbered: those at every site, those at some."""
+        own = [(i, own) for i, own in enumerate(_all(step.run)) if own.during(step)]
+        return [pair for pair in own if not pair[1].by_sites], [pair for pair in own if pair[1].by_sites]
+
+    def speaks_for(self, acting: Acting, run: Run) -> bool:
+        """Whether it is the first of its kind among these."""
+        every = _all(run)
+        alike = [every[i] for i in sorted(acting) if every[i].by_sites == self.by_sites]
+        return bool(alike) and alike[0] is self
+
+    def encoded_by(self, acting: Acting, run: Run) -> dict[Role, Conditioned]:
+        """The prompts of each side, encoded while these act and no others."""
+        if acting in self.made:
+            return self.made[acting]
+        every = _all(run)
+        texts = {role: text for i in sorted(acting) for role, text in every[i].texts.items()}
         try:
-            for i, one in enumerate(own):
+            for i, one in enumerate(every):
                 one.on = i in acting
-            return {role: text.again() for role, text in self.texts.items()}
+            self.made[acting] = {role: text.again() for role, text in texts.items()}
+            return self.made[acting]
         finally:
-            for one in own:
+            for one in every:
                 one.on = False
 
 
-def text_points(points: Sequence[str]) -> dict[str, Callable[..., Any]]:
+def text_points(points: Sequence[str], by_sites: bool) -> dict[str, Callable[..., Any]]:
     """The methods that a limited transform of the text has for its own purposes."""
     editing = {point: _editing(point) for point in points if point in TEXT}
-    return {**editing, "latents": _preparing("latents" in points), "attention": _showing("attention" in points)}
+    showing = {"attention": _showing("attention" in points)} if by_sites else {}
+    return {**editing, "latents": _preparing("latents" in points), **showing}
+
+
+def _all(run: Run) -> list[OnlyText]:
+    return [own for _, own in run.records if isinstance(own, OnlyText)]
 
 
 def _editing(point: str) -> Callable[..., Any]:

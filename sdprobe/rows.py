@@ -23,6 +23,11 @@ class Row:
     role: Role
 
 
+def side_of(role: Role) -> Role:
+    """Which prompts the rows of a role are shown: with three-way guidance, those of the picture alone the negative."""
+    return "uncond" if role == "image" else role
+
+
 def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
     """Where in the batch the rows of a role stand: a slice where they stand together, so that indexing is a view.
 

@@ -6,7 +6,7 @@ that nobody has to know, or guess, in which order a pipeline stacks its conditio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,24 @@ from sdprobe.rows import Role as Role
 from sdprobe.rows import Row as Row
 from sdprobe.rows import as_slice as as_slice
 from sdprobe.rows import rows_of as rows_of
+from sdprobe.rows import side_of as side_of
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """What has become of prompts, with an entry for each.
+
+    Args:
+        embeds: their value as it leaves ``prompt_embeds``.
+        told: all that the denoiser is told of them, that value among it, by the names of its arguments.
+    """
+
+    embeds: Shaped[Tensor, "batch tokens width"] = field(repr=False)
+    told: Mapping[str, Shaped[Tensor, "batch ..."]] = field(repr=False)
+
+    def of(self, entries: list[int]) -> Conditioned:
+        """That of some of the prompts."""
+        return Conditioned(self.embeds[entries], {name: x[entries] for name, x in self.told.items()})
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,7 @@ class Text:
         encode: gives what other texts would be at ``prompt_embeds``, ``[texts, tokens, width]``, past no hook.
         layers: gives every layer's hidden states of these prompts, past the transforms at ``token_embeds`` and through
             the encoder's final norm; the last are ``prompt_embeds`` as they enter that point.
-        again: gives these prompts at ``prompt_embeds``, encoded anew past every transform as it now is.
+        again: encodes these prompts anew, past every transform as it now is.
     """
 
     encoder: str
@@ -49,7 +67,7 @@ class Text:
     lookup: Callable[[str], Float[Tensor, "tokens width"]] = field(repr=False)
     encode: Callable[[Sequence[str]], Shaped[Tensor, "texts tokens width"]] = field(repr=False)
     layers: Callable[[], tuple[Shaped[Tensor, "batch tokens width"], ...]] = field(repr=False)
-    again: Callable[[], Shaped[Tensor, "batch tokens width"]] = field(repr=False)
+    again: Callable[[], Conditioned] = field(repr=False)
 
 
 @dataclass(frozen=True)

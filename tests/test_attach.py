@@ -14,7 +14,7 @@ import sdprobe
 from sdprobe.attaching import attach
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import MODULES, affine, hooks, same_run, same_values, seen, stacks
 from tests.stock_pipelines import (
     ON_THE_WAY,

@@ -16,10 +16,10 @@ from PIL import Image
 import sdprobe
 from sdprobe import AttentionMaps, LossGuidance, ReplaceToken, WordNotInPrompt, only
 from sdprobe.shapes import detect
+from sdprobe.testing import footprint
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.layout_guidance import LayoutGuidance
-from tests.laws.footprint import footprint
 from tests.laws.strategies import run, same_run
 from tests.tiny import stable_diffusion
 

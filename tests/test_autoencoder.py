@@ -15,7 +15,7 @@ from PIL import Image
 import sdprobe
 from sdprobe.autoencoder import decode, encode, psnr, sizes
 from sdprobe.shapes import scene
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet2DModel
@@ -139,7 +140,7 @@ def test_a_folder_of_2_x_keeps_its_kind_of_prediction(tmp_path):
     assert torch.allclose(run[latents]["denoised"][-1], run.latents, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [stable_diffusion_xl, stable_diffusion_3])
+@pytest.mark.parametrize("make", [stable_diffusion_xl, stable_diffusion_3, flux])
 def test_from_a_picture(make):
     """The stock image-to-image pipeline on the same parts gives the same picture."""
     pipe = make()
@@ -150,12 +151,38 @@ def test_from_a_picture(make):
     stock.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     stock.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
-    given = {"image": picture, "strength": 0.6, "generator": generator, "output_type": "latent", "guidance_scale": 4.0}
-    expected = stock("a red circle", num_inference_steps=4, **given).images
-    run = sdprobe.sample(
-        model, "a red circle", image=picture, strength=0.6, steps=4, seed=3, guidance_scale=4.0, progress=False
-    )
+    sized = {"height": 16, "width": 16} if make is flux else {}  # the others take the picture's
+    given = {"image": picture, "strength": 0.6, "guidance_scale": 4.0, **sized}
+    texts = ["a red circle", "a star"]
+    expected = stock(texts, num_inference_steps=4, generator=generator, output_type="latent", **given).images
+    if make is flux:
+        expected = stock._unpack_latents(expected, 16, 16, stock.vae_scale_factor)
+    run = sdprobe.sample(model, texts, steps=4, seed=3, progress=False, **given)
     assert torch.equal(run.latents, expected)
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+def test_noise_drawn_within_a_flow_comes_from_the_seed(make):
+    model = sdprobe.load(make())
+    runs = [
+        sdprobe.sample(model, "a star", scheduler="FlowMatchLCM", **{**SETTINGS, "seed": seed}) for seed in (3, 3, 4)
+    ]
+    assert torch.equal(runs[0].latents, runs[1].latents)
+    assert not torch.equal(runs[0].latents, runs[2].latents)
+
+
+@pytest.mark.parametrize("name", ["FlowMatchHeunDiscrete", "FlowMatchEulerDiscrete"])
+def test_the_schedulers_of_a_flow_are_known_by_name(name):
+    """As the stock pipeline with such a scheduler."""
+    pipe = stable_diffusion_3()
+    pipe.set_progress_bar_config(disable=True)
+    run = sdprobe.sample(pipe, "a star", scheduler=name, guidance_scale=4.0, **SETTINGS)
+    assert run.settings.scheduler == f"{name}Scheduler"
+    pipe.scheduler = getattr(diffusers, f"{name}Scheduler").from_config(pipe.scheduler.config)
+    given = {"num_inference_steps": 2, "height": 16, "width": 16, "guidance_scale": 4.0, "output_type": "latent"}
+    assert torch.equal(run.latents, pipe("a star", generator=torch.Generator().manual_seed(3), **given).images)
+    with pytest.raises(ValueError, match="FlowMatchLCMScheduler"):
+        sdprobe.sample(pipe, "a star", scheduler="DDIM", **SETTINGS)
 
 
 @pytest.mark.parametrize("make", [stable_diffusion_3, flux])

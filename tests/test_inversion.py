@@ -16,7 +16,7 @@ from sdprobe.model.prediction import level_at
 from sdprobe.model.schedulers import there_and_back
 from sdprobe.noising import add_noise
 from sdprobe.shapes import Object, render, scene
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 

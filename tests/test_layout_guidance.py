@@ -11,10 +11,10 @@ from PIL import Image
 
 from sdprobe import AttentionMaps, WordNotInPrompt, only
 from sdprobe.shapes import detect
+from sdprobe.testing import footprint
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.layout_guidance import LayoutGuidance, inside_of
-from tests.laws.footprint import footprint
 from tests.laws.strategies import run, same_run
 
 TWO = "a red circle and a blue square"

@@ -18,7 +18,7 @@ from PIL import Image
 import sdprobe
 from sdprobe.learn import learn_concept
 from sdprobe.shapes import BACKGROUNDS, SHAPES, Object, render
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import run, same_run
 from tests.tiny import stable_diffusion
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import sdprobe
 from sdprobe import LossGuidance, losses
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import run, same_run
 from tests.tiny import stable_diffusion
 

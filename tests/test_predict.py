@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import AddVector, ReplaceToken
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import run, same_run
 
 

@@ -17,8 +17,8 @@ import sdprobe
 from sdprobe.compose import METHODS
 from sdprobe.concept import Concept
 from sdprobe.model.concepts import bring
+from sdprobe.testing import footprint
 from sdprobe.transform.use_concept import UseConcept
-from tests.laws.footprint import footprint
 from tests.laws.strategies import affine, points, run, same_run, same_values, seen
 from tests.laws.test_cleanup import Deliberate, raising
 from tests.tiny import stable_diffusion, tokenizer

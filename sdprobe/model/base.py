@@ -11,7 +11,9 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -32,6 +34,7 @@ from sdprobe.model.layout import Grid, Layout
 from sdprobe.model.live import Latents, LivePipeline
 from sdprobe.model.noised import noised
 from sdprobe.model.prediction import Level, denoised, level_at, output_for
+from sdprobe.model.retelling import retold
 from sdprobe.run import Role, Row, Run, Settings, State, Step, rows_of
 
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which cannot be checked as a run goes
@@ -118,6 +121,12 @@ class Model(LivePipeline, ABC):
         made: Tensor = self.prepared(settings, generator, latents)
         return made
 
+    def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
+        """What an image-to-image pipeline's own `prepare_latents` makes of pictures."""
+        given = (pixels, timestep, len(settings.prompt), settings.images_per_prompt, self.dtype, self.device)
+        made: Tensor = pipe.prepare_latents(*given, generator)
+        return made
+
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
         """What the pipeline's own `prepare_latents` gives."""
         factor = self.pipe.vae_scale_factor
@@ -136,7 +145,7 @@ class Model(LivePipeline, ABC):
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             rows = self.pipe.scheduler.scale_model_input(rows, timestep)
-        return self.predict(rows, timestep, conditioning)
+        return self.predict(rows, timestep, replace(conditioning, told=retold(conditioning.told, step)))
 
     def attention_kind(self, module: nn.Module) -> str | None:
         """``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
@@ -183,6 +192,7 @@ class Model(LivePipeline, ABC):
         """
         stage = copy.copy(self)
         stage.pipe = copy.copy(self.pipe)
+        stage.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
         stage.settings = settings
         stage.pipe.scheduler = scheduler
         stage.brought = bring(stage.pipe, words)
@@ -241,9 +251,12 @@ class Model(LivePipeline, ABC):
 
     def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
         """x_{t-1}, by the scheduler."""
-        prepare = getattr(self.pipe, "prepare_extra_step_kwargs", None)
-        extra = {} if prepare is None else prepare(generator, 0.0)
-        latents: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
+        scheduler = self.pipe.scheduler
+        if (prepare := getattr(self.pipe, "prepare_extra_step_kwargs", None)) is not None:
+            extra = prepare(generator, 0.0)
+        else:  # pipelines of flows tell their schedulers of no generator; but noise is to come from the run's seed
+            extra = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
+        latents: Tensor = scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
         return latents
 
     def __repr__(self) -> str:

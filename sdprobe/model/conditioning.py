@@ -16,7 +16,7 @@ from sdprobe.compose import Hooks
 from sdprobe.model.concepts import Brought
 from sdprobe.model.encoding import layers_during, passing, table_of
 from sdprobe.prompt import Prompt
-from sdprobe.run import Role, Run, Text
+from sdprobe.run import Conditioned, Role, Run, Text
 
 EMBEDS = "encoder_hidden_states"
 """What every denoiser here calls the value of the point ``prompt_embeds``."""
@@ -130,14 +130,15 @@ def joint_text(stage: Any, run: Run, hooks: Hooks, role: Role) -> Text:
 
 def _whole(
     stage: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]]
-) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Tensor]]:
-    """What a `Text` can be asked about ``prompt_embeds``: ``encode``, ``layers`` and ``again``."""
+) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
+    """What a `Text` can be asked about whole prompts: ``encode``, ``layers`` and ``again``."""
 
     def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts tokens width"]:
         made: Tensor = stage.encoded(list(texts))[EMBEDS]
         return made
 
-    def again() -> Shaped[Tensor, "batch tokens width"]:
-        return told_of(stage, run, hooks.transforms, role)[EMBEDS]
+    def again() -> Conditioned:
+        told = told_of(stage, run, hooks.transforms, role)
+        return Conditioned(told[EMBEDS], told)
 
     return encode, layers, again

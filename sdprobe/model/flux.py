@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import FluxImg2ImgPipeline
 from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Flux(TransformerModel):
     token_axis = (("text_encoder_2",),)
     pooling = ("text_encoder",)
     text_first = True
+    img2img = FluxImg2ImgPipeline
     patch = 2
 
     @property
@@ -53,9 +55,19 @@ class Flux(TransformerModel):
         retrieve_timesteps(scheduler, settings.steps, self.device, sigmas=None if own else sigmas, mu=mu)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
+        if image is not None:
+            return super().start_latents(settings, generator, latents, image)
         if latents is not None:
             return latents.to(self.device, self.dtype)
         packed, _ = self.prepared(settings, generator, None)
+        return self.unpacked(packed, *self.latent_size(settings))
+
+    def left_out(self, steps: int, strength: float) -> int:
+        return int(max(steps - steps * strength, 0))  # it rounds the other way
+
+    def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
+        given = (settings.images, self.channels, settings.height, settings.width, self.dtype, self.device)
+        packed, _ = pipe.prepare_latents(pixels, timestep, *given, generator)
         return self.unpacked(packed, *self.latent_size(settings))
 
     def predict(

@@ -43,6 +43,7 @@ class LivePipeline:
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self.device_of_run: torch.device | None = None
 
     @property
     def denoiser(self) -> Any:
@@ -97,9 +98,8 @@ class LivePipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes (with offloading too)."""
-        device: torch.device = self.pipe._execution_device
-        return device
+        """Where the pipeline computes (with offloading too). Within a run it is known; else the pipeline is asked."""
+        return self.pipe._execution_device if self.device_of_run is None else self.device_of_run
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -16,6 +16,7 @@ from sdprobe import shapes
 from sdprobe.model.base import Model
 from sdprobe.model.flux import Flux
 from sdprobe.model.pixart import PixArt
+from sdprobe.model.single_file import from_single_file
 from sdprobe.model.stable_diffusion import StableDiffusion
 from sdprobe.model.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.stable_diffusion_xl import StableDiffusionXL
@@ -41,7 +42,7 @@ def load(
 
     Args:
         source: None for the model that is shipped with the package (offline); a folder in diffusers' format; a
-            single checkpoint file (``.safetensors``, ``.ckpt``); a hub id such as
+            single checkpoint file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and
             moved or cast where ``dtype`` or ``device`` ask for it).
         dtype: the parameters' type, for example ``torch.float16``; None keeps what was saved (a live pipeline's own).
@@ -102,7 +103,7 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
             return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
     path = Path(source).expanduser()
     if path.is_file():
-        return StableDiffusionPipeline.from_single_file(str(path), **options)
+        return from_single_file(path, options)
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise FileNotFoundError(f"{path} holds no model_index.json: it is no folder in diffusers' format")

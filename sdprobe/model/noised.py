@@ -28,7 +28,6 @@ def noised(stage: Any, settings: Settings, generator: Any, image: Any) -> Shaped
         # Left to the pipeline, these would be tiled, and pair a prompt's images with other prompts' pictures.
         pixels = pixels.repeat_interleave(settings.images_per_prompt, dim=0)
     timestep = stage.pipe.scheduler.timesteps[stage.first : stage.first + 1].repeat(settings.images)
-    given = (pixels, timestep, len(settings.prompt), settings.images_per_prompt, stage.dtype, stage.device)
     with torch.no_grad():
-        made: Tensor = pipe.prepare_latents(*given, generator)
+        made: Tensor = stage.entering(pipe, pixels, timestep, settings, generator)
     return made

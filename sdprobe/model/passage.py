@@ -22,9 +22,10 @@ from sdprobe.model.flux import Flux
 from sdprobe.model.pixart import PixArt
 from sdprobe.model.predicting import predicting
 from sdprobe.model.replaying import Replay, Told, shown_of, with_shown
+from sdprobe.model.retelling import retold
 from sdprobe.model.sides import encoded_by_sides
 from sdprobe.model.taps import Taps
-from sdprobe.run import Role, Row, Run, State, Step
+from sdprobe.run import Role, Row, Run, State, Step, side_of
 
 Call = Callable[..., Any]
 
@@ -107,7 +108,7 @@ class Passage:
         self._told, self._own = (rows, Told(args, kwargs, count)), replace(step, rows=rows)
         self.watched.enter_context(self.taps.watching(self._own))
         self.listening, self.running = False, True
-        return args, kwargs
+        return args, retold(kwargs, self._own)
 
     def ran(self, output: Tensor) -> Tensor:
         """The denoiser returns."""
@@ -276,10 +277,8 @@ class Passage:
         return self._step
 
     def _rows(self) -> tuple[Row, ...]:
-        # With three-way guidance the rows of the picture alone are shown the negative prompt.
-        prompt = {role: "uncond" if role == "image" else role for role in self.roles}
         images = range(self.run.settings.images)
-        return tuple(Row(i, self.run.prompt_of(i, prompt[role]), role) for role in self.roles for i in images)
+        return tuple(Row(i, self.run.prompt_of(i, side_of(role)), role) for role in self.roles for i in images)
 
     @property
     def _is_last(self) -> bool:

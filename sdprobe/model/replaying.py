@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.model.flux import Flux
 from sdprobe.model.live import Latents
+from sdprobe.model.retelling import retold
 from sdprobe.run import Step
 
 
@@ -83,7 +84,7 @@ class Replay:
                 "step.predict cannot ask for other latents here: what ControlNet adds was made of the loop's own"
             )
         args, kwargs = told.showing(rows)
-        output = getattr(pipe, self.model.network)(*args, **kwargs)
+        output = getattr(pipe, self.model.network)(*args, **retold(kwargs, step))
         made: Tensor = output[0] if isinstance(output, tuple) else output.sample
         if isinstance(self.model, Flux):
             return self.model.unpacked(made, *x.shape[-2:])

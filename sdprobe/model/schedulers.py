@@ -26,6 +26,10 @@ SCHEDULERS = LISTED | {
 """Those, and what is not in that list but runs on the same configuration."""
 
 
+FLOWS = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"})
+"""What runs on the configuration of a flow."""
+
+
 def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
     """A new scheduler: the pipeline's own class, a class or its name, or one like the instance given.
 
@@ -52,7 +56,9 @@ def fitting(scheduler: Any) -> list[str]:
     """The classes that can stand in a scheduler's place, by name; the usual ones first."""
     own = {kind.__name__ for kind in (*type(scheduler).__mro__, *scheduler.compatibles)}
     known = {name for name in own if name.endswith("Scheduler") and hasattr(diffusers_schedulers, name)}
-    return sorted(known | SCHEDULERS if known & SCHEDULERS else known, key=lambda name: (name not in LISTED, name))
+    for alike in (SCHEDULERS, FLOWS):
+        known |= alike if known & alike else frozenset()
+    return sorted(known, key=lambda name: (name not in LISTED, name))
 
 
 def there_and_back(pipe: Any) -> tuple[Any, Any]:

@@ -45,7 +45,10 @@ def fill(
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
     steps = _whole("steps", model.default("num_inference_steps") if steps is None else steps)
     if image is not None and model.img2img is None:
-        raise ValueError(f"a {type(model).__name__} starts from noise here: it takes no image")
+        raise ValueError(
+            f"diffusers has no image-to-image pipeline for {type(model).__name__} that would encode and noise a "
+            f"picture: it starts from noise, without an image"
+        )
     strength, start_step = _entered(model, image, steps, strength, start_step)
     usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
     made = Settings(

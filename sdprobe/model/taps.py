@@ -61,6 +61,7 @@ class Taps:
         self._modules = {name: module for name, module in denoiser.named_modules() if name}
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout = layout
+        self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt's text passes it on the way to every site
         self.busy = False
         self._listen(hooks, coverage)
 
@@ -95,7 +96,7 @@ class Taps:
         try:
             for name, kind, module, hooks in self._attention:
                 site = Site(name, kind, place_of(name), None, int(getattr(module, "heads", 0)), step)
-                bracket = _Bracket(hooks, site, module, self._layout)
+                bracket = _Bracket(hooks, site, module, self._layout, self._inlet)
                 brackets.append((bracket, hooks))
                 handles.append(module.register_forward_pre_hook(bracket.enter))
                 handles.append(module.register_forward_hook(bracket.leave, always_call=True))
@@ -137,9 +138,9 @@ class Taps:
 class _Bracket(TorchFunctionMode):
     """Entered while one attention module runs: sees its first attention call and lets the hooks act on it."""
 
-    def __init__(self, hooks: Hooks, site: Site, module: nn.Module, layout: Layout) -> None:
+    def __init__(self, hooks: Hooks, site: Site, module: nn.Module, layout: Layout, inlet: Any) -> None:
         super().__init__()
-        self.hooks, self.site, self.module, self.layout = hooks, site, module, layout
+        self.hooks, self.site, self.module, self.layout, self.inlet = hooks, site, module, layout, inlet
         self.entered = self.saw = self.open = False
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -158,7 +159,7 @@ class _Bracket(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or self.saw:
             return func(*args, **(kwargs or {}))
         self.saw = True
-        project = partial(_projected, self.module, self.site.kind)
+        project = partial(_projected, self.module, self.site.kind, self.inlet)
         given = attention_call(*args, **(kwargs or {}), rows=self.site.step.rows, project=project)
         grid, image, text = self.layout.of(self.site.kind, given.query.shape[-2], given.key.shape[-2])
         site = replace(self.site, grid=grid, heads=given.query.shape[1], image=image, text=text)
@@ -204,10 +205,11 @@ def _no_module(context: Tensor) -> tuple[Tensor, Tensor]:
     raise ValueError("this attention call belongs to no module that could make key and value of a conditioning")
 
 
-def _projected(module: Any, kind: str, context: Tensor) -> tuple[Tensor, Tensor]:
+def _projected(module: Any, kind: str, inlet: Any, context: Tensor) -> tuple[Tensor, Tensor]:
     """Key and value ``[rows, heads, tokens, width]`` of a conditioning, as a cross-attention module makes them."""
     if kind != "cross":
         raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
+    context = context if inlet is None else inlet.forward(context)
     if module.norm_cross:
         context = module.norm_encoder_hidden_states(context)
     # By `forward`: the hooks that other observers have on these layers are for what the model itself sends through.

@@ -10,7 +10,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
-from sdprobe.model.stable_diffusion import StableDiffusion
 from sdprobe.run import Role
 from sdprobe.shapes import WEIGHTS
 
@@ -41,7 +40,7 @@ def toy_model(
         dtype: of the weights, for example ``torch.float16``; None is single precision.
         device: where it is to be, for example ``"cuda"``; None is the CPU.
     """
-    return _Toy(load(toy_pipeline(prediction_type, seed=seed), dtype=dtype, device=device).pipe)
+    return load(toy_pipeline(prediction_type, seed=seed), dtype=dtype, device=device)
 
 
 def turned_round(model: Model) -> Model:
@@ -51,20 +50,13 @@ def turned_round(model: Model) -> Model:
     >>> toy_model().roles(3.0), turned_round(toy_model()).roles(3.0)
     (('uncond', 'cond'), ('cond', 'uncond'))
     """
-    return _TurnedRound(model.pipe)
+    kind = type(model)
 
+    class TurnedRound(kind):  # type: ignore[misc, valid-type]
+        def roles(self, guidance_scale: float) -> tuple[Role, ...]:
+            return tuple(reversed(super().roles(guidance_scale)))
 
-class _Toy(StableDiffusion):
-    @property
-    def device(self) -> torch.device:
-        # A toy is never offloaded; to ask the pipeline, which looks into every module, would take a third of its time.
-        device: torch.device = next(self.pipe.unet.parameters()).device
-        return device
-
-
-class _TurnedRound(_Toy):
-    def roles(self, guidance_scale: float) -> tuple[Role, ...]:
-        return tuple(reversed(super().roles(guidance_scale)))
+    return TurnedRound(model.pipe)
 
 
 def tokenizer() -> CLIPTokenizer:

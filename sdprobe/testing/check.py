@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import perf_counter
+from typing import Any
 
 from sdprobe.compose import Hook, Hooks
+from sdprobe.model.toy import toy_pipeline
+from sdprobe.run import Run
+from sdprobe.sampler import sample
 from sdprobe.testing import composing, leaving, points, reusing, settings
 from sdprobe.testing.law import Law
 from sdprobe.testing.report import Finding, Report
-from sdprobe.testing.trial import DoesNotApply, Trial, toy
+from sdprobe.testing.trial import DoesNotApply, Trial, forget_models
 
 LAWS: tuple[Law, ...] = tuple(
     sorted((*points.LAWS, *leaving.LAWS, *composing.LAWS, *reusing.LAWS, *settings.LAWS), key=lambda law: law.stage)
@@ -23,6 +27,8 @@ def check_hook(
     prompt: str = "a red circle",
     unrepeatable: Iterable[str] = (),
     laws: Iterable[Law] = LAWS,
+    pipeline: Callable[[], Any] = toy_pipeline,
+    way: Callable[..., Run] = sample,
 ) -> Report:
     """Hold a hook to every law that hooks keep, on a toy model. In a test this is all there is to write:
 
@@ -50,6 +56,9 @@ def check_hook(
         unrepeatable: names of records that may differ between equal runs, such as times and amounts of memory.
         laws: which to hold it to: ``[law for law in LAWS if law.name != "can be pickled"]``. One at a time, they are
             what ``pytest.mark.parametrize`` takes.
+        pipeline: makes the pipeline it is tried on, for a hook of another family, or a family of one's own: a small one
+            of random weights, for pictures of 16 × 16 pixels.
+        way: what makes a run, with the arguments of `sdprobe.sample`.
 
     Returns:
         What came of each law. One that a hook refuses to be tried with, before the run's first point, or that has
@@ -60,7 +69,7 @@ def check_hook(
         TypeError: for a factory that does not make one hook.
     """
     __tracebackhide__ = True
-    report = examine(factory, prompt=prompt, unrepeatable=unrepeatable, laws=laws)
+    report = examine(factory, prompt=prompt, unrepeatable=unrepeatable, laws=laws, pipeline=pipeline, way=way)
     report.raise_for_failures()
     return report
 
@@ -71,6 +80,8 @@ def examine(
     prompt: str = "a red circle",
     unrepeatable: Iterable[str] = (),
     laws: Iterable[Law] = LAWS,
+    pipeline: Callable[[], Any] = toy_pipeline,
+    way: Callable[..., Run] = sample,
 ) -> Report:
     """As `check_hook`, but a law that does not hold is only reported.
 
@@ -87,16 +98,16 @@ def examine(
     runs                     not tried       rests on: keeps its kind
     Forgetful(): 2 holds, 1 fails, 1 not tried
     """
-    trial = Trial(factory, prompt, frozenset(unrepeatable))
+    trial = Trial(factory, prompt, frozenset(unrepeatable), pipeline, way)
     described = repr(trial.hook())
     findings: list[Finding] = []
     for law in laws:
         broken = [f.law.name for f in findings if f.verdict == "fails" and f.law.stage < law.stage]
         findings.append(Finding(law, "not tried", f"rests on: {', '.join(broken)}") if broken else _tried(law, trial))
         if findings[-1].verdict == "fails":
-            toy.cache_clear()  # what it may have left on the models is not to be held against the next law
+            forget_models()  # what it may have left on them is not to be held against the next law
     if any(found.verdict == "fails" for found in findings):
-        toy.cache_clear()  # nor against the next hook
+        forget_models()  # nor against the next hook
     return Report(described, tuple(findings))
 
 

@@ -20,14 +20,16 @@ HOOK_TABLES = (
 
 
 def footprint(pipe: Any) -> dict[str, Any]:
-    """Forward hooks, processors, parameters, methods, training flags, the scheduler, the tokenizer, torch's modes."""
+    """Forward hooks, processors, parameters, methods, training flags, the scheduler, the tokenizers, torch's modes."""
     print_: dict[str, Any] = {
         "modes": len(_get_current_function_mode_stack()),
         "grad": torch.is_grad_enabled(),
         "pipe": sorted(vars(pipe)),
         "scheduler": (id(pipe.scheduler), repr(sorted(vars(pipe.scheduler).items(), key=lambda kv: kv[0]))),
-        "tokenizer": (len(pipe.tokenizer), repr(sorted(pipe.tokenizer.get_added_vocab().items()))),
     }
+    for name in sorted(name for name, part in pipe.components.items() if part is not None and "tokenizer" in name):
+        tokenizer = getattr(pipe, name)
+        print_[name] = (len(tokenizer), repr(sorted(tokenizer.get_added_vocab().items())))
     for part in sorted(name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)):
         for name, module in getattr(pipe, part).named_modules():
             own: dict[str, Any] = {table: len(getattr(module, table, ())) for table in HOOK_TABLES}
@@ -36,7 +38,7 @@ def footprint(pipe: Any) -> dict[str, Any]:
             print_[f"{part}.{name}"] = own
         for name, tensor in getattr(pipe, part).state_dict(keep_vars=True).items():
             print_[f"{part}.{name} value"] = (
-                tensor.data_ptr(),
+                id(tensor),
                 tensor._version,
                 tensor.requires_grad,
                 tensor.grad is None,

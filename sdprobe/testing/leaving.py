@@ -17,7 +17,7 @@ from sdprobe.testing.footprint import footprint
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.records import same_run
 from sdprobe.testing.synthetic import raising
-from sdprobe.testing.trial import STANDARD, DoesNotApply, Setting, Trial, toy
+from sdprobe.testing.trial import STANDARD, DoesNotApply, Setting, Trial
 from sdprobe.testing.watched import with_methods
 
 
@@ -71,7 +71,7 @@ def leaves_global_state_alone(trial: Trial) -> None:
 
 def untouched(trial: Trial, setting: Setting = STANDARD) -> None:
     """Raises `Broken` where a setting's model is not what it was when new."""
-    model, new = toy(setting.toy)
+    model, new = trial.model(setting.variant)
     now = footprint(model.pipe)
     if changed := [name for name in dict.fromkeys([*new, *now]) if new.get(name) != now.get(name)]:
         what = "; ".join(f"{name} ({_what(new.get(name), now.get(name))})" for name in changed[:3])

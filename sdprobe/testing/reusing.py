@@ -18,7 +18,7 @@ from sdprobe.hook import Observer
 from sdprobe.run import Run, Step
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.records import difference, records_of, same_run
-from sdprobe.testing.trial import Toy, Trial, toy
+from sdprobe.testing.trial import Trial, Variant
 
 
 @law(stage=2)
@@ -56,7 +56,7 @@ def serves_two_runs_at_once(trial: Trial) -> None:
     other = trial.hook()
     with_other_seed = trial.run(other, seed=1)
     alone = [trial.alone, (with_other_seed, trial.records(with_other_seed, other))]
-    models = [toy()[0], toy(Toy(number=1))[0]]
+    models = [trial.model(Variant(number=i))[0] for i in (0, 1)]
     hook, meeting = trial.hook(), Meeting()
     with ThreadPoolExecutor(2) as threads:
         begun = [threads.submit(trial.run, hook, meeting, model=models[i], seed=i) for i in (0, 1)]

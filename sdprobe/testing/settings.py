@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.leaving import untouched
 from sdprobe.testing.records import numbers, same_run
-from sdprobe.testing.trial import DoesNotApply, Setting, Toy, Trial
+from sdprobe.testing.trial import DoesNotApply, Setting, Trial, Variant
 
 ENDINGS = ("", " left of a star", " above a ring")
 PROMPTS = Setting(endings=ENDINGS)
-IMAGES = Setting({"images_per_prompt": 3}, ENDINGS)
+IMAGES = Setting({"images_per_prompt": 3}, endings=ENDINGS)
 UNGUIDED = Setting({"guidance_scale": 1.0})
 WIDE = Setting({"height": 16, "width": 32})
-EULER = Setting({"scheduler": "EulerDiscrete"})
-DDPM = Setting({"scheduler": "DDPM"})
+EULER = Setting({"scheduler": "EulerDiscrete"}, {"scheduler": FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)})
+DDPM = Setting({"scheduler": "DDPM"}, {"scheduler": "FlowMatchLCM"})
 PICTURE = Setting({"image": torch.full((1, 3, 16, 16), 0.5), "strength": 0.5, "steps": 4})
-BFLOAT16 = Setting(toy=Toy(dtype=torch.bfloat16))
-FLOAT16 = Setting(toy=Toy(dtype=torch.float16))
-GPU = Setting(toy=Toy(device="cuda"))
-TURNED = Setting(toy=Toy(turned_round=True))
+BFLOAT16 = Setting(variant=Variant(dtype=torch.bfloat16))
+FLOAT16 = Setting(variant=Variant(dtype=torch.float16))
+GPU = Setting(variant=Variant(device="cuda"))
+TURNED = Setting(variant=Variant(turned_round=True))
 
 
 @law()
@@ -49,13 +50,13 @@ def not_square(trial: Trial) -> None:
 
 @law()
 def another_scheduler(trial: Trial) -> None:
-    """Euler's scheduler, whose latents grow with the noise."""
+    """Euler's scheduler, whose latents grow with the noise; in a flow, other noise levels."""
     _holds_in(trial, EULER)
 
 
 @law()
 def a_scheduler_that_draws_noise(trial: Trial) -> None:
-    """DDPM's scheduler, which adds noise at every step."""
+    """A scheduler that adds noise at every step: DDPM's, or in a flow that of latent consistency models."""
     _holds_in(trial, DDPM)
 
 

@@ -11,7 +11,7 @@ from sdprobe.compose import Hook
 from sdprobe.hook import Observer, Transform
 from sdprobe.run import Run
 
-MODULES = {"activation": ("mid_block.resnets.*",)}
+MODULES = {"activation": ("*transformer_blocks.0.ff",)}  # which every family has
 
 
 class Affine(Transform):

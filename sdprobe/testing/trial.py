@@ -1,11 +1,11 @@
-"""What a law is tried with: the hook, toy models, and runs of two steps in the settings that hooks must stand."""
+"""What a law is tried with: the hook, small models, and runs of two steps in the settings that hooks must stand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 from sdprobe.compose import Hook, Hooks
 from sdprobe.hook import Observer, Transform
 from sdprobe.model.base import Model
-from sdprobe.model.toy import toy_model, turned_round
+from sdprobe.model.loading import load
+from sdprobe.model.prediction import is_flow
+from sdprobe.model.toy import toy_pipeline, turned_round
 from sdprobe.run import Run, Text
 from sdprobe.sampler import sample
 from sdprobe.testing.footprint import footprint
@@ -26,8 +28,8 @@ class DoesNotApply(Exception):
 
 
 @dataclass(frozen=True)
-class Toy:
-    """Which toy model; two of different numbers are alike."""
+class Variant:
+    """Which of a family's small models; two of different numbers are alike."""
 
     dtype: torch.dtype | None = None
     device: str | None = None
@@ -41,19 +43,21 @@ class Setting:
 
     Args:
         changed: arguments of `sample` other than the usual ones.
+        in_a_flow: what is changed besides where the model's noise is a flow's, which has schedulers of its own.
         endings: what is appended to the prompt, for each of several prompts.
-        toy: on which model.
+        variant: on which model.
     """
 
     changed: Mapping[str, Any] = field(default_factory=dict)
+    in_a_flow: Mapping[str, Any] = field(default_factory=dict)
     endings: tuple[str, ...] = ()
-    toy: Toy = Toy()
+    variant: Variant = Variant()
 
-    def arguments(self, prompt: str) -> dict[str, Any]:
-        """What `sample` is given."""
+    def arguments(self, prompt: str, model: Model) -> dict[str, Any]:
+        """What `sample` is given beside the model."""
         texts = [prompt + ending for ending in self.endings] or prompt
         usual = {"prompt": texts, "steps": 2, "guidance_scale": 3.0, "seed": 0, "progress": False}
-        return usual | dict(self.changed)
+        return {**usual, **self.changed, **(self.in_a_flow if is_flow(model.pipe.scheduler) else {})}
 
 
 STANDARD = Setting()
@@ -74,11 +78,15 @@ class Trial:
         factory: makes the hook anew.
         prompt: what its runs draw.
         unrepeatable: names of records that may differ between equal runs.
+        pipeline: makes the pipeline of the model that it runs on.
+        way: what makes a run, with the arguments of `sample`.
     """
 
     factory: Callable[[], Hook | Hooks]
     prompt: str = "a red circle"
     unrepeatable: frozenset[str] = frozenset()
+    pipeline: Callable[[], Any] = toy_pipeline
+    way: Callable[..., Run] = sample
 
     def hook(self) -> Hook:
         """The hook, made anew. Raises TypeError for a factory that does not make one hook."""
@@ -90,23 +98,28 @@ class Trial:
     def run(self, *hooks: Hook | Hooks, setting: Setting = STANDARD, model: Model | None = None, **changed: Any) -> Run:
         """A run past the hooks.
 
-        Raises DoesNotApply where a hook refuses such a run before its first point, as it should what it cannot do.
+        Raises DoesNotApply where a hook, or the model, refuses such a run before its first point, as it should what it
+        cannot do.
         """
-        arguments = setting.arguments(self.prompt) | changed
-        model = toy(setting.toy)[0] if model is None else model
+        model = self.model(setting.variant)[0] if model is None else model
+        arguments = setting.arguments(self.prompt, model) | changed
         try:
-            return sample(model, hooks=hooks, **arguments)
+            return self.way(model, hooks=hooks, **arguments)
         except (ValueError, NotImplementedError) as error:
             witness = Witness()
             with suppress(Exception):
-                sample(model, hooks=(witness, *hooks), **arguments)
+                self.way(model, hooks=(witness, *hooks), **arguments)
             if witness.passed:
                 raise
             raise DoesNotApply(f"it refuses such a run: {error}") from error
 
     def plain(self, setting: Setting = STANDARD) -> Run:
         """The run without the hook."""
-        return _plain(setting, self.prompt)
+        return _plain(self.pipeline, self.way, setting, self.prompt)
+
+    def model(self, variant: Variant = Variant()) -> tuple[Model, dict[str, Any]]:
+        """A small model, made once, and its footprint when it was new."""
+        return _model(self.pipeline, variant)
 
     def records(self, run: Run, hook: Hook) -> Records:
         """What a run's copy of a hook holds, but for what may differ."""
@@ -146,14 +159,26 @@ class Witness(Transform):
         return x
 
 
-@cache
-def toy(which: Toy = Toy()) -> tuple[Model, dict[str, Any]]:
-    """A toy model, made once, and its footprint when it was new."""
-    model = toy_model(dtype=which.dtype, device=which.device)
-    model = turned_round(model) if which.turned_round else model
-    return model, footprint(model.pipe)
+# So many that the models of one pipeline are kept; of many pipelines, one after the other, only the latest.
+@lru_cache(maxsize=8)
+def _model(pipeline: Callable[[], Any], variant: Variant) -> tuple[Model, dict[str, Any]]:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # weights are drawn from the global generator
+        made = pipeline()
+    made.set_progress_bar_config(disable=True)
+    model = load(made, dtype=variant.dtype, device=variant.device)
+    model = turned_round(model) if variant.turned_round else model
+    # What the libraries themselves leave on a model that is used for the first time is no trace of a hook.
+    sample(model, "", steps=1, height=16, width=16, progress=False)
+    return model, footprint(made)
 
 
-@cache
-def _plain(setting: Setting, prompt: str) -> Run:
-    return sample(toy(setting.toy)[0], **setting.arguments(prompt))
+@lru_cache(maxsize=32)
+def _plain(pipeline: Callable[[], Any], way: Callable[..., Run], setting: Setting, prompt: str) -> Run:
+    model, _ = _model(pipeline, setting.variant)
+    return way(model, **setting.arguments(prompt, model))
+
+
+def forget_models() -> None:
+    """Make every model anew: what a hook may have left on one is not to be held against another."""
+    _model.cache_clear()
+    _plain.cache_clear()

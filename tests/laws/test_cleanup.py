@@ -13,8 +13,8 @@ import sdprobe
 import sdprobe.hook
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS
+from sdprobe.testing import footprint
 
-from .footprint import footprint
 from .strategies import MODULES, hooks, run, same_run, seen, stacks
 
 

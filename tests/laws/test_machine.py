@@ -22,7 +22,7 @@ import sdprobe
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS, asks, overrides
 from sdprobe.limited import Only
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.laws.strategies import MODULES, affine, factors, hooks, points, run, same_run, same_values, seen, shifts
 from tests.tiny import stable_diffusion
 

@@ -8,9 +8,9 @@ import torch
 import sdprobe
 from sdprobe.attaching import attach
 from sdprobe.hook import POINTS
+from sdprobe.testing import footprint
 from tests.families import FAMILIES
 from tests.grid import SHOWN
-from tests.laws.footprint import footprint
 from tests.laws.strategies import affine, same_run, same_values, seen
 from tests.stock_pipelines import ON_THE_WAY, OTHERS, Stock, called
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 import sdprobe
-from tests.laws.footprint import footprint
+from sdprobe.testing import footprint
 from tests.tiny import stable_diffusion
 
 CASES = {
