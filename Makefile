@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The embedded model is small: with several threads each operation waits longer than it computes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test laws nightly lint types layers docs site plugin picture truth bench ci clean
+.PHONY: demo test laws grid nightly lint types layers docs site plugin picture truth bench ci clean
 
 demo: .venv/run.stamp
 	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/plain
@@ -26,6 +26,10 @@ test: .venv/test.stamp
 # The state machine of stacks, runs, errors and threads, tried longer than among the tests; nightly, all night.
 laws: .venv/test.stamp
 	HYPOTHESIS_PROFILE=short $(BIN)/python -m pytest tests/laws/test_machine.py
+
+# Every hook held to every law on a model of every family, by sample and attached; the tests do it with two hooks.
+grid: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m grid tests/test_grid.py
 
 nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
@@ -65,7 +69,7 @@ truth: .venv/test.stamp
 bench: .venv/test.stamp
 	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python "$$script"; done
 
-ci: test laws lint types layers docs site plugin
+ci: test laws grid lint types layers docs site plugin
 
 clean:
 	rm -rf site docs/gallery demo

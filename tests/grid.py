@@ -15,12 +15,12 @@ import torch
 
 import sdprobe
 from sdprobe.attaching import attach
-from sdprobe.compose import Hook
-from sdprobe.model.encoding import table_of
+from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.run import Run
+from sdprobe.testing import LAWS, Report, examine
 from sdprobe.testing.records import difference, records_of, same_run
+from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
-from tests.stock_pipelines import picture
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "grid.md"
 PACKAGE = str(Path(sdprobe.__file__).parent)
@@ -34,45 +34,48 @@ SHOWN = (
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""
 
-PROMPT, NEW = "a red circle", "a red circle <new>"
-SIZE = 16
+SETTINGS = {"steps": 2, "guidance_scale": 3.0, "seed": 0, "height": SIZE, "width": SIZE, "progress": False}
 
 
-def _width(model: sdprobe.Model, encoder: str | None = None) -> int:
-    return int(table_of(getattr(model.pipe, encoder or model.text_encoders[0])).weight.shape[1])
+def attached(
+    model: sdprobe.Model,
+    prompt: str | list[str],
+    *,
+    hooks: Any = (),
+    seed: int | list[int] = 0,
+    scheduler: Any = None,
+    progress: bool = False,
+    image: Any = None,
+    **settings: Any,
+) -> Run:
+    """`sample` by other means: the family's stock pipeline runs, and hooks are attached to it."""
+    pipe = model.pipe
+    if image is not None:
+        if model.img2img is None:
+            raise ValueError(f"diffusers has no image-to-image pipeline for {type(model).__name__}")
+        parts = {**pipe.components, "scheduler": fresh_scheduler(pipe, None)}
+        pipe = model.img2img(**parts, **model.img2img_options)
+        settings["image"] = image
+    names = {"steps": "num_inference_steps", "images_per_prompt": "num_images_per_prompt"}
+    asked = {names.get(name, name): value for name, value in settings.items()}
+    if "PixArt" in type(pipe).__name__:
+        asked["use_resolution_binning"] = False  # it knows no sizes for one so small
+    if image is None or "Flux" in type(pipe).__name__:
+        asked = {"height": SIZE, "width": SIZE, **asked}
+    numbers = [seed] if isinstance(seed, int) else seed
+    generators = [torch.Generator().manual_seed(number) for number in numbers]
+    own, bars = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(disable=not progress)
+    pipe.scheduler = fresh_scheduler(pipe, scheduler)
+    try:
+        with attach(pipe, hooks) as run:
+            pipe(prompt, generator=generators[0] if isinstance(seed, int) else generators, **asked)
+    finally:
+        pipe.scheduler, pipe._progress_bar_config = own, bars
+    return run
 
 
-def _concept(model: sdprobe.Model) -> sdprobe.Concept:
-    encoders = [name for name in model.text_encoders if name in ("text_encoder", "text_encoder_2")]
-    return sdprobe.Concept({name: torch.ones(1, _width(model, name)) for name in encoders})
-
-
-def _blue(pictures: torch.Tensor) -> torch.Tensor:
-    return (pictures[:, 2] - 0.9).abs().mean((1, 2))
-
-
-ARGUMENTS: Mapping[str, Callable[[sdprobe.Model], Mapping[str, Any]]] = {
-    "replace-token": lambda model: {"word": "circle", "with_": "star"},
-    "mix-tokens": lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"},
-    "add-vector": lambda model: {"word": "red", "vector": torch.ones(_width(model))},
-    "scale-token": lambda model: {"word": "red", "factor": 0.5},
-    "randomize-token": lambda model: {"word": "red"},
-    "mix-prompts": lambda model: {"weights": {"a star": 0.5, "a ring": 0.5}},
-    "scale-prompt": lambda model: {"factor": 0.5},
-    "noise-prompt": lambda model: {"amount": 0.5},
-    "read-layer": lambda model: {"layer": 1},
-    "use-concept": lambda model: {"concept": _concept(model), "token": "<new>"},
-    "loss-guidance": lambda model: {"loss": _blue, "scale": 5.0},
-    "guidance": lambda model: {"scale": 2.0},
-    "inpaint": lambda model: {"picture": picture(SIZE), "mask": torch.eye(SIZE, dtype=torch.bool)},
-    "attend-and-excite": lambda model: {"words": ["circle"]},
-    "layout-guidance": lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 0.5)}},
-}
-"""What a hook is built with that cannot do without arguments."""
-
-
-TIMES = ("bar",)
-"""Records that differ between equal runs."""
+WAYS: Mapping[str, Callable[..., Run]] = {"sample": sdprobe.sample, "attach": attached}
 
 
 @dataclass(frozen=True)
@@ -90,25 +93,21 @@ class Pair:
     acts: bool
 
 
-def hooks() -> list[str]:
-    """The names of the hooks that come with the package."""
-    return [name for name, entry in sdprobe.registry.names().items() if entry.value.startswith("sdprobe.")]
-
-
-def tried(pipe: Any, name: str, plain: Run | None = None) -> Pair:
+def paired(model: sdprobe.Model, name: str, plain: Run | None = None) -> Pair:
     """One hook in one family; ``plain`` is the run without it. An error that is no refusal in words is raised on."""
-    model = sdprobe.load(pipe)
-    sampled, attached = (_ended(model, name, each) for each in (_sampled, _attached))
+    sampled, attached = (_ended(model, name, way) for way in WAYS.values())
     if isinstance(sampled, str) or isinstance(attached, str):
         return Pair(str(sampled if isinstance(sampled, str) else attached), sampled == attached, False)
-    kept = [records_of(run.records[0][1], TIMES) for run in (sampled, attached)]
+    kept = [records_of(run.records[0][1], tried(name).unrepeatable) for run in (sampled, attached)]
     agrees = same_run(sampled, attached) and difference(*kept) is None
-    return Pair(None, agrees, not same_run(sampled, plain or _sampled(model, (), name)))
+    usual = tried(name).prompt == tried("latents").prompt
+    without = plain if plain is not None and usual else sdprobe.sample(model, tried(name).prompt, **SETTINGS)
+    return Pair(None, agrees, not same_run(sampled, without))
 
 
-def _ended(model: sdprobe.Model, name: str, way: Callable[[sdprobe.Model, Any, str], Run]) -> Run | str:
+def _ended(model: sdprobe.Model, name: str, way: Callable[..., Run]) -> Run | str:
     try:
-        return way(model, _made(model, name), name)
+        return way(model, tried(name).prompt, hooks=made(name, model), **SETTINGS)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         if not last.startswith(PACKAGE) or isinstance(error, (AttributeError, AssertionError)):
@@ -116,38 +115,29 @@ def _ended(model: sdprobe.Model, name: str, way: Callable[[sdprobe.Model, Any, s
         return f"{error}"
 
 
-def _made(model: sdprobe.Model, name: str) -> Hook:
-    arguments = ARGUMENTS.get(name, lambda model: {})(model)
-    made: Hook = sdprobe.create(name, **arguments)
-    return made
-
-
-def _prompt(name: str) -> str:
-    return NEW if name == "use-concept" else PROMPT
-
-
-def _sampled(model: sdprobe.Model, hook: Any, name: str) -> Run:
-    settings = {"steps": 2, "guidance_scale": 3.0, "seed": 0, "height": SIZE, "width": SIZE, "progress": False}
-    return sdprobe.sample(model, _prompt(name), hooks=hook, **settings)
-
-
-def _attached(model: sdprobe.Model, hook: Any, name: str) -> Run:
-    own = {"use_resolution_binning": False} if "PixArt" in type(model.pipe).__name__ else {}
-    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": SIZE, "width": SIZE, **own}
-    with attach(model.pipe, hook) as run:
-        model.pipe(_prompt(name), generator=torch.Generator().manual_seed(0), **asked)
-    return run
+def held(family: str, name: str, way: str) -> Report:
+    """One hook held to every law on a model of a family, run one way."""
+    model = sdprobe.load(FAMILIES[family]())
+    # The pipeline itself says which rows are which, and nothing can turn them round.
+    laws = [law for law in LAWS if way == "sample" or law.name != "goes by the labels of rows"]
+    return examine(
+        lambda: made(name, model),
+        prompt=tried(name).prompt,
+        unrepeatable=tried(name).unrepeatable,
+        laws=laws,
+        pipeline=FAMILIES[family],
+        way=WAYS[way],
+    )
 
 
 def grid() -> dict[str, dict[str, Pair]]:
     """Every hook in every family."""
-    found: dict[str, dict[str, Pair]] = {name: {} for name in hooks()}
+    found: dict[str, dict[str, Pair]] = {name: {} for name in ours()}
     for family in SHOWN:
-        pipe = FAMILIES[family]()
-        pipe.set_progress_bar_config(disable=True)
-        plain = _sampled(sdprobe.load(pipe), (), "")
+        model = sdprobe.load(FAMILIES[family]())
+        plain = sdprobe.sample(model, tried("latents").prompt, **SETTINGS)
         for name in found:
-            found[name][family] = tried(pipe, name, plain if _prompt(name) == PROMPT else None)
+            found[name][family] = paired(model, name, plain)
     return found
 
 
@@ -161,9 +151,10 @@ def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
     yield "# Which hook in which family"
     yield ""
     yield "Every built-in hook is run on every family of models, by `sample` and in the family's stock pipeline by"
-    yield "`attach`. ✓: it works by both, and both come to the same, bit for bit. A number: it cannot, and says why, in"
-    yield "the words below; again by both. This page is written by `python -m tests.grid` from the runs themselves, and"
-    yield "a test sees that it is current."
+    yield "`attach`. ✓: it works by both, both come to the same, bit for bit, and by both it keeps every law of the"
+    yield "[conformance kit](writing.md). A number: it cannot, and says why, in the words below; again by both. This"
+    yield "page is written by `python -m tests.grid` from the runs themselves; tests see that it is current, and that"
+    yield "every ✓ keeps the laws (`make grid`)."
     yield ""
     yield f"| hook | {' | '.join(SHOWN)} |"
     yield f"|---|{':-:|' * len(SHOWN)}"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 import sdprobe
 from sdprobe import Transform
-from tests.grid import PAGE, SHOWN, grid, hooks, page
+from tests.configured import ours
+from tests.families import FAMILIES
+from tests.grid import PAGE, SHOWN, WAYS, grid, held, page, paired
+
+SHORT = {("latents", "sample"), ("replace-token", "attach")}
+"""Held to the laws among the other tests, in every family; all the others by ``make grid``."""
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +22,7 @@ def found():
 
 
 def test_both_ways_come_to_the_same(found):
-    assert set(found) == set(hooks())
+    assert set(found) == set(ours())
     unequal = [(name, family) for name, pairs in found.items() for family in SHOWN if not pairs[family].agrees]
     assert unequal == []
 
@@ -36,3 +43,19 @@ def test_what_cannot_work_says_why(found):
 
 def test_the_page_is_current(found):
     assert PAGE.read_text(encoding="utf-8") == page(found), "write it anew: python -m tests.grid"
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "way"),
+    [
+        pytest.param(family, name, way, marks=() if (name, way) in SHORT else pytest.mark.grid)
+        for family, name, way in product(SHOWN, ours(), WAYS)
+    ],
+)
+def test_what_works_keeps_the_laws_and_what_does_not_is_refused_by_them_too(family, name, way):
+    reason = paired(sdprobe.load(FAMILIES[family]()), name).reason
+    report = held(family, name, way)
+    if reason is None:
+        report.raise_for_failures()
+    else:
+        assert any(reason in finding.why for finding in report.failures)

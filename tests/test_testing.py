@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 
 import sdprobe
-from sdprobe import registry
 from sdprobe.testing import (
     LAWS,
     LawsBroken,
@@ -29,64 +24,14 @@ from sdprobe.testing import (
     transforms,
 )
 from tests import bad_hooks
+from tests.configured import made, ours, tried
 from tests.laws.strategies import same_run
 
 
-@dataclass(frozen=True)
-class Tried:
-    """How a hook is built for the toy model, and what it is tried with."""
-
-    config: Callable[[], dict[str, Any]] = dict
-    prompt: str = "a red circle"
-    unrepeatable: tuple[str, ...] = ()
-
-
-def vectors(count: int = 1) -> torch.Tensor:
-    return torch.randn(count, 16, generator=torch.Generator().manual_seed(3))
-
-
-def right_half() -> torch.Tensor:
-    mask = torch.zeros(16, 16, dtype=torch.bool)
-    mask[:, 8:] = True
-    return mask
-
-
-def darkness(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.mean((1, 2, 3))
-
-
-CONFIGURED: dict[str, Tried] = {
-    "replace-token": Tried(lambda: {"word": "circle", "with_": "square"}),
-    "mix-tokens": Tried(lambda: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
-    "add-vector": Tried(lambda: {"word": "red", "vector": vectors()[0]}),
-    "scale-token": Tried(lambda: {"word": "red", "factor": 0.5}),
-    "randomize-token": Tried(lambda: {"word": "circle", "seed": 1}),
-    "mix-prompts": Tried(lambda: {"weights": {"a star": 0.5, "a ring": 0.5}}),
-    "scale-prompt": Tried(lambda: {"factor": 0.9}),
-    "noise-prompt": Tried(lambda: {"amount": 0.2}),
-    "read-layer": Tried(lambda: {"layer": 1}),
-    "use-concept": Tried(
-        lambda: {"concept": sdprobe.Concept({"text_encoder": vectors(2)}, "<new>")}, prompt="a <new> circle"
-    ),
-    "loss-guidance": Tried(lambda: {"loss": darkness, "scale": 5.0, "through": "model"}, unrepeatable=("peak_bytes",)),
-    "guidance": Tried(lambda: {"scale": (3.0, 2.0)}),
-    "inpaint": Tried(lambda: {"picture": torch.full((1, 3, 16, 16), 0.5), "mask": right_half()}),
-    "attend-and-excite": Tried(lambda: {"words": ("red", "circle"), "repeats": 2}),
-    "layout-guidance": Tried(lambda: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
-}
-"""Every hook that needs arguments, by its registered name. One that needs none is tried as it is."""
-
-OURS = [name for name, entry in registry.names().items() if entry.value.startswith("sdprobe.")]
-
-
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", ours())
 def test_every_hook_of_the_package_keeps_the_laws(name):
-    parameters = inspect.signature(registry.names()[name].load()).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if needed and name not in CONFIGURED:
-        pytest.fail(f"{name!r} needs {', '.join(needed)}: say how to build it in CONFIGURED, in {__file__}")
-    tried = CONFIGURED.get(name, Tried())
-    check_hook(lambda: sdprobe.create(name, **tried.config()), prompt=tried.prompt, unrepeatable=tried.unrepeatable)
+    model, own = toy_model(), tried(name)
+    check_hook(lambda: made(name, model), prompt=own.prompt, unrepeatable=own.unrepeatable)
 
 
 BROKEN = {

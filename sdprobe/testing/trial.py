@@ -119,7 +119,7 @@ class Trial:
 
     def model(self, variant: Variant = Variant()) -> tuple[Model, dict[str, Any]]:
         """A small model, made once, and its footprint when it was new."""
-        return _model(self.pipeline, variant)
+        return _model(self.pipeline, self.way, variant)
 
     def records(self, run: Run, hook: Hook) -> Records:
         """What a run's copy of a hook holds, but for what may differ."""
@@ -161,20 +161,20 @@ class Witness(Transform):
 
 # So many that the models of one pipeline are kept; of many pipelines, one after the other, only the latest.
 @lru_cache(maxsize=8)
-def _model(pipeline: Callable[[], Any], variant: Variant) -> tuple[Model, dict[str, Any]]:
+def _model(pipeline: Callable[[], Any], way: Callable[..., Run], variant: Variant) -> tuple[Model, dict[str, Any]]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # weights are drawn from the global generator
         made = pipeline()
     made.set_progress_bar_config(disable=True)
     model = load(made, dtype=variant.dtype, device=variant.device)
     model = turned_round(model) if variant.turned_round else model
     # What the libraries themselves leave on a model that is used for the first time is no trace of a hook.
-    sample(model, "", steps=1, height=16, width=16, progress=False)
+    way(model, **Setting({"steps": 1}).arguments("", model))
     return model, footprint(made)
 
 
 @lru_cache(maxsize=32)
 def _plain(pipeline: Callable[[], Any], way: Callable[..., Run], setting: Setting, prompt: str) -> Run:
-    model, _ = _model(pipeline, setting.variant)
+    model, _ = _model(pipeline, way, setting.variant)
     return way(model, **setting.arguments(prompt, model))
 
 

@@ -1,0 +1,96 @@
+"""How each built-in hook is built for a small model of any family, and what it is tried with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import sdprobe
+from sdprobe import registry
+from sdprobe.compose import Hook
+from sdprobe.model.encoding import table_of
+
+SIZE = 16
+"""Of the pictures, in pixels, each way."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How a hook is built for a model, and what it is tried with.
+
+    Args:
+        config: its configuration.
+        prompt: a prompt it can work with.
+        unrepeatable: names of its records that may differ between equal runs.
+    """
+
+    config: Callable[[sdprobe.Model], Mapping[str, Any]] = lambda model: {}
+    prompt: str = "a red circle"
+    unrepeatable: tuple[str, ...] = ()
+
+
+def vectors(model: sdprobe.Model, encoder: str | None = None, count: int = 1) -> torch.Tensor:
+    width = table_of(getattr(model.pipe, encoder or model.text_encoders[0])).weight.shape[1]
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(3))
+
+
+def concept(model: sdprobe.Model) -> sdprobe.Concept:
+    """As a textual inversion is published: for the CLIP encoders, or the first there is."""
+    encoders = [name for name in model.text_encoders if name in ("text_encoder", "text_encoder_2")]
+    return sdprobe.Concept({name: vectors(model, name, 2) for name in encoders}, "<new>")
+
+
+def right_half() -> torch.Tensor:
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[:, SIZE // 2 :] = True
+    return mask
+
+
+def darkness(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures.mean((1, 2, 3))
+
+
+CONFIGURED: Mapping[str, Tried] = {
+    "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
+    "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
+    "add-vector": Tried(lambda model: {"word": "red", "vector": vectors(model)[0]}),
+    "scale-token": Tried(lambda model: {"word": "red", "factor": 0.5}),
+    "randomize-token": Tried(lambda model: {"word": "circle", "seed": 1}),
+    "mix-prompts": Tried(lambda model: {"weights": {"a star": 0.5, "a ring": 0.5}}),
+    "scale-prompt": Tried(lambda model: {"factor": 0.9}),
+    "noise-prompt": Tried(lambda model: {"amount": 0.2}),
+    "read-layer": Tried(lambda model: {"layer": 1}),
+    "use-concept": Tried(lambda model: {"concept": concept(model)}, prompt="a <new> circle"),
+    "loss-guidance": Tried(
+        lambda model: {"loss": darkness, "scale": 5.0, "through": "model"}, unrepeatable=("peak_bytes",)
+    ),
+    "guidance": Tried(lambda model: {"scale": (3.0, 2.0)}),
+    "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
+    "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
+    "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
+}
+"""Every hook that needs something, by its registered name. One that needs nothing is tried as it is."""
+
+
+def ours() -> list[str]:
+    """The names of the hooks that come with the package."""
+    return [name for name, entry in registry.names().items() if entry.value.startswith("sdprobe.")]
+
+
+def tried(name: str) -> Tried:
+    """How a hook is tried. Raises KeyError for one that needs arguments and is not configured here."""
+    parameters = inspect.signature(registry.names()[name].load()).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if needed and name not in CONFIGURED:
+        raise KeyError(f"{name!r} needs {', '.join(needed)}: say how to build it in CONFIGURED, in {__file__}")
+    return CONFIGURED.get(name, Tried())
+
+
+def made(name: str, model: sdprobe.Model) -> Hook:
+    """A hook, built anew for a model."""
+    hook: Hook = sdprobe.create(name, **tried(name).config(model))
+    return hook
