@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+import torch.nn.functional as F
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from sdprobe.run import Role, Row, as_slice, rows_of
@@ -37,7 +38,7 @@ class Attention:
         fused: runs the same kernel and gives log Σ exp of the scores with its output, or None where it cannot.
         project: makes the call's key and value of a conditioning ``[rows, tokens, width]``.
 
-    An `Attention` is never changed: `with_probs`, `with_value` and `with_context` make a new one.
+    An `Attention` is never changed: `with_probs`, `masked`, `with_value` and `with_context` make a new one.
     """
 
     query: Shaped[Tensor, "rows heads queries width"]
@@ -99,6 +100,31 @@ class Attention:
             raise ValueError(f"with_probs needs [rows, heads, queries, keys] = {expected}, not {tuple(probs.shape)}")
         return replace(self, replaced=probs, _made={})
 
+    def masked(self, keep: Bool[Tensor, "#rows #heads queries keys"]) -> Attention:
+        """The same call where each query looks only at the keys that are kept: softmax runs over these alone.
+
+        Args:
+            keep: true where a query may look; it broadcasts over rows and heads, ``[1, 1, queries, keys]``.
+
+        Raises ValueError for another shape, and where a query has nothing left to look at.
+        """
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if (
+            keep.dtype != torch.bool
+            or keep.ndim != 4
+            or any(n not in (1, m) for n, m in zip(keep.shape, expected, strict=True))
+        ):
+            raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {_said(keep)}")
+        if not keep.any(-1).all():
+            raise ValueError("masked leaves some query no key to look at")
+        if self.replaced is not None:
+            kept = self.replaced * keep
+            return replace(self, replaced=kept / kept.sum(-1, keepdim=True), _made={})
+        mask = keep if self.mask is None else self.mask
+        if self.mask is not None:
+            mask = mask & keep if mask.dtype == torch.bool else mask.masked_fill(~keep, -math.inf)
+        return replace(self, mask=mask, kernel=by_own_mask, fused=lambda own: None, _made={})
+
     def with_value(self, value: Shaped[Tensor, "rows heads keys width_v"]) -> Attention:
         """The same call with another value."""
         if value.shape != self.value.shape:
@@ -143,6 +169,15 @@ class Attention:
                 self._made["output"] = both[0]
         lse: Tensor | None = self._made["logsumexp"]
         return lse
+
+
+def by_own_mask(attn: Attention) -> Tensor:
+    """The usual kernel with the call's own mask, in the place of one that was made for another."""
+    return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn.mask, scale=attn.scale)
+
+
+def _said(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 def _index(chosen: Sequence[int] | slice | None) -> Index:

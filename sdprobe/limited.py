@@ -64,7 +64,7 @@ class Only:
 
     def __init__(self, hook: Hook, limits: tuple[Limit, ...]) -> None:
         self.inner, self.limits = hook, limits
-        self.modules, self.kinds, self.strict = hook.modules, hook.kinds, hook.strict
+        self.listen()
         self.narrowing: Narrowing | None = None
         if isinstance(hook, Transform):
             self.needs_grad = hook.needs_grad
@@ -74,6 +74,11 @@ class Only:
         run.records.append((given, self.inner))
         self._refuse_idle(run)
         self.inner.start(self.begin(run))
+        self.listen()  # a hook may choose its modules when it knows the model
+
+    def listen(self) -> None:
+        """Listen where the hook within does."""
+        self.modules, self.kinds, self.strict = self.inner.modules, self.inner.kinds, self.inner.strict
 
     def begin(self, run: Run) -> Run:
         """The run that the hook within is told of."""

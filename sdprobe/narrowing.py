@@ -11,10 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sdprobe.attention import Attention
+from sdprobe.attention import Attention, by_own_mask
 from sdprobe.compose import called, checked
 from sdprobe.hook import Observer, Transform
 from sdprobe.run import Role, Row, Run, Site, Step, Text, as_slice
@@ -177,11 +176,8 @@ def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> At
     if mask is None or mask.ndim < 4 or len(mask) == 1:
         return made
 
-    def kernel(own: Attention) -> Tensor:
-        return F.scaled_dot_product_attention(own.query, own.key, own.value, attn_mask=own.mask, scale=own.scale)
-
     # The kernel it came with knows the mask of all rows.
-    return replace(made, mask=mask[at], kernel=kernel, fused=lambda own: None)
+    return replace(made, mask=mask[at], kernel=by_own_mask, fused=lambda own: None)
 
 
 def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returned: Attention) -> Attention:

@@ -16,9 +16,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.attention import Attention
-from sdprobe.compose import Hook
 from sdprobe.hook import asks, overrides
-from sdprobe.limited import Limit, Only
+from sdprobe.limited import Only
 from sdprobe.narrowing import with_rows_of
 from sdprobe.run import Conditioned, Role, Run, Site, Step, Text, side_of
 
@@ -33,11 +32,11 @@ class OnlyText(Only):
     Where several act together, the first of them speaks for all: their effect is that of the text as they leave it.
     """
 
-    def __init__(self, hook: Hook, limits: tuple[Limit, ...]) -> None:
-        super().__init__(hook, limits)
+    def listen(self) -> None:
+        super().listen()
         if self.by_sites:
             self.modules = None
-            self.kinds = None if overrides(hook, "attention") else ("cross",)
+            self.kinds = None if overrides(self.inner, "attention") else ("cross",)
 
     def begin(self, run: Run) -> Run:
         self.on = False

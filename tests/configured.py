@@ -41,7 +41,8 @@ def vectors(model: sdprobe.Model, encoder: str | None = None, count: int = 1) ->
 def concept(model: sdprobe.Model) -> sdprobe.Concept:
     """As a textual inversion is published: for the CLIP encoders, or the first there is."""
     encoders = [name for name in model.text_encoders if name in ("text_encoder", "text_encoder_2")]
-    return sdprobe.Concept({name: vectors(model, name, 2) for name in encoders}, "<new>")
+    count = 2 if hasattr(model.pipe, "maybe_convert_prompt") else 1
+    return sdprobe.Concept({name: vectors(model, name, count) for name in encoders}, "<new>")
 
 
 def right_half() -> torch.Tensor:
@@ -57,7 +58,9 @@ def darkness(pictures: torch.Tensor) -> torch.Tensor:
 CONFIGURED: Mapping[str, Tried] = {
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
-    "add-vector": Tried(lambda model: {"word": "red", "vector": vectors(model)[0]}),
+    "add-vector": Tried(
+        lambda model: {"word": "red", "vector": {name: vectors(model, name)[0] for name in model.text_encoders}}
+    ),
     "scale-token": Tried(lambda model: {"word": "red", "factor": 0.5}),
     "randomize-token": Tried(lambda model: {"word": "circle", "seed": 1}),
     "mix-prompts": Tried(lambda model: {"weights": {"a star": 0.5, "a ring": 0.5}}),

@@ -76,6 +76,39 @@ def test_replaced_probabilities_are_what_is_seen_and_used():
     assert torch.equal(new.with_value(attn.value * 2).output(), uniform @ (attn.value * 2))
 
 
+@given(
+    mask=st.sampled_from(list(MASKS)),
+    kept=st.lists(st.booleans(), min_size=16 * 5, max_size=16 * 5),
+    each=st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 3)]),
+    replaced=st.booleans(),
+)
+def test_masked_is_what_is_left_brought_to_one(mask, kept, each, replaced):
+    """With what was kept of the keys, of which the first is; and the boolean mask lets the first five be seen."""
+    keep = torch.ones(16, 9, dtype=torch.bool)
+    keep[:, 1:6] = torch.tensor(kept).view(16, 5)
+    own = call(MASKS[mask])
+    attn = own.with_probs(softmax(own)) if replaced else own
+    masked = attn.masked(keep.expand(*each, 16, 9))
+    left = softmax(own) * keep
+    assert torch.allclose(masked.probs(), left / left.sum(-1, keepdim=True), atol=1e-6)
+    assert torch.allclose(masked.output(), masked.probs() @ own.value, atol=1e-5)
+    assert torch.equal(attn.probs(), own.probs() if not replaced else softmax(own))
+
+
+def test_masked_by_everything_is_the_same_and_by_itself_is_the_value():
+    attn = call(keys=16)
+    assert torch.allclose(attn.masked(torch.ones(1, 1, 16, 16, dtype=torch.bool)).output(), attn.output(), atol=1e-6)
+    assert torch.equal(attn.masked(torch.eye(16, dtype=torch.bool)[None, None]).output(), attn.value)
+
+
+def test_a_mask_of_another_form_is_refused():
+    for keep in (torch.ones(16, 9, dtype=torch.bool), torch.ones(1, 1, 16, 9), torch.ones(3, 1, 16, 9).bool()):
+        with pytest.raises(ValueError, match=r"booleans \[rows, heads, queries, keys\] = \(2, 3, 16, 9\)"):
+            call().masked(keep)
+    with pytest.raises(ValueError, match="no key to look at"):
+        call().masked(torch.zeros(1, 1, 16, 9, dtype=torch.bool))
+
+
 def test_half_precision_probabilities_are_single():
     attn = call(dtype=torch.bfloat16)
     for tokens in (None, [1]):

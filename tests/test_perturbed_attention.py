@@ -212,7 +212,7 @@ def test_the_model_stays_as_it_was(tiny, kind):
 def test_errors(tiny, kind):
     with pytest.raises(ValueError, match="'middle' matches no attention site of this model; nearest"):
         run(tiny, kind(1.0, modules="middle"))
-    with pytest.raises(ValueError, match=r"of kind self at .*attn2, which this model has not"):
+    with pytest.raises(ValueError, match=r"of kind self, joint at .*attn2, which this model has not"):
         run(tiny, kind(1.0, modules="*attn2"))
     with pytest.raises(ValueError, match="3 scales for 2 calls of the denoiser"):
         run(tiny, kind([1.0, 2.0, 3.0]))

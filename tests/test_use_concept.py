@@ -19,6 +19,7 @@ from sdprobe.concept import Concept
 from sdprobe.model.concepts import bring
 from sdprobe.testing import footprint
 from sdprobe.transform.use_concept import UseConcept
+from tests.families import pixart
 from tests.laws.strategies import affine, points, run, same_run, same_values, seen
 from tests.laws.test_cleanup import Deliberate, raising
 from tests.tiny import stable_diffusion, tokenizer
@@ -331,3 +332,11 @@ def test_on_the_embedded_model(embedded):
     row = embedded.tokenizer("circle", add_special_tokens=False).input_ids
     circle = Concept({"text_encoder": embedded.pipe.text_encoder.get_input_embeddings().weight[row]}, TOKEN)
     assert same_run(run(embedded, UseConcept(circle), prompt=f"a red {TOKEN}"), run(embedded, prompt="a red circle"))
+
+
+def test_several_vectors_need_a_pipeline_that_spells_them_out():
+    model = sdprobe.load(pixart())
+    table = model.pipe.text_encoder.get_input_embeddings().weight
+    run(model, UseConcept(Concept({"text_encoder": table[4:5].detach()}, "<new>")), prompt="a <new> star")
+    with pytest.raises(ValueError, match=r"2 vectors, and diffusers knows no textual inversion for PixArtAlpha"):
+        run(model, UseConcept(Concept({"text_encoder": table[4:6].detach()}, "<new>")), prompt="a <new> star")

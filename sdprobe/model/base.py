@@ -155,6 +155,13 @@ class Model(LivePipeline, ABC):
             return "joint"
         return "cross" if getattr(module, "is_cross_attention", False) else "self"
 
+    @property
+    def middle(self) -> str:
+        """A pattern for the modules in the middle of the network: of its blocks with attention, the middle one."""
+        sites = (name for name, module in self.denoiser.named_modules() if self.attention_kind(module))
+        blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in sites))
+        return f"{blocks[len(blocks) // 2]}.*"
+
     def layout(self, settings: Settings) -> Layout:
         """Where picture and text stand on the axes of the network's attention."""
         return Layout(self.grids(settings), self.text_first)

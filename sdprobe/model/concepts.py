@@ -70,13 +70,19 @@ def bring(pipe: Any, concepts: Mapping[str, Concept]) -> Mapping[str, Brought]:
         concepts: by token.
 
     Raises:
-        ValueError: for a concept of other encoders or another width, and for a token that is there already.
+        ValueError: for a concept of other encoders or another width, for a token that is there already, and for several
+            vectors where the pipeline cannot spell them out.
     """
     if not concepts:
         return MappingProxyType({})
     encoders = {name: part for name, part in sorted(pipe.components.items()) if _is_encoder(name, part)}
     for token, concept in concepts.items():
         _refuse_unfit(token, concept, encoders)
+        if len(concept) > 1 and not hasattr(pipe, "maybe_convert_prompt"):
+            raise ValueError(
+                f"{token!r} is {len(concept)} vectors, and diffusers knows no textual inversion for "
+                f"{type(pipe).__name__}: it would be read with its first vector only"
+            )
     found = {}
     for name in encoders:
         key = name.replace("text_encoder", "tokenizer")

@@ -20,6 +20,10 @@ class UNetModel(Model):
 
     network = "unet"
 
+    @property
+    def middle(self) -> str:
+        return "mid_block.*"
+
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         distilled = self.pipe.unet.config.time_cond_proj_dim is not None
         return ("cond",) if distilled else super().roles(guidance_scale)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from sdprobe.run import Role, Text
+from sdprobe.run import Role, Run, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
 
@@ -19,7 +21,8 @@ class AddVector(AtWord):
 
     Args:
         word: the word, or phrase, whose tokens are moved.
-        vector: ``[width]`` for all of its tokens, or ``[tokens, width]``.
+        vector: ``[width]`` for all of its tokens, or ``[tokens, width]``. For a model of several text encoders, one for
+            each by its name, ``{"text_encoder": ..., "text_encoder_2": ...}``; what is not named stays as it is.
         scale: what the vector is multiplied by.
         occurrence: which occurrence, 0 the first; None for all of them.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
@@ -30,11 +33,25 @@ class AddVector(AtWord):
     """
 
     def __init__(
-        self, word: str, vector: Tensor, scale: float = 1.0, occurrence: int | None = None, role: Role = "cond"
+        self,
+        word: str,
+        vector: Tensor | Mapping[str, Tensor],
+        scale: float = 1.0,
+        occurrence: int | None = None,
+        role: Role = "cond",
     ) -> None:
         super().__init__(word, occurrence, role)
         self.vector, self.scale = vector, scale
 
     def vectors(self, own: Vectors, text: Text) -> Vectors:
-        shift = self.vector.unsqueeze(0) if self.vector.ndim == 1 else self.vector
-        return own + self.scale * self.fitting(shift, own, "the vector")
+        vector = self.vector if isinstance(self.vector, Tensor) else self.vector.get(text.encoder)
+        if vector is None:
+            return own
+        shift = vector.unsqueeze(0) if vector.ndim == 1 else vector
+        return own + self.scale * self.fitting(shift, own, f"the vector for {text.encoder}")
+
+    def start(self, run: Run) -> None:
+        super().start(run)
+        named = [] if isinstance(self.vector, Tensor) else list(self.vector)
+        if unknown := [name for name in named if name not in run.model.text_encoders]:
+            raise ValueError(f"this model has no {unknown[0]!r}; its encoders: {', '.join(run.model.text_encoders)}")

@@ -72,7 +72,8 @@ class AtWord(Transform):
         """Vectors that can stand for the word; ValueError, by the name they are known by, where they cannot."""
         if new.ndim != 2 or new.shape[-1] != own.shape[-1]:
             raise ValueError(
-                f"{name} must be [tokens, width] = [{len(own)} or 1, {own.shape[-1]}], not {list(new.shape)}"
+                f"{name} must be [tokens, width] = [{' or '.join(map(str, dict.fromkeys((len(own), 1))))}, "
+                f"{own.shape[-1]}], not {list(new.shape)}"
             )
         if len(new) not in (1, len(own)):
             raise ValueError(

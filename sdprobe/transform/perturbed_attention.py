@@ -17,13 +17,14 @@ class PerturbedAttention(Transform):
     """Guide away from what the denoiser says when its self-attention is the identity: x + scale · (cond − perturbed).
 
     Where every place attends to itself alone, what it looks like is kept and how the parts belong together is lost;
-    guidance goes the other way. It needs no prompt and no unconditional rows, and adds to classifier-free guidance
-    where there is some. Every step that is guided asks the denoiser once more, for the conditional rows; the run's
-    other transforms act in that call too, and its observers do not see it.
+    guidance goes the other way. In joint attention a place of the picture attends to itself and to the text. It needs
+    no prompt and no unconditional rows, and adds to classifier-free guidance where there is some. Every step that is
+    guided asks the denoiser once more, for the conditional rows; the run's other transforms act in that call too, and
+    its observers do not see it.
 
-    It is `StableDiffusionPAGPipeline` of diffusers up to rounding, since there the perturbed rows stand in one batch
-    with the others. Its ``pag_adaptive_scale=a`` is a scale that is a function of the step, see below; a part of the
-    steps is `sdprobe.only`.
+    It is `StableDiffusionPAGPipeline` of diffusers, and those of its kind, up to rounding, since there the perturbed
+    rows stand in one batch with the others. Their ``pag_adaptive_scale=a`` is a scale that is a function of the step,
+    see below; a part of the steps is `sdprobe.only`.
 
     >>> import sdprobe
     >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 1.0, "seed": 0, "progress": False}
@@ -37,29 +38,32 @@ class PerturbedAttention(Transform):
     Args:
         scale: 0 is nothing, exactly, and asks nothing; one number, one for each call of the denoiser, or what gives it
             for a `Step`. The paper takes 3 for Stable Diffusion.
-        modules: where self-attention is perturbed: patterns on the dotted names of modules. The paper takes the middle.
+        modules: where self- or joint attention is perturbed: patterns on the dotted names of modules. None is the
+            middle: of a U-Net, as in the paper, its middle block; of a transformer, the middle one of its blocks.
 
     Raises:
-        ValueError: for a pattern that matches no self-attention, and where there are not as many scales as steps.
+        ValueError: for a pattern that matches no such attention, and where there are not as many scales as steps.
 
     Source: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance", section 4.
     """
 
-    kinds = ("self",)
+    kinds = ("self", "joint")
 
-    def __init__(self, scale: Scale = 3.0, modules: str | Sequence[str] = ("mid_block.*",)) -> None:
+    def __init__(self, scale: Scale = 3.0, modules: str | Sequence[str] | None = None) -> None:
         self.scale = Guidance(scale).scale
-        self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
+        self.modules = (modules,) if isinstance(modules, str) else modules if modules is None else tuple(modules)
 
     def start(self, run: Run) -> None:
+        self.modules = (run.model.middle,) if self.modules is None else self.modules
         self._perturbing = False
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         if not self._perturbing:
             return attn
-        rows, heads, places = attn.query.shape[:3]
-        identity = torch.eye(places, dtype=attn.value.dtype, device=attn.value.device)
-        return attn.with_probs(identity.expand(rows, heads, places, places))
+        places = attn.query.shape[2]
+        keep = torch.ones(places, places, dtype=torch.bool, device=attn.query.device)
+        keep[site.image, site.image] = torch.eye(len(range(places)[site.image]), dtype=torch.bool, device=keep.device)
+        return attn.masked(keep[None, None])
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         scale = Guidance(self.scale).at(step)

@@ -44,27 +44,28 @@ class SelfAttentionGuidance(Transform):
         scale: 0 is nothing, exactly, and asks nothing; one number, one for each call of the denoiser, or what gives it
             for a `Step`. The usual one for Stable Diffusion is 0.75.
         sigma: of the Gaussian that blurs, in places of the latents.
-        modules: whose self-attention is looked at: patterns on the dotted names of modules. Of several, the mean.
+        modules: whose self-attention is looked at, in joint attention the picture's of itself: patterns on the dotted
+            names of modules; of several, the mean. None is the middle: of a U-Net, as in the paper, its middle block;
+            of a transformer, of which the paper has nothing to say, the middle one of its blocks.
 
     Raises:
-        ValueError: for a pattern that matches no self-attention, for a blur wider than the latents, and where there are
+        ValueError: for a pattern that matches no such attention, for a blur wider than the latents, and where there are
             not as many scales as steps.
 
     Source: Hong et al. 2023, "Improving Sample Quality of Diffusion Models Using Self-Attention Guidance", section 5;
     with classifier-free guidance, eq. 25.
     """
 
-    kinds = ("self",)
+    kinds = ("self", "joint")
 
-    def __init__(
-        self, scale: Scale = 0.75, sigma: float = 1.0, modules: str | Sequence[str] = ("mid_block.*",)
-    ) -> None:
+    def __init__(self, scale: Scale = 0.75, sigma: float = 1.0, modules: str | Sequence[str] | None = None) -> None:
         if not sigma > 0:
             raise ValueError(f"sigma is above 0, not {sigma}: it is the width of the blur")
         self.scale, self.sigma = Guidance(scale).scale, sigma
-        self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
+        self.modules = (modules,) if isinstance(modules, str) else modules if modules is None else tuple(modules)
 
     def start(self, run: Run) -> None:
+        self.modules = (run.model.middle,) if self.modules is None else self.modules
         roles = run.model.roles(run.settings.guidance_scale)
         self._role: Role = "uncond" if "uncond" in roles else "cond"
         self._seen: list[tuple[Step, Latents]] = []
@@ -74,7 +75,9 @@ class SelfAttentionGuidance(Transform):
             return attn  # a further call that some hook made
         if site.grid is None:
             raise ValueError(f"the places of {site.name} are not laid out as a picture: look elsewhere, by modules=...")
-        given = attn.probs(self._role).detach().mean(1).sum(1)  # what each place is given by all others; on average, 1
+        # What each place is given by all others: on average 1, or with the text beside them somewhat less.
+        given = attn.probs(self._role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
+        given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
         heat = given.unflatten(-1, site.grid).unsqueeze(1)
         self._seen.append((site.step, F.interpolate(heat, site.step.latents.shape[-2:])))
         return attn

@@ -7,6 +7,7 @@ in single precision results agree to rounding; in double precision it is seen th
 from __future__ import annotations
 
 from contextlib import contextmanager
+from inspect import signature
 
 import diffusers
 import pytest
@@ -14,9 +15,13 @@ import torch
 from diffusers import (
     ClassifierFreeGuidance,
     PerturbedAttentionGuidance,
+    PixArtSigmaPAGPipeline,
+    PixArtSigmaPipeline,
+    StableDiffusion3PAGPipeline,
     StableDiffusionPAGImg2ImgPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionSAGPipeline,
+    StableDiffusionXLPAGPipeline,
 )
 from PIL import Image
 
@@ -25,6 +30,7 @@ from sdprobe import Guidance, RescaleGuidance, only
 from sdprobe.transform.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.perturbed_attention import PerturbedAttention
 from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
+from tests.families import pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.laws.strategies import run
 from tests.parity.test_stable_diffusion import CASES
 from tests.tiny import stable_diffusion
@@ -95,6 +101,32 @@ def test_perturbed_attention(tiny, guidance_scale, case):
     settings = SETTINGS | {"guidance_scale": guidance_scale} | CASES[case]
     ours = run(tiny, PerturbedAttention(3.0), **settings).latents
     assert_close(ours, perturbed(tiny, settings, pag_scale=3.0), run(tiny, **settings).latents)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+@pytest.mark.parametrize(
+    ("make", "kind", "layers"),
+    [
+        (stable_diffusion_xl, StableDiffusionXLPAGPipeline, "mid"),
+        (lambda: stable_diffusion_3(dual=False), StableDiffusion3PAGPipeline, "blocks.1"),
+        (lambda: pixart(PixArtSigmaPipeline), PixArtSigmaPAGPipeline, "blocks.0"),
+    ],
+)
+def test_perturbed_attention_of_other_families(make, kind, layers, guidance_scale):
+    """The middle block of SD3's three is the second, and PixArt's one block is its middle."""
+    model = sdprobe.load(make())
+    parts = {name: part for name, part in model.pipe.components.items() if name in signature(kind).parameters}
+    pipe = kind(**parts, pag_applied_layers=layers)
+    pipe.set_progress_bar_config(disable=True)
+    own = {"use_resolution_binning": False} if kind is PixArtSigmaPAGPipeline else {}
+    settings = {"guidance_scale": guidance_scale, "height": 16, "width": 16}
+    asked = {**settings, **own, "num_inference_steps": 3, "output_type": "latent"}
+    expected = pipe("a star", generator=torch.Generator().manual_seed(3), pag_scale=2.0, **asked).images
+    ours, plain = (
+        run(model, *hooks, prompt="a star", steps=3, seed=3, **settings).latents
+        for hooks in ([PerturbedAttention(2.0)], [])
+    )
+    assert_close(ours, expected, plain)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
