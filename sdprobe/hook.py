@@ -61,9 +61,15 @@ def _described(hook: object) -> str:
         value = vars(hook).get(name, parameter.default)
         if value is parameter.default or (isinstance(value, PLAIN) and value == parameter.default):
             continue
-        shown = f"{type(value).__name__}{tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
-        said.append(shown if parameter.default is parameter.empty else f"{name}={shown}")
+        said.append(_shown(value) if parameter.default is parameter.empty else f"{name}={_shown(value)}")
     return f"{type(hook).__name__}({', '.join(said)})"
+
+
+def _shown(value: object) -> str:
+    """A value in short: arrays by their shapes, within dictionaries too."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_shown(own)}' for key, own in value.items())}}}"
+    return f"{type(value).__name__}{tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
 
 
 def _no_results(hook: object, name: str) -> AttributeError:

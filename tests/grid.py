@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sdprobe.model.schedulers import fresh_scheduler
 from sdprobe.run import Run
 from sdprobe.testing import LAWS, Report, examine
 from sdprobe.testing.records import difference, records_of, same_run
+from sdprobe.testing.reusing import seeded
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
 
@@ -60,15 +62,16 @@ def attached(
     asked = {names.get(name, name): value for name, value in settings.items()}
     if "PixArt" in type(pipe).__name__:
         asked["use_resolution_binning"] = False  # it knows no sizes for one so small
-    if image is None or "Flux" in type(pipe).__name__:
-        asked = {"height": SIZE, "width": SIZE, **asked}
+    if image is not None and "Flux" not in type(pipe).__name__:
+        del asked["height"], asked["width"]  # it takes the picture's
     numbers = [seed] if isinstance(seed, int) else seed
     generators = [torch.Generator().manual_seed(number) for number in numbers]
     own, bars = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
     pipe.set_progress_bar_config(disable=not progress)
     pipe.scheduler = fresh_scheduler(pipe, scheduler)
     try:
-        with attach(pipe, hooks) as run:
+        # A pipeline of a flow tells its scheduler of no generator: the noise of its steps is torch's own.
+        with seeded(numbers[0]) if scheduler is not None else nullcontext(), attach(pipe, hooks) as run:
             pipe(prompt, generator=generators[0] if isinstance(seed, int) else generators, **asked)
     finally:
         pipe.scheduler, pipe._progress_bar_config = own, bars

@@ -8,16 +8,16 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.leaving import untouched
 from sdprobe.testing.records import numbers, same_run
-from sdprobe.testing.trial import DoesNotApply, Setting, Trial, Variant
+from sdprobe.testing.trial import SIDE, DoesNotApply, Setting, Trial, Variant
 
 ENDINGS = ("", " left of a star", " above a ring")
 PROMPTS = Setting(endings=ENDINGS)
 IMAGES = Setting({"images_per_prompt": 3}, endings=ENDINGS)
 UNGUIDED = Setting({"guidance_scale": 1.0})
-WIDE = Setting({"height": 16, "width": 32})
+WIDE = Setting({"width": 2 * SIDE})
 EULER = Setting({"scheduler": "EulerDiscrete"}, {"scheduler": FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)})
 DDPM = Setting({"scheduler": "DDPM"}, {"scheduler": "FlowMatchLCM"})
-PICTURE = Setting({"image": torch.full((1, 3, 16, 16), 0.5), "strength": 0.5, "steps": 4})
+PICTURE = Setting({"image": torch.full((1, 3, SIDE, SIDE), 0.5), "strength": 0.5, "steps": 4})
 BFLOAT16 = Setting(variant=Variant(dtype=torch.bfloat16))
 FLOAT16 = Setting(variant=Variant(dtype=torch.float16))
 GPU = Setting(variant=Variant(device="cuda"))

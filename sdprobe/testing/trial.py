@@ -22,6 +22,9 @@ from sdprobe.sampler import sample
 from sdprobe.testing.footprint import footprint
 from sdprobe.testing.records import Records, records_of
 
+SIDE = 16
+"""Of the pictures, in pixels, each way."""
+
 
 class DoesNotApply(Exception):
     """A law has nothing to say of a hook; the message says why."""
@@ -57,7 +60,13 @@ class Setting:
         """What `sample` is given beside the model."""
         texts = [prompt + ending for ending in self.endings] or prompt
         usual = {"prompt": texts, "steps": 2, "guidance_scale": 3.0, "seed": 0, "progress": False}
-        return {**usual, **self.changed, **(self.in_a_flow if is_flow(model.pipe.scheduler) else {})}
+        return {
+            **usual,
+            "height": SIDE,
+            "width": SIDE,
+            **self.changed,
+            **(self.in_a_flow if is_flow(model.pipe.scheduler) else {}),
+        }
 
 
 STANDARD = Setting()
