@@ -117,6 +117,10 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
     >>> model = sdprobe.load()
     >>> sdprobe.detokenize(model, [row.ids for row in sdprobe.tokens(model, ["a red ring", "a star"]).prompts])
     ['a red ring', 'a star']
+
+    Where a prompt is read by several encoders one after the other, as in Stable Diffusion 3, it is spelt by the first.
     """
-    texts: list[str] = load(model).tokenizer.batch_decode(ids, skip_special_tokens=True)
+    own = load(model)
+    first = own.length(own.first_shown)
+    texts: list[str] = own.tokenizer.batch_decode([list(row)[:first] for row in ids], skip_special_tokens=True)
     return texts

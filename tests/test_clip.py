@@ -26,6 +26,7 @@ from transformers import (
 import sdprobe
 from sdprobe import clip as c
 from sdprobe.shapes import COLOURS, SHAPES, WEIGHTS, scene
+from tests.families import flux, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.laws.strategies import run, seen
 from tests.tiny import stable_diffusion, tokenizer
 
@@ -290,6 +291,16 @@ def test_a_pipeline_is_its_first_text_encoder(tiny):
     assert torch.equal(vectors, c.token_vectors("checkered star", tiny.pipe))
     ids = tiny.tokenizer("checkered star", add_special_tokens=False).input_ids
     assert torch.equal(vectors, tiny.pipe.text_encoder.get_input_embeddings().weight[ids])
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_xl, stable_diffusion_3, flux, pixart])
+def test_the_first_text_encoder_of_any_family(make):
+    """Its own tokenizer reads for it, whichever encoder's tokens the denoiser is shown."""
+    model = sdprobe.load(make())
+    vectors = c.token_vectors("red", model)
+    spelt = model.tokenizer_of("text_encoder").convert_ids_to_tokens(model.read("red", "text_encoder").ids)
+    assert c.nearest_tokens(vectors, k=1, model=model).tokens[0][0] in spelt
+    assert vectors.shape == (1, model.pipe.text_encoder.get_input_embeddings().embedding_dim)
 
 
 def test_what_a_learned_concept_is_close_to():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import sdprobe
 from tests import clip_vocabulary, tiny
+from tests.families import FAMILIES
 
 WORDS = st.sampled_from(["a", "red", "circle", "checkered", "drawing", "corgi", "t-shirt"])
 
@@ -77,3 +78,11 @@ def test_the_clip_vocabulary_gives_the_numbers_of_the_literature(clip_reader, te
     assert len(table.rows()) == 77
     assert sdprobe.detokenize(clip_reader, [table.prompts[0].ids]) == [text.lower()]
     assert sdprobe.embed(clip_reader, text).token.shape[:2] == (1, 77)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_spells_what_it_has_read(family):
+    model = sdprobe.load(FAMILIES[family]())
+    texts = ["a red circle", "a star of blue"]
+    table = sdprobe.tokens(model, texts)
+    assert sdprobe.detokenize(model, [prompt.ids for prompt in table.prompts]) == texts

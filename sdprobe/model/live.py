@@ -64,9 +64,14 @@ class LivePipeline:
         return getattr(self.pipe, encoder.replace("text_encoder", "tokenizer"))
 
     @property
+    def first_shown(self) -> str:
+        """The first encoder whose tokens the denoiser is shown."""
+        return next(name for names in self.token_axis for name in names if name in self.text_encoders)
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer of the first encoder whose tokens the denoiser is shown."""
-        return self.tokenizer_of(next(n for names in self.token_axis for n in names if n in self.text_encoders))
+        return self.tokenizer_of(self.first_shown)
 
     def read(self, text: str, encoder: str | None = None) -> Prompt:
         """The text as the denoiser is shown it: every encoder's tokens in place; or as one encoder reads it.

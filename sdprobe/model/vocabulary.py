@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,6 +15,7 @@ from torch import Tensor
 from sdprobe.model import clip, loading
 from sdprobe.model.base import Model
 from sdprobe.model.clip import Clip
+from sdprobe.prompt import Prompt
 
 
 class Vocabulary:
@@ -24,13 +27,22 @@ class Vocabulary:
     """
 
     def __init__(self, model: Clip | Model | DiffusionPipeline | str | Path | None) -> None:
-        self._own = loading.load(model) if isinstance(model, (Model, DiffusionPipeline)) else clip.load(model)
-        encoder = self._own.pipe.text_encoder if isinstance(self._own, Model) else self._own.model.text_model
+        self._own: Model | Clip
+        self._read: Callable[[str], Prompt]
+        self._tokenizer: Any
+        if isinstance(model, (Model, DiffusionPipeline)):
+            self._own = own = loading.load(model)
+            first = own.text_encoders[0]
+            self._read = partial(own.read, encoder=first)
+            self._tokenizer, encoder = own.tokenizer_of(first), getattr(own.pipe, first)
+        else:
+            self._own = tower = clip.load(model)
+            self._read, self._tokenizer, encoder = tower.read, tower.tokenizer, tower.model.text_model
         self._table = encoder.get_input_embeddings()
 
     def of(self, word: str) -> Float[Tensor, "tokens width"]:
         """The vectors of a word's tokens."""
-        prompt = self._own.read(word)
+        prompt = self._read(word)
         ids = [number for number, role in zip(prompt.ids, prompt.roles, strict=True) if role == "word"]
         if not ids:
             raise ValueError(f"{word!r} has no token")
@@ -38,11 +50,11 @@ class Vocabulary:
 
     def all(self) -> Float[Tensor, "vocabulary width"]:
         """The whole table, a row per token."""
-        return self._looked_up(range(min(len(self._own.tokenizer), self._table.num_embeddings)))
+        return self._looked_up(range(min(len(self._tokenizer), self._table.num_embeddings)))
 
     def spelt(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Tokens as they are written in the vocabulary."""
-        return tuple(self._own.tokenizer.convert_ids_to_tokens(list(ids)))
+        return tuple(self._tokenizer.convert_ids_to_tokens(list(ids)))
 
     def _looked_up(self, ids: Sequence[int]) -> Tensor:
         # By `forward`, which brings an offloaded table.
