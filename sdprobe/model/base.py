@@ -169,12 +169,13 @@ class Model(LivePipeline, ABC):
     def guide(
         self, output: Shaped[Tensor, "rows channels h w"], rows: Sequence[Row], scale: float
     ) -> Shaped[Tensor, "images channels h w"]:
+        """One answer for each image, of what the denoiser returned for all its rows."""
+        of = {role: output[rows_of(rows, role)] for role in dict.fromkeys(row.role for row in rows)}
+        return of["cond"] if len(of) == 1 else self.guided(of, scale)
+
+    def guided(self, of: Mapping[Role, Latents], scale: float) -> Latents:
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
-        cond = output[rows_of(rows, "cond")]
-        if all(row.role == "cond" for row in rows):
-            return cond
-        uncond = output[rows_of(rows, "uncond")]
-        return uncond + scale * (cond - uncond)
+        return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "images 3 height width"]:
         """What the autoencoder's decoder gave, as pictures in [0, 1]."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-from jaxtyping import Shaped
-from torch import Tensor
-
+from sdprobe.model.live import Latents
 from sdprobe.model.stable_diffusion import StableDiffusion
-from sdprobe.run import Role, Row, rows_of
+from sdprobe.run import Role
 
 
 class InstructPix2Pix(StableDiffusion):
@@ -25,12 +23,7 @@ class InstructPix2Pix(StableDiffusion):
         # In the pipeline's own order: prompt and picture, picture alone, neither.
         return ("cond", "image", "uncond") if guidance_scale > 1 and self.image_guidance_scale >= 1 else ("cond",)
 
-    def guide(
-        self, output: Shaped[Tensor, "rows channels h w"], rows: Sequence[Row], scale: float
-    ) -> Shaped[Tensor, "images channels h w"]:
+    def guided(self, of: Mapping[Role, Latents], scale: float) -> Latents:
         """Guidance by the text from the picture on, and by the picture from neither on."""
-        cond = output[rows_of(rows, "cond")]
-        if all(row.role == "cond" for row in rows):
-            return cond
-        image, uncond = output[rows_of(rows, "image")], output[rows_of(rows, "uncond")]
-        return uncond + scale * (cond - image) + self.image_guidance_scale * (image - uncond)
+        by_text, by_picture = of["cond"] - of["image"], of["image"] - of["uncond"]
+        return of["uncond"] + scale * by_text + self.image_guidance_scale * by_picture

@@ -76,7 +76,19 @@ def toy_pipeline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = _networks(channels, sample_size, words)
-    scheduler = DDIMScheduler(
+    return StableDiffusionPipeline(
+        **parts,
+        tokenizer=words,
+        scheduler=usual_scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def usual_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+    """DDIM with the noise levels of Stable Diffusion."""
+    return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -84,14 +96,6 @@ def toy_pipeline(
         set_alpha_to_one=False,
         steps_offset=1,
         prediction_type=prediction_type,
-    )
-    return StableDiffusionPipeline(
-        **parts,
-        tokenizer=words,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import sdprobe
+from sdprobe.model.toy import usual_scheduler
 from sdprobe.shapes import WEIGHTS
 
 TOKENS = 77
@@ -47,14 +48,7 @@ class Shape:
                     attention_head_dim=8,
                     norm_num_groups=self.groups,
                 ).eval(),
-                scheduler=DDIMScheduler(
-                    beta_start=0.00085,
-                    beta_end=0.012,
-                    beta_schedule="scaled_linear",
-                    clip_sample=False,
-                    set_alpha_to_one=False,
-                    steps_offset=1,
-                ),
+                scheduler=usual_scheduler(),
                 safety_checker=None,
                 feature_extractor=None,
                 requires_safety_checker=False,
