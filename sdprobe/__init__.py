@@ -16,7 +16,8 @@ from sdprobe.heatmap import HeatMap
 from sdprobe.hook import Observer, Transform
 from sdprobe.inversion import Inversion, invert, look
 from sdprobe.learn import learn_concept
-from sdprobe.limits import after, every, when
+from sdprobe.limiting.limits import after, every, when
+from sdprobe.limiting.only import only
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.noising import add_noise
@@ -27,7 +28,6 @@ from sdprobe.observe.preview import Preview
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
-from sdprobe.only import only
 from sdprobe.prompt import Prompt, WordNotInPrompt
 from sdprobe.recording import Recording
 from sdprobe.registry import create, hooks, register

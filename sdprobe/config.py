@@ -11,8 +11,8 @@ from typing import Any
 from sdprobe.compose import Hook, Hooks
 from sdprobe.functions import OfFunction
 from sdprobe.functions import name_of as function_name
-from sdprobe.limited import Limit, Named, Only
-from sdprobe.limits import When
+from sdprobe.limiting.limited import Limit, Named, Only
+from sdprobe.limiting.limits import When
 from sdprobe.registry import Given, built, create, each, name_of, resolve
 
 WRITABLE = "what can be written are texts, numbers, None, and lists, sets and dictionaries of them"

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 
 from sdprobe.compose import Hook, Hooks
 from sdprobe.hook import POINTS, Observer, Transform
-from sdprobe.limits import after, every
+from sdprobe.limiting.limits import after, every
+from sdprobe.limiting.only import only
 from sdprobe.listing import Listed, Listing
-from sdprobe.only import only
 
 GROUP = "sdprobe.hooks"
 

@@ -6,7 +6,7 @@ that nobody has to know, or guess, in which order a pipeline stacks its conditio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from PIL.Image import Image
 from torch import Tensor
 
+from sdprobe.conditioned import Conditioned as Conditioned
 from sdprobe.coverage import Coverage as Coverage
 from sdprobe.notebook import as_run
 from sdprobe.prompt import Prompt
@@ -23,23 +24,6 @@ from sdprobe.rows import Row as Row
 from sdprobe.rows import as_slice as as_slice
 from sdprobe.rows import rows_of as rows_of
 from sdprobe.rows import side_of as side_of
-
-
-@dataclass(frozen=True, eq=False)
-class Conditioned:
-    """What has become of prompts, with an entry for each.
-
-    Args:
-        embeds: their value as it leaves ``prompt_embeds``.
-        told: all that the denoiser is told of them, that value among it, by the names of its arguments.
-    """
-
-    embeds: Shaped[Tensor, "batch tokens width"] = field(repr=False)
-    told: Mapping[str, Shaped[Tensor, "batch ..."]] = field(repr=False)
-
-    def of(self, entries: list[int]) -> Conditioned:
-        """That of some of the prompts."""
-        return Conditioned(self.embeds[entries], {name: x[entries] for name, x in self.told.items()})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdprobe.model.base import Model
@@ -97,6 +103,11 @@ def usual_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
         steps_offset=1,
         prediction_type=prediction_type,
     )
+
+
+def other_levels() -> FlowMatchEulerDiscreteScheduler:
+    """A flow whose noise levels are spread in another way than usual."""
+    return FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
 
 
 def _networks(channels: tuple[int, ...], sample_size: int, words: CLIPTokenizer) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdprobe.compose import Hook, Hooks
 from sdprobe.hook import POINTS, overrides
-from sdprobe.only import only
+from sdprobe.limiting.only import only
 from sdprobe.run import Run
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.records import difference, live_tensors, same_run

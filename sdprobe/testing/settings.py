@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
+from sdprobe.model.toy import other_levels
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.leaving import untouched
 from sdprobe.testing.records import numbers, same_run
@@ -15,7 +15,7 @@ PROMPTS = Setting(endings=ENDINGS)
 IMAGES = Setting({"images_per_prompt": 3}, endings=ENDINGS)
 UNGUIDED = Setting({"guidance_scale": 1.0})
 WIDE = Setting({"width": 2 * SIDE})
-EULER = Setting({"scheduler": "EulerDiscrete"}, {"scheduler": FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)})
+EULER = Setting({"scheduler": "EulerDiscrete"}, {"scheduler": other_levels()})
 DDPM = Setting({"scheduler": "DDPM"}, {"scheduler": "FlowMatchLCM"})
 PICTURE = Setting({"image": torch.full((1, 3, SIDE, SIDE), 0.5), "strength": 0.5, "steps": 4})
 BFLOAT16 = Setting(variant=Variant(dtype=torch.bfloat16))

@@ -10,11 +10,11 @@ import importlib
 from typing import Any
 
 from sdprobe.hook import POINTS
+from sdprobe.limiting.only import only
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
-from sdprobe.only import only
 from sdprobe.testing.synthetic import affine, same, seen
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.replace_token import ReplaceToken

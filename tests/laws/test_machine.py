@@ -21,7 +21,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 import sdprobe
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS, asks, overrides
-from sdprobe.limited import Only
+from sdprobe.limiting.limited import Only
 from sdprobe.testing import footprint
 from tests.laws.strategies import MODULES, affine, factors, hooks, points, run, same_run, same_values, seen, shifts
 from tests.tiny import stable_diffusion

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sdprobe.attention import Attention
 from sdprobe.hook import asks, overrides
-from sdprobe.limited import Only
-from sdprobe.narrowing import with_rows_of
+from sdprobe.limiting.limited import Only
+from sdprobe.limiting.narrowing import with_rows_of
 from sdprobe.run import Conditioned, Role, Run, Site, Step, Text, side_of
 
 TEXT = ("token_embeds", "prompt_embeds")

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from sdprobe.compose import Hook, Hooks
 from sdprobe.hook import POINTS, Observer, Transform, overrides
-from sdprobe.limited import Limit, Only, Rows, Sites, Steps
-from sdprobe.only_text import TEXT, OnlyText, text_points
+from sdprobe.limiting.limited import Limit, Only, Rows, Sites, Steps
+from sdprobe.limiting.only_text import TEXT, OnlyText, text_points
 from sdprobe.run import Role
 
 AT_SITES = ("attention", "activation")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdprobe.compose import Hook
 from sdprobe.hook import Transform
-from sdprobe.narrowing import Narrowing, rows_of_run
+from sdprobe.limiting.narrowing import Narrowing, rows_of_run
 from sdprobe.run import Role, Row, Run, Site, Step, Text
 
 Steps = Container[int] | Callable[[Step], bool]

@@ -12,8 +12,8 @@ from typing import Any
 
 from sdprobe.compose import Hook, Hooks
 from sdprobe.functions import name_of
-from sdprobe.limited import Named, Steps
-from sdprobe.only import only
+from sdprobe.limiting.limited import Named, Steps
+from sdprobe.limiting.only import only
 from sdprobe.run import Step
 
 

@@ -1,0 +1,1 @@
+"""Hooks that act in some steps, at some sites, for some rows only."""
