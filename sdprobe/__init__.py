@@ -33,7 +33,7 @@ from sdprobe.recording import Recording
 from sdprobe.registry import create, hooks, register
 from sdprobe.restart import resume
 from sdprobe.rows import Row
-from sdprobe.run import Run, Settings, Site, State, Step, Text
+from sdprobe.run import Conditioned, Run, Settings, Site, State, Step, Text
 from sdprobe.sampler import sample
 from sdprobe.schedule import Schedule, schedule
 from sdprobe.side_by_side import side_by_side
@@ -141,6 +141,7 @@ __all__ = [
     "State",
     "Step",
     "Text",
+    "Conditioned",
     "Token",
     "Tokens",
     "WordNotInPrompt",

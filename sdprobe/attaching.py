@@ -106,6 +106,7 @@ def _attached(
         settings = asked.settings(model)
         stage = beside(model, settings, stack.brings)
         run.fill(model, settings, asked.prompts(stage), asked.negative_prompts(stage))
+        run.roles = asked.roles(model, settings)
         run.names = dict(by_name)
         with stage.knowing(), stack.opened(run) as live:
             passage = Passage(model, stage, run, live, asked)

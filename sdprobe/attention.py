@@ -106,7 +106,7 @@ class Attention:
         Args:
             keep: true where a query may look; it broadcasts over rows and heads, ``[1, 1, queries, keys]``.
 
-        Raises ValueError for another shape, and where a query has nothing left to look at.
+        Raises ValueError for another shape, and where a query is left nothing to look at of what it could see.
         """
         expected = (*self.query.shape[:3], self.key.shape[-2])
         if (
@@ -115,14 +115,14 @@ class Attention:
             or any(n not in (1, m) for n, m in zip(keep.shape, expected, strict=True))
         ):
             raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {_said(keep)}")
-        if not keep.any(-1).all():
-            raise ValueError("masked leaves some query no key to look at")
         if self.replaced is not None:
             kept = self.replaced * keep
+            _refuse_blind(kept > 0)
             return replace(self, replaced=kept / kept.sum(-1, keepdim=True), _made={})
         mask = keep if self.mask is None else self.mask
         if self.mask is not None:
             mask = mask & keep if mask.dtype == torch.bool else mask.masked_fill(~keep, -math.inf)
+        _refuse_blind(mask if mask.dtype == torch.bool else mask > -math.inf)
         return replace(self, mask=mask, kernel=by_own_mask, fused=lambda own: None, _made={})
 
     def with_value(self, value: Shaped[Tensor, "rows heads keys width_v"]) -> Attention:
@@ -174,6 +174,11 @@ class Attention:
 def by_own_mask(attn: Attention) -> Tensor:
     """The usual kernel with the call's own mask, in the place of one that was made for another."""
     return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn.mask, scale=attn.scale)
+
+
+def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
+    if not seen.any(-1).all():
+        raise ValueError("masked leaves some query no key to look at")
 
 
 def _said(x: Tensor) -> str:

@@ -41,7 +41,7 @@ class Text:
         encode: gives what other texts would be at ``prompt_embeds``, ``[texts, tokens, width]``, past no hook.
         layers: gives every layer's hidden states of these prompts, past the transforms at ``token_embeds`` and through
             the encoder's final norm; the last are ``prompt_embeds`` as they enter that point.
-        again: encodes these prompts anew, past every transform as it now is.
+        again: gives what has become of these prompts, encoded anew past every transform as it now is (`Conditioned`).
     """
 
     encoder: str
@@ -233,6 +233,7 @@ class Run:
         model: the model.
         prompts: one `Prompt` per text; `prompt_of(image)` gives the one of a picture.
         negative_prompts: the same for the negative side.
+        roles: which groups of rows the denoiser is shown, in their order.
         images: the pictures (PIL), in the order prompt by prompt.
         latents: the final latents ``[images, channels, h, w]``, None until the loop has ended.
         coverage: which attention sites were asked for and seen.
@@ -252,6 +253,7 @@ class Run:
         self.settings = settings
         self.prompts = tuple(prompts)
         self.negative_prompts = tuple(negative_prompts)
+        self.roles: tuple[Role, ...] = model.roles(settings.guidance_scale)
         self.images: list[Image] = []
         self.latents: torch.Tensor | None = None
         self.coverage = Coverage()
@@ -273,10 +275,10 @@ class Run:
         return self.settings.seed
 
     def prompt_of(self, image: int, role: Role = "cond") -> Prompt:
-        """The prompt a picture was made from (``role="uncond"``: its negative prompt)."""
+        """The prompt that a picture's row of a role is shown; for ``"uncond"``, the negative one."""
         if not 0 <= image < self.settings.images:
             raise ValueError(f"image {image} is not in this run of {self.settings.images} images, counted from 0")
-        prompts = self.negative_prompts if role == "uncond" else self.prompts
+        prompts = self.negative_prompts if side_of(role) == "uncond" else self.prompts
         return prompts[image // self.settings.images_per_prompt]
 
     def __getitem__(self, hook: object) -> Any:

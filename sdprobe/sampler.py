@@ -125,11 +125,10 @@ def loop(
         generator = generators(run.seed) if state is None else copied_generator(state.generator)
         with stage.knowing(), stack.opened(run) as live:
             taps = Taps(stage.denoiser, stage.attention_kind, live, stage.layout(settings), run.coverage)
-            roles = stage.roles(settings.guidance_scale)
-            conditioning = stage.encode(run, live, roles)
+            conditioning = stage.encode(run, live, run.roles)
             x = stage.start_latents(settings, generator, latents, image) if state is None else state.latents
             further = predicting(stage, taps, conditioning)
-            for step_at in stage.steps(run, roles, generator, further):
+            for step_at in stage.steps(run, run.roles, generator, further):
                 x = live.latents(x, step_at(x))
                 x = x.detach().requires_grad_(live.needs_grad)
                 step = step_at(x)

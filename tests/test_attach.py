@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdprobe
+from sdprobe import AttentionMaps
 from sdprobe.attaching import attach
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS
@@ -21,6 +22,7 @@ from tests.stock_pipelines import (
     STOCK,
     Stock,
     called,
+    flux_guided,
     image_to_image,
     instruct_pix2pix,
     picture,
@@ -524,3 +526,26 @@ def test_a_pipeline_keeps_its_name_and_kind_while_attached(stock):
         assert type(stock.pipe).__name__ == own.__name__
         assert diffusers.AutoPipelineForImage2Image.from_pipe(stock.pipe, requires_safety_checker=False)
     assert type(stock.pipe) is own
+
+
+def test_roles_are_what_the_pipeline_shows_though_the_family_has_but_one():
+    """Flux with a negative prompt and a scale of its own for it is asked twice a step."""
+    stock, maps = flux_guided(), AttentionMaps(rows="both")
+    with attach(stock.pipe, maps) as run:
+        plain = called(stock)
+    assert run.roles == ("cond", "uncond")
+    assert run[maps].heat_map("circle").values.shape == run[maps].heat_map("star", role="uncond").values.shape == (4, 4)
+    with attach(stock.pipe, sdprobe.Guidance(5.0)):
+        guided = called(stock)
+    assert torch.equal(guided, called(stock, true_cfg_scale=5.0))
+    with attach(stock.pipe, sdprobe.only(affine("prompt_embeds", 0.5, 0.25), rows="uncond")):
+        assert not torch.equal(called(stock), plain)
+    with attach(stock.pipe, sdprobe.SelfAttentionGuidance()):
+        assert not torch.equal(called(stock), plain)
+
+
+def test_rows_of_the_picture_alone_are_of_the_negative_prompt():
+    stock = instruct_pix2pix()
+    with attach(stock.pipe, sdprobe.LatentRecorder()) as run:
+        called(stock, negative_prompt="a star")
+    assert [run.prompt_of(0, role).text for role in run.roles] == ["a red circle", "a star", "a star"]

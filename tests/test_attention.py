@@ -109,6 +109,22 @@ def test_a_mask_of_another_form_is_refused():
         call().masked(torch.zeros(1, 1, 16, 9, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("seen", ["masked", "replaced", "boolean", "added"])
+def test_masks_that_leave_nothing_together_are_refused(seen):
+    keep = torch.eye(16, 9, dtype=torch.bool)
+    keep[9:, 0] = True  # each query looks at one key
+    keep = keep.expand(2, 1, 16, 9)
+    attn = {
+        "masked": call().masked(keep),
+        "replaced": call().with_probs(keep.expand(2, 3, 16, 9).float()),
+        "boolean": call(keep),
+        "added": call(torch.zeros(2, 1, 16, 9).masked_fill(~keep, -torch.inf)),
+    }[seen]
+    assert torch.allclose(attn.masked(keep).probs(), keep.float().expand(2, 3, 16, 9))
+    with pytest.raises(ValueError, match="no key to look at"):
+        attn.masked(~keep)
+
+
 def test_half_precision_probabilities_are_single():
     attn = call(dtype=torch.bfloat16)
     for tokens in (None, [1]):

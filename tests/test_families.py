@@ -185,6 +185,13 @@ def test_the_schedulers_of_a_flow_are_known_by_name(name):
         sdprobe.sample(pipe, "a star", scheduler="DDIM", **SETTINGS)
 
 
+def test_flux_under_heun_s_own_levels():
+    """The stock pipeline refuses that scheduler, since it takes no levels of others."""
+    run = sdprobe.sample(flux(), "a star", scheduler="FlowMatchHeunDiscrete", **SETTINGS)
+    assert run.settings.scheduler == "FlowMatchHeunDiscreteScheduler"
+    assert run.latents.isfinite().all()
+
+
 @pytest.mark.parametrize("make", [stable_diffusion_3, flux])
 def test_a_flow_is_not_inverted_by_ddim(make):
     with pytest.raises(ValueError, match="flow"):

@@ -105,7 +105,7 @@ def test_what_a_step_knows_is_what_is_recorded(tiny):
 
 
 def test_errors(tiny):
-    with pytest.raises(ValueError, match="no guidance to change: guidance_scale is 1 in this run"):
+    with pytest.raises(ValueError, match="no guidance to change: StableDiffusion at guidance_scale 1 is not asked"):
         run(tiny, Guidance(5.0), guidance_scale=1.0)
     with pytest.raises(ValueError, match="3 scales for 4 calls of the denoiser"):
         run(tiny, Guidance([1.0, 2.0, 3.0]), steps=4)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import sdprobe
 from sdprobe import AttendAndExcite, Hooks, MixPrompts, ReplaceToken, attach, only
 from sdprobe.hook import overrides
-from tests.families import FAMILIES
+from tests.families import FAMILIES, stable_diffusion_3
 from tests.laws.strategies import affine, run, same_run, seen
-from tests.stock_pipelines import called, instruct_pix2pix
+from tests.stock_pipelines import OTHERS, SMALL, STOCK, Stock, called
 
 STEPS = 3
 PROMPTS = ["a red circle", "a star and a circle"]
@@ -105,11 +105,26 @@ def test_shown_to_every_site_of_cross_attention(models, family, hook):
     assert same_run(shown, whole) == (family != "Stable Diffusion XL" or not overrides(hook, "token_embeds"))
 
 
+class TextAndAttention(sdprobe.Transform):
+    """Acts on the text, and on attention."""
+
+    def prompt_embeds(self, x, text):
+        return 2 * x
+
+    def attention(self, attn, site):
+        return attn
+
+
 @pytest.mark.parametrize("family", JOINT)
-def test_joint_attention_has_no_site_of_the_text_alone(models, family):
-    hook = only(ReplaceToken("circle", with_="star"), sites="*transformer_blocks.0*")
-    with pytest.raises(ValueError, match=r"kind cross.*its kinds: joint"):
-        run(models[family], hook)
+@pytest.mark.parametrize("hook", [ReplaceToken("circle", with_="star"), TextAndAttention()])
+def test_joint_attention_has_no_site_of_the_text_alone(models, family, hook):
+    with pytest.raises(ValueError, match="these are none of this model"):
+        run(models[family], only(hook, sites="*transformer_blocks.0*"))
+
+
+def test_neither_has_self_attention(tiny):
+    with pytest.raises(ValueError, match="these are none of this model"):
+        run(tiny, only(ReplaceToken("circle", with_="star"), sites="*attn1*"))
 
 
 @given(a=hooks, b=hooks, steps=st.sets(st.integers(0, STEPS - 1)))
@@ -129,10 +144,38 @@ def test_a_step_is_predicted_with_it_before_it_has_seen_the_step(tiny):
     assert same_run(late, run(tiny, excite, swap, prompt="a circle and a star"))
 
 
-def test_with_three_way_guidance_rows_of_the_picture_are_told_the_negative_prompt():
-    stock, hook = instruct_pix2pix(), affine("prompt_embeds", 0.5, 0.25)
+@pytest.mark.parametrize("make", [*STOCK, *OTHERS])
+@pytest.mark.parametrize("point", ["token_embeds", "prompt_embeds"])
+def test_in_all_steps_of_a_stock_pipeline_it_is_the_hook(make, point):
+    """All of the pipeline's networks are told, ControlNet too; and rows of the picture alone the negative prompt."""
+    stock, hook = make(), affine(point, 0.5, 0.25)
     with attach(stock.pipe, hook) as whole:
         called(stock)
     with attach(stock.pipe, only(hook, steps=range(9))) as limited:
         called(stock)
     assert same_run(limited, whole)
+
+
+def test_further_calls_of_a_pipeline_s_own_are_told_too():
+    """SD3's skip-layer guidance asks once more, for the conditional rows."""
+    stock, hook = Stock(stable_diffusion_3(dual=False), SMALL), affine("prompt_embeds", 0.5, 0.25)
+    stock.pipe.set_progress_bar_config(disable=True)
+    asked = {"skip_guidance_layers": [1], "skip_layer_guidance_stop": 1.0}
+    runs = []
+    for own in (hook, only(hook, steps=range(9)), ()):
+        with attach(stock.pipe, own) as attached:
+            called(stock, **asked)
+        runs.append(attached)
+    assert same_run(runs[0], runs[1])
+    assert not same_run(runs[0], runs[2])
+
+
+def test_a_prompt_is_encoded_as_often_as_it_is_told_in_another_way(tiny):
+    """However many are limited to the same sites: once for them all, beside once for the run, for each side."""
+    calls = []
+    handle = tiny.pipe.text_encoder.register_forward_hook(lambda *given: calls.append(given))
+    try:
+        run(tiny, *(only(affine("prompt_embeds", 0.9, shift), sites="mid_block.*") for shift in range(6)))
+    finally:
+        handle.remove()
+    assert len(calls) == 2 * 2

@@ -217,3 +217,13 @@ def test_errors(tiny, kind):
     with pytest.raises(ValueError, match="3 scales for 2 calls of the denoiser"):
         run(tiny, kind([1.0, 2.0, 3.0]))
     assert repr(kind(2.0, modules="up_blocks.*")) == f"{kind.__name__}(scale=2.0, modules=('up_blocks.*',))"
+
+
+@pytest.mark.parametrize("kind", [PerturbedAttention, SelfAttentionGuidance])
+@pytest.mark.parametrize("role", ["cond", "uncond"])
+def test_limited_to_one_of_two_pictures(tiny, kind, role):
+    settings = {"prompt": ["a star", "a ring"], "guidance_scale": 3.0 if role == "uncond" else 1.0}
+    plain, whole, part = (run(tiny, *own, **settings) for own in ([], [kind(2.0)], [only(kind(2.0), rows=[1])]))
+    assert torch.equal(part.latents[0], plain.latents[0])
+    torch.testing.assert_close(part.latents[1], whole.latents[1], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(part.latents[1], plain.latents[1])

@@ -25,6 +25,7 @@ from sdprobe.testing import (
 )
 from tests import bad_hooks
 from tests.configured import made, ours, tried
+from tests.families import flux
 from tests.laws.strategies import same_run
 
 
@@ -116,6 +117,13 @@ def test_what_does_not_apply_is_reported_with_the_reason():
     assert refused.verdict == "does not apply"
     assert "there is no guidance to change" in refused.why
     assert "observers change nothing" in report.named("does not apply")
+
+
+def test_rows_of_one_role_cannot_be_turned_round():
+    (law,) = [law for law in LAWS if law.name == "goes by the labels of rows"]
+    (found,) = examine(sdprobe.LatentRecorder, laws=[law], pipeline=flux).findings
+    assert found.verdict == "does not apply"
+    assert "one role" in found.why
 
 
 def test_what_rests_on_a_broken_law_is_not_tried():

@@ -38,9 +38,13 @@ class Limit:
 
     def beside(self, site: Site) -> bool:
         """Whether it lets a hook act at a site, in a step in which it does."""
+        return self.sites(site) if callable(self.sites) else self.may_be_beside(site.name)
+
+    def may_be_beside(self, name: str) -> bool:
+        """Whether it could let a hook act at a site of this name."""
         if self.sites is None or callable(self.sites):
-            return self.sites is None or self.sites(site)
-        return any(fnmatchcase(site.name, pattern) for pattern in self.sites)
+            return True
+        return any(fnmatchcase(name, pattern) for pattern in self.sites)
 
     def holds(self, row: Row) -> bool:
         """Whether it lets a hook act on a row."""
@@ -121,6 +125,15 @@ class Only:
     def beside(self, site: Site) -> bool:
         """Whether it acts at a site, in a step in which it does."""
         return all(limit.beside(site) for limit in self.limits)
+
+    def may_be_beside(self, name: str) -> bool:
+        """Whether it could act at a site of this name."""
+        return all(limit.may_be_beside(name) for limit in self.limits)
+
+    @property
+    def asks_of_sites(self) -> bool:
+        """Whether a function says at which sites it acts."""
+        return any(callable(limit.sites) for limit in self.limits)
 
     def holds(self, row: Row) -> bool:
         """Whether it acts on a row, where it acts."""

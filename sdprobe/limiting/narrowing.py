@@ -152,8 +152,7 @@ class Narrowing:
 
 def rows_of_run(run: Run) -> list[Row]:
     """Every row that the denoiser is shown in a step."""
-    roles = run.model.roles(run.settings.guidance_scale)
-    return [Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images)]
+    return [Row(i, run.prompt_of(i, role), role) for role in run.roles for i in range(run.settings.images)]
 
 
 def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
     edits_text = isinstance(hook, Transform) and any(point in TEXT for point in points)
     if limit.sites is not None and not edits_text and not any(point in AT_SITES for point in points):
         raise ValueError(f"{acts}, which no site has: only `steps` and `rows` can limit it")
-    if edits_text and "activation" in points:
-        raise ValueError(f"{hook!r} acts on the text and on activations: to limit it, make two hooks of it")
+    if edits_text and "activation" in points and limit.sites is not None:
+        raise ValueError(f"{hook!r} acts on the text and on activations: to limit its sites, make two hooks of it")
     if limit.rows is None:
         return
     if isinstance(limit.rows, str) and limit.rows not in get_args(Role):

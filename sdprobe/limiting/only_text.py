@@ -7,8 +7,8 @@ cross-attention there is shown it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, combinations
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -39,6 +39,11 @@ class OnlyText(Only):
             self.kinds = None if overrides(self.inner, "attention") else ("cross",)
 
     def begin(self, run: Run) -> Run:
+        if self.by_sites and not any(self.may_be_beside(name) for name in cross_sites(run)):
+            raise ValueError(
+                f"{self!r}: a change of the text is shown to sites of cross-attention, and these are none of this "
+                f"model; limited to steps or rows, it is told to the whole network"
+            )
         self.on = False
         self.texts: dict[Role, Text] = {}
         self.made: dict[Acting, dict[Role, Conditioned]] = {}
@@ -56,8 +61,8 @@ class OnlyText(Only):
         everywhere, at_sites = self.in_step(step)
         for row in step.rows:
             always = [i for i, own in everywhere if own.holds(row)]
-            some = [i for i, own in at_sites if own.holds(row)] if self.by_sites else []
-            for chosen in _subsets(some):
+            some = [(i, own) for i, own in at_sites if own.holds(row)] if self.by_sites else []
+            for chosen in _together(some, cross_sites(step.run)) if self.by_sites else [()]:
                 if self.speaks_for(acting := Acting((*always, *chosen)), step.run):
                     self.encoded_by(acting, step.run)
 
@@ -156,5 +161,17 @@ def _showing(further: bool) -> Callable[..., Any]:
     return attention
 
 
-def _subsets(numbers: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    return chain.from_iterable(combinations(numbers, n) for n in range(len(numbers) + 1))
+def cross_sites(run: Run) -> list[str]:
+    """The names of a model's cross-attention modules."""
+    named = run.model.denoiser.named_modules()
+    return [name for name, module in named if run.model.attention_kind(module) == "cross"]
+
+
+def _together(limited: Sequence[tuple[int, OnlyText]], sites: Sequence[str]) -> set[tuple[int, ...]]:
+    """Which of some may act together at a site: by their patterns; one that asks a function may act, or not."""
+    found: set[tuple[int, ...]] = set()
+    for name in sites:
+        fixed = [i for i, own in limited if own.may_be_beside(name) and not own.asks_of_sites]
+        open_ = [i for i, own in limited if own.may_be_beside(name) and own.asks_of_sites]
+        found |= {(*fixed, *some) for n in range(len(open_) + 1) for some in combinations(open_, n)}
+    return found

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from sdprobe.model.base import Model
+from sdprobe.model.flux import Flux
 from sdprobe.prompt import Prompt, WordNotInPrompt
-from sdprobe.run import Settings
+from sdprobe.run import Role, Settings
 
 GIVEN = "(prompt_embeds)"
 
@@ -82,6 +83,13 @@ class Asked:
         """The negative prompts, as the model reads them."""
         embeds = self.get("negative_prompt_embeds")
         return tuple(Unread.by(embeds) if text == GIVEN else stage.read(text) for text in self.negative_texts)
+
+    def roles(self, model: Model, settings: Settings) -> tuple[Role, ...]:
+        """Which groups of rows its denoiser will be shown."""
+        told = self._says("negative_prompt") or self.get("negative_prompt_embeds") is not None
+        if isinstance(model, Flux) and told and (self.get("true_cfg_scale") or 1.0) > 1:
+            return ("cond", "uncond")  # each in a call of its own
+        return model.roles(settings.guidance_scale)
 
     def settings(self, model: Model) -> Settings:
         """The settings of the run, as far as the arguments tell them; sizes are the pipeline's usual ones."""

@@ -12,7 +12,10 @@ def copied_scheduler(scheduler: Any) -> Any:
     """A scheduler that remembers the same, and will step alike."""
     # A Brownian path does not change by being asked, and its cache does not survive a copy.
     path = getattr(scheduler, "noise_sampler", None)
-    return copy.deepcopy(scheduler, {id(path): path})
+    copied = copy.deepcopy(scheduler, {id(path): path})
+    for listened in ("step", "scale_model_input"):  # of a pipeline that is attached to: nobody listens to the copy
+        vars(copied).pop(listened, None)
+    return copied
 
 
 def copied_generator(generator: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,10 @@ class Flux(TransformerModel):
     def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
         sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
         own = scheduler.config.get("use_flow_sigmas", False)
-        mu = self.shift(scheduler, settings, 1.15)
-        retrieve_timesteps(scheduler, settings.steps, self.device, sigmas=None if own else sigmas, mu=mu)
+        asked = {"sigmas": None if own else sigmas, "mu": self.shift(scheduler, settings, 1.15)}
+        taken = signature(scheduler.set_timesteps).parameters  # those of Heun's are its own
+        known = {name: value for name, value in asked.items() if name in taken}
+        retrieve_timesteps(scheduler, settings.steps, self.device, **known)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is not None:

@@ -25,7 +25,7 @@ from sdprobe.model.replaying import Replay, Told, shown_of, with_shown
 from sdprobe.model.retelling import retold
 from sdprobe.model.sides import encoded_by_sides
 from sdprobe.model.taps import Taps
-from sdprobe.run import Role, Row, Run, State, Step, side_of
+from sdprobe.run import Role, Row, Run, Step
 
 Call = Callable[..., Any]
 
@@ -87,7 +87,8 @@ class Passage:
 
     def shows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A pipeline shows its latents to ControlNet."""
-        return (args, kwargs) if self._scaled is not None else self._with_entering(args, kwargs)
+        args, kwargs = (args, kwargs) if self._scaled is not None else self._with_entering(args, kwargs)
+        return args, self._besides(args, kwargs)
 
     def runs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A pipeline calls its denoiser."""
@@ -99,7 +100,7 @@ class Passage:
         count = len(shown_of(args, kwargs))
         rows = self._rows()[sum(len(rows) for rows, _, _ in self._calls) :][:count]
         if len(rows) < count and self._calls:
-            return args, kwargs  # a further call for some guidance of the pipeline's own
+            return args, self._besides(args, kwargs)  # a further call for some guidance of the pipeline's own
         if len(rows) < count:
             raise ValueError(
                 f"the pipeline shows its denoiser {count} rows, but {len(rows)} are known to it: "
@@ -209,6 +210,16 @@ class Passage:
         """Latents of a hook as the pipeline goes on with them, in the form of those that they replace."""
         return (self.stage.packed(x) if isinstance(self.stage, Flux) else x).to(like.dtype)
 
+    def _besides(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a network is told beside the loop's own call: of all rows, or of the conditional ones alone."""
+        rows, count = self._rows(), len(shown_of(args, kwargs))
+        rows = rows if len(rows) == count else tuple(row for row in rows if row.role == "cond")
+        if len(rows) != count:
+            return kwargs
+        # Some ControlNets are told zeros in the place of what is said of the whole prompt, whatever it is.
+        said = {name: x for name, x in kwargs.items() if not (isinstance(x, Tensor) and not x.any())}
+        return kwargs | retold(said, replace(self._at(), rows=rows))
+
     def _with_entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return with_shown(args, kwargs, self._entering(shown_of(args, kwargs)))
 
@@ -251,7 +262,7 @@ class Passage:
         def step_at(x: Tensor) -> Step:
             step = made(x)
             total = getattr(self.model.pipe, "_num_timesteps", None) or step.total
-            return replace(step, total=total, rows=self._rows(), to_state=_plain(step.to_state))
+            return replace(step, total=total, rows=self._rows())
 
         came = step_at(x)
         new = self.live.latents(x, came)
@@ -278,7 +289,7 @@ class Passage:
 
     def _rows(self) -> tuple[Row, ...]:
         images = range(self.run.settings.images)
-        return tuple(Row(i, self.run.prompt_of(i, side_of(role)), role) for role in self.roles for i in images)
+        return tuple(Row(i, self.run.prompt_of(i, role), role) for role in self.roles for i in images)
 
     @property
     def _is_last(self) -> bool:
@@ -295,15 +306,3 @@ class Passage:
             yield
         finally:
             self.listening = before
-
-
-def _plain(to_state: Callable[[Tensor], State]) -> Callable[[Tensor], State]:
-    """What makes a state whose scheduler nobody listens to."""
-
-    def without_ears(x: Tensor) -> State:
-        state = to_state(x)
-        for name in ("step", "scale_model_input"):
-            vars(state.scheduler).pop(name, None)
-        return state
-
-    return without_ears

@@ -107,6 +107,8 @@ class AttentionMaps(Observer):
         if self.grids is not None and site.grid not in self.grids:
             return
         for role in self.roles:
+            if all(row.role != role for row in site.step.rows):
+                continue  # where a pipeline calls its denoiser for each role by itself
             step = site.step.index if "step" in self.apart else None
             layer = site.name if "layer" in self.apart else None
             seen = attn.probs(rows=role, queries=site.image, tokens=site.tokens(self.columns))
@@ -225,8 +227,7 @@ class AttentionMaps(Observer):
         return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
 
     def _refuse(self, run: Run) -> None:
-        roles = run.model.roles(run.settings.guidance_scale)
-        if self.rows != "cond" and "uncond" not in roles:
+        if self.rows != "cond" and "uncond" not in run.roles:
             raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
         grids = list(run.model.grids(run.settings).values())
         if self.grids is not None and not set(self.grids) & set(grids):

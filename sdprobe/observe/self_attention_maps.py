@@ -60,6 +60,8 @@ class SelfAttentionMaps(Observer):
 
     def attention(self, attn: Attention, site: Site) -> None:
         grid = site.grid
+        if all(row.role != "cond" for row in site.step.rows):
+            return  # where a pipeline calls its denoiser for each role by itself
         if grid is None or (grid[0] * grid[1] > 32 * 32 if self.grids is None else grid not in self.grids):
             return
         probs = attn.probs(rows="cond", queries=site.image, tokens=site.image)

@@ -44,18 +44,11 @@ class Guidance(Transform):
         self.scale = tuple(scale) if isinstance(scale, Iterable) else scale
 
     def start(self, run: Run) -> None:
-        scale = run.settings.guidance_scale
-        if "uncond" in run.model.roles(scale):
-            return
-        if scale > 1:
+        if "uncond" not in run.roles:
             raise ValueError(
-                f"there is no guidance to change: a {type(run.model).__name__} like this was made to answer as if "
-                f"guided, and is not asked what it says without the prompt"
+                f"there is no guidance to change: {type(run.model).__name__} at guidance_scale "
+                f"{run.settings.guidance_scale:g} is not asked what it says without the prompt"
             )
-        raise ValueError(
-            f"there is no guidance to change: guidance_scale is {scale:g} in this run, so the denoiser is not asked "
-            f"what it says without the prompt; give sample one above 1"
-        )
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         guided: Tensor = step.run.model.guide(step.model_output, step.rows, self.at(step))

@@ -66,25 +66,25 @@ class SelfAttentionGuidance(Transform):
 
     def start(self, run: Run) -> None:
         self.modules = (run.model.middle,) if self.modules is None else self.modules
-        roles = run.model.roles(run.settings.guidance_scale)
-        self._role: Role = "uncond" if "uncond" in roles else "cond"
-        self._seen: list[tuple[Step, Latents]] = []
+        self._role: Role = "uncond" if "uncond" in run.roles else "cond"
+        self._seen: dict[str, Latents] = {}
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         if all(row.role != self._role for row in site.step.rows):
-            return attn  # a further call that some hook made
+            return attn  # a call for other rows alone
         if site.grid is None:
             raise ValueError(f"the places of {site.name} are not laid out as a picture: look elsewhere, by modules=...")
         # What each place is given by all others: on average 1, or with the text beside them somewhat less.
         given = attn.probs(self._role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
         given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
         heat = given.unflatten(-1, site.grid).unsqueeze(1)
-        self._seen.append((site.step, F.interpolate(heat, site.step.latents.shape[-2:])))
+        # Of all calls up to `model_output` the last is the step's own: hooks may have asked for others before it.
+        self._seen[site.name] = F.interpolate(heat, site.step.latents.shape[-2:])
         return attn
 
     def model_output(self, x: Tensor, step: Step) -> Tensor:
-        self._heat = [heat for own, heat in self._seen if own is step]  # of the run's own call, and of no further one
-        self._seen = []
+        if self._seen:
+            self._heat, self._seen = list(self._seen.values()), {}
         return x
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
