@@ -118,12 +118,12 @@ class TextAndAttention(sdprobe.Transform):
 @pytest.mark.parametrize("family", JOINT)
 @pytest.mark.parametrize("hook", [ReplaceToken("circle", with_="star"), TextAndAttention()])
 def test_joint_attention_has_no_site_of_the_text_alone(models, family, hook):
-    with pytest.raises(ValueError, match="these are none of this model"):
+    with pytest.raises(ValueError, match="cross-attention these are none"):
         run(models[family], only(hook, sites="*transformer_blocks.0*"))
 
 
 def test_neither_has_self_attention(tiny):
-    with pytest.raises(ValueError, match="these are none of this model"):
+    with pytest.raises(ValueError, match="cross-attention these are none"):
         run(tiny, only(ReplaceToken("circle", with_="star"), sites="*attn1*"))
 
 

@@ -41,8 +41,8 @@ class OnlyText(Only):
     def begin(self, run: Run) -> Run:
         if self.by_sites and not any(self.may_be_beside(name) for name in cross_sites(run)):
             raise ValueError(
-                f"{self!r}: a change of the text is shown to sites of cross-attention, and these are none of this "
-                f"model; limited to steps or rows, it is told to the whole network"
+                f"{self!r}: limited to sites, a change of the text is shown to cross-attention, and of this model's "
+                f"cross-attention these are none; limited to steps or rows, it is told to the whole network"
             )
         self.on = False
         self.texts: dict[Role, Text] = {}
@@ -59,10 +59,11 @@ class OnlyText(Only):
     def prepare(self, step: Step) -> None:
         """Encode what it may have to tell in this step: now, since in between the encoder may not be at hand."""
         everywhere, at_sites = self.in_step(step)
+        sites = cross_sites(step.run) if self.by_sites else []
         for row in step.rows:
             always = [i for i, own in everywhere if own.holds(row)]
-            some = [(i, own) for i, own in at_sites if own.holds(row)] if self.by_sites else []
-            for chosen in _together(some, cross_sites(step.run)) if self.by_sites else [()]:
+            some = [(i, own) for i, own in at_sites if own.holds(row)]
+            for chosen in _together(some, sites) if self.by_sites else {()}:
                 if self.speaks_for(acting := Acting((*always, *chosen)), step.run):
                     self.encoded_by(acting, step.run)
 
