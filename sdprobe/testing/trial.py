@@ -59,14 +59,9 @@ class Setting:
     def arguments(self, prompt: str, model: Model) -> dict[str, Any]:
         """What `sample` is given beside the model."""
         texts = [prompt + ending for ending in self.endings] or prompt
-        usual = {"prompt": texts, "steps": 2, "guidance_scale": 3.0, "seed": 0, "progress": False}
-        return {
-            **usual,
-            "height": SIDE,
-            "width": SIDE,
-            **self.changed,
-            **(self.in_a_flow if is_flow(model.pipe.scheduler) else {}),
-        }
+        usual = {"prompt": texts, "steps": 2, "guidance_scale": 3.0, "seed": 0, "height": SIDE, "width": SIDE}
+        of_flows = self.in_a_flow if is_flow(model.pipe.scheduler) else {}
+        return {**usual, "progress": False, **self.changed, **of_flows}
 
 
 STANDARD = Setting()
