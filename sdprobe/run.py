@@ -87,6 +87,7 @@ class Step:
         run: the run.
         model_output: at ``noise_pred``, what the denoiser returned for every row, as the hooks at ``model_output`` left
             it; None before.
+        further: whether it is told of a further call of the denoiser, which a hook has asked for by `predict`.
     """
 
     index: int
@@ -103,6 +104,7 @@ class Step:
     to_state: Callable[[Tensor], State] = field(repr=False)
     to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None], Tensor] = field(repr=False)
     model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
+    further: bool = field(default=False, repr=False)
 
     def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
         """Predicted x0: the clean latents this output of the denoiser speaks of, at this step.

@@ -31,7 +31,7 @@ def predicting(stage: Model, taps: Taps, conditioning: Any) -> Predict:
             if not rows:
                 raise ValueError(f"this run has no rows of role {role!r}: its guidance scale needs none")
             told = stage.narrowed(conditioning, step.rows_of(role))
-        at = replace(step, latents=x, rows=rows, model_output=None)
+        at = replace(step, latents=x, rows=rows, model_output=None, further=True)
         with taps.beside(Hooks(*hooks)).watching(at):
             return stage.denoise(x, at, told)
 

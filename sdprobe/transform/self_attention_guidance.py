@@ -67,24 +67,23 @@ class SelfAttentionGuidance(Transform):
     def start(self, run: Run) -> None:
         self.modules = (run.model.middle,) if self.modules is None else self.modules
         self._role: Role = "uncond" if "uncond" in run.roles else "cond"
-        self._seen: dict[str, Latents] = {}
+        self._seen: list[Latents] = []
 
     def attention(self, attn: Attention, site: Site) -> Attention:
-        if all(row.role != self._role for row in site.step.rows):
-            return attn  # a call for other rows alone
+        if site.step.further or all(row.role != self._role for row in site.step.rows):
+            return attn
         if site.grid is None:
             raise ValueError(f"the places of {site.name} are not laid out as a picture: look elsewhere, by modules=...")
         # What each place is given by all others: on average 1, or with the text beside them somewhat less.
         given = attn.probs(self._role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
         given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
         heat = given.unflatten(-1, site.grid).unsqueeze(1)
-        # Of all calls up to `model_output` the last is the step's own: hooks may have asked for others before it.
-        self._seen[site.name] = F.interpolate(heat, site.step.latents.shape[-2:])
+        self._seen.append(F.interpolate(heat, site.step.latents.shape[-2:]))
         return attn
 
     def model_output(self, x: Tensor, step: Step) -> Tensor:
         if self._seen:
-            self._heat, self._seen = list(self._seen.values()), {}
+            self._heat, self._seen = self._seen, []
         return x
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
