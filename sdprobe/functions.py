@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from sdprobe.hook import POINTS, Observer, Transform
+from sdprobe.hook import POINTS, Observer, Transform, patterns
 
 Function = Callable[..., Any]
 AT_MODULES = ("attention", "activation")
@@ -120,7 +120,7 @@ def _made(verb: str, base: type, point: str, function: Function, modules: Any, k
             raise ValueError(f"{name} say where {' and '.join(points)} listen; the point {point!r} has none")
     if point == "activation" and not modules:
         raise ValueError(f"{verb}('activation', ...) must say of which modules: modules='mid_block', or a pattern")
-    return _class(verb, base, point)(function, _several(modules), _several(kinds))
+    return _class(verb, base, point)(function, patterns(modules), patterns(kinds))
 
 
 @cache
@@ -129,10 +129,6 @@ def _class(verb: str, base: type, point: str) -> type:
         return self.said(x, place)
 
     return type(verb, (OfFunction, base), {"verb": verb, "point": point, point: act})
-
-
-def _several(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
 def _takes(function: Function) -> int:

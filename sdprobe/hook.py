@@ -26,7 +26,7 @@ creates in ``start``, and what was recorded is read from ``run[hook]``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -193,6 +193,11 @@ class Transform:
 
         def __getattr__(self, name: str) -> Any:
             raise _no_results(self, name)
+
+
+def patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Patterns or kinds as a hook keeps them, where one may be given alone; None is no limit."""
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
 def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:

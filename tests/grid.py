@@ -23,6 +23,7 @@ from sdprobe.testing.records import difference, records_of, same_run
 from sdprobe.testing.reusing import seeded
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
+from tests.parity.stock import RENAMED
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "grid.md"
 PACKAGE = str(Path(sdprobe.__file__).parent)
@@ -58,8 +59,7 @@ def attached(
         parts = {**pipe.components, "scheduler": fresh_scheduler(pipe, None)}
         pipe = model.img2img(**parts, **model.img2img_options)
         settings["image"] = image
-    names = {"steps": "num_inference_steps", "images_per_prompt": "num_images_per_prompt"}
-    asked = {names.get(name, name): value for name, value in settings.items()}
+    asked = {RENAMED.get(name, name): value for name, value in settings.items()}
     if "PixArt" in type(pipe).__name__:
         asked["use_resolution_binning"] = False  # it knows no sizes for one so small
     if image is not None and "Flux" not in type(pipe).__name__:

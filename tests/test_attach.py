@@ -16,7 +16,8 @@ from sdprobe.attaching import attach
 from sdprobe.compose import METHODS
 from sdprobe.hook import POINTS
 from sdprobe.testing import footprint
-from tests.laws.strategies import MODULES, affine, hooks, same_run, same_values, seen, stacks
+from tests.laws.strategies import affine, hooks, same_run, same_values, seen, stacks
+from tests.laws.test_cleanup import Deliberate, raising
 from tests.stock_pipelines import (
     ON_THE_WAY,
     STOCK,
@@ -399,19 +400,6 @@ def test_offloading():
 
 
 # Before, after, and between.
-
-
-class Deliberate(Exception):
-    pass
-
-
-def raising(kind, method, error):
-    def act(self, *args):
-        raise error("on purpose")
-
-    hook = type("Raising", (kind,), {method: act})()
-    hook.modules = MODULES.get(method)
-    return hook
 
 
 @settings(max_examples=10)

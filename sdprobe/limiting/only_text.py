@@ -39,7 +39,8 @@ class OnlyText(Only):
             self.kinds = None if overrides(self.inner, "attention") else ("cross",)
 
     def begin(self, run: Run) -> Run:
-        if self.by_sites and not any(self.may_be_beside(name) for name in cross_sites(run)):
+        self.sites = _cross_sites(run) if self.by_sites else []
+        if self.by_sites and not any(map(self.may_be_beside, self.sites)):
             raise ValueError(
                 f"{self!r}: limited to sites, a change of the text is shown to cross-attention, and of this model's "
                 f"cross-attention these are none; limited to steps or rows, it is told to the whole network"
@@ -59,11 +60,10 @@ class OnlyText(Only):
     def prepare(self, step: Step) -> None:
         """Encode what it may have to tell in this step: now, since in between the encoder may not be at hand."""
         everywhere, at_sites = self.in_step(step)
-        sites = cross_sites(step.run) if self.by_sites else []
         for row in step.rows:
             always = [i for i, own in everywhere if own.holds(row)]
             some = [(i, own) for i, own in at_sites if own.holds(row)]
-            for chosen in _together(some, sites) if self.by_sites else {()}:
+            for chosen in _together(some, self.sites) if self.by_sites else {()}:
                 if self.speaks_for(acting := Acting((*always, *chosen)), step.run):
                     self.encoded_by(acting, step.run)
 
@@ -162,7 +162,7 @@ def _showing(further: bool) -> Callable[..., Any]:
     return attention
 
 
-def cross_sites(run: Run) -> list[str]:
+def _cross_sites(run: Run) -> list[str]:
     """The names of a model's cross-attention modules."""
     named = run.model.denoiser.named_modules()
     return [name for name, module in named if run.model.attention_kind(module) == "cross"]

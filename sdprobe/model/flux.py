@@ -65,9 +65,6 @@ class Flux(TransformerModel):
         packed, _ = self.prepared(settings, generator, None)
         return self.unpacked(packed, *self.latent_size(settings))
 
-    def left_out(self, steps: int, strength: float) -> int:
-        return int(max(steps - steps * strength, 0))  # it rounds the other way
-
     def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
         given = (settings.images, self.channels, settings.height, settings.width, self.dtype, self.device)
         packed, _ = pipe.prepare_latents(pixels, timestep, *given, generator)

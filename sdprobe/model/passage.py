@@ -216,9 +216,10 @@ class Passage:
         rows = rows if len(rows) == count else tuple(row for row in rows if row.role == "cond")
         if len(rows) != count:
             return kwargs
+        told = retold(kwargs, replace(self._at(), rows=rows))
         # Some ControlNets are told zeros in the place of what is said of the whole prompt, whatever it is.
-        said = {name: x for name, x in kwargs.items() if not (isinstance(x, Tensor) and not x.any())}
-        return kwargs | retold(said, replace(self._at(), rows=rows))
+        changed = (name for name, was in kwargs.items() if isinstance(was, Tensor) and told[name] is not was)
+        return told | {name: kwargs[name] for name in changed if not kwargs[name].any()}
 
     def _with_entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return with_shown(args, kwargs, self._entering(shown_of(args, kwargs)))

@@ -37,9 +37,6 @@ class StableDiffusion3(TransformerModel):
         shift = {"mu": self.shift(scheduler, settings, 1.16)} if moved else {}
         retrieve_timesteps(scheduler, settings.steps, self.device, **shift)
 
-    def left_out(self, steps: int, strength: float) -> int:
-        return int(max(steps - steps * strength, 0))  # it rounds the other way
-
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
     ) -> Shaped[Tensor, "rows channels h w"]:

@@ -23,6 +23,9 @@ class TransformerModel(Model):
     def multiple(self) -> int:
         return int(self.pipe.vae_scale_factor) * self.patch
 
+    def left_out(self, steps: int, strength: float) -> int:
+        return int(max(steps - steps * strength, 0))  # these pipelines round the other way
+
     def grids(self, settings: Settings) -> dict[int, Grid]:
         h, w = (side // self.patch for side in self.latent_size(settings))
         return {h * w: (h, w)}

@@ -18,7 +18,7 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.attention import Attention
 from sdprobe.heatmap import HeatMap, resize
-from sdprobe.hook import Observer
+from sdprobe.hook import Observer, patterns
 from sdprobe.prompt import Prompt
 from sdprobe.run import Role, Run, Site
 
@@ -89,7 +89,7 @@ class AttentionMaps(Observer):
         self.rows, self.keep, self.places, self.strict = rows, kept, places, strict
         if modules is None and places is not None:
             modules = [f"{place}*" for place in places]
-        self.modules = (modules,) if isinstance(modules, str) else None if modules is None else tuple(modules)
+        self.modules = patterns(modules)
         self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
 
     def start(self, run: Run) -> None:

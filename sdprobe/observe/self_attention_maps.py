@@ -14,7 +14,7 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.attention import Attention
 from sdprobe.heatmap import HeatMap
-from sdprobe.hook import Observer
+from sdprobe.hook import Observer, patterns
 from sdprobe.run import Run, Site
 
 Grid = tuple[int, int]
@@ -50,7 +50,7 @@ class SelfAttentionMaps(Observer):
         strict: bool = True,
     ) -> None:
         self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
-        self.modules = (modules,) if isinstance(modules, str) else None if modules is None else tuple(modules)
+        self.modules = patterns(modules)
         self.strict = strict
 
     def start(self, run: Run) -> None:

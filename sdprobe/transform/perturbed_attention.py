@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdprobe.attention import Attention
-from sdprobe.hook import Transform
+from sdprobe.hook import Transform, patterns
 from sdprobe.run import Run, Site, Step
 from sdprobe.transform.guidance import Guidance, Scale
 
@@ -51,7 +51,7 @@ class PerturbedAttention(Transform):
 
     def __init__(self, scale: Scale = 3.0, modules: str | Sequence[str] | None = None) -> None:
         self.scale = Guidance(scale).scale
-        self.modules = (modules,) if isinstance(modules, str) else modules if modules is None else tuple(modules)
+        self.modules = patterns(modules)
 
     def start(self, run: Run) -> None:
         self.modules = (run.model.middle,) if self.modules is None else self.modules

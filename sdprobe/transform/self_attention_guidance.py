@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.attention import Attention
-from sdprobe.hook import Transform
+from sdprobe.hook import Transform, patterns
 from sdprobe.run import Role, Run, Site, Step
 from sdprobe.transform.guidance import Guidance, Scale
 
@@ -62,7 +62,7 @@ class SelfAttentionGuidance(Transform):
         if not sigma > 0:
             raise ValueError(f"sigma is above 0, not {sigma}: it is the width of the blur")
         self.scale, self.sigma = Guidance(scale).scale, sigma
-        self.modules = (modules,) if isinstance(modules, str) else modules if modules is None else tuple(modules)
+        self.modules = patterns(modules)
 
     def start(self, run: Run) -> None:
         self.modules = (run.model.middle,) if self.modules is None else self.modules

@@ -13,6 +13,7 @@ import sdprobe
 from sdprobe.hook import POINTS
 from sdprobe.testing import footprint
 from tests.families import FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
+from tests.parity.stock import RENAMED, observers
 
 CASES: dict[str, dict[str, Any]] = {
     "guidance": {},
@@ -23,7 +24,6 @@ CASES: dict[str, dict[str, Any]] = {
     "negative prompt": {"negative_prompt": "a green square"},
 }
 USUAL = {"prompt": "a red circle", "steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 16}
-RENAMED = {"steps": "num_inference_steps", "images_per_prompt": "num_images_per_prompt"}
 BLOCK = {"unet": ("mid_block*",), "transformer": ("*transformer_blocks.0*",)}
 
 
@@ -90,17 +90,6 @@ class Everywhere(sdprobe.Observer):
 
     def image(self, x, run):
         self._at("image", x)
-
-
-def observers() -> list[sdprobe.Observer]:
-    return [
-        sdprobe.AttentionMaps(keep=("step", "layer", "head")),
-        sdprobe.AttentionMaps(words=["a"]),
-        sdprobe.SelfAttentionMaps(),
-        sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised")),
-        sdprobe.Statistics(),
-        sdprobe.Progress(),
-    ]
 
 
 @pytest.fixture(scope="session")

@@ -32,10 +32,10 @@ from sdprobe.transform.perturbed_attention import PerturbedAttention
 from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
 from tests.families import pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.laws.strategies import run
+from tests.parity.stock import RENAMED
 from tests.parity.test_stable_diffusion import CASES
 from tests.tiny import stable_diffusion
 
-RENAMED = {"steps": "num_inference_steps", "images_per_prompt": "num_images_per_prompt"}
 SETTINGS = {"prompt": "a red circle", "steps": 5, "seed": 3, "guidance_scale": 4.0}
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
 MODELS = {

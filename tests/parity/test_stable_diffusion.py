@@ -10,6 +10,7 @@ from PIL import Image
 
 import sdprobe
 from sdprobe.testing import footprint
+from tests.parity.stock import RENAMED, observers
 from tests.tiny import stable_diffusion
 
 CASES = {
@@ -19,22 +20,11 @@ CASES = {
     "non-square": {"height": 16, "width": 24},
     "negative prompt": {"negative_prompt": "a green square"},
 }
-RENAMED = {"steps": "num_inference_steps", "images_per_prompt": "num_images_per_prompt"}
 
 
 def schedulers() -> list[str]:
     compatible = diffusers.DDIMScheduler().compatibles
     return sorted(kind.__name__ for kind in compatible)
-
-
-def observers() -> list[sdprobe.Observer]:
-    return [
-        sdprobe.AttentionMaps(keep=("step", "layer", "head")),
-        sdprobe.AttentionMaps(words=["a"]),
-        sdprobe.SelfAttentionMaps(),
-        sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised")),
-        sdprobe.Progress(),
-    ]
 
 
 def scheduler_for(pipe, name):

@@ -1,0 +1,20 @@
+"""What a run and a call of a stock pipeline are held against each other by."""
+
+from __future__ import annotations
+
+import sdprobe
+
+RENAMED = {"steps": "num_inference_steps", "images_per_prompt": "num_images_per_prompt"}
+"""Settings that diffusers calls by another name."""
+
+
+def observers() -> list[sdprobe.Observer]:
+    """Observers that must change nothing, of every kind."""
+    return [
+        sdprobe.AttentionMaps(keep=("step", "layer", "head")),
+        sdprobe.AttentionMaps(words=["a"]),
+        sdprobe.SelfAttentionMaps(),
+        sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised")),
+        sdprobe.Statistics(),
+        sdprobe.Progress(),
+    ]
