@@ -23,7 +23,8 @@ demo: .venv/run.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The state machine of stacks, runs, errors and threads, tried longer than among the tests; nightly, all night.
+# The state machine of stacks, runs, errors and threads, tried longer than among the tests; nightly, all night, and with
+# examples that no test has tried before.
 laws: .venv/test.stamp
 	HYPOTHESIS_PROFILE=short $(BIN)/python -m pytest tests/laws/test_machine.py
 
@@ -33,6 +34,7 @@ grid: .venv/test.stamp
 
 nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
+	HYPOTHESIS_PROFILE=anew $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ torch.set_num_threads(1)
 usual = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 settings.register_profile("quick", max_examples=15, derandomize=True, **usual)
 settings.register_profile("short", max_examples=100, derandomize=True, **usual)
+settings.register_profile("anew", max_examples=15, **usual)
 settings.register_profile("nightly", max_examples=3000, **usual)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
