@@ -14,7 +14,7 @@ prompt alone, and above 1 the difference that the prompt makes is made larger (H
 
 import sdprobe
 from sdprobe import Guidance, LatentRecorder, Observer, RescaleGuidance, Statistics, only, plot, sample
-from sdprobe.side_by_side import side_by_side
+from sdprobe.sampling.side_by_side import side_by_side
 
 model = sdprobe.load()
 prompt = "a red circle left of a blue square on a white background"

@@ -2,25 +2,22 @@
 
 from sdprobe import clip as clip
 from sdprobe import losses as losses
-from sdprobe.attaching import attach
-from sdprobe.attention import Attention
-from sdprobe.autoencoder import Encoded, Sizes, decode, encode, psnr, sizes
-from sdprobe.compose import Hooks
-from sdprobe.concept import Concept, load_concept
-from sdprobe.config import from_config, to_config
-from sdprobe.coverage import Coverage
-from sdprobe.embeddings import Embeddings, embed
-from sdprobe.film import Film, film
-from sdprobe.functions import on, watch
-from sdprobe.heatmap import HeatMap
-from sdprobe.hook import Observer, Transform
-from sdprobe.inversion import Inversion, invert, look
-from sdprobe.learn import learn_concept
-from sdprobe.limiting.limits import after, every, when
-from sdprobe.limiting.only import only
+from sdprobe.core.attention import Attention
+from sdprobe.core.compose import Hooks
+from sdprobe.core.concept import Concept, load_concept
+from sdprobe.core.configuration import from_config, to_config
+from sdprobe.core.coverage import Coverage
+from sdprobe.core.function_hooks import on, watch
+from sdprobe.core.hook import Observer, Transform
+from sdprobe.core.limits.only import only
+from sdprobe.core.limits.steps import after, every, when
+from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.core.recording import Recording
+from sdprobe.core.registry import create, hooks, register
+from sdprobe.core.rows import Row
+from sdprobe.core.run import Conditioned, Run, Settings, Site, State, Step, Text
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
-from sdprobe.noising import add_noise
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.latents import LatentRecorder
@@ -28,16 +25,19 @@ from sdprobe.observe.preview import Preview
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
-from sdprobe.prompt import Prompt, WordNotInPrompt
-from sdprobe.recording import Recording
-from sdprobe.registry import create, hooks, register
-from sdprobe.restart import resume
-from sdprobe.rows import Row
-from sdprobe.run import Conditioned, Run, Settings, Site, State, Step, Text
-from sdprobe.sampler import sample
-from sdprobe.schedule import Schedule, schedule
-from sdprobe.side_by_side import side_by_side
-from sdprobe.tokens import Token, Tokens, detokenize, tokens
+from sdprobe.plot.heatmap import HeatMap
+from sdprobe.sampling.autoencoder import Encoded, Sizes, decode, encode, psnr, sizes
+from sdprobe.sampling.film import Film, film
+from sdprobe.sampling.inversion import Inversion, invert, look
+from sdprobe.sampling.loop import sample
+from sdprobe.sampling.noising import add_noise
+from sdprobe.sampling.resume import resume
+from sdprobe.sampling.schedule import Schedule, schedule
+from sdprobe.sampling.side_by_side import side_by_side
+from sdprobe.stock_pipelines.attach import attach
+from sdprobe.text.embeddings import Embeddings, embed
+from sdprobe.text.textual_inversion import learn_concept
+from sdprobe.text.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention

@@ -13,13 +13,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sdprobe import plot, registry
-from sdprobe.heatmap import HeatMap
+from sdprobe import plot
+from sdprobe.core import registry
+from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.run import Run
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
-from sdprobe.run import Run
-from sdprobe.sampler import sample
-from sdprobe.whole_file import whole_file
+from sdprobe.plot.heatmap import HeatMap
+from sdprobe.sampling.loop import sample
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +79,7 @@ def write(
         prefix = f"{i}-" if len(run.images) > 1 else ""
         heats: dict[str, HeatMap] = run[maps].heat_maps(image=i)
         paths.append(out / f"{prefix}picture.png")
-        with whole_file(paths[-1]) as beside:
+        with write_atomically(paths[-1]) as beside:
             picture.save(beside, format="PNG")
         for number, (word, heat) in enumerate(heats.items()):
             name = re.sub(r"[^\w-]+", "_", word)
@@ -88,7 +89,7 @@ def write(
     paths.append(_saved(plot.sheet(rows, columns=["", *words], title=run.settings.prompt[0]), out / "sheet.png"))
     settings = asdict(run.settings) | {"model": model or "embedded", "hooks": asked}
     paths.append(out / "settings.json")
-    with whole_file(paths[-1]) as beside:
+    with write_atomically(paths[-1]) as beside:
         beside.write_text(json.dumps(settings, indent=2) + "\n")
     return paths
 
@@ -115,7 +116,7 @@ def parse_hook(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _saved(figure: Figure, path: Path) -> Path:
-    with whole_file(path) as beside:
+    with write_atomically(path) as beside:
         figure.savefig(beside, dpi=150)
     return path
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import sdprobe
-from sdprobe import registry
-from sdprobe.compose import Hook
-from sdprobe.model.encoding import table_of
+from sdprobe.core import registry
+from sdprobe.core.compose import Hook
+from sdprobe.model.text.encoder_stages import table_of
 
 SIZE = 16
 """Of the pictures, in pixels, each way."""

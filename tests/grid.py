@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 import sdprobe
-from sdprobe.attaching import attach
-from sdprobe.model.schedulers import fresh_scheduler
-from sdprobe.run import Run
+from sdprobe.core.run import Run
+from sdprobe.model.diffusion.schedulers import fresh_scheduler
+from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import LAWS, Report, examine
-from sdprobe.testing.records import difference, records_of, same_run
-from sdprobe.testing.reusing import seeded
+from sdprobe.testing.flat_records import difference, records_of, same_run
+from sdprobe.testing.reuse_laws import seeded
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
 from tests.parity.stock import RENAMED

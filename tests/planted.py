@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import sdprobe
 from tests.tiny import TOKENS, stable_diffusion
 
-STRENGTH = 1000.0
+STRENGTH = 64.0
 
 
 class OneHot(sdprobe.Transform):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import AttentionMaps
-from sdprobe.attaching import attach
-from sdprobe.compose import METHODS
-from sdprobe.hook import POINTS
+from sdprobe.core.compose import METHODS
+from sdprobe.core.hook import POINTS
+from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import footprint
 from tests.laws.strategies import affine, hooks, same_run, same_values, seen, stacks
 from tests.laws.test_cleanup import Deliberate, raising

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdprobe.model.taps import attention_call
-from sdprobe.prompt import Prompt
-from sdprobe.run import Row
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Row
+from sdprobe.model.denoiser.module_hooks import read_sdpa_call
 
 PROMPT = Prompt("", (), (), {})
 ROWS = (Row(0, PROMPT, "uncond"), Row(0, PROMPT, "cond"))
@@ -20,7 +20,7 @@ def call(mask=None, dtype=torch.float32, keys=9, scale=None):
     g = torch.Generator().manual_seed(0)
     q = torch.randn(2, 3, 16, 8, generator=g).to(dtype)
     k, v = (torch.randn(2, 3, keys, 8, generator=g).to(dtype) for _ in range(2))
-    return attention_call(q, k, v, attn_mask=mask, scale=scale, rows=ROWS)
+    return read_sdpa_call(q, k, v, attn_mask=mask, scale=scale, rows=ROWS)
 
 
 def softmax(attn):
@@ -137,7 +137,7 @@ def test_half_precision_probabilities_are_single():
 def test_probabilities_have_gradients():
     attn = call()
     query = attn.query.clone().requires_grad_()
-    own = attention_call(query, attn.key, attn.value, rows=ROWS)
+    own = read_sdpa_call(query, attn.key, attn.value, rows=ROWS)
     (gradient,) = torch.autograd.grad(own.probs(tokens=[1]).sum(), query)
     assert gradient.abs().sum() > 0
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from sdprobe.concept import Concept, load_concept
+from sdprobe.core.concept import Concept, load_concept
 
 TOKEN = "<my-style>"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

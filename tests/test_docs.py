@@ -21,8 +21,9 @@ import matplotlib
 import pytest
 
 import sdprobe
-from sdprobe import registry
 from sdprobe.cli import main
+from sdprobe.core import registry
+from sdprobe.model import loading
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md"]
@@ -41,7 +42,8 @@ def blocks(page):
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_session", {})  # the names a page gives are its own
+    monkeypatch.setattr(registry, "_session", {})  # the names a page gives are its own, and so are its families
+    monkeypatch.setattr(loading, "FAMILIES", list(loading.FAMILIES))
     matplotlib.use("agg")
     names = {"__name__": "__main__"}
     for line, source, shown in blocks(page):

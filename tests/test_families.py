@@ -9,9 +9,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, UNet
 
 import sdprobe
 from sdprobe.model import loading
-from sdprobe.model.conditioning import EMBEDS
+from sdprobe.model.families.unet import UNetModel
 from sdprobe.model.loading import FAMILIES, family
-from sdprobe.model.unet import UNetModel
+from sdprobe.model.text.conditioning import EMBEDS
 from tests.families import flux, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.tiny import stable_diffusion
 

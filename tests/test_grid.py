@@ -8,6 +8,7 @@ import pytest
 
 import sdprobe
 from sdprobe import Transform
+from sdprobe.core import registry
 from tests.configured import ours
 from tests.families import FAMILIES
 from tests.grid import PAGE, SHOWN, WAYS, grid, held, page, paired
@@ -29,7 +30,7 @@ def test_both_ways_come_to_the_same(found):
 
 def test_what_works_acts(found):
     """A transform that works changes the run, an observer never does."""
-    kinds = {name: sdprobe.registry.names()[name].load() for name in found}
+    kinds = {name: registry.names()[name].load() for name in found}
     for name, pairs in found.items():
         working = [pair for pair in pairs.values() if pair.reason is None]
         assert all(pair.acts == issubclass(kinds[name], Transform) for pair in working), name

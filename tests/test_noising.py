@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
-from sdprobe.autoencoder import encode
-from sdprobe.model.schedulers import SCHEDULERS
-from sdprobe.noising import add_noise
-from sdprobe.schedule import schedule
+from sdprobe.model.diffusion.schedulers import SCHEDULERS
+from sdprobe.sampling.autoencoder import encode
+from sdprobe.sampling.noising import add_noise
+from sdprobe.sampling.schedule import schedule
 from tests.laws.strategies import run
 from tests.parity.test_stable_diffusion import scheduler_for
 
@@ -108,5 +108,5 @@ def test_a_picture_drowns_and_is_rescued(embedded):
         ).images[0]
         for strength in (0.25, 1.0)
     ]
-    near, far = (float(sdprobe.autoencoder.psnr(picture, encoded.pixels)) for picture in rescued)
+    near, far = (float(sdprobe.psnr(picture, encoded.pixels)) for picture in rescued)
     assert near > far + 3

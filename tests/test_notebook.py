@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sdprobe
-from sdprobe.notebook import as_figures, as_png
+from sdprobe.plot.notebook import as_figures, as_png
 from tests.laws.strategies import run
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, MixPrompts, ReplaceToken, only
-from sdprobe.hook import POINTS
+from sdprobe.core.hook import POINTS
 from tests.laws.strategies import TENSOR_POINTS, affine, run, same_run, same_values, seen
 
 STEPS = 4

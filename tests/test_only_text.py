@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import AttendAndExcite, Hooks, MixPrompts, ReplaceToken, attach, only
-from sdprobe.hook import overrides
+from sdprobe.core.hook import overrides
 from tests.families import FAMILIES, stable_diffusion_3
 from tests.laws.strategies import affine, run, same_run, seen
 from tests.stock_pipelines import OTHERS, SMALL, STOCK, Stock, called

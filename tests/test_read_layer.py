@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import ReadLayer, ReplaceToken
-from sdprobe.model.encoding import final_norm
+from sdprobe.model.text.encoder_stages import final_norm
 from tests.laws.strategies import run, same_run, seen
 
 

@@ -74,7 +74,7 @@ def test_a_step_can_be_read_while_the_run_goes_on(tiny, tmp_path):
 
 def test_a_file_that_is_not_whole_is_not_there(tiny, tmp_path, monkeypatch):
     """Whatever the writing stops at, a step's file is the whole step or does not exist."""
-    from sdprobe import recording
+    from sdprobe.core import recording
 
     def torn(tensors, path):
         Path(path).write_bytes(b"half a st")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe import registry
-from sdprobe.compose import Hooks
+from sdprobe.core import registry
+from sdprobe.core.compose import Hooks
 
 
 def test_every_hook_class_of_the_package_is_registered():

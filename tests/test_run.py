@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
-from sdprobe.run import Row, rows_of
+from sdprobe.core.run import Row, rows_of
 from tests.laws.strategies import run
 
 WORDS = ["a", "red", "circle", "checkered", "drawing", "blue", "corgi", "t-shirt", "ring"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe.model.schedulers import SCHEDULERS
-from sdprobe.schedule import Schedule, schedule
+from sdprobe.model.diffusion.schedulers import SCHEDULERS
+from sdprobe.sampling.schedule import Schedule, schedule
 from tests.laws.strategies import run
 from tests.parity.test_stable_diffusion import assert_same, scheduler_for, stock
 

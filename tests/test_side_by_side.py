@@ -6,7 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 
-from sdprobe.side_by_side import side_by_side
+from sdprobe.sampling.side_by_side import side_by_side
 from tests.laws.strategies import run
 
 

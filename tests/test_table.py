@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdprobe.table import as_html, as_text
+from sdprobe.plot.table import as_html, as_text
 
 cells = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=6)
 tables = st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(cells, min_size=n, max_size=n), min_size=1, max_size=5))

@@ -21,7 +21,7 @@ import sdprobe
 from PIL import Image
 from tests.laws.strategies import affine, run, same, seen
 from tests.tiny import stable_diffusion
-from sdprobe.hook import POINTS
+from sdprobe.core.hook import POINTS
 from sdprobe.testing import check_hook
 
 torch.set_num_threads(1)

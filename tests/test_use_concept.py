@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import sdprobe
-from sdprobe.compose import METHODS
-from sdprobe.concept import Concept
-from sdprobe.model.concepts import bring
+from sdprobe.core.compose import METHODS
+from sdprobe.core.concept import Concept
+from sdprobe.model.text.added_tokens import add_to_tokenizers
 from sdprobe.testing import footprint
 from sdprobe.transform.use_concept import UseConcept
 from tests.families import pixart
@@ -257,8 +257,8 @@ def test_a_pair_for_a_pipeline_of_two_encoders(count):
             text_encoder=getattr(loaded, name),
             tokenizer=getattr(loaded, f"tokenizer{number}"),
         )
-    brought = bring(ours, {TOKEN: pair})
-    first, second = (brought[name].given_to(getattr(ours, name).get_input_embeddings()) for name in sorted(brought))
+    brought = add_to_tokenizers(ours, {TOKEN: pair})
+    first, second = (brought[name].add_to(getattr(ours, name).get_input_embeddings()) for name in sorted(brought))
     with first, second:
         found = ours.encode_prompt(f"a {TOKEN}", negative_prompt=f"{TOKEN} star", device="cpu")
     expected = loaded.encode_prompt(f"a {TOKEN}", negative_prompt=f"{TOKEN} star", device="cpu")
@@ -266,7 +266,7 @@ def test_a_pair_for_a_pipeline_of_two_encoders(count):
     assert TOKEN not in pipe.tokenizer.get_vocab()
     assert TOKEN not in pipe.tokenizer_2.get_vocab()
     with pytest.raises(ValueError, match=f"'{TOKEN}' was learned for text_encoder; .* text_encoder and text_encoder_2"):
-        bring(copy.copy(pipe), {TOKEN: concept()})
+        add_to_tokenizers(copy.copy(pipe), {TOKEN: concept()})
 
 
 def test_a_concept_of_another_model(tiny):

@@ -1,7 +1,7 @@
 """Tiny pipelines of the real classes, with random weights and a real byte-level BPE tokenizer."""
 
-from sdprobe.model.toy import TOKENS as TOKENS
-from sdprobe.model.toy import tokenizer as tokenizer
-from sdprobe.model.toy import toy_pipeline as stable_diffusion
+from sdprobe.model.toy_model import TOKENS as TOKENS
+from sdprobe.model.toy_model import tokenizer as tokenizer
+from sdprobe.model.toy_model import toy_pipeline as stable_diffusion
 
 __all__ = ["TOKENS", "stable_diffusion", "tokenizer"]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.losses.loss import Loss, PerImage, Pictures, as_tensor, made_again, said
-from sdprobe.model.clip import Clip, given_or_embedded
+from sdprobe.model.clip_model import Clip, given_or_embedded
 from sdprobe.model.loading import load
 
 Features = Callable[[Pictures], Sequence[Tensor]]

@@ -1,8 +1,8 @@
 """What the loop asks of a family of models.
 
-A `Model` stands on a live diffusers pipeline and owns nothing of it. For a run, `staged` gives a copy whose pipeline
-is a shallow copy with a scheduler of its own: the pipeline's methods work as always, and neither the pipeline nor any
-other run is disturbed.
+A `Model` stands on a live diffusers pipeline and owns nothing of it. For a run, `prepare_run` gives a copy whose
+pipeline is a shallow copy with a scheduler of its own: the pipeline's methods work as always, and neither the pipeline
+nor any other run is disturbed.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from diffusers.models.attention_processor import Attention as AttentionModule
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from sdprobe.compose import Hooks
-from sdprobe.concept import Concept
-from sdprobe.model.checkpointing import checkpointed
-from sdprobe.model.concepts import Brought, bring
-from sdprobe.model.conditioning import Conditioning, Told, conditioned
-from sdprobe.model.copies import copied_generator, copied_scheduler
-from sdprobe.model.encoding import table_of
-from sdprobe.model.layout import Grid, Layout
-from sdprobe.model.live import Latents, LivePipeline
-from sdprobe.model.noised import noised
-from sdprobe.model.prediction import Level, denoised, level_at, output_for
-from sdprobe.model.retelling import retold
-from sdprobe.run import Role, Row, Run, Settings, State, Step, rows_of
+from sdprobe.core.compose import Hooks
+from sdprobe.core.concept import Concept
+from sdprobe.core.run import Role, Row, Run, Settings, State, Step, rows_of
+from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
+from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
+from sdprobe.model.denoiser.token_layout import Grid, Layout
+from sdprobe.model.diffusion.noise_levels import Level, denoised, level_at, output_for
+from sdprobe.model.diffusion.scheduler_copies import copied_generator, copied_scheduler
+from sdprobe.model.diffusion.start_from_image import noised
+from sdprobe.model.pipeline import Latents, PipelineParts
+from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
+from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned
+from sdprobe.model.text.encoder_stages import table_of
 
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which cannot be checked as a run goes
 
 
-class Model(LivePipeline, ABC):
+class Model(PipelineParts, ABC):
     """A family of models: the few things the loop asks of it, each answered by the pipeline underneath.
 
     A family says what its pipelines are called, how they read prompts and what their network is told; everything that
     the pipelines have in common stands here.
 
-    Attributes (and those of `LivePipeline`):
+    Attributes (and those of `PipelineParts`):
         pipelines: names of the pipelines' classes.
         text_first: whether the text stands before the picture in joint attention.
         img2img: the pipeline that encodes and noises a picture to start from, None where there is none here; and
@@ -62,7 +62,7 @@ class Model(LivePipeline, ABC):
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
         self.first = self.begin = 0
-        self.brought: Mapping[str, Brought] = MappingProxyType({})
+        self.added_tokens: Mapping[str, AddedTokens] = MappingProxyType({})
 
     # What a family says.
 
@@ -72,7 +72,7 @@ class Model(LivePipeline, ABC):
         return False
 
     @abstractmethod
-    def encoded(self, texts: list[str]) -> Told:
+    def encoded(self, texts: list[str]) -> DenoiserArguments:
         """What the pipeline's own `encode_prompt` makes of texts, by the names of the denoiser's arguments."""
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Model(LivePipeline, ABC):
     ) -> Shaped[Tensor, "rows channels h w"]:
         """What the network returns for rows in its own scale, at the scheduler's number of a noise level."""
 
-    def besides(self, settings: Settings) -> Told:
+    def besides(self, settings: Settings) -> DenoiserArguments:
         """What the denoiser is told besides the prompts, an entry for each image, by the names of its arguments."""
         return {}
 
@@ -145,7 +145,9 @@ class Model(LivePipeline, ABC):
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             rows = self.pipe.scheduler.scale_model_input(rows, timestep)
-        return self.predict(rows, timestep, replace(conditioning, told=retold(conditioning.told, step)))
+        return self.predict(
+            rows, timestep, replace(conditioning, arguments=apply_limited_text(conditioning.arguments, step))
+        )
 
     def attention_kind(self, module: nn.Module) -> str | None:
         """``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
@@ -186,7 +188,7 @@ class Model(LivePipeline, ABC):
         """While this is open, gradients through the denoiser cost less memory and more time."""
         return checkpointed(self.denoiser)
 
-    def staged(
+    def prepare_run(
         self: Kind,
         scheduler: Any,
         settings: Settings,
@@ -195,30 +197,30 @@ class Model(LivePipeline, ABC):
     ) -> Kind:
         """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps.
 
-        Where words are brought, it also has a tokenizer of its own; while `knowing` is open, the encoders know them.
+        Where words are brought, it also has a tokenizer of its own; while `add_tokens` is open, the encoders know them.
         With a state, the scheduler is that of the state, and the steps begin there.
         """
-        stage = copy.copy(self)
-        stage.pipe = copy.copy(self.pipe)
-        stage.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
-        stage.settings = settings
-        stage.pipe.scheduler = scheduler
-        stage.brought = bring(stage.pipe, words)
-        stage.first = settings.start_step * scheduler.order
+        run_model = copy.copy(self)
+        run_model.pipe = copy.copy(self.pipe)
+        run_model.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
+        run_model.settings = settings
+        run_model.pipe.scheduler = scheduler
+        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words)
+        run_model.first = settings.start_step * scheduler.order
         if state is not None:
-            stage.begin = state.index
-            return stage
-        stage.set_timesteps(scheduler, settings)
+            run_model.begin = state.index
+            return run_model
+        run_model.set_timesteps(scheduler, settings)
         if settings.strength is not None and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(stage.first)
-        return stage
+            scheduler.set_begin_index(run_model.first)
+        return run_model
 
     @contextmanager
-    def knowing(self) -> Iterator[None]:
+    def add_tokens(self) -> Iterator[None]:
         """While this is open, the encoders are given the vectors of the words that were brought."""
         with ExitStack() as given:
-            for name, brought in self.brought.items():
-                given.enter_context(brought.given_to(table_of(getattr(self.pipe, name))))
+            for name, brought in self.added_tokens.items():
+                given.enter_context(brought.add_to(table_of(getattr(self.pipe, name))))
             yield
 
     def steps(

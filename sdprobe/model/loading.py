@@ -14,12 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 from sdprobe import shapes
 from sdprobe.model.base import Model
-from sdprobe.model.flux import Flux
-from sdprobe.model.pixart import PixArt
+from sdprobe.model.families.flux import Flux
+from sdprobe.model.families.pixart import PixArt
+from sdprobe.model.families.stable_diffusion import StableDiffusion
+from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
+from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.single_file import from_single_file
-from sdprobe.model.stable_diffusion import StableDiffusion
-from sdprobe.model.stable_diffusion_3 import StableDiffusion3
-from sdprobe.model.stable_diffusion_xl import StableDiffusionXL
 
 FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt]
 """The families that `load` knows; of two that know a pipeline, the first is taken."""

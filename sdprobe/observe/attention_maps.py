@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe import plot
-from sdprobe.attention import Attention
-from sdprobe.heatmap import HeatMap, resize
-from sdprobe.hook import Observer, patterns
-from sdprobe.prompt import Prompt
-from sdprobe.run import Role, Run, Site
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Role, Run, Site
+from sdprobe.plot.heatmap import HeatMap, resize
 
 Keep = Literal["step", "layer", "head"]
 Method = Literal["mean", "daam"]
@@ -55,7 +55,7 @@ class AttentionMaps(Observer):
     ['a', 'red', 'circle', 'left', 'of', 'blue', 'square']
     >>> run[maps].heat_map("hexagon")
     Traceback (most recent call last):
-    sdprobe.prompt.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; ...
+    sdprobe.core.prompt.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; ...
 
     Args:
         words: only the tokens of these words; None for every token, padding included.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdprobe.hook import Observer
-from sdprobe.run import Run, State, Step
+from sdprobe.core.hook import Observer
+from sdprobe.core.run import Run, State, Step
 
 
 class Checkpoints(Observer):

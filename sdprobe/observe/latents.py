@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.hook import Observer
-from sdprobe.recording import Held, Record, Recording
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Observer
+from sdprobe.core.recording import Held, Record, Recording
+from sdprobe.core.run import Run, Step
 
 Kept = Literal["latents", "noise_pred", "denoised"]
 

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from PIL.Image import Image
 from torch import Tensor
 
-from sdprobe.hook import Observer
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Observer
+from sdprobe.core.run import Run, Step
 
 Decoder = Literal["linear", "vae"]
 Shown = Literal["latents", "denoised"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdprobe.hook import Observer
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Observer
+from sdprobe.core.run import Run, Step
 
 
 class Progress(Observer):

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe import plot
-from sdprobe.attention import Attention
-from sdprobe.heatmap import HeatMap
-from sdprobe.hook import Observer, patterns
-from sdprobe.run import Run, Site
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.run import Run, Site
+from sdprobe.plot.heatmap import HeatMap
 
 Grid = tuple[int, int]
 

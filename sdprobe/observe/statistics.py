@@ -10,8 +10,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdprobe.hook import Observer
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Observer
+from sdprobe.core.run import Run, Step
 
 Measured = Literal["latents", "noise_pred", "denoised"]
 LINES = {

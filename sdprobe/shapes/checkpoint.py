@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdprobe.whole_file import whole_file
+from sdprobe.core.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
         }
-        with whole_file(self.path) as beside:
+        with write_atomically(self.path) as beside:
             torch.save(content, beside)
         if on_save:
             on_save()

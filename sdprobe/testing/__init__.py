@@ -4,7 +4,7 @@
 there are the toy model itself, made-up hooks and runs as hypothesis strategies, and the footprint that a model has.
 """
 
-from sdprobe.model.toy import toy_model
+from sdprobe.model.toy_model import toy_model
 from sdprobe.testing.check import LAWS, check_hook, examine
 from sdprobe.testing.footprint import footprint
 from sdprobe.testing.law import Law

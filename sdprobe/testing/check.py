@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
-from sdprobe.compose import Hook, Hooks
-from sdprobe.model.toy import toy_pipeline
-from sdprobe.run import Run
-from sdprobe.sampler import sample
-from sdprobe.testing import composing, leaving, points, reusing, settings
+from sdprobe.core.compose import Hook, Hooks
+from sdprobe.core.run import Run
+from sdprobe.model.toy_model import toy_pipeline
+from sdprobe.sampling.loop import sample
+from sdprobe.testing import cleanup_laws, composition_laws, point_laws, reuse_laws, setting_laws
 from sdprobe.testing.law import Law
 from sdprobe.testing.report import Finding, Report
 from sdprobe.testing.trial import DoesNotApply, Trial, forget_models
 
 LAWS: tuple[Law, ...] = tuple(
-    sorted((*points.LAWS, *leaving.LAWS, *composing.LAWS, *reusing.LAWS, *settings.LAWS), key=lambda law: law.stage)
+    sorted(
+        (*point_laws.LAWS, *cleanup_laws.LAWS, *composition_laws.LAWS, *reuse_laws.LAWS, *setting_laws.LAWS),
+        key=lambda law: law.stage,
+    )
 )
 """Every law, in the order in which they are tried."""
 

@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sdprobe.table import as_html, as_text
+from sdprobe.plot.table import as_html, as_text
 from sdprobe.testing.law import Law
 
 Verdict = Literal["holds", "fails", "does not apply", "not tried"]

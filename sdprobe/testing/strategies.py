@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from sdprobe.hook import POINTS
-from sdprobe.limiting.only import only
+from sdprobe.core.hook import POINTS
+from sdprobe.core.limits.only import only
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
-from sdprobe.testing.synthetic import affine, same, seen
+from sdprobe.testing.synthetic_hooks import affine, same, seen
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.replace_token import ReplaceToken
 from sdprobe.transform.scale_prompt import ScalePrompt

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdprobe.compose import Hook, Hooks
-from sdprobe.hook import Observer, Transform
+from sdprobe.core.compose import Hook, Hooks
+from sdprobe.core.hook import Observer, Transform
+from sdprobe.core.run import Run, Text
 from sdprobe.model.base import Model
+from sdprobe.model.diffusion.noise_levels import is_flow
 from sdprobe.model.loading import load
-from sdprobe.model.prediction import is_flow
-from sdprobe.model.toy import toy_pipeline, turned_round
-from sdprobe.run import Run, Text
-from sdprobe.sampler import sample
+from sdprobe.model.toy_model import toy_pipeline, with_roles_reversed
+from sdprobe.sampling.loop import sample
+from sdprobe.testing.flat_records import Records, records_of
 from sdprobe.testing.footprint import footprint
-from sdprobe.testing.records import Records, records_of
 
 SIDE = 16
 """Of the pictures, in pixels, each way."""
@@ -36,7 +36,7 @@ class Variant:
 
     dtype: torch.dtype | None = None
     device: str | None = None
-    turned_round: bool = False
+    with_roles_reversed: bool = False
     number: int = 0
 
 
@@ -170,7 +170,7 @@ def _model(pipeline: Callable[[], Any], way: Callable[..., Run], variant: Varian
         made = pipeline()
     made.set_progress_bar_config(disable=True)
     model = load(made, dtype=variant.dtype, device=variant.device)
-    model = turned_round(model) if variant.turned_round else model
+    model = with_roles_reversed(model) if variant.with_roles_reversed else model
     # What the libraries themselves leave on a model that is used for the first time is no trace of a hook.
     way(model, **Setting({"steps": 1}).arguments("", model))
     return model, footprint(made)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sdprobe.run import Role, Run, Text
+from sdprobe.core.run import Role, Run, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
 

@@ -7,8 +7,8 @@ from abc import abstractmethod
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Role, Run, Text
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Role, Run, Text
 
 Vectors = Shaped[Tensor, "tokens width"]
 

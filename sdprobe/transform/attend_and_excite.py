@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.run import Step
+from sdprobe.core.run import Step
 from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention, Grid, Word
 from sdprobe.transform.guidance import Guidance, Scale
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe import plot
-from sdprobe.attention import Attention
-from sdprobe.hook import Transform
-from sdprobe.prompt import Prompt
-from sdprobe.run import Run, Site, Step
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import Transform
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Run, Site, Step
 from sdprobe.transform.guidance import Guidance, Scale
 
 Grid = tuple[int, int]

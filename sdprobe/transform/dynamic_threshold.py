@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Step
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Step
 
 Bound = float | Callable[[Step], float | Float[Tensor, " images"]]
 

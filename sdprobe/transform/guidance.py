@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Run, Step
 
 Scale = float | Iterable[float] | Callable[[Step], float]
 

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Shaped
 from PIL import Image
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Run, Step
 
 
 class Inpaint(Transform):

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe import plot
-from sdprobe.hook import Transform, overrides
-from sdprobe.run import Run, Step
+from sdprobe.core.hook import Transform, overrides
+from sdprobe.core.run import Run, Step
 from sdprobe.transform.guidance import Guidance, Scale
 
 Space = Literal["image", "latent"]

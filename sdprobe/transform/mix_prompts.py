@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Role, Text
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Role, Text
 
 
 class MixPrompts(Transform):

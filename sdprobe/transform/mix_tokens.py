@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sdprobe.run import Role, Text
+from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
 

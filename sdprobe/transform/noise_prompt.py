@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Role, Text
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Role, Text
 
 
 class NoisePrompt(Transform):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdprobe.attention import Attention
-from sdprobe.hook import Transform, patterns
-from sdprobe.run import Run, Site, Step
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import Transform, patterns
+from sdprobe.core.run import Run, Site, Step
 from sdprobe.transform.guidance import Guidance, Scale
 
 

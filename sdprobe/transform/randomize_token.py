@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdprobe.run import Role, Text
+from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
 

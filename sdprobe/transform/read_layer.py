@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Role, Text
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Role, Text
 
 
 class ReadLayer(Transform):

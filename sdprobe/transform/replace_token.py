@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sdprobe.concept import Concept, load_concept
-from sdprobe.run import Role, Text
+from sdprobe.core.concept import Concept, load_concept
+from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
 FILES = (".safetensors", ".bin", ".pt")

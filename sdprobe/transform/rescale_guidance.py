@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdprobe.hook import Transform
-from sdprobe.run import Step
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Step
 
 
 class RescaleGuidance(Transform):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdprobe.run import Role, Text
+from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.attention import Attention
-from sdprobe.hook import Transform, patterns
-from sdprobe.run import Role, Run, Site, Step
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import Transform, patterns
+from sdprobe.core.run import Role, Run, Site, Step
 from sdprobe.transform.guidance import Guidance, Scale
 
 Latents = Shaped[Tensor, "images channels h w"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdprobe.concept import Concept, load_concept
-from sdprobe.hook import Transform
-from sdprobe.run import Run
+from sdprobe.core.concept import Concept, load_concept
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Run
 
 
 class UseConcept(Transform):

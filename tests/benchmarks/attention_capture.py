@@ -25,7 +25,7 @@ from models import MEDIUM, PROMPT, SD15, TOKENS, Shape
 
 import sdprobe
 from sdprobe.model import taps
-from sdprobe.model.stable_diffusion import StableDiffusion
+from sdprobe.model.families.stable_diffusion import StableDiffusion
 
 TARGETS = {("sd15", 256): (0.25, 0.5), ("med", 512): (0.6, 2.0), ("med", 256): (2.0, 4.0)}  # percent: 12, 77 columns
 COLUMNS = (12, TOKENS)
@@ -34,10 +34,10 @@ COLUMNS = (12, TOKENS)
 @contextmanager
 def metered(account: Account) -> Iterator[None]:
     """While this is open, a run books its time to the U-Net's call ("step") and to the "capture" in it."""
-    intercept, attention_call, watching = (
-        taps._Bracket.__torch_function__,
-        taps.attention_call,
-        taps.Taps.watching,
+    intercept, read_sdpa_call, watching = (
+        taps._AttentionInterceptor.__torch_function__,
+        taps.read_sdpa_call,
+        taps.ModuleHooks.watching,
     )
 
     def timed_intercept(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -45,23 +45,23 @@ def metered(account: Account) -> Iterator[None]:
         return intercept(self, own, types, args, kwargs)
 
     def timed_call(*args: Any, **kwargs: Any) -> sdprobe.Attention:
-        call = attention_call(*args, **kwargs)
+        call = read_sdpa_call(*args, **kwargs)
         booked = {name: account.booking("step", getattr(call, name)) for name in ("kernel", "fused")}
         return replace(call, **booked)
 
     @contextmanager
     @functools.wraps(watching)
-    def timed_watching(self: taps.Taps, step: sdprobe.Step) -> Iterator[None]:
+    def timed_watching(self: taps.ModuleHooks, step: sdprobe.Step) -> Iterator[None]:
         with account.booked("capture"), watching(self, step), account.booked("step"):
             yield
 
     with (
-        patch.object(taps._Bracket, "__torch_function__", account.booking("capture", timed_intercept)),
-        patch.object(taps._Bracket, "enter", account.booking("capture", taps._Bracket.enter)),
-        patch.object(taps._Bracket, "leave", account.booking("capture", taps._Bracket.leave)),
+        patch.object(taps._AttentionInterceptor, "__torch_function__", account.booking("capture", timed_intercept)),
+        patch.object(taps._AttentionInterceptor, "enter", account.booking("capture", taps._AttentionInterceptor.enter)),
+        patch.object(taps._AttentionInterceptor, "leave", account.booking("capture", taps._AttentionInterceptor.leave)),
         patch.object(taps, "_is_flash_on_cpu", account.booking("capture", taps._is_flash_on_cpu)),
-        patch.object(taps, "attention_call", timed_call),
-        patch.object(taps.Taps, "watching", timed_watching),
+        patch.object(taps, "read_sdpa_call", timed_call),
+        patch.object(taps.ModuleHooks, "watching", timed_watching),
         patch.object(StableDiffusion, "denoise", account.booking("step", StableDiffusion.denoise)),
     ):
         yield

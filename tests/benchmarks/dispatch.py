@@ -16,8 +16,8 @@ from measure import one_thread, ratios, spread, table
 from models import MEDIUM, PROMPT
 
 import sdprobe
-from sdprobe.hook import POINTS
-from sdprobe.model.taps import attention_call
+from sdprobe.core.hook import POINTS
+from sdprobe.model.denoiser.module_hooks import read_sdpa_call
 
 COUNTS = (0, 1, 10, 50)
 
@@ -33,7 +33,7 @@ def acting(base: type[sdprobe.Observer] | type[sdprobe.Transform], point: str) -
 def value_at(point: str) -> Any:
     """Something of the kind that passes a point."""
     if point == "attention":
-        return attention_call(*(torch.zeros(2, 8, 64, 32) for _ in range(3)))
+        return read_sdpa_call(*(torch.zeros(2, 8, 64, 32) for _ in range(3)))
     return torch.zeros(1, 4, 32, 32)
 
 

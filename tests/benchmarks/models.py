@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import sdprobe
-from sdprobe.model.toy import usual_scheduler
+from sdprobe.model.toy_model import usual_scheduler
 from sdprobe.shapes import WEIGHTS
 
 TOKENS = 77

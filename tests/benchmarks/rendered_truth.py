@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 import sdprobe
-from sdprobe.heatmap import HeatMap
+from sdprobe.plot.heatmap import HeatMap
 from sdprobe.shapes import WEIGHTS
 from sdprobe.shapes.detect import adherence, detect
 from sdprobe.shapes.evaluate import HELD_OUT, held_out

@@ -8,13 +8,13 @@ import torch
 from hypothesis import strategies as st
 
 import sdprobe
-from sdprobe.hook import POINTS
-from sdprobe.run import Run
-from sdprobe.testing.records import same_run as same_run
-from sdprobe.testing.synthetic import MODULES as MODULES
-from sdprobe.testing.synthetic import affine as affine
-from sdprobe.testing.synthetic import same as same
-from sdprobe.testing.synthetic import seen as seen
+from sdprobe.core.hook import POINTS
+from sdprobe.core.run import Run
+from sdprobe.testing.flat_records import same_run as same_run
+from sdprobe.testing.synthetic_hooks import MODULES as MODULES
+from sdprobe.testing.synthetic_hooks import affine as affine
+from sdprobe.testing.synthetic_hooks import same as same
+from sdprobe.testing.synthetic_hooks import seen as seen
 
 TENSOR_POINTS = tuple(point for point in POINTS if point != "attention")
 points = st.sampled_from(POINTS)

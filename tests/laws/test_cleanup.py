@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
-import sdprobe.hook
-from sdprobe.compose import METHODS
-from sdprobe.hook import POINTS
+import sdprobe.core.hook
+from sdprobe.core.compose import METHODS
+from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
 
 from .strategies import MODULES, hooks, run, same_run, seen, stacks
@@ -197,7 +197,7 @@ def test_an_error_survives_a_hook_whose_repr_fails(tiny):
 
     with pytest.raises(KeyError, match="the user's own"):
         run(tiny, Odd(torch.zeros(3)))
-    assert repr(sdprobe.hook._described(Odd(torch.zeros(3)))) == "'Odd(Tensor(3,))'"
+    assert repr(sdprobe.core.hook._described(Odd(torch.zeros(3)))) == "'Odd(Tensor(3,))'"
 
 
 def test_a_run_from_inside_a_hook_of_the_same_model_is_refused(tiny, tiny_v):

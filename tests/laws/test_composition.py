@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdprobe import Hooks, Transform
-from sdprobe.hook import POINTS
+from sdprobe.core.hook import POINTS
 
 from .strategies import affine, builtin, hooks, identities, observers, points, run, same_run, same_values, seen, stacks
 from .strategies import transforms as transforms_

@@ -6,7 +6,7 @@ import pytest
 
 import sdprobe
 from sdprobe import Hooks, Observer, Transform
-from sdprobe.hook import POINTS
+from sdprobe.core.hook import POINTS
 
 from .strategies import MODULES, run
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 import sdprobe
-from sdprobe.compose import METHODS
-from sdprobe.hook import POINTS, asks, overrides
-from sdprobe.limiting.limited import Only
+from sdprobe.core.compose import METHODS
+from sdprobe.core.hook import POINTS, asks, overrides
+from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.testing import footprint
 from tests.laws.strategies import MODULES, affine, factors, hooks, points, run, same_run, same_values, seen, shifts
 from tests.tiny import stable_diffusion
@@ -86,7 +86,7 @@ def fold(stack: list[Any]) -> sdprobe.Hooks:
 
 def recorded(result: sdprobe.Run, hook: Any) -> list[torch.Tensor]:
     """What an observer holds after a run."""
-    record = result[hook.inner if isinstance(hook, Only) else hook]
+    record = result[hook.inner if isinstance(hook, LimitedHook) else hook]
     if isinstance(record, sdprobe.LatentRecorder):
         return [record["latents"], record.final]
     if hasattr(type(record), "heat_map"):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe.attaching import attach
-from sdprobe.hook import POINTS
+from sdprobe.core.hook import POINTS
+from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import footprint
 from tests.families import FAMILIES
 from tests.grid import SHOWN

@@ -10,7 +10,7 @@ from diffusers import LCMScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline
 from torch import Tensor
 
 import sdprobe
-from sdprobe.hook import POINTS
+from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
 from tests.families import FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.parity.stock import RENAMED, observers

@@ -1,0 +1,195 @@
+"""One call of attention, as its kernel is about to run it: what a hook at the point ``attention`` is given.
+
+Nothing is computed until asked for. If no hook replaces anything, the model's own kernel makes the output, so looking
+is exact; probabilities are then found beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from sdprobe.core.run import Role, Row, as_slice, rows_of
+
+Rows = Role | Sequence[int] | slice | None
+Index = slice | list[int]
+ALL = slice(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """The final query, key, value and mask of one attention call (after LoRA, norms and rotary embeddings).
+
+    Args:
+        query: ``[rows, heads, queries, width]``; the queries are the places of the picture.
+        key: ``[rows, heads, keys, width]``; in cross-attention the keys are the tokens of the prompt.
+        value: ``[rows, heads, keys, width]``.
+        mask: added to the scores (or a boolean that keeps), or None.
+        scale: what the scores are multiplied by.
+        rows: what each row of the batch is.
+        kernel: runs the call as the model would.
+        fused: runs the same kernel and gives log Σ exp of the scores with its output, or None where it cannot.
+        project: makes the call's key and value of a conditioning ``[rows, tokens, width]``.
+
+    An `Attention` is never changed: `with_probs`, `masked`, `with_value` and `with_context` make a new one.
+    """
+
+    query: Shaped[Tensor, "rows heads queries width"]
+    key: Shaped[Tensor, "rows heads keys width"]
+    value: Shaped[Tensor, "rows heads keys width_v"]
+    mask: Shaped[Tensor, ...] | None
+    scale: float
+    rows: tuple[Row, ...]
+    kernel: Callable[[Attention], Tensor] = field(repr=False)
+    fused: Callable[[Attention], tuple[Tensor, Tensor] | None] = field(repr=False)
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
+    replaced: Shaped[Tensor, "rows heads queries keys"] | None = field(default=None, repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def probs(
+        self,
+        rows: Rows = None,
+        heads: Sequence[int] | slice | None = None,
+        tokens: Sequence[int] | slice | None = None,
+        queries: Sequence[int] | slice | None = None,
+    ) -> Shaped[Tensor, "rows heads queries tokens"]:
+        """Attention probabilities: softmax over the *whole* key axis, then only the columns asked for.
+
+        Args:
+            rows: a role (``"cond"``), row numbers, or None for all.
+            heads: head numbers, or None for all.
+            tokens: key positions (columns), or None for all.
+            queries: query positions, or None for all. At joint attention the picture and the text are parts of one
+                axis: ``attn.probs(queries=site.image, tokens=site.text)``.
+
+        Returns:
+            ``[rows, heads, queries, tokens]``, in fp32 where the model computes in half precision.
+        """
+        r = rows_of(self.rows, rows) if isinstance(rows, str) else _index(rows)
+        h, t, q = _index(heads), _index(tokens), _index(queries)
+        if self.replaced is not None:
+            return self.replaced[r][:, h][:, :, q][..., t]
+        if (logsumexp := self._logsumexp()) is not None:
+            return self._scores(r, h, q, t, logsumexp).exp_()  # only the columns asked for
+        return self._scores(r, h, q, ALL).softmax(-1)[..., t]
+
+    def _scores(self, r: Index, h: Index, q: Index, t: Index, less: Tensor | None = None) -> Tensor:
+        """scale · query · keyᵀ + mask, less a number for each query: one multiplication does it all."""
+        query, key = _of(self.query, r, h)[:, :, q].float(), _of(self.key, r, h)[:, :, t].float()
+        taken = query.new_zeros(()) if less is None else _of(less, r, h)[:, :, q].float().unsqueeze(-1)
+        if self.mask is not None:
+            whole = self.mask.expand(*self.query.shape[:-1], self.key.shape[-2])
+            mask = _of(whole, r, h)[:, :, q][..., t]
+            taken = taken.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else taken - mask.float()
+        taken = taken.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
+        scores: Tensor = torch.baddbmm(taken, query.flatten(0, 1), key.flatten(0, 1).mT, beta=-1, alpha=self.scale)
+        scores = scores.unflatten(0, query.shape[:2])
+        return scores
+
+    def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
+        """The same call with these probabilities in place of its own, for all rows, heads, queries and keys."""
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if tuple(probs.shape) != expected:
+            raise ValueError(f"with_probs needs [rows, heads, queries, keys] = {expected}, not {tuple(probs.shape)}")
+        return replace(self, replaced=probs, _made={})
+
+    def masked(self, keep: Bool[Tensor, "#rows #heads queries keys"]) -> Attention:
+        """The same call where each query looks only at the keys that are kept: softmax runs over these alone.
+
+        Args:
+            keep: true where a query may look; it broadcasts over rows and heads, ``[1, 1, queries, keys]``.
+
+        Raises ValueError for another shape, and where a query is left nothing to look at of what it could see.
+        """
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if (
+            keep.dtype != torch.bool
+            or keep.ndim != 4
+            or any(n not in (1, m) for n, m in zip(keep.shape, expected, strict=True))
+        ):
+            raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {_said(keep)}")
+        if self.replaced is not None:
+            kept = self.replaced * keep
+            _refuse_blind(kept > 0)
+            return replace(self, replaced=kept / kept.sum(-1, keepdim=True), _made={})
+        mask = keep if self.mask is None else self.mask
+        if self.mask is not None:
+            mask = mask & keep if mask.dtype == torch.bool else mask.masked_fill(~keep, -math.inf)
+        _refuse_blind(mask if mask.dtype == torch.bool else mask > -math.inf)
+        return replace(self, mask=mask, kernel=by_own_mask, fused=lambda own: None, _made={})
+
+    def with_value(self, value: Shaped[Tensor, "rows heads keys width_v"]) -> Attention:
+        """The same call with another value."""
+        if value.shape != self.value.shape:
+            raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
+        return replace(self, value=value, _made={})
+
+    def with_context(self, context: Shaped[Tensor, "rows tokens width"]) -> Attention:
+        """The same call with key and value made of another conditioning, as if only this site had been shown it.
+
+        Raises ValueError at self-attention, which has no conditioning, and at joint attention, which carries its own.
+        """
+        if len(context) != len(self.query):
+            raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
+        key, value = self.project(context)
+        return replace(self, key=key, value=value, _made={})
+
+    def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
+        """What the call returns: the stock kernel's result, or replaced probabilities times the value."""
+        if "output" in self._made:
+            made: Tensor = self._made["output"]
+            return made
+        if self.replaced is not None:
+            made = self.replaced.to(self.value.dtype) @ self.value
+        else:
+            made = self.kernel(self)
+        # What an observer computes without gradients must not stand in for what the model needs them of.
+        if torch.is_grad_enabled() or not (self.query.requires_grad or self.value.requires_grad):
+            self._made["output"] = made
+        return made
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything that whoever holds this could write into, and must not."""
+        held = (self.query, self.key, self.value, self.mask, self.replaced, self._made.get("output"))
+        return tuple(tensor for tensor in held if tensor is not None)
+
+    def _logsumexp(self) -> Tensor | None:
+        """log Σ exp(scores) of every query, where the kernel gives it beside its output."""
+        if "logsumexp" not in self._made:
+            both = self.fused(self)
+            self._made["logsumexp"] = None if both is None else both[1]
+            if both is not None:
+                self._made["output"] = both[0]
+        lse: Tensor | None = self._made["logsumexp"]
+        return lse
+
+
+def by_own_mask(attn: Attention) -> Tensor:
+    """The usual kernel with the call's own mask, in the place of one that was made for another."""
+    return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn.mask, scale=attn.scale)
+
+
+def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
+    if not seen.any(-1).all():
+        raise ValueError("masked leaves some query no key to look at")
+
+
+def _said(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+
+
+def _index(chosen: Sequence[int] | slice | None) -> Index:
+    if chosen is None:
+        return ALL
+    return chosen if isinstance(chosen, slice) else as_slice(chosen)
+
+
+def _of(x: Tensor, rows: Index, heads: Index) -> Tensor:
+    return x[rows] if heads == ALL else x[rows][:, heads]

@@ -1,0 +1,251 @@
+"""Several hooks as one, and the promises that hold for any of them.
+
+`Hooks(a, b)` is itself a hook. At every point its transforms act in the order given, each on what the one before
+returned; then its observers look at what came out. So observers may stand anywhere in the list, and there are no
+priorities: to look earlier, write a transform that returns what it was given.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sdprobe.core.attention import Attention
+from sdprobe.core.concept import Concept
+from sdprobe.core.hook import POINTS, Observer, Transform, asks, overrides
+from sdprobe.core.run import Run, Site, Step, Text
+
+Hook = Observer | Transform
+Value = TypeVar("Value")
+METHODS = (*POINTS, "start", "finish")
+
+
+class Hooks:
+    """Several hooks as one. `Hooks()` changes nothing and sees nothing.
+
+    Nesting does not matter: ``Hooks(a, Hooks(b, c)) == Hooks(Hooks(a, b), c) == Hooks(a, b, c)``.
+
+    Args:
+        hooks: observers, transforms, or further `Hooks`.
+
+    Raises:
+        TypeError: for something that is no hook.
+        ValueError: for a hook that could never act: one that overrides no point, has a method whose name is nearly
+            a point's, or asks for activations without saying of which modules.
+
+    >>> import sdprobe
+    >>> sdprobe.Hooks(sdprobe.AttentionMaps(), sdprobe.Hooks(sdprobe.LatentRecorder()))
+    Hooks(AttentionMaps(), LatentRecorder())
+    """
+
+    def __init__(self, *hooks: Hook | Hooks) -> None:
+        self.leaves: tuple[Hook, ...] = tuple(leaf for hook in hooks for leaf in _leaves(hook))
+
+    def token_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._pass("token_embeds", x, text)
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._pass("prompt_embeds", x, text)
+
+    def latents(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("latents", x, step)
+
+    def attention(self, attn: Attention, site: Site) -> Attention:
+        return self._pass("attention", attn, site)
+
+    def activation(self, x: Tensor, site: Site) -> Tensor:
+        return self._pass("activation", x, site)
+
+    def model_output(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("model_output", x, step)
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("noise_pred", x, step)
+
+    def sample(self, x: Tensor, step: Step) -> Tensor:
+        return self._pass("sample", x, step)
+
+    def final_latents(self, x: Tensor, run: Run) -> Tensor:
+        return self._pass("final_latents", x, run)
+
+    def image(self, x: Tensor, run: Run) -> Tensor:
+        return self._pass("image", x, run)
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Hooks]:
+        """This run's own copies of the hooks: started in order, finished in reverse whatever is raised."""
+        with ExitStack() as ending:
+            live = Hooks()
+            for given in self.leaves:
+                own = copy.copy(given)
+                run.records.append((given, own))
+                called(own, "start", run)
+                ending.callback(called, own, "finish", run)
+                live.leaves = (*live.leaves, own)
+            yield live
+
+    def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
+        """Only the hooks that say something at a point, and at a module of that name and kind."""
+        chosen = Hooks()
+        here = (leaf for leaf in self.leaves if overrides(leaf, point))
+        chosen.leaves = tuple(leaf for leaf in here if name is None or asks(leaf, name, kind))
+        return chosen
+
+    @property
+    def transforms(self) -> Hooks:
+        """Only those that change something."""
+        chosen = Hooks()
+        chosen.leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, Transform))
+        return chosen
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether any transform needs the denoiser to run with gradients."""
+        return any(isinstance(leaf, Transform) and leaf.needs_grad for leaf in self.leaves)
+
+    @property
+    def brings(self) -> Mapping[str, Concept]:
+        """The words that transforms bring to the prompts. Raises ValueError for a word that two of them bring."""
+        found: dict[str, Concept] = {}
+        for leaf in self.leaves:
+            for word, concept in leaf.brings.items() if isinstance(leaf, Transform) else ():
+                if word in found:
+                    raise ValueError(f"{leaf!r} brings the word {word!r}, which another hook brings too")
+                found[word] = concept
+        return found
+
+    def _pass(self, point: str, value: Value, place: object) -> Value:
+        for leaf in self.leaves:
+            if isinstance(leaf, Transform) and overrides(leaf, point):
+                value = checked(leaf, point, value, called(leaf, point, value, place))
+        for leaf in self.leaves:
+            if isinstance(leaf, Observer) and overrides(leaf, point):
+                called(leaf, point, value, place)
+        return value
+
+    def __iter__(self) -> Iterator[Hook]:
+        return iter(self.leaves)
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hooks) and self.leaves == other.leaves
+
+    def __hash__(self) -> int:
+        return hash(self.leaves)
+
+    def __repr__(self) -> str:
+        return f"Hooks({', '.join(map(repr, self.leaves))})"
+
+
+def _leaves(hook: object) -> tuple[Hook, ...]:
+    if isinstance(hook, Hooks):
+        return hook.leaves
+    if isinstance(hook, type) and issubclass(hook, (Observer, Transform, Hooks)):
+        raise TypeError(f"{hook.__name__} is a class, not a hook: write {hook.__name__}()")
+    if not isinstance(hook, (Observer, Transform)):
+        raise TypeError(
+            f"{hook!r} is not a hook. A hook is an object of a subclass of sdprobe.Observer or sdprobe.Transform, "
+            f"with a method for each point it cares for: {', '.join(POINTS)}"
+        )
+    if isinstance(hook, Observer) and isinstance(hook, Transform):
+        raise TypeError(f"{type(hook).__name__} is both an Observer and a Transform: derive it from one of them")
+    _refuse_misspelt(hook)
+    if not any(overrides(hook, point) for point in METHODS):
+        raise ValueError(f"{hook!r} overrides no point, so it would never act. The points: {', '.join(POINTS)}")
+    if overrides(hook, "activation") and not hook.modules:
+        raise ValueError(
+            f"{hook!r} has a method activation but does not say of which modules: give it "
+            f"modules = ('mid_block.*', ...), fnmatch patterns on dotted module names"
+        )
+    if isinstance(hook.modules, str) or isinstance(hook.kinds, str):
+        raise TypeError(f"{hook!r}: modules and kinds are tuples of patterns, not one string")
+    return (hook,)
+
+
+def _refuse_misspelt(hook: Hook) -> None:
+    for cls in type(hook).__mro__:
+        if cls in (Observer, Transform):
+            return
+        for name, member in vars(cls).items():
+            if name.startswith("_") or name in METHODS or not callable(member) or isinstance(member, type):
+                continue
+            if near := difflib.get_close_matches(name, METHODS, n=1, cutoff=0.88):
+                raise ValueError(
+                    f"{type(hook).__name__} has a method {name!r}, which is no point and would never be called; "
+                    f"did you mean {near[0]!r}?"
+                )
+
+
+def checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
+    if returned is None:
+        raise TypeError(f"{hook!r}.{point} returned None: a Transform returns the new value (did you forget `return`?)")
+    if point == "attention":
+        if not isinstance(returned, Attention):
+            kind = type(returned).__name__
+            raise TypeError(f"{hook!r}.{point} returned {kind}, not an Attention: use attn.with_probs(...)")
+        return returned
+    if not isinstance(returned, torch.Tensor):
+        raise TypeError(f"{hook!r}.{point} returned {type(returned).__name__}, not a tensor")
+    for what in ("shape", "dtype", "device"):
+        before, after = getattr(given, what), getattr(returned, what)
+        if before != after:
+            raise ValueError(
+                f"{hook!r}.{point} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same"
+            )
+    return returned
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, torch.Size) else value
+
+
+def called(hook: Hook, point: str, *args: Any) -> Any:
+    """Call a hook, see that it wrote nothing in place, and let an error say where it came from."""
+    place = args[-1]
+    before = {id(tensor): tensor._version for tensor in _tensors(*args)}
+    try:
+        method: Callable[..., Any] = getattr(hook, point)
+        if isinstance(hook, Observer):
+            with torch.no_grad():  # a record must not hold a graph
+                result = method(*args)
+        else:
+            result = method(*args)
+    except BaseException as error:
+        step = getattr(place, "step", place)
+        where = f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
+        where += f", at {place.name}" if isinstance(place, Site) else ""
+        error.add_note(f"raised in the hook {_name(hook)} at the point {point!r}{where}")
+        raise
+    if isinstance(hook, Observer) and result is not None and point in POINTS:
+        raise TypeError(
+            f"{hook!r}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
+        )
+    # What came to be during the call, such as an attention's output, has been written into by nobody: version 0.
+    if any(tensor._version != before.get(id(tensor), 0) for tensor in _tensors(*args)):
+        raise ValueError(f"{hook!r}.{point} wrote into its value in place: values that pass a point are shared")
+    return result
+
+
+def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
+    step = place.step if isinstance(place, Site) else place
+    around = (step.latents,) if isinstance(step, Step) else ()
+    if isinstance(step, Step) and step.model_output is not None:
+        around = (*around, step.model_output)
+    if isinstance(value, torch.Tensor):
+        return (value, *around)
+    return (*value.tensors(), *around) if isinstance(value, Attention) else around
+
+
+def _name(hook: Hook) -> str:
+    try:
+        return repr(hook)
+    except Exception:  # the hook's own repr must not take the place of the error that is on its way
+        return type(hook).__name__

@@ -1,0 +1,222 @@
+"""What textual inversion learns, and the files it comes in (Gal et al. 2022, "An Image is Worth One Word").
+
+Nothing that a file brings is ever run: pickles are read as plain data, or refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdprobe.core.atomic_file import write_atomically
+
+PAIR = MappingProxyType({"clip_l": "text_encoder", "clip_g": "text_encoder_2"})
+"""The names that files for Stable Diffusion XL give its two encoders."""
+
+NAMELESS = ("*", "emb_params")  # what stands in files where a token's name would
+FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
+SHAPES = "a tensor, {token: tensor}, {'clip_l': tensor, 'clip_g': tensor}, or {'string_to_param': {'*': tensor}}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Concept:
+    """What textual inversion learns: one or more token embeddings for each text encoder.
+
+    >>> import torch
+    >>> import sdprobe
+    >>> sdprobe.Concept({"text_encoder": torch.zeros(2, 64)}, "<my-style>")
+    Concept('<my-style>', 2 × 64)
+
+    Args:
+        vectors: ``[vectors, width]`` by the pipeline's name of the encoder: ``"text_encoder"``, and in Stable
+            Diffusion XL also ``"text_encoder_2"``. Each encoder has as many vectors as the other.
+        token: the token its file names, for example ``"<my-style>"``; None where it names none.
+        losses: of the training that made it, one per step.
+
+    Raises:
+        ValueError: for vectors that are no matrix of numbers, or not as many for every encoder.
+    """
+
+    vectors: Mapping[str, Float[Tensor, "vectors width"]]
+    token: str | None = None
+    losses: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", MappingProxyType(dict(sorted(self.vectors.items()))))
+        object.__setattr__(self, "losses", tuple(self.losses))
+        if not (self.token is None or isinstance(self.token, str)):
+            raise TypeError(f"a concept's token is a text or None, not {self.token!r}")
+        if unknown := set(self.vectors) - set(PAIR.values()):
+            raise ValueError(f"vectors are by encoder, {' or '.join(PAIR.values())}, not {sorted(unknown)}")
+        for name, found in self.vectors.items():
+            if found.ndim != 2 or not found.is_floating_point() or not found.numel():
+                raise ValueError(
+                    f"the vectors of {name} must be numbers [vectors, width], not {found.dtype} {list(found.shape)}"
+                )
+        if len({len(found) for found in self.vectors.values()}) != 1:
+            raise ValueError(f"a concept has as many vectors for every encoder, and at least one, not {self._sizes()}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Concept, (dict(self.vectors), self.token, self.losses)  # a mapping proxy cannot be pickled
+
+    def __len__(self) -> int:
+        """How many vectors, which is how many tokens of a prompt it takes."""
+        return len(next(iter(self.vectors.values())))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a ``.safetensors`` file that diffusers' ``load_textual_inversion`` reads.
+
+        One encoder is written as ``{token: vectors}``, a pair as ``clip_l`` and ``clip_g``. The file appears whole
+        or not at all.
+
+        >>> import tempfile
+        >>> import torch
+        >>> import sdprobe
+        >>> concept = sdprobe.Concept({"text_encoder": torch.ones(1, 64)}, "<my-style>", losses=(0.5, 0.25))
+        >>> path = concept.save(Path(tempfile.mkdtemp()) / "my-style.safetensors")
+        >>> sdprobe.load_concept(path)
+        Concept('<my-style>', 1 × 64, 2 losses)
+
+        Args:
+            path: where; a file that is there is replaced.
+
+        Raises:
+            ValueError: for another kind of file.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"a concept is saved as .safetensors, not as {path.name!r}")
+        if set(self.vectors) == {"text_encoder"}:
+            named = {self.token or NAMELESS[-1]: self.vectors["text_encoder"]}
+        else:
+            named = {name: self.vectors[encoder] for name, encoder in PAIR.items() if encoder in self.vectors}
+        plain = {
+            name: found.detach().cpu().clone(memory_format=torch.contiguous_format) for name, found in named.items()
+        }
+        about = {"token": json.dumps(self.token), "losses": json.dumps(self.losses)}
+        with write_atomically(path) as beside:
+            save_file(plain, beside, metadata={f"sdprobe.{name}": text for name, text in about.items()})
+        return path
+
+    def __repr__(self) -> str:
+        said = [] if self.token is None else [repr(self.token)]
+        said += [self._sizes()] + ([f"{count} loss{'es' * (count > 1)}"] if (count := len(self.losses)) else [])
+        return f"Concept({', '.join(said)})"
+
+    def _sizes(self) -> str:
+        sizes = {name: " × ".join(map(str, found.shape)) for name, found in self.vectors.items()}
+        if set(sizes) == {"text_encoder"}:
+            return sizes["text_encoder"]
+        return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def load_concept(path: str | Path) -> Concept:
+    """A learned concept from any of the files in circulation.
+
+    Read are, as ``.safetensors``, ``.bin`` or ``.pt``: ``{token: vectors}`` as diffusers writes it, the
+    ``string_to_param`` files of the original code and of web UIs (a plain dict or a ``ParameterDict``), the pair
+    ``clip_l`` and ``clip_g`` of Stable Diffusion XL, and a bare tensor. One vector may be ``[width]``, several are
+    ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its name.
+
+    >>> import tempfile
+    >>> import torch
+    >>> import sdprobe
+    >>> path = Path(tempfile.mkdtemp()) / "learned_embeds.bin"
+    >>> torch.save({"<my-style>": torch.zeros(64)}, path)
+    >>> sdprobe.load_concept(path)
+    Concept('<my-style>', 1 × 64)
+
+    Args:
+        path: a file, or a folder that holds ``learned_embeds.safetensors`` or ``learned_embeds.bin``.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that holds something else, and for a pickle that wants to run code. Nothing of it is
+            executed.
+    """
+    file = _file(Path(path))
+    data, about = _content(file)
+    token, found = _named(data, file)
+    for name, value in found.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{file}: {name} holds {type(value).__name__}, not a tensor; read is {SHAPES}")
+    vectors = {name: value.detach() if value.ndim > 1 else value.detach()[None] for name, value in found.items()}
+    try:
+        return Concept(vectors, about.get("token") or token, about.get("losses", ()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} holds no concept: {error}") from error
+
+
+def _file(path: Path) -> Path:
+    inside = [path / name for name in FOLDER] if path.is_dir() else [path]
+    found = next((file for file in inside if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"no concept at {path}: there is no {' and no '.join(file.name for file in inside)}")
+    return found
+
+
+def _content(file: Path) -> tuple[Any, dict[str, Any]]:
+    """What a file holds, and what sdprobe wrote about it."""
+    try:
+        with file.open("rb") as opened:
+            if opened.read(9)[8:] == b"{":
+                return _tensors(file)
+            opened.seek(0)
+            # To nothing but this file is the class known, and only by a stand-in that can do nothing but hold.
+            with torch.serialization.safe_globals([(_Held, "torch.nn.modules.container.ParameterDict")]):
+                return torch.load(opened, map_location="cpu", weights_only=True), {}
+    except Exception as error:  # what a broken or hostile file makes a reader raise can be anything
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"neither .safetensors nor a pickle of tensors ({type(error).__name__})"
+        if asked:
+            why = f"a pickle that wants to run code ({asked.group(1)}); ask for the concept as .safetensors"
+        # Not `from error`: torch's own message tells how to run it all the same.
+        raise ValueError(f"{file} is {why}. Nothing of it was executed") from None
+
+
+def _tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(file, framework="pt") as opened:
+        own = {key: text for key, text in (opened.metadata() or {}).items() if key.startswith("sdprobe.")}
+        about = {key.removeprefix("sdprobe."): json.loads(text) for key, text in own.items()}
+        about["losses"] = tuple(map(float, about.get("losses", ())))
+        return {name: opened.get_tensor(name) for name in opened.keys()}, about  # noqa: SIM118 it is no dict
+
+
+class _Held:
+    """What stands for a `ParameterDict` of any version of torch: the attributes it was saved with, and no method."""
+
+    _parameters: Mapping[str, Any]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._parameters = state["_parameters"]
+
+
+def _named(data: Any, file: Path) -> tuple[str | None, dict[str, Any]]:
+    """The token a file names, and what it holds for each encoder."""
+    if isinstance(data, Tensor):
+        return None, {"text_encoder": data}
+    if not isinstance(data, Mapping) or not data:
+        raise ValueError(f"{file} holds {type(data).__name__}; read is {SHAPES}")
+    if set(data) <= set(PAIR):
+        return None, {PAIR[name]: value for name, value in data.items()}
+    name = None
+    if "string_to_param" in data:
+        name, data = data.get("name"), data["string_to_param"]
+        data = getattr(data, "_parameters", data)
+    if not isinstance(data, Mapping) or len(data) != 1:
+        keys = ", ".join(map(repr, data)) if isinstance(data, Mapping) else type(data).__name__
+        raise ValueError(f"{file} holds {keys}, not one concept; read is {SHAPES}")
+    ((key, value),) = data.items()
+    token = name if isinstance(name, str) and name else key
+    return (None if token in NAMELESS else str(token)), {"text_encoder": value}

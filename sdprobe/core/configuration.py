@@ -1,0 +1,173 @@
+"""Hooks as names and configurations, which a file can hold: an experiment's hooks, written down and run again."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdprobe.core.compose import Hook, Hooks
+from sdprobe.core.function_hooks import OfFunction
+from sdprobe.core.function_hooks import name_of as function_name
+from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit
+from sdprobe.core.limits.steps import When
+from sdprobe.core.registry import Given, built, create, each, name_of, resolve
+
+WRITABLE = "what can be written are texts, numbers, None, and lists, sets and dictionaries of them"
+SETTINGS = ("modules", "kinds", "strict", "needs_grad")
+LONGEST = 10_000
+
+
+def to_config(hooks: Given) -> list[list[Any]]:
+    """Hooks as pairs of name and configuration, which JSON can hold and `sdprobe.sample` takes.
+
+    >>> import json
+    >>> import sdprobe
+    >>> swap = sdprobe.only(sdprobe.ReplaceToken("circle", with_="star"), steps=range(2))
+    >>> text = json.dumps(sdprobe.to_config([swap, sdprobe.LatentRecorder(every=2)]))
+    >>> text
+    '[["only", {"hook": ["replace-token", {"word": "circle", "with_": "star"}], "steps": [0, 1]}], ["latents", ...]]'
+    >>> settings = {"steps": 4, "seed": 0, "progress": False}
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[swap], **settings)
+    >>> again = sdprobe.sample(sdprobe.load(), "a red circle", hooks=json.loads(text), **settings)
+    >>> bool((run.latents == again.latents).all())
+    True
+
+    A class is known by its registered name, and its arguments are read where it keeps them: under their own names.
+    Arguments that have their default value are left out. A hook made by a registered function is written as it was
+    asked for.
+
+    Args:
+        hooks: whatever `sdprobe.sample` takes.
+
+    Returns:
+        A list of ``[name, configuration]``. `from_config` makes the hooks of it.
+
+    Raises:
+        ValueError: for a hook whose class has no name, and for what no file can hold, such as a tensor or a function,
+            naming the hook and the argument.
+    """
+    written: list[list[Any]] = []
+    for given in each(hooks):
+        if isinstance(given, Hooks) and (pair := built(given)):
+            written.append([pair[0], _plain(given, "hook", pair[1])])
+        else:
+            written.extend(map(_written, resolve(given)[0]))
+    return written
+
+
+def from_config(config: Iterable[Any]) -> Hooks:
+    """The hooks that `to_config` wrote down.
+
+    >>> import sdprobe
+    >>> sdprobe.from_config([["latents", {"every": 2}], ["after", {"k": 5, "hook": ["statistics", {}]}]])
+    Hooks(LatentRecorder(every=2), after(5)(Statistics()))
+
+    Args:
+        config: pairs of name and configuration. Only registered names are looked up, so that a file can name no code
+            that is not installed as a hook.
+
+    Raises:
+        ValueError: as `sdprobe.create` does.
+    """
+    return resolve(config)[0]
+
+
+def _written(hook: Hook) -> list[Any]:
+    made = built(hook)
+    try:
+        return _of_limits(hook) if isinstance(hook, LimitedHook) else _of_class(hook)
+    except ValueError:
+        if made is None:
+            raise
+        return [made[0], {name: _plain(hook, name, value) for name, value in made[1].items()}]
+
+
+def _of_limits(hook: LimitedHook) -> list[Any]:
+    pair = _written(hook.inner)
+    for limit in hook.limits:
+        pair = _limited(hook, limit, pair)
+    return pair
+
+
+def _limited(hook: Any, limit: Limit, pair: list[Any]) -> list[Any]:
+    steps = limit.steps
+    if isinstance(steps, When):
+        raise _unwritable(hook, "when", steps.predicate)
+    if isinstance(steps, NamedLimit) and limit == Limit(steps):
+        return [type(steps).__name__.lower(), {**vars(steps), "hook": pair}]
+    if isinstance(steps, NamedLimit):
+        raise _unwritable(hook, "steps", steps)
+    limits = {"steps": steps, "sites": limit.sites, "rows": limit.rows}
+    given = {name: _plain(hook, name, value) for name, value in limits.items() if value is not None}
+    return ["only", {"hook": pair, **given}]
+
+
+def _of_class(hook: Hook) -> list[Any]:
+    """A hook by its class's name and the arguments it keeps, having seen that they make the same hook."""
+    if isinstance(hook, OfFunction):
+        raise _unwritable(hook, "function", hook.function)
+    name = name_of(type(hook))
+    if name is None:
+        raise ValueError(
+            f"{hook!r} cannot be written: {type(hook).__name__} has no registered name; give it one with "
+            f'@sdprobe.register("..."), or by an entry point of its package'
+        )
+    config = _arguments(hook)
+    again = create(name, **config)
+    for setting in SETTINGS:
+        value = getattr(hook, setting, None)
+        if value != getattr(again, setting, None):
+            raise ValueError(f"{hook!r} cannot be written: its {setting} was set to {value!r} outside of its arguments")
+    return [name, config]
+
+
+def _arguments(hook: Hook) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(hook)).parameters.items():
+        if name not in vars(hook):
+            raise ValueError(
+                f"{hook!r} cannot be written: it does not keep its argument {name!r} under that name (self.{name}). "
+                f"Made by name, with sdprobe.create, it is written as it was asked for"
+            )
+        value, default = vars(hook)[name], parameter.default
+        if value is default:
+            continue
+        plain = _plain(hook, name, value)
+        try:
+            usual = plain == _plain(hook, name, default)
+        except ValueError:
+            usual = False
+        if not usual:
+            found[name] = plain
+    return found
+
+
+def _plain(hook: object, name: str, value: Any) -> Any:
+    """A value as JSON will give it back; ValueError, naming the hook and the argument, where it cannot be held."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)  # of numpy too
+    for kind in (str, int):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(hook, f"{name}[{key!r}]", own) for key, own in value.items()}
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value)
+    if isinstance(value, (list, tuple, range)) and len(value) <= LONGEST:
+        return [_plain(hook, f"{name}[{i}]", own) for i, own in enumerate(value)]
+    raise _unwritable(hook, name, value)
+
+
+def _unwritable(hook: object, name: str, value: object) -> ValueError:
+    kind = type(value).__name__
+    what = f"the function {function_name(value)}" if callable(value) and not isinstance(value, type) else f"a {kind}"
+    if isinstance(value, (float, range, list, tuple)):
+        what = f"{kind} {value!r}"[:80]
+    return ValueError(f"{hook!r} cannot be written: its argument {name!r} is {what}; {WRITABLE}")

@@ -1,0 +1,150 @@
+"""`on` and `watch`: a function as a hook."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from sdprobe.core.hook import POINTS, Observer, Transform, patterns
+
+Function = Callable[..., Any]
+AT_MODULES = ("attention", "activation")
+
+
+def on(
+    point: str, function: Function, *, modules: str | Sequence[str] | None = None, kinds: Sequence[str] | None = None
+) -> Transform:
+    """A transform made of a function: what it returns at the point goes on.
+
+    >>> import sdprobe
+    >>> def damp(x, step):
+    ...     return 0.9 * x
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle", hooks=[sdprobe.on("noise_pred", damp)], steps=3, progress=False
+    ... )
+    >>> sdprobe.on("noise_pred", damp), sdprobe.on("noise_pred", lambda x: 0.9 * x)
+    (on('noise_pred', damp), on('noise_pred', lambda of line 1))
+    >>> sdprobe.on("noise", damp)
+    Traceback (most recent call last):
+    ValueError: there is no point 'noise'; did you mean 'noise_pred'? The points: token_embeds, ...
+
+    Args:
+        point: the point's name.
+        function: of the value, or of the value and the place: ``f(x)`` or ``f(x, step)``.
+        modules: at ``attention`` and ``activation``, patterns on dotted module names; ``activation`` needs them.
+        kinds: at ``attention``, of ``"cross"``, ``"self"``, ``"joint"``; None for all.
+
+    Raises:
+        ValueError: for a point that there is not, naming the nearest, and for modules or kinds where it has none.
+        TypeError: for what is no function of one or two arguments.
+    """
+    made: Transform = _made("on", Transform, point, function, modules, kinds)
+    return made
+
+
+def watch(
+    point: str, function: Function, *, modules: str | Sequence[str] | None = None, kinds: Sequence[str] | None = None
+) -> Observer:
+    """An observer made of a function, which is shown what passes the point and returns nothing.
+
+    What it keeps it keeps outside, so that two runs fill the same list; a class of one's own keeps them apart.
+
+    >>> import sdprobe
+    >>> norms = []
+    >>> def norm(x):
+    ...     norms.append(x.norm().item())
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle", hooks=[sdprobe.watch("latents", norm)], steps=3, progress=False
+    ... )
+    >>> len(norms)
+    3
+
+    Args:
+        point: the point's name.
+        function: of the value, or of the value and the place; ``list.append`` of a list will do.
+        modules: as for `sdprobe.on`.
+        kinds: as for `sdprobe.on`.
+
+    Raises:
+        ValueError: as for `sdprobe.on`.
+        TypeError: as for `sdprobe.on`; in a run, for a function that returns something.
+    """
+    made: Observer = _made("watch", Observer, point, function, modules, kinds)
+    return made
+
+
+class OfFunction:
+    """What every hook has that a function makes."""
+
+    verb: str
+    point: str
+
+    def __init__(self, function: Function, modules: tuple[str, ...] | None, kinds: tuple[str, ...] | None) -> None:
+        self.function, self.modules, self.kinds = function, modules, kinds
+        self.takes = _takes(function)
+
+    def said(self, x: Any, place: Any) -> Any:
+        """What the function returns."""
+        return self.function(x) if self.takes == 1 else self.function(x, place)
+
+    def __repr__(self) -> str:
+        where = {"modules": self.modules, "kinds": self.kinds}
+        rest = "".join(f", {name}={value!r}" for name, value in where.items() if value is not None)
+        return f"{self.verb}({self.point!r}, {name_of(self.function)}{rest})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.verb, self.point, self.function, self.modules, self.kinds)
+
+
+def name_of(function: Function) -> str:
+    """A function's name; of one that has none, where it stands."""
+    name = getattr(function, "__qualname__", type(function).__name__)
+    code = getattr(function, "__code__", None)
+    if name.endswith("<lambda>") and code is not None:
+        return f"lambda of line {code.co_firstlineno}"
+    return str(name.rpartition("<locals>.")[2])
+
+
+def _made(verb: str, base: type, point: str, function: Function, modules: Any, kinds: Any) -> Any:
+    if point not in POINTS:
+        near = difflib.get_close_matches(str(point), POINTS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there is no point {point!r}; {hint}The points: {', '.join(POINTS)}")
+    if not callable(function):
+        raise TypeError(f"{verb}({point!r}, ...) takes a function of the value and the place, not {function!r}")
+    for name, given, points in (("modules", modules, AT_MODULES), ("kinds", kinds, AT_MODULES[:1])):
+        if given is not None and point not in points:
+            raise ValueError(f"{name} say where {' and '.join(points)} listen; the point {point!r} has none")
+    if point == "activation" and not modules:
+        raise ValueError(f"{verb}('activation', ...) must say of which modules: modules='mid_block', or a pattern")
+    return _class(verb, base, point)(function, patterns(modules), patterns(kinds))
+
+
+@cache
+def _class(verb: str, base: type, point: str) -> type:
+    def act(self: Any, x: Any, place: Any) -> Any:
+        return self.said(x, place)
+
+    return type(verb, (OfFunction, base), {"verb": verb, "point": point, point: act})
+
+
+def _takes(function: Function) -> int:
+    """How many arguments a function is called with: two where it takes two, else one."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return 2
+    for count in (2, 1):
+        try:
+            signature.bind(*range(count))
+            return count
+        except TypeError:
+            continue
+    raise TypeError(f"{name_of(function)}{signature} must take the value, or the value and the place")
+
+
+def _again(verb: str, point: str, function: Function, modules: Any, kinds: Any) -> Any:
+    return (on if verb == "on" else watch)(point, function, modules=modules, kinds=kinds)

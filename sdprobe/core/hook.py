@@ -1,0 +1,212 @@
+"""The two kinds of hook. An `Observer` looks; a `Transform` returns a replacement.
+
+A hook is an object whose methods are named after the points of the loop, and which overrides those it cares for:
+
+==================================  =============================================  ===================
+point                               value                                          second argument
+==================================  =============================================  ===================
+``token_embeds(x, text)``           ``[batch, tokens, width]`` before positions    `sdprobe.Text`
+``prompt_embeds(x, text)``          ``[batch, tokens, width]``                     `sdprobe.Text`
+``latents(x, step)``                x_t, ``[images, channels, h, w]``              `sdprobe.Step`
+``attention(attn, site)``           `sdprobe.Attention`, at every site asked for   `sdprobe.Site`
+``activation(x, site)``             a named module's output                        `sdprobe.Site`
+``model_output(x, step)``           ``[rows, channels, h, w]``, before guidance    `sdprobe.Step`
+``noise_pred(x, step)``             ``[images, channels, h, w]``, after guidance   `sdprobe.Step`
+``sample(x, step)``                 x_t again, as the scheduler is given it        `sdprobe.Step`
+``final_latents(x, run)``           ``[images, channels, h, w]``                   `sdprobe.Run`
+``image(x, run)``                   ``[images, 3, H, W]`` in [0, 1]                `sdprobe.Run`
+==================================  =============================================  ===================
+
+``start(run)`` is called before the first point and ``finish(run)`` after the last, whatever was raised in between.
+
+A hook is a *description*: the run works on its own shallow copy, made before ``start``. What a hook records it
+creates in ``start``, and what was recorded is read from ``run[hook]``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from sdprobe.core.attention import Attention
+from sdprobe.core.concept import Concept
+from sdprobe.core.run import Run, Site, Step, Text
+
+POINTS = (
+    "token_embeds",
+    "prompt_embeds",
+    "latents",
+    "attention",
+    "activation",
+    "model_output",
+    "noise_pred",
+    "sample",
+    "final_latents",
+    "image",
+)
+
+
+PLAIN = (str, int, float, bool, tuple, list, dict, set, type(None))
+
+
+def _described(hook: object) -> str:
+    """A hook as it was written: its class, and the arguments that are not the usual ones."""
+    said = []
+    for name, parameter in inspect.signature(type(hook)).parameters.items():
+        value = vars(hook).get(name, parameter.default)
+        if value is parameter.default or (isinstance(value, PLAIN) and value == parameter.default):
+            continue
+        said.append(_shown(value) if parameter.default is parameter.empty else f"{name}={_shown(value)}")
+    return f"{type(hook).__name__}({', '.join(said)})"
+
+
+def _shown(value: object) -> str:
+    """A value in short: arrays by their shapes, within dictionaries too."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_shown(own)}' for key, own in value.items())}}}"
+    return f"{type(value).__name__}{tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+
+
+def _no_results(hook: object, name: str) -> AttributeError:
+    kind = type(hook).__name__
+    return AttributeError(
+        f"this {kind} has no {name!r}. A hook only describes what to do; what happened is held by the run: "
+        f"run = sample(..., hooks=[hook]), then run[hook]"
+    )
+
+
+class Observer:
+    """A hook that looks. Its points return nothing, and leave what they are shown as it is.
+
+    Attributes:
+        modules: fnmatch patterns on dotted module names: where ``attention`` and ``activation`` listen. All
+            attention sites if left out; ``activation`` must say.
+        kinds: which attention: ``"cross"``, ``"self"``, ``"joint"``. All if left out.
+        strict: raise where an attention site asked for cannot be seen (False: only say so in ``run.coverage``).
+
+    >>> import sdprobe
+    >>> class Norms(sdprobe.Observer):
+    ...     def start(self, run):
+    ...         self.norms = []
+    ...     def noise_pred(self, x, step):
+    ...         self.norms.append(x.norm().item())
+    >>> norms = Norms()
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[norms], steps=3, seed=0, progress=False)
+    >>> len(run[norms].norms)
+    3
+    """
+
+    modules: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    strict: bool = True
+
+    def start(self, run: Run) -> None: ...
+    def token_embeds(self, x: Tensor, text: Text) -> None: ...
+    def prompt_embeds(self, x: Tensor, text: Text) -> None: ...
+    def latents(self, x: Tensor, step: Step) -> None: ...
+    def attention(self, attn: Attention, site: Site) -> None: ...
+    def activation(self, x: Tensor, site: Site) -> None: ...
+    def model_output(self, x: Tensor, step: Step) -> None: ...
+    def noise_pred(self, x: Tensor, step: Step) -> None: ...
+    def sample(self, x: Tensor, step: Step) -> None: ...
+    def final_latents(self, x: Tensor, run: Run) -> None: ...
+    def image(self, x: Tensor, run: Run) -> None: ...
+    def finish(self, run: Run) -> None: ...
+
+    def __repr__(self) -> str:
+        return _described(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise _no_results(self, name)
+
+
+class Transform:
+    """A hook that changes. Its points return a value of the same shape, dtype and device.
+
+    Returning the very value it was given is the identity, exactly, at every point. The attributes are those of
+    `Observer`, and:
+
+    Attributes:
+        needs_grad: run the denoiser with gradients, so that ``step.latents`` is a leaf on which ``model_output`` and
+            ``noise_pred`` depend.
+        brings: words it gives the prompts of its run, each with its vectors (see `UseConcept`).
+
+    >>> import sdprobe
+    >>> class Brighten(sdprobe.Transform):
+    ...     def prompt_embeds(self, x, text):
+    ...         return x * 1.1
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[Brighten()], steps=3, seed=0, progress=False)
+    >>> run.images[0].size
+    (64, 64)
+    """
+
+    modules: tuple[str, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    strict: bool = True
+    needs_grad: bool = False
+    brings: Mapping[str, Concept] = MappingProxyType({})
+
+    def start(self, run: Run) -> None: ...
+    def token_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return x
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return x
+
+    def latents(self, x: Tensor, step: Step) -> Tensor:
+        return x
+
+    def attention(self, attn: Attention, site: Site) -> Attention:
+        return attn
+
+    def activation(self, x: Tensor, site: Site) -> Tensor:
+        return x
+
+    def model_output(self, x: Tensor, step: Step) -> Tensor:
+        return x
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        return x
+
+    def sample(self, x: Tensor, step: Step) -> Tensor:
+        return x
+
+    def final_latents(self, x: Tensor, run: Run) -> Tensor:
+        return x
+
+    def image(self, x: Tensor, run: Run) -> Tensor:
+        return x
+
+    def finish(self, run: Run) -> None: ...
+
+    def __repr__(self) -> str:
+        return _described(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise _no_results(self, name)
+
+
+def patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Patterns or kinds as a hook keeps them, where one may be given alone; None is no limit."""
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+
+
+def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:
+    """Whether a hook's patterns and kinds fit a module of the denoiser."""
+    fits = hook.modules is None or any(fnmatchcase(name, pattern) for pattern in hook.modules)
+    return fits and (hook.kinds is None or kind is None or kind in hook.kinds)
+
+
+def overrides(hook: Observer | Transform, point: str) -> bool:
+    """Whether a hook says something at a point."""
+    base = Observer if isinstance(hook, Observer) else Transform
+    return getattr(type(hook), point) is not getattr(base, point)

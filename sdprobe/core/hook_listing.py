@@ -1,0 +1,89 @@
+"""What is registered, as a list that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+from sdprobe.plot.table import as_html, as_text
+
+HEAD = ("name", "kind", "points", "distribution", "summary")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A hook that can be used by name.
+
+    Args:
+        name: what `sdprobe.sample` and `sdprobe.create` take.
+        kind: ``"observer"`` or ``"transform"``; ``"function"`` where a function makes it, which says only when called;
+            ``"broken"`` where it cannot be loaded, and ``"conflict"`` where two distributions claim the name.
+        points: where it acts.
+        summary: the first line of its documentation; of one that cannot be used, why.
+        distribution: the installed package that brings it, or ``"this session"``.
+        version: of that package.
+    """
+
+    name: str
+    kind: Literal["observer", "transform", "function", "broken", "conflict"]
+    points: tuple[str, ...]
+    summary: str
+    distribution: str
+    version: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be made."""
+        return self.kind not in ("broken", "conflict")
+
+    def row(self) -> tuple[str, ...]:
+        """Its line of the table."""
+        who = f"{self.distribution} {self.version}".strip()
+        return (self.name, self.kind, ", ".join(self.points), who, self.summary)
+
+
+class Listing(Sequence[Listed]):
+    """Registered hooks by name or number; it prints as a table."""
+
+    def __init__(self, listed: Iterable[Listed]) -> None:
+        self._listed = tuple(listed)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Listed: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Listing: ...
+
+    def __getitem__(self, key: int | str | slice) -> Listed | Listing:
+        if isinstance(key, slice):
+            return Listing(self._listed[key])
+        if isinstance(key, int):
+            return self._listed[key]
+        for listed in self._listed:
+            if listed.name == key:
+                return listed
+        raise KeyError(f"no hook is called {key!r}; the registered names: {', '.join(self.names)}")
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def __iter__(self) -> Iterator[Listed]:
+        return iter(self._listed)
+
+    def __contains__(self, asked: object) -> bool:
+        return any(asked in (listed, listed.name) for listed in self._listed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names alone."""
+        return tuple(listed.name for listed in self._listed)
+
+    def _rows(self) -> list[Any]:
+        return [HEAD, *(listed.row() for listed in self._listed)]
+
+    def __repr__(self) -> str:
+        return "\n".join(as_text(self._rows()))
+
+    def _repr_html_(self) -> str:
+        return as_html(self._rows(), f"{len(self)} hooks")

@@ -1,0 +1,181 @@
+"""A limited transform of the text.
+
+What a hook does to the text happens before the first step. Limited, such a hook leaves the text as it is. In the steps
+and for the rows where it is to act, the denoiser is told what the hook would have made; limited to sites, only the
+cross-attention there is shown it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import asks, overrides
+from sdprobe.core.limits.limited_hook import LimitedHook
+from sdprobe.core.limits.row_subset import with_rows_of
+from sdprobe.core.run import Conditioned, Role, Run, Site, Step, Text, side_of
+
+TEXT = ("token_embeds", "prompt_embeds")
+Acting = frozenset[int]
+"""Which of a run's limited transforms of the text act, by their numbers in the order given."""
+
+
+class LimitedTextEdit(LimitedHook):
+    """A limited transform of the text.
+
+    Where several act together, the first of them speaks for all: their effect is that of the text as they leave it.
+    """
+
+    def listen(self) -> None:
+        super().listen()
+        if self.by_sites:
+            self.modules = None
+            self.kinds = None if overrides(self.inner, "attention") else ("cross",)
+
+    def begin(self, run: Run) -> Run:
+        self.sites = _cross_sites(run) if self.by_sites else []
+        if self.by_sites and not any(map(self.may_include_site, self.sites)):
+            raise ValueError(
+                f"{self!r}: limited to sites, a change of the text is shown to cross-attention, and of this model's "
+                f"cross-attention these are none; limited to steps or rows, it is told to the whole network"
+            )
+        self.on = False
+        self.texts: dict[Role, Text] = {}
+        self.made: dict[Acting, dict[Role, Conditioned]] = {}
+        return run
+
+    def edit(self, point: str, x: Tensor, text: Text) -> Tensor:
+        if self.on:
+            changed: Tensor = getattr(self.inner, point)(x, text)
+            return changed
+        self.texts[text.role] = text
+        return x
+
+    def prepare(self, step: Step) -> None:
+        """Encode what it may have to tell in this step: now, since in between the encoder may not be at hand."""
+        everywhere, at_sites = self.acting_in(step)
+        for row in step.rows:
+            always = [i for i, own in everywhere if own.includes_row(row)]
+            some = [(i, own) for i, own in at_sites if own.includes_row(row)]
+            for chosen in _together(some, self.sites) if self.by_sites else {()}:
+                if self.is_first_of(acting := Acting((*always, *chosen)), step.run):
+                    self.encode_with(acting, step.run)
+
+    def apply_limited_text(self, step: Step) -> tuple[list[int], dict[str, Shaped[Tensor, "rows ..."]]]:
+        """Which rows of a call of the denoiser it tells something else, and what, by the denoiser's own names."""
+        if self.by_sites:
+            return [], {}
+        everywhere, _ = self.acting_in(step)
+        found = self.conditioning_by_row(step, everywhere)
+        names = next(iter(found.values())).arguments if found else {}
+        return list(found), {name: torch.cat([own.arguments[name] for own in found.values()]) for name in names}
+
+    def replace_context(self, attn: Attention, site: Site) -> Attention:
+        """The attention as it would be if the text had been changed by all that act here."""
+        everywhere, at_sites = self.acting_in(site.step)
+        here = [*everywhere, *((i, own) for i, own in at_sites if own.includes_site(site))]
+        found = self.conditioning_by_row(site.step, here)
+        if not found:
+            return attn
+        # Made of all rows at once, those that stay as they are included: a kernel's last bits may depend on how many.
+        count, filling = len(site.step.rows), next(iter(found.values()))
+        shown = attn.with_context(torch.cat([found.get(i, filling).embeds for i in range(count)]))
+        return shown if len(found) == count else with_rows_of(attn, list(found), shown, site.step)
+
+    def conditioning_by_row(self, step: Step, here: Sequence[tuple[int, LimitedTextEdit]]) -> dict[int, Conditioned]:
+        """What it has to say to the rows that it speaks to, where all these act."""
+        each, found = step.run.settings.images_per_prompt, {}
+        for i, row in enumerate(step.rows):
+            acting = Acting(k for k, own in here if own.includes_row(row))
+            if self.is_first_of(acting, step.run) and (
+                made := self.encode_with(acting, step.run).get(side_of(row.role))
+            ):
+                found[i] = made.of([row.image // each])
+        return found
+
+    def acting_in(self, step: Step) -> tuple[list[tuple[int, LimitedTextEdit]], list[tuple[int, LimitedTextEdit]]]:
+        """The limited transforms of the text that act in a step, numbered: those at every site, those at some."""
+        own = [(i, own) for i, own in enumerate(_all(step.run)) if own.includes_step(step)]
+        return [pair for pair in own if not pair[1].by_sites], [pair for pair in own if pair[1].by_sites]
+
+    def is_first_of(self, acting: Acting, run: Run) -> bool:
+        """Whether it is the first of its kind among these."""
+        every = _all(run)
+        alike = [every[i] for i in sorted(acting) if every[i].by_sites == self.by_sites]
+        return bool(alike) and alike[0] is self
+
+    def encode_with(self, acting: Acting, run: Run) -> dict[Role, Conditioned]:
+        """The prompts of each side, encoded while these act and no others."""
+        if acting in self.made:
+            return self.made[acting]
+        every = _all(run)
+        texts = {role: text for i in sorted(acting) for role, text in every[i].texts.items()}
+        try:
+            for i, one in enumerate(every):
+                one.on = i in acting
+            self.made[acting] = {role: text.again() for role, text in texts.items()}
+            return self.made[acting]
+        finally:
+            for one in every:
+                one.on = False
+
+
+def text_points(points: Sequence[str], by_sites: bool) -> dict[str, Callable[..., Any]]:
+    """The methods that a limited transform of the text has for its own purposes."""
+    editing = {point: _editing(point) for point in points if point in TEXT}
+    showing = {"attention": _showing("attention" in points)} if by_sites else {}
+    return {**editing, "latents": _preparing("latents" in points), **showing}
+
+
+def _all(run: Run) -> list[LimitedTextEdit]:
+    return [own for _, own in run.records if isinstance(own, LimitedTextEdit)]
+
+
+def _editing(point: str) -> Callable[..., Any]:
+    def act(self: Any, x: Tensor, text: Text) -> Any:
+        return self.edit(point, x, text)
+
+    return act
+
+
+def _preparing(further: bool) -> Callable[..., Any]:
+    def latents(self: Any, x: Tensor, step: Step) -> Any:
+        if not self.includes_step(step):
+            return x
+        self.prepare(step)
+        return self.inner.latents(x, step) if further else x
+
+    return latents
+
+
+def _showing(further: bool) -> Callable[..., Any]:
+    def attention(self: Any, attn: Attention, site: Site) -> Any:
+        if not self.acts_at(site):
+            return attn
+        if site.kind == "cross":
+            attn = self.replace_context(attn, site)
+        return self.inner.attention(attn, site) if further and asks(self.inner, site.name, site.kind) else attn
+
+    return attention
+
+
+def _cross_sites(run: Run) -> list[str]:
+    """The names of a model's cross-attention modules."""
+    named = run.model.denoiser.named_modules()
+    return [name for name, module in named if run.model.attention_kind(module) == "cross"]
+
+
+def _together(limited: Sequence[tuple[int, LimitedTextEdit]], sites: Sequence[str]) -> set[tuple[int, ...]]:
+    """Which of some may act together at a site: by their patterns; one that asks a function may act, or not."""
+    found: set[tuple[int, ...]] = set()
+    for name in sites:
+        fixed = [i for i, own in limited if own.may_include_site(name) and not own.has_site_function]
+        open_ = [i for i, own in limited if own.may_include_site(name) and own.has_site_function]
+        found |= {(*fixed, *some) for n in range(len(open_) + 1) for some in combinations(open_, n)}
+    return found

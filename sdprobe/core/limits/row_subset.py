@@ -1,0 +1,199 @@
+"""PartialRun of a run: some of its rows, at every point, as if they were all there is.
+
+What a hook is shown of them is numbered anew from 0, the run included, so that a hook which counts images counts those
+it sees. Entries outside are handed on as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.core.attention import Attention, by_own_mask
+from sdprobe.core.compose import called, checked
+from sdprobe.core.hook import Observer, Transform
+from sdprobe.core.run import Role, Row, Run, Site, Step, Text, as_slice
+
+Chosen = Callable[[Row], bool]
+
+
+class PartialRun(Run):
+    """A run as if it had only these images, each with a prompt of its own."""
+
+    def __init__(self, whole: Run, images: Sequence[int]) -> None:
+        vars(self).update({name: value for name, value in vars(whole).items() if name not in ("images", "latents")})
+        settings, of = whole.settings, [i // whole.settings.images_per_prompt for i in images]
+        seed = tuple(settings.seed[i] for i in images) if isinstance(settings.seed, tuple) else settings.seed
+        self._whole, self._chosen = whole, tuple(images)
+        self.prompts = tuple(whole.prompts[k] for k in of)
+        self.negative_prompts = tuple(whole.negative_prompts[k] for k in of)
+        self.settings = replace(
+            settings,
+            prompt=tuple(settings.prompt[k] for k in of),
+            negative_prompt=tuple(settings.negative_prompt[k] for k in of),
+            seed=seed,
+            images_per_prompt=1,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """What there is only when the run has ended, of these images."""
+        if name == "images":
+            return [self._whole.images[i] for i in self._chosen] if self._whole.images else []
+        if name == "latents":
+            return None if self._whole.latents is None else self._whole.latents[list(self._chosen)]
+        raise AttributeError(f"a run has no {name!r}")
+
+
+class RowSubset:
+    """Which images of a run are left, and how what passes a point is narrowed to them.
+
+    Args:
+        run: the whole run.
+        chosen: says of a row whether it is left. An image is left if any of its rows is.
+        limited: makes of a hook one that is limited to these rows.
+    """
+
+    def __init__(self, run: Run, chosen: Chosen, limited: Callable[[Any], Any]) -> None:
+        self.run, self.chosen, self.limited = run, chosen, limited
+        rows = rows_of_run(run)
+        self.images = sorted({row.image for row in rows if chosen(row)})
+        # A hook that is shown nothing still begins and ends, and may want to know of which run.
+        whole = len(self.images) in (0, run.settings.images)
+        self.part = run if whole else PartialRun(run, self.images)
+
+    def passing(self, hook: Observer | Transform, inner: Any, point: str, x: Any, place: Any) -> Any:
+        """What a hook that is limited to these rows returns at a point, by the hook within."""
+        entries = self.entries(x, place, point)
+        count = len(x.query if isinstance(x, Attention) else x)
+        if not entries:
+            return x if isinstance(hook, Transform) else None
+        if len(entries) == count and self.part is self.run:
+            return getattr(inner, point)(x, place)
+        near = self.place(place, point, entries)
+        given = rows_of_attention(x, entries, near.step) if isinstance(x, Attention) else x[as_slice(entries)]
+        returned = called(inner, point, given, near)
+        if isinstance(hook, Observer):
+            return returned
+        checked(inner, point, given, returned)
+        if returned is given:
+            return x
+        if isinstance(x, Attention):
+            return with_rows(x, entries, given, returned)
+        return with_entries(x, entries, returned)
+
+    def entries(self, x: Any, place: Text | Step | Site | Run, point: str) -> list[int]:
+        """Which entries of a value are left."""
+        if isinstance(place, Text):
+            return [i // self.run.settings.images_per_prompt for i in self._images_of(place)]
+        if isinstance(place, Step) and point != "model_output":
+            return self.images
+        if isinstance(place, Run):
+            return self.images
+        rows = place.step.rows if isinstance(place, Site) else place.rows
+        count = len(x.query if isinstance(x, Attention) else x)
+        if count != len(rows):
+            where = f"the module {place.name}" if isinstance(place, Site) else point
+            raise ValueError(
+                f"rows cannot be chosen at {where}: it has {count} entries, and there are {len(rows)} rows"
+            )
+        return [i for i, row in enumerate(rows) if self.chosen(row)]
+
+    def place(self, place: Any, point: str, entries: Sequence[int]) -> Any:
+        """Where we are, as it is for what is left."""
+        if isinstance(place, Run):
+            return self.part
+        if isinstance(place, Text):
+            return self._text(place, entries)
+        if isinstance(place, Site):
+            return replace(place, step=self._step(place.step, entries))
+        if point == "model_output":
+            return self._step(place, entries)
+        return self._step(place, [i for i, row in enumerate(place.rows) if row.image in self.images])
+
+    def _images_of(self, text: Text) -> list[int]:
+        run = self.run
+        return [i for i in self.images if self.chosen(Row(i, run.prompt_of(i, text.role), text.role))]
+
+    def _text(self, text: Text, entries: Sequence[int]) -> Text:
+        at = list(entries)
+        return replace(
+            text,
+            prompts=tuple(text.prompts[k] for k in at),
+            run=self.part,
+            layers=lambda: tuple(layer[at] for layer in text.layers()),
+            again=lambda: text.again().of(at),
+        )
+
+    def _step(self, step: Step, kept: Sequence[int]) -> Step:
+        whole, images = step.latents, self.images
+
+        def to_prediction(_: Step, x: Tensor, hooks: tuple[Any, ...], role: Role | None) -> Tensor:
+            """What the denoiser says, asked of all images: it was told of all."""
+            found = step.to_prediction(
+                step, with_entries(whole.to(x.dtype), images, x), tuple(map(self.limited, hooks)), role
+            )
+            rows = [row for row in step.rows if role in (None, row.role)]
+            return found[[i for i, row in enumerate(rows) if row.image in images]]
+
+        return replace(
+            step,
+            latents=whole[as_slice(images)],
+            rows=tuple(replace(step.rows[i], image=images.index(step.rows[i].image)) for i in kept),
+            run=self.part,
+            model_output=None if step.model_output is None else step.model_output[as_slice(kept)],
+            to_state=lambda x: step.to_state(whole),  # the run can only go on as a whole
+            to_prediction=to_prediction,
+        )
+
+
+def rows_of_run(run: Run) -> list[Row]:
+    """Every row that the denoiser is shown in a step."""
+    return [Row(i, run.prompt_of(i, role), role) for role in run.roles for i in range(run.settings.images)]
+
+
+def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
+    """A tensor with some of its entries replaced, the others as they are."""
+    return torch.index_copy(x, 0, torch.tensor(list(entries), device=x.device), new)
+
+
+def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> Attention:
+    """The same call for some of its rows."""
+    at, mask = as_slice(entries), attn.mask
+    made = replace(
+        attn,
+        query=attn.query[at],
+        key=attn.key[at],
+        value=attn.value[at],
+        rows=step.rows,
+        replaced=None if attn.replaced is None else attn.replaced[at],
+        _made={},
+    )
+    if mask is None or mask.ndim < 4 or len(mask) == 1:
+        return made
+
+    # The kernel it came with knows the mask of all rows.
+    return replace(made, mask=mask[at], kernel=by_own_mask, fused=lambda own: None)
+
+
+def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returned: Attention) -> Attention:
+    """A call in which some rows became others: the output of the rest is exactly what it would have been."""
+    held: dict[str, Any] = {}
+    for name in ("query", "key", "value"):
+        new, own = getattr(returned, name), getattr(attn, name)
+        held[name] = own if new is getattr(given, name) else with_entries(own, entries, new)
+    replaced = attn.replaced
+    if returned.replaced is not given.replaced and returned.replaced is not None:
+        probs = attn.probs()
+        replaced = with_entries(probs, entries, returned.replaced.to(probs.dtype))
+    output = with_entries(attn.output(), entries, returned.output())
+    return replace(attn, **held, replaced=replaced, _made={"output": output})
+
+
+def with_rows_of(attn: Attention, entries: Sequence[int], other: Attention, step: Step) -> Attention:
+    """A call in which some rows are those of another call of the same rows."""
+    given, found = (rows_of_attention(own, entries, step) for own in (attn, other))
+    return with_rows(attn, entries, given, replace(found, _made={"output": other.output()[as_slice(entries)]}))

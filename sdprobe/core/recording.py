@@ -1,0 +1,131 @@
+"""What steps of a run held: in memory, or in a folder that can be read while the run goes on and after it."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Shaped
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sdprobe.core.atomic_file import write_atomically
+
+NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+class Record(ABC):
+    """Tensors by step and name; under None instead of a step's number, what came after the last."""
+
+    @property
+    @abstractmethod
+    def indices(self) -> list[int]:
+        """The numbers of the steps that are there."""
+
+    @abstractmethod
+    def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
+        """Add a step."""
+
+    @abstractmethod
+    def _read(self, index: int | None) -> Mapping[str, Tensor] | None: ...
+
+    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels h w"]]:
+        """One step: everything that was kept of it, by name. Raises KeyError for a step that is not there."""
+        found = self._read(index)
+        if found is None:
+            raise KeyError(f"step {index} was not kept; kept: {', '.join(map(str, self.indices)) or 'none'}")
+        return found
+
+    def __getitem__(self, name: str) -> Shaped[Tensor, "steps images channels h w"]:
+        """One of what was kept, over all steps. Raises KeyError for what was not."""
+        indices = self.indices
+        if not indices:
+            raise KeyError(f"no step was kept, so there is no {name!r}")
+        if name not in (kept := self.at(indices[0])):
+            raise KeyError(f"{name!r} was not kept; kept: {', '.join(kept)}")
+        return torch.stack([self.at(index)[name] for index in indices])
+
+    @property
+    def final(self) -> Shaped[Tensor, "images channels h w"]:
+        """The final latents. Raises KeyError where the run has not come to its end."""
+        found = self._read(None)
+        if found is None:
+            raise KeyError("the run has not come to its end: there are no final latents")
+        return found["latents"]
+
+
+class Held(Record):
+    """In memory."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int | None, Mapping[str, Tensor]] = {}
+
+    @property
+    def indices(self) -> list[int]:
+        return [index for index in self._steps if index is not None]
+
+    def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
+        self._steps[index] = tensors
+
+    def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
+        return self._steps.get(index)
+
+
+class Recording(Record):
+    """A folder of steps as `LatentRecorder` writes it, one file each; a step is read when it is asked for.
+
+    A file appears in the folder only once it is whole. So a run that was killed leaves every step it had finished.
+
+    >>> import tempfile
+    >>> import sdprobe
+    >>> folder = tempfile.mkdtemp()
+    >>> recorder = sdprobe.LatentRecorder(folder=folder)
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[recorder], steps=3, seed=0, progress=False)
+    >>> recording = sdprobe.Recording(folder)
+    >>> recording.indices, recording["latents"].shape, recording.at(2)["latents"].shape
+    ([0, 1, 2], torch.Size([3, 1, 4, 16, 16]), torch.Size([1, 4, 16, 16]))
+    >>> bool((recording.final == run.latents).all())
+    True
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        FileNotFoundError: for a folder that is not there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(folder)!r} to read a recording from")
+
+    @classmethod
+    def begun(cls, folder: str | Path) -> Recording:
+        """One to write to, in a folder of its own. Raises ValueError for a folder that has something in it."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if any(Path(folder).iterdir()):
+            raise ValueError(f"the folder {str(folder)!r} has something in it: every recording needs one of its own")
+        return cls(folder)
+
+    @property
+    def indices(self) -> list[int]:
+        return sorted(int(found[1]) for path in self.folder.iterdir() if (found := NAME.fullmatch(path.name)))
+
+    def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
+        with write_atomically(self._path(index)) as beside:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
+
+    def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
+        path = self._path(index)
+        found: dict[str, Tensor] | None = load_file(path) if path.exists() else None
+        return found
+
+    def _path(self, index: int | None) -> Path:
+        return self.folder / ("final.safetensors" if index is None else f"step-{index:04d}.safetensors")
+
+    def __repr__(self) -> str:
+        count = len(self.indices)
+        return f"Recording({str(self.folder)!r}, {count} step{'s' * (count != 1)})"

@@ -1,0 +1,294 @@
+"""Hooks by name, over the entry-point group ``sdprobe.hooks``.
+
+Our own hooks come by the road everyone's come by: an entry point of an installed distribution. A name is loaded only
+when someone asks for it, so a broken plugin, or two that claim one name, hurt nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar
+
+from sdprobe.core.compose import Hook, Hooks
+from sdprobe.core.hook import POINTS, Observer, Transform
+from sdprobe.core.hook_listing import Listed, Listing
+from sdprobe.core.limits.only import only
+from sdprobe.core.limits.steps import after, every
+
+GROUP = "sdprobe.hooks"
+
+Pair = tuple[str, Mapping[str, Any]] | list[Any]
+Given = Iterable[Hook | Hooks | str | Pair] | Hook | Hooks | str | Pair
+Made = TypeVar("Made", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Someone's claim to a name: an installed distribution's, or this session's."""
+
+    name: str
+    distribution: str
+    version: str
+    source: str
+    load: Callable[[], Any]
+
+    def __str__(self) -> str:
+        who = f"{self.distribution} {self.version}".strip()
+        return f"{who} ({self.source})" if who else self.source
+
+
+SESSION = "this session"
+_session: dict[str, Claim] = {}
+_built: dict[int, tuple[weakref.ref[Any], tuple[str, dict[str, Any]]]] = {}
+
+
+def names() -> dict[str, EntryPoint]:
+    """Every installed name with its entry point (of several, the first), in alphabetical order; nothing is imported."""
+    found: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        found.setdefault(entry.name, entry)
+    return found
+
+
+def hooks() -> Listing:
+    """Every hook that can be used by name: those of sdprobe, of installed plugins, and of this session.
+
+    A plugin that cannot be loaded has a line too, which says why; so has a name that two distributions claim.
+
+    >>> import sdprobe
+    >>> sdprobe.hooks()["replace-token"]
+    Listed(name='replace-token', kind='transform', points=('token_embeds',), ...)
+    >>> own = [hook for hook in sdprobe.hooks() if hook.distribution == "sdprobe"]  # whatever else is installed
+    >>> [hook.name for hook in own if "attention" in hook.points and hook.kind == "observer"]
+    ['attention-maps', 'self-attention-maps']
+    >>> print(sdprobe.hooks())
+    name                 kind       points ...
+    """
+    return Listing(_listed(name, claims) for name, claims in _claims().items())
+
+
+def create(name: str, **config: Any) -> Any:
+    """The hook registered under a name, built with the configuration.
+
+    The name may also be a combinator's: ``"only"``, ``"after"`` or ``"every"``. What it combines is given
+    as names or pairs too: ``create("after", k=10, hook=["latents", {"every": 5}])``.
+
+    >>> import sdprobe
+    >>> sdprobe.create("latents", every=5)
+    LatentRecorder(every=5)
+    >>> sdprobe.create("latent")
+    Traceback (most recent call last):
+    ValueError: no hook is called 'latent'; did you mean 'latents'? The registered names: ...
+
+    Args:
+        name: one of those that `sdprobe.hooks` lists.
+        config: the arguments of the hook.
+
+    Returns:
+        The hook; or `Hooks`, where the name stands for several.
+
+    Raises:
+        ValueError: for an unknown name, naming the nearest; for one that two distributions claim, naming both; for
+            arguments the hook does not take.
+        TypeError: where what was made is no hook.
+    """
+    if name in COMBINATORS:
+        _refuse_arguments(name, COMBINATORS[name], config)
+        return COMBINATORS[name](**config)
+    claim = _claim(name)
+    try:
+        factory = claim.load()
+    except (Exception, SystemExit) as error:
+        error.add_note(f"while loading the hook {name!r} from {claim}")
+        raise
+    _refuse_arguments(name, factory, config)
+    try:
+        hook = factory(**config)
+    except Exception as error:
+        error.add_note(f"while making the hook {name!r} from {claim}")
+        raise
+    if not isinstance(hook, (Observer, Transform, Hooks)):
+        raise TypeError(f"what {claim} makes under the name {name!r} is no hook but {type(hook).__name__}")
+    key = id(hook)
+    _built[key] = (weakref.ref(hook, lambda _: _built.pop(key, None)), (name, config))
+    return hook
+
+
+def built(hook: object) -> tuple[str, dict[str, Any]] | None:
+    """The name and configuration that `create` built a hook from; None of one that was made otherwise."""
+    held = _built.get(id(hook))
+    return None if held is None or held[0]() is not hook else held[1]
+
+
+def name_of(kind: type) -> str | None:
+    """The name that a class of hooks is registered under; None where it has none of its own."""
+    for name, claims in _claims().items():
+        # The module that an entry point names has been imported, if anyone holds a hook of its class.
+        if len(claims) == 1 and claims[0].source.partition(":")[0] in sys.modules:
+            with contextlib.suppress(Exception):
+                if claims[0].load() is kind:
+                    return name
+    return None
+
+
+def register(name: str) -> Callable[[Made], Made]:
+    """Give a class of hooks, or a function that makes a hook, a name for as long as this Python runs.
+
+    Registered again, from the same module or notebook, the name stands for the new one.
+
+    >>> import sdprobe
+    >>> @sdprobe.register("brighten")
+    ... class Brighten(sdprobe.Transform):
+    ...     def __init__(self, factor):
+    ...         self.factor = factor
+    ...     def prompt_embeds(self, x, text):
+    ...         return self.factor * x
+    >>> sdprobe.create("brighten", factor=1.1)
+    Brighten(1.1)
+
+    Args:
+        name: what it is to be called; an installed package gives names by entry points instead.
+
+    Raises:
+        ValueError: for a name that an installed distribution, or another module, has given to another.
+        TypeError: for what is neither a class of hooks nor a function.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise TypeError(f'give the hook a name: @sdprobe.register("my-hook"), not {name!r}')
+
+    if name in COMBINATORS:
+        raise ValueError(f"the name {name!r} is taken by sdprobe; call yours something else")
+
+    def named(made: Made) -> Made:
+        if not callable(made) or (isinstance(made, type) and not issubclass(made, (Observer, Transform))):
+            raise TypeError(f"{made!r} is neither a class of hooks nor a function that makes one")
+        source = f"{made.__module__}:{made.__qualname__}"
+        claim = Claim(name, SESSION, "", source, lambda: made)
+        for other in _claims().get(name, ()):
+            if other.distribution != SESSION or other.source.partition(":")[0] != made.__module__:
+                raise ValueError(f"the name {name!r} is taken by {other}; call yours something else")
+        _session[name] = claim
+        return made
+
+    return named
+
+
+def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
+    """The hooks as one, every name or pair replaced by the hook it stands for; and those that came by a name."""
+    made: list[Any] = []
+    by_name: dict[str, Any] = {}
+    for given in each(hooks):
+        pair: Any = (given, {}) if isinstance(given, str) else given
+        if not is_pair(pair):
+            made.append(given)
+            continue
+        name, config = pair
+        made.append(create(name, **config))
+        by_name[name] = Hooks(by_name[name], made[-1]) if name in by_name else made[-1]
+    return Hooks(*made), by_name
+
+
+def each(hooks: Given) -> Iterable[Any]:
+    """What was given, one by one."""
+    single = isinstance(hooks, (str, Hooks)) or is_pair(hooks) or not isinstance(hooks, Iterable)
+    return (hooks,) if single else hooks  # type: ignore[return-value]
+
+
+def _only(hook: Given, steps: Any = None, sites: Any = None, rows: Any = None) -> Any:
+    return only(resolve(hook)[0], steps=steps, sites=sites, rows=rows)
+
+
+COMBINATORS: Mapping[str, Callable[..., Any]] = {
+    "only": _only,
+    "after": lambda k, hook: after(k)(resolve(hook)[0]),
+    "every": lambda k, hook: every(k)(resolve(hook)[0]),
+}
+"""What makes hooks of hooks, by the names that pairs know them by."""
+
+
+def is_pair(given: object) -> bool:
+    """Whether this is a name with its configuration."""
+    pair = isinstance(given, (tuple, list)) and len(given) == 2
+    return pair and isinstance(given[0], str) and isinstance(given[1], Mapping)  # type: ignore[index]
+
+
+def _claims() -> dict[str, list[Claim]]:
+    """Who claims which name, in alphabetical order; nothing is imported."""
+    installed = [
+        Claim(entry.name, entry.dist.name, entry.dist.version, entry.value, entry.load)
+        if entry.dist is not None
+        else Claim(entry.name, "", "", entry.value, entry.load)
+        for entry in entry_points(group=GROUP)
+    ]
+    found: dict[str, list[Claim]] = {}
+    taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
+    for claim in sorted([*installed, *taken, *_session.values()], key=lambda claim: claim.name):
+        found.setdefault(claim.name, []).append(claim)
+    return found
+
+
+def _claim(name: str) -> Claim:
+    found = _claims()
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no hook is called {name!r}; {hint}The registered names: {', '.join(found)}")
+    claim, *others = found[name]
+    if others:
+        raise ValueError(_rivals(name, found[name]))
+    return claim
+
+
+def _rivals(name: str, claims: Iterable[Claim]) -> str:
+    return f"two distributions register the hook {name!r}: {' and '.join(map(str, claims))}; uninstall one of them"
+
+
+def _refuse_arguments(name: str, factory: Callable[..., Any], config: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return  # what has no signature says itself what it does not take
+    try:
+        signature.bind(**config)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters) or "none"
+        raise ValueError(
+            f"the hook {name!r} cannot be built with {dict(config)}: {error}; its arguments: {takes}"
+        ) from error
+
+
+def _listed(name: str, claims: list[Claim]) -> Listed:
+    who = ", ".join(claim.distribution for claim in claims)
+    versions = ", ".join(claim.version for claim in claims if claim.version)
+    if len(claims) > 1:
+        return Listed(name, "conflict", (), _rivals(name, claims), who, versions)
+    try:
+        factory = claims[0].load()
+        kind = _kind(factory)
+    except (Exception, SystemExit) as error:  # whatever a plugin does when it is imported
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return Listed(name, "broken", (), f"cannot be loaded from {claims[0]}: {said}", who, versions)
+    summary = (factory.__doc__ or "").strip().split("\n")[0]
+    if kind is None:
+        return Listed(name, "function", (), summary, who, versions)
+    base = Observer if kind == "observer" else Transform
+    points = tuple(point for point in POINTS if getattr(factory, point) is not getattr(base, point))
+    return Listed(name, kind, points, summary, who, versions)
+
+
+def _kind(factory: Any) -> Literal["observer", "transform"] | None:
+    """What it makes; None of a function, which only says when it is called."""
+    if isinstance(factory, type) and issubclass(factory, Observer):
+        return "observer"
+    if isinstance(factory, type) and issubclass(factory, Transform):
+        return "transform"
+    if isinstance(factory, type) or not callable(factory):
+        raise TypeError(f"{factory!r} is neither a class of hooks nor a function that makes one")
+    return None

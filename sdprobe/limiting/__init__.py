@@ -1,1 +1,0 @@
-"""Hooks that act in some steps, at some sites, for some rows only."""

@@ -1,0 +1,1 @@
+"""Inside the denoiser: module hooks, where tokens stand, further calls."""

@@ -1,0 +1,38 @@
+"""Further calls of the denoiser within a step, beside the loop's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.run import Role, Step
+from sdprobe.model.base import Model
+from sdprobe.model.denoiser.module_hooks import ModuleHooks
+
+Predict = Callable[[Step, Tensor, Iterable[Any], Role | None], Tensor]
+
+
+def predicting(run_model: Model, module_hooks: ModuleHooks, conditioning: Any) -> Predict:
+    """What `Step.predict` asks: the denoiser, told what this run tells it, past the run's transforms in it."""
+
+    def predict(step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
+        if module_hooks.busy:
+            raise RuntimeError(
+                "step.predict was called at a point inside the denoiser, which is running: call it at latents, "
+                "model_output or noise_pred"
+            )
+        rows, told = step.rows, conditioning
+        if role is not None:
+            rows = tuple(row for row in step.rows if row.role == role)
+            if not rows:
+                raise ValueError(f"this run has no rows of role {role!r}: its guidance scale needs none")
+            told = run_model.narrowed(conditioning, step.rows_of(role))
+        at = replace(step, latents=x, rows=rows, model_output=None, further=True)
+        with module_hooks.with_hooks(Hooks(*hooks)).listen(at):
+            return run_model.denoise(x, at, told)
+
+    return predict

@@ -1,0 +1,33 @@
+"""What a network is told in a call, where limited transforms of the text tell some of its rows something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.core.limits.only_text import LimitedTextEdit
+from sdprobe.core.run import Step
+
+
+def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    """A network's arguments for the rows of a step, as the run's limited transforms of the text leave them."""
+    found = dict(told)
+    for _, hook in step.run.records:
+        if isinstance(hook, LimitedTextEdit):
+            rows, instead = hook.apply_limited_text(step)
+            found = _with(found, torch.tensor(rows), instead) if rows else found
+    return found
+
+
+def _with(told: Mapping[str, Any], rows: Tensor, instead: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments, and those that stand in a dictionary among them, with other entries at some rows."""
+    found = dict(told)
+    for name, value in told.items():
+        if isinstance(value, dict):
+            found[name] = _with(value, rows, instead)
+        elif name in instead and value is not None:
+            found[name] = value.index_copy(0, rows.to(value.device), instead[name].to(value))
+    return found

@@ -1,0 +1,103 @@
+"""Schedulers of a run's own, made from the pipeline's configuration: the pipeline's is never touched."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from diffusers import schedulers as diffusers_schedulers
+from diffusers.schedulers import DDIMInverseScheduler, DDIMScheduler, KarrasDiffusionSchedulers
+
+from sdprobe.model.diffusion.ddim_inversion import CorrectedDDIMInverseScheduler
+from sdprobe.model.diffusion.noise_levels import is_flow
+
+LISTED = frozenset(kind.name for kind in KarrasDiffusionSchedulers)
+"""What a Stable Diffusion pipeline says it takes."""
+
+SCHEDULERS = LISTED | {
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "LCMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+}
+"""Those, and what is not in that list but runs on the same configuration."""
+
+
+FLOWS = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"})
+"""What runs on the configuration of a flow."""
+
+
+def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
+    """A new scheduler: the pipeline's own class, a class or its name, or one like the instance given.
+
+    Where only a class is given, it gets the pipeline's configuration (betas, prediction type, spacing), as
+    ``Class.from_config(pipe.scheduler.config)`` does in diffusers.
+    """
+    if scheduler is None:
+        return type(pipe.scheduler).from_config(pipe.scheduler.config)
+    if not isinstance(scheduler, (str, type)):
+        return type(scheduler).from_config(scheduler.config)
+    names = fitting(pipe.scheduler)
+    if isinstance(scheduler, type) and any(kind.__name__ in names for kind in scheduler.__mro__):
+        return scheduler.from_config(pipe.scheduler.config)  # type: ignore[attr-defined]
+    asked = scheduler if isinstance(scheduler, str) else scheduler.__name__
+    short = {name.removesuffix("Scheduler").lower(): name for name in names}
+    short |= {bare.removesuffix("discrete"): name for bare, name in short.items()}
+    name = short.get(asked.removesuffix("Scheduler").lower())
+    if name is None:
+        raise ValueError(f"scheduler {asked!r} does not fit this pipeline; those that do: {', '.join(names)}")
+    return getattr(diffusers_schedulers, name).from_config(pipe.scheduler.config)
+
+
+def fitting(scheduler: Any) -> list[str]:
+    """The classes that can stand in a scheduler's place, by name; the usual ones first."""
+    own = {kind.__name__ for kind in (*type(scheduler).__mro__, *scheduler.compatibles)}
+    known = {name for name in own if name.endswith("Scheduler") and hasattr(diffusers_schedulers, name)}
+    for alike in (SCHEDULERS, FLOWS):
+        known |= alike if known & alike else frozenset()
+    return sorted(known, key=lambda name: (name not in LISTED, name))
+
+
+def there_and_back(pipe: Any) -> tuple[Any, Any]:
+    """DDIM from picture to noise, and from noise to picture over the very same levels.
+
+    The inverse knows no levels spread from the first to the last alike; such a configuration gets those from training's
+    last downwards. Nothing is clipped, which could not be undone.
+    """
+    _refuse_flow(pipe.scheduler)
+    config = pipe.scheduler.config
+    spacing = config.get("timestep_spacing", "leading")
+    spacing = spacing if spacing in ("leading", "trailing") else "trailing"
+    back = DDIMScheduler.from_config(config, timestep_spacing=spacing, clip_sample=False, thresholding=False)
+    known = inspect.signature(DDIMInverseScheduler).parameters  # told of any other option, diffusers warns
+    return CorrectedDDIMInverseScheduler(**{key: value for key, value in back.config.items() if key in known}), back
+
+
+def one_call(pipe: Any, timestep: int) -> Any:
+    """A schedule whose one step calls the denoiser at a timestep of training and goes to predicted x0.
+
+    It is the model's own, ended there: its noise levels up to that timestep are the model's.
+    """
+    _refuse_flow(pipe.scheduler)
+    usual = DDIMScheduler.from_config(pipe.scheduler.config)
+    if not 0 <= timestep < len(usual.betas):
+        raise ValueError(f"a timestep of this model lies between 0 and {len(usual.betas) - 1}, not {timestep}")
+    return DDIMScheduler.from_config(
+        usual.config,
+        trained_betas=usual.betas[: timestep + 1].tolist(),
+        num_train_timesteps=timestep + 1,
+        rescale_betas_zero_snr=False,  # where it is asked for, these betas have been rescaled already
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+    )
+
+
+def _refuse_flow(scheduler: Any) -> None:
+    if is_flow(scheduler) and "prediction_type" not in scheduler.config:
+        raise ValueError(
+            f"this needs the noise levels of DDIM, and the model was made for a flow ({type(scheduler).__name__}), "
+            f"which goes straight from noise to picture"
+        )

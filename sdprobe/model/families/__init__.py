@@ -1,0 +1,1 @@
+"""One file for each family of models, and what U-Nets and transformers share."""

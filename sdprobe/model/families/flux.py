@@ -1,0 +1,101 @@
+"""Flux.1: T5 for the words and CLIP for the whole prompt, a transformer with joint attention, flow matching."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FluxImg2ImgPipeline
+from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from sdprobe.core.run import Role, Settings
+from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.pipeline import Latents
+from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
+
+
+class Flux(TransformerModel):
+    """Flux.1 dev, which is told the guidance scale, and Flux.1 schnell, which has none.
+
+    Guidance is embedded, so there are rows of the prompt alone; a negative prompt is left out, as in the pipeline. In
+    joint attention the text stands before the picture. Four places of the latents are one token: hooks are shown
+    latents as a picture, ``[images, channels, h, w]``, and only the network is shown them packed.
+    """
+
+    pipelines = ("FluxPipeline",)
+    token_axis = (("text_encoder_2",),)
+    pooling = ("text_encoder",)
+    text_first = True
+    img2img = FluxImg2ImgPipeline
+    patch = 2
+
+    @property
+    def channels(self) -> int:
+        return int(self.denoiser.config.in_channels) // self.patch**2
+
+    def roles(self, guidance_scale: float) -> tuple[Role, ...]:
+        return ("cond",)
+
+    def encoded(self, texts: list[str]) -> DenoiserArguments:
+        embeds, pooled, _ = self.pipe.encode_prompt(texts, None, self.device, 1)
+        return {EMBEDS: embeds, "pooled_projections": pooled}
+
+    def besides(self, settings: Settings) -> DenoiserArguments:
+        if not self.denoiser.config.guidance_embeds:
+            return {}
+        return {"guidance": torch.full([settings.images], settings.guidance_scale, device=self.device)}
+
+    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
+        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
+        own = scheduler.config.get("use_flow_sigmas", False)
+        asked = {"sigmas": None if own else sigmas, "mu": self.shift(scheduler, settings, 1.15)}
+        taken = signature(scheduler.set_timesteps).parameters  # those of Heun's are its own
+        known = {name: value for name, value in asked.items() if name in taken}
+        retrieve_timesteps(scheduler, settings.steps, self.device, **known)
+
+    def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
+        if image is not None:
+            return super().start_latents(settings, generator, latents, image)
+        if latents is not None:
+            return latents.to(self.device, self.dtype)
+        packed, _ = self.prepared(settings, generator, None)
+        return self.unpacked(packed, *self.latent_size(settings))
+
+    def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
+        given = (settings.images, self.channels, settings.height, settings.width, self.dtype, self.device)
+        packed, _ = pipe.prepare_latents(pixels, timestep, *given, generator)
+        return self.unpacked(packed, *self.latent_size(settings))
+
+    def predict(
+        self, rows: Latents, timestep: Tensor, conditioning: Conditioning
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        h, w = rows.shape[-2:]
+        output = self.pipe.transformer(
+            hidden_states=self.packed(rows),
+            timestep=timestep.expand(len(rows)).to(rows.dtype) / 1000,
+            **{"guidance": None, **conditioning.arguments},
+            txt_ids=torch.zeros(conditioning.tokens, 3, device=rows.device, dtype=self.pipe.text_encoder.dtype),
+            img_ids=self.pipe._prepare_latent_image_ids(len(rows), h // 2, w // 2, rows.device, self.dtype),
+            joint_attention_kwargs={},
+            return_dict=False,
+        )[0]
+        return self.unpacked(output, h, w)
+
+    def attention_kind(self, module: nn.Module) -> str | None:
+        # In the later blocks text and picture are one stream, whose attention has no part for added text.
+        return "joint" if super().attention_kind(module) else None
+
+    def packed(self, latents: Latents) -> Shaped[Tensor, "rows places packed"]:
+        """Latents as the pipeline hands them on: four places of the picture are one."""
+        packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)
+        return packed
+
+    def unpacked(self, packed: Shaped[Tensor, "rows places packed"], h: int, w: int) -> Latents:
+        """What the pipeline hands on, as a picture of so many places."""
+        factor = self.pipe.vae_scale_factor
+        latents: Tensor = self.pipe._unpack_latents(packed, h * factor, w * factor, factor)
+        return latents

@@ -1,0 +1,46 @@
+"""Stable Diffusion 3 and 3.5: three text encoders, a transformer with joint attention, flow matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import StableDiffusion3Img2ImgPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.run import Settings
+from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.pipeline import Latents
+from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
+
+
+class StableDiffusion3(TransformerModel):
+    """Stable Diffusion 3 and 3.5.
+
+    The two CLIP encoders read the same places of the prompt, side by side; T5's reading of it follows them. A pipeline
+    without T5 has zeros there, which belong to no word. In joint attention the picture stands before the text.
+    """
+
+    pipelines = ("StableDiffusion3Pipeline",)
+    token_axis = (("text_encoder", "text_encoder_2"), ("text_encoder_3",))
+    img2img = StableDiffusion3Img2ImgPipeline
+
+    def encoded(self, texts: list[str]) -> DenoiserArguments:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            texts, None, None, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {EMBEDS: embeds, "pooled_projections": pooled}
+
+    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
+        moved = scheduler.config.get("use_dynamic_shifting", None)
+        shift = {"mu": self.shift(scheduler, settings, 1.16)} if moved else {}
+        retrieve_timesteps(scheduler, settings.steps, self.device, **shift)
+
+    def predict(
+        self, rows: Latents, timestep: Tensor, conditioning: Conditioning
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        output: Tensor = self.pipe.transformer(
+            hidden_states=rows, timestep=timestep.expand(len(rows)), **conditioning.arguments, return_dict=False
+        )[0]
+        return output

@@ -1,0 +1,79 @@
+"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled prompt and sizes beside them, a U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.core.run import Settings
+from sdprobe.model.families.unet import UNetModel
+from sdprobe.model.pipeline import Latents
+from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
+
+ADDED = ("text_embeds", "time_ids")
+
+
+class StableDiffusionXL(UNetModel):
+    """Stable Diffusion XL, the base model.
+
+    Both encoders read the same places of the prompt; ``prompt_embeds`` holds their states side by side, the width of
+    the first before the width of the second.
+    """
+
+    pipelines = ("StableDiffusionXLPipeline",)
+    token_axis = (("text_encoder", "text_encoder_2"),)
+    img2img = StableDiffusionXLImg2ImgPipeline
+
+    @property
+    def zeroes_unprompted(self) -> bool:
+        return bool(self.pipe.config.force_zeros_for_empty_prompt)
+
+    def encoded(self, texts: list[str]) -> DenoiserArguments:
+        embeds, _, pooled, _ = self.pipe.encode_prompt(texts, None, self.device, 1, False)
+        return {EMBEDS: embeds, "text_embeds": pooled}
+
+    def besides(self, settings: Settings) -> DenoiserArguments:
+        size = (settings.height, settings.width)
+        encoder = self.pipe.text_encoder_2
+        ids = self.pipe._get_add_time_ids(size, (0, 0), size, self.dtype, encoder.config.projection_dim)
+        return {**super().besides(settings), "time_ids": ids.to(self.device).repeat(settings.images, 1)}
+
+    def arguments(self, conditioning: Conditioning) -> dict[str, Any]:
+        own = {name: tensor for name, tensor in conditioning.arguments.items() if name not in ADDED}
+        return {**own, "added_cond_kwargs": {name: conditioning.arguments[name] for name in ADDED}}
+
+    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
+        vae = self.pipe.vae
+        with self._precise():
+            x = x.to(next(iter(vae.post_quant_conv.parameters())).dtype)
+            mean, std = (self._per_channel(name, x) for name in ("latents_mean", "latents_std"))
+            unscaled = x / vae.config.scaling_factor
+            if mean is not None and std is not None:
+                unscaled = x * std / vae.config.scaling_factor + mean
+            image = vae.decode(unscaled, return_dict=False)[0]
+        if self.pipe.watermark is not None:
+            image = self.pipe.watermark.apply_watermark(image)
+        return self.finished(image)
+
+    def _per_channel(self, name: str, x: Tensor) -> Tensor | None:
+        found = getattr(self.pipe.vae.config, name, None)
+        return None if found is None else torch.tensor(found).view(1, -1, 1, 1).to(x)
+
+    @contextmanager
+    def _precise(self) -> Iterator[None]:
+        """While this is open, an autoencoder that overflows in half precision computes in single precision."""
+        vae = self.pipe.vae
+        if not (vae.dtype == torch.float16 and vae.config.force_upcast):
+            yield
+            return
+        vae.to(dtype=torch.float32)
+        try:
+            yield
+        finally:
+            vae.to(dtype=torch.float16)

@@ -1,0 +1,43 @@
+"""What the families whose denoiser is a transformer have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdprobe.core.run import Settings
+from sdprobe.model.base import Model
+from sdprobe.model.denoiser.token_layout import Grid
+
+
+class TransformerModel(Model):
+    """A family with a transformer: the picture is cut into patches, and has one size throughout."""
+
+    network = "transformer"
+
+    @property
+    def patch(self) -> int:
+        """How many places of the latents, each way, are one token."""
+        return int(self.denoiser.config.patch_size)
+
+    @property
+    def multiple(self) -> int:
+        return int(self.pipe.vae_scale_factor) * self.patch
+
+    def left_out(self, steps: int, strength: float) -> int:
+        return int(max(steps - steps * strength, 0))  # these pipelines round the other way
+
+    def grids(self, settings: Settings) -> dict[int, Grid]:
+        h, w = (side // self.patch for side in self.latent_size(settings))
+        return {h * w: (h, w)}
+
+    def shift(self, scheduler: Any, settings: Settings, greatest: float) -> float:
+        """How far the noise levels of a flow are moved up for a picture of so many tokens.
+
+        Source: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", §5.3.2.
+        """
+        (places,) = self.grids(settings)
+        told = scheduler.config.get
+        few, many = told("base_image_seq_len", 256), told("max_image_seq_len", 4096)
+        low, high = told("base_shift", 0.5), told("max_shift", greatest)
+        slope = (high - low) / (many - few)
+        return float(places * slope + (low - slope * few))

@@ -1,0 +1,57 @@
+"""What the families whose denoiser is a U-Net have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.run import Role, Settings
+from sdprobe.model.base import Model
+from sdprobe.model.denoiser.token_layout import Grid
+from sdprobe.model.pipeline import Latents
+from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments
+
+
+class UNetModel(Model):
+    """A family with a U-Net, whose picture is halved from level to level, and cross-attention to the text."""
+
+    network = "unet"
+
+    @property
+    def middle(self) -> str:
+        return "mid_block.*"
+
+    def roles(self, guidance_scale: float) -> tuple[Role, ...]:
+        distilled = self.pipe.unet.config.time_cond_proj_dim is not None
+        return ("cond",) if distilled else super().roles(guidance_scale)
+
+    def besides(self, settings: Settings) -> DenoiserArguments:
+        width = self.pipe.unet.config.time_cond_proj_dim
+        if width is None:
+            return {}
+        # A network distilled from guidance is told its scale.
+        scale = torch.tensor(settings.guidance_scale - 1).repeat(settings.images)
+        cond: Tensor = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=width)
+        return {"timestep_cond": cond.to(device=self.device, dtype=self.dtype)}
+
+    def predict(
+        self, rows: Latents, timestep: Tensor, conditioning: Conditioning
+    ) -> Shaped[Tensor, "rows channels h w"]:
+        output: Tensor = self.pipe.unet(rows, timestep, **self.arguments(conditioning), return_dict=False)[0]
+        return output
+
+    def arguments(self, conditioning: Conditioning) -> dict[str, Any]:
+        """The conditioning as the network's arguments."""
+        return dict(conditioning.arguments)
+
+    def grids(self, settings: Settings) -> dict[int, Grid]:
+        """At every level: the latents' size, halved (rounding up) to 1 × 1."""
+        h, w = self.latent_size(settings)
+        found = {h * w: (h, w)}
+        while h * w > 1:
+            h, w = (h + 1) // 2, (w + 1) // 2
+            found[h * w] = (h, w)
+        return found

@@ -1,0 +1,1 @@
+"""From latents to pictures: the autoencoder, small previews, files of frames."""

@@ -1,0 +1,160 @@
+"""The settings of a run: what was left out filled in as the pipeline would, everything else checked before it runs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.core.run import Settings
+from sdprobe.model.base import Model
+
+Seed = int | Sequence[int]
+
+
+def fill(
+    model: Model,
+    *,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    seed: Seed | None,
+    scheduler: str,
+    height: int | None,
+    width: int | None,
+    images_per_prompt: int,
+    latents: Tensor | None,
+    image: Any,
+    strength: float | None,
+    start_step: int | None,
+) -> Settings:
+    """The settings of a run on a model; None is the pipeline's own default.
+
+    Raises ValueError or TypeError, in the user's words, for a setting that cannot be.
+    """
+    prompts = _texts("prompt", prompt)
+    negatives = _texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
+    if len(negatives) == 1:
+        negatives *= len(prompts)
+    if len(negatives) != len(prompts):
+        raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts: give one, or one each")
+    steps = _whole("steps", model.default("num_inference_steps") if steps is None else steps)
+    if image is not None and model.img2img is None:
+        raise ValueError(
+            f"diffusers has no image-to-image pipeline for {type(model).__name__} that would encode and noise a "
+            f"picture: it starts from noise, without an image"
+        )
+    strength, start_step = _entered(model, image, steps, strength, start_step)
+    usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
+    made = Settings(
+        prompt=prompts,
+        negative_prompt=negatives,
+        steps=steps,
+        guidance_scale=float(model.default("guidance_scale") if guidance_scale is None else guidance_scale),
+        seed=_seed(seed),
+        scheduler=scheduler,
+        height=usual_height if height is None else height,
+        width=usual_width if width is None else width,
+        images_per_prompt=images_per_prompt,
+        negative_given=negative_prompt is not None,
+        strength=strength,
+        start_step=start_step,
+    )
+    if latents is not None and image is not None:
+        raise ValueError("latents and image both say what to start from: give one of them")
+    _refuse(made, latents, (model.channels, *model.latent_size(made)))
+    # A picture's own size is brought to what the autoencoder needs; sizes asked for are held to the pipeline's rule.
+    unit = model.multiple
+    if any(size is not None and (size % unit or size < unit) for size in (height, width)):
+        raise ValueError(f"height and width must be multiples of {unit}, not {made.height} and {made.width}")
+    return made
+
+
+def of_steps(model: Model, steps: int, scheduler: str) -> Settings:
+    """The settings of a picture of nothing in particular, at the model's own size."""
+    height, width = model.default_size()
+    return Settings(("",), ("",), steps, 1.0, 0, scheduler, height, width, images_per_prompt=1)
+
+
+def changed(
+    settings: Settings,
+    prompt: str | Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
+    guidance_scale: float | None,
+) -> Settings:
+    """The settings of a run that goes on with other texts, or another scale of guidance."""
+    found: dict[str, Any] = {}
+    for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        if given is not None:
+            texts = _texts(name, given)
+            texts *= len(settings.prompt) if len(texts) == 1 else 1
+            if len(texts) != len(settings.prompt):
+                raise ValueError(f"{len(texts)} texts for {len(settings.prompt)} prompts: give one, or one each")
+            found[name] = texts
+            found |= {"negative_given": True} if name == "negative_prompt" else {}
+    if guidance_scale is not None:
+        found["guidance_scale"] = float(guidance_scale)
+    return replace(settings, **found)
+
+
+def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} is a text or a list of texts, not {given!r}")
+    return texts
+
+
+def _seed(seed: Seed | None) -> int | tuple[int, ...]:
+    if seed is None:
+        return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
+    numbers = tuple(_whole("seed", own) for own in (seed if isinstance(seed, Iterable) else (seed,)))
+    if unfit := [number for number in numbers if not 0 <= number < 2**63]:
+        raise ValueError(f"a seed is a number from 0 to 2**63 - 1, not {unfit[0]}")
+    return numbers if isinstance(seed, Iterable) else numbers[0]
+
+
+def _whole(name: str, given: Any) -> int:
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise ValueError(f"{name} is a whole number, not {given!r}") from None
+
+
+def _entered(
+    model: Model, image: Any, steps: int, strength: float | None, start: int | None
+) -> tuple[float | None, int]:
+    """How much of a picture to replace, and the step to begin at."""
+    if image is None:
+        if strength is not None:
+            raise ValueError("strength says how much of a picture to replace, but no image is given")
+        if start is not None:
+            raise ValueError("start_step says where to enter with a picture, but no image is given")
+        return None, 0
+    if start is not None:
+        if strength is not None:
+            raise ValueError("strength and start_step both say where to begin: give one of them")
+        if not 0 <= _whole("start_step", start) < steps:
+            raise ValueError(f"start_step {start} is not one of {steps} steps, counted from 0")
+        return (steps - start) / steps, start
+    strength = 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
+    return strength, model.left_out(steps, strength)
+
+
+def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    if made.steps < 1:
+        raise ValueError(f"steps must be 1 or more, not {made.steps}")
+    if made.images_per_prompt < 1:
+        raise ValueError(f"images_per_prompt must be 1 or more, not {made.images_per_prompt}")
+    if made.strength is not None and not (0 < made.strength <= 1 and made.start_step < made.steps):
+        raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
+    if isinstance(made.seed, tuple) and len(made.seed) != made.images:
+        raise ValueError(f"{len(made.seed)} seeds for {made.images} images: give one number, or one per image")
+    if latents is not None and tuple(latents.shape) != (made.images, *shape):
+        raise ValueError(
+            f"latents must be [images, channels, h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}"
+        )

@@ -1,0 +1,130 @@
+"""Words that hooks bring to a run: a tokenizer of the run's own that knows them, and an encoder that is given their
+vectors. The pipeline's tokenizer and the encoder's table stay as they are: nothing is added to them, nothing resized.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+from sdprobe.core.concept import Concept
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """What is brought to one encoder: the number of every new token, with its vector ``[width]``."""
+
+    vectors: Mapping[int, Shaped[Tensor, " width"]] = field(default_factory=dict)
+
+    def known(self, ids: Int[Tensor, "*batch tokens"]) -> Int[Tensor, "*batch tokens"]:
+        """Token numbers that the encoder's own table can answer: any of its own in the place of a new one."""
+        return torch.where(self._new(ids), torch.zeros_like(ids), ids)
+
+    def placed(self, x: Shaped[Tensor, "*batch tokens width"], ids: Int[Tensor, "*batch tokens"]) -> Tensor:
+        """The table's answer with the vectors of the new tokens in it."""
+        for number, vector in self.vectors.items():
+            x = torch.where((ids == number).to(x.device)[..., None], vector.to(x), x)
+        return x
+
+    def looked_up(self, table: nn.Module, ids: Int[Tensor, "*batch tokens"]) -> Tensor:
+        """The embeddings of tokens, old and new."""
+        # By `forward`, which brings an offloaded table but does not pass the point this is called from.
+        return self.placed(table.forward(self.known(ids)), ids)
+
+    @contextmanager
+    def add_to(self, table: nn.Module) -> Iterator[None]:
+        """While this is open, an encoder's table knows the new tokens too."""
+        asked: list[Tensor] = []
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            asked[:] = args[:1]
+            return (self.known(args[0]), *args[1:])
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            return self.placed(output, asked.pop())
+
+        with ExitStack() as handles:
+            for handle in (table.register_forward_pre_hook(before), table.register_forward_hook(after)):
+                handles.callback(handle.remove)
+            yield
+
+    def _new(self, ids: Int[Tensor, "*batch tokens"]) -> Tensor:
+        return torch.isin(ids, torch.tensor(list(self.vectors), dtype=ids.dtype, device=ids.device))
+
+
+def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept]) -> Mapping[str, AddedTokens]:
+    """What is brought to each encoder of a pipeline, which is given tokenizers that know the new tokens.
+
+    Several vectors are as many tokens, ``<a>``, ``<a>_1``, …: the names diffusers' `maybe_convert_prompt` spells out.
+
+    Args:
+        pipe: the run's own copy of the pipeline.
+        concepts: by token.
+
+    Raises:
+        ValueError: for a concept of other encoders or another width, for a token that is there already, and for several
+            vectors where the pipeline cannot spell them out.
+    """
+    if not concepts:
+        return MappingProxyType({})
+    encoders = {name: part for name, part in sorted(pipe.components.items()) if _is_encoder(name, part)}
+    for token, concept in concepts.items():
+        _refuse_unfit(token, concept, encoders)
+        if len(concept) > 1 and not hasattr(pipe, "maybe_convert_prompt"):
+            raise ValueError(
+                f"{token!r} is {len(concept)} vectors, and diffusers knows no textual inversion for "
+                f"{type(pipe).__name__}: it would be read with its first vector only"
+            )
+    found = {}
+    for name in encoders:
+        key = name.replace("text_encoder", "tokenizer")
+        tokenizer = copy.deepcopy(getattr(pipe, key))
+        vectors: dict[int, Tensor] = {}
+        for token, concept in concepts.items():
+            names = (token, *(f"{token}_{i}" for i in range(1, len(concept))))
+            _refuse_known(token, names, tokenizer)
+            for written, vector in zip(names, concept.vectors[name], strict=True):
+                tokenizer.add_tokens(written)
+                vectors[tokenizer.convert_tokens_to_ids(written)] = vector.detach()
+        setattr(pipe, key, tokenizer)
+        found[name] = AddedTokens(vectors)
+    return MappingProxyType(found)
+
+
+def _is_encoder(name: str, part: Any) -> bool:
+    return name.startswith("text_encoder") and part is not None
+
+
+def _refuse_unfit(token: str, concept: Concept, encoders: Mapping[str, Any]) -> None:
+    if set(concept.vectors) != set(encoders):
+        raise ValueError(
+            f"the concept {token!r} was learned for {' and '.join(concept.vectors)}; this model reads prompts by "
+            f"{' and '.join(encoders)}"
+        )
+    for name, encoder in encoders.items():
+        own, given = encoder.get_input_embeddings().embedding_dim, concept.vectors[name].shape[-1]
+        if own != given:
+            raise ValueError(
+                f"the concept {token!r} has vectors of width {given}, and the token embeddings of this model's {name} "
+                f"have width {own}: it was learned for another model"
+            )
+
+
+def _refuse_known(token: str, names: tuple[str, ...], tokenizer: Any) -> None:
+    known = tokenizer.get_vocab()
+    there = [name for name in (*names, f"{token}_1") if name in known]
+    # Words stand in the vocabulary with a mark of their end: "circle</w>" is what "circle" is read as.
+    read = tokenizer.tokenize(token)
+    if there or len(read) == 1:
+        raise ValueError(
+            f"the tokenizer has a token {(there or read)[0]!r} already, so {token!r} cannot be a concept's: give it "
+            f"another, such as '<my-{token.strip('<>')}>'"
+        )

@@ -1,0 +1,149 @@
+"""Prompts on their way to the denoiser: through the text encoders, past the two points there, into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Conditioned, Role, Run, Text
+from sdprobe.model.text.added_tokens import AddedTokens
+from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
+
+EMBEDS = "encoder_hidden_states"
+"""What every denoiser here calls the value of the point ``prompt_embeds``."""
+
+DenoiserArguments = Mapping[str, Shaped[Tensor, "entries ..."]]
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the denoiser is told besides the latents and the time.
+
+    Args:
+        arguments: tensors by the names of the denoiser's own arguments, with an entry for each row.
+        groups: how many groups of rows there are, each with a row for each image.
+    """
+
+    arguments: DenoiserArguments
+    groups: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of text the denoiser is shown."""
+        return int(self.arguments[EMBEDS].shape[1])
+
+    def of(self, rows: slice | list[int]) -> Conditioning:
+        """That of these rows only: one role's, one row for each image."""
+        return Conditioning({name: tensor[rows] for name, tensor in self.arguments.items()}, 1)
+
+
+def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
+    """What the denoiser is told in a run: the prompts of every role past the hooks, an entry for each row."""
+    settings = run.settings
+    sides = [encode_role(run_model, run, hooks, role) for role in roles]
+    told = {
+        name: torch.cat([side[name].repeat_interleave(settings.images_per_prompt, dim=0) for side in sides])
+        for name in sides[0]
+    }
+    besides = run_model.besides(settings)
+    return Conditioning(told | {name: torch.cat([x] * len(roles)) for name, x in besides.items()}, len(roles))
+
+
+def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:
+    """What the pipeline makes of the prompts of one role, past ``token_embeds`` and ``prompt_embeds``."""
+    prompts = prompts_of(run, role)
+    texts = [prompt.text for prompt in prompts]
+    if role == "uncond" and not run.settings.negative_given and run_model.zeroes_unprompted:
+        found = {name: torch.zeros_like(x) for name, x in run_model.encoded(texts).items()}
+    else:
+        with passing_tokens(run_model, run, hooks, role):
+            found = dict(run_model.encoded(texts))
+    return found | {EMBEDS: hooks.prompt_embeds(found[EMBEDS], joint_text(run_model, run, hooks, role))}
+
+
+def prompts_of(run: Run, role: Role) -> tuple[Prompt, ...]:
+    """The prompts of a role, one per text."""
+    return run.negative_prompts if role == "uncond" else run.prompts
+
+
+@contextmanager
+def passing_tokens(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Iterator[None]:
+    """While this is open, each encoder's token embeddings pass their point, if any hook acts there."""
+    with ExitStack() as open_hooks:
+        for encoder in run_model.text_encoders if len(hooks.at("token_embeds")) else ():
+            text = text_of(run_model, run, hooks, role, encoder)
+            table = table_of(getattr(run_model.pipe, encoder))
+            open_hooks.enter_context(passing(table, partial(_at_token_embeds, hooks, text)))
+        yield
+
+
+def _at_token_embeds(hooks: Hooks, text: Text, x: Tensor) -> Tensor:
+    return hooks.token_embeds(x, text)
+
+
+def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
+    """Where ``token_embeds`` of one encoder is: its prompts are as its own tokenizer reads them."""
+    prompts = tuple(run_model.read(prompt.text, encoder) for prompt in prompts_of(run, role))
+    part = getattr(run_model.pipe, encoder)
+    brought = run_model.added_tokens.get(encoder, AddedTokens())
+
+    def lookup(word: str) -> Float[Tensor, "tokens width"]:
+        tokenizer = run_model.tokenizer_of(encoder)
+        ids = tokenizer(run_model.spelt(word, tokenizer), add_special_tokens=False, return_tensors="pt").input_ids[0]
+        found: Tensor = brought.looked_up(table_of(part), ids.to(run_model.device))
+        return found.detach()
+
+    def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
+        with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
+            run_model.encoded([prompt.text for prompt in prompts])
+        return tuple(found)
+
+    return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers))
+
+
+def joint_text(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Text:
+    """Where ``prompt_embeds`` is: its prompts are as the denoiser is shown them, every encoder's tokens in place."""
+    makers = [name for names in run_model.token_axis for name in names if name in run_model.text_encoders]
+    if len(makers) == 1:
+        own = text_of(run_model, run, hooks, role, makers[0])
+        return Text(own.encoder, prompts_of(run, role), role, run, own.lookup, own.encode, own.layers, own.again)
+
+    def each_its_own(*asked: Any) -> Any:
+        raise ValueError(
+            f"prompt_embeds of this model are made by {' and '.join(makers)} together, each with its own table and "
+            f"layers: a Text at token_embeds tells of one of them"
+        )
+
+    return Text(
+        "+".join(makers),
+        prompts_of(run, role),
+        role,
+        run,
+        each_its_own,
+        *_whole(run_model, run, hooks, role, each_its_own),
+    )
+
+
+def _whole(
+    run_model: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]]
+) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
+    """What a `Text` can be asked about whole prompts: ``encode``, ``layers`` and ``again``."""
+
+    def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts tokens width"]:
+        made: Tensor = run_model.encoded(list(texts))[EMBEDS]
+        return made
+
+    def again() -> Conditioned:
+        told = encode_role(run_model, run, hooks.transforms, role)
+        return Conditioned(told[EMBEDS], told)
+
+    return encode, layers, again

@@ -1,0 +1,116 @@
+"""What a text encoder, CLIP or T5, does between token numbers and conditioning, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from sdprobe.core.prompt import Prompt
+
+Stage = Shaped[Tensor, "batch tokens width"]
+
+
+class States(NamedTuple):
+    """The stages of one pass.
+
+    ``input`` = ``token`` + ``position``; ``hidden_states`` begins with it and ends with the last layer's output;
+    ``last_hidden_state`` is that after the final norm; ``pooled`` is it at the end token.
+    """
+
+    token: Stage
+    position: Shaped[Tensor, "tokens width"]
+    input: Stage
+    hidden_states: tuple[Stage, ...]
+    last_hidden_state: Stage
+    pooled: Shaped[Tensor, "batch width"]
+
+
+def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given: Stage | None = None) -> States:
+    """Every stage of the encoder's pass over prompts; or over given input embeddings in place of theirs."""
+    ids = torch.tensor([prompt.ids for prompt in prompts], device=device)
+    kept = torch.tensor([[role != "pad" for role in prompt.roles] for prompt in prompts], device=device).long()
+    mask = kept if getattr(encoder.config, "use_attention_mask", False) else None
+    if _is_t5(encoder):
+        raise ValueError(f"a {type(encoder).__name__} has no position embeddings: its stages are not those of CLIP")
+    embeddings = _inner(encoder).embeddings
+    seen: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        if given is not None:
+            hooks.enter_context(passing(embeddings, partial(_replaced, given)))
+        stages = {"token": embeddings.token_embedding, "position": embeddings.position_embedding, "input": embeddings}
+        for name, module in stages.items():
+            hooks.enter_context(passing(module, partial(_kept, seen, name)))
+        out = encoder(ids, attention_mask=mask, output_hidden_states=True)
+    token, position = seen["token"], seen["position"]
+    return States(token, position[0], seen["input"], tuple(out.hidden_states), out.last_hidden_state, _pooled(out))
+
+
+def table_of(encoder: Any) -> Any:
+    """The table of token embeddings that an encoder reads."""
+    # T5's layers have a table beside the one that T5 says it has; the two share their weights.
+    return _inner(encoder).embed_tokens if _is_t5(encoder) else encoder.get_input_embeddings()
+
+
+@contextmanager
+def layers_during(encoder: Any) -> Iterator[list[Stage]]:
+    """Every layer's hidden states of the encoder's next pass, each through the final norm; 0 is the first's input.
+
+    The list is filled as this is closed.
+    """
+    found: list[Stage] = []
+    seen: dict[str, Tensor] = {}
+    inner = _inner(encoder)
+    first, layers = (inner.embed_tokens, inner.block) if _is_t5(encoder) else (inner.embeddings, inner.encoder.layers)
+    with ExitStack() as hooks:
+        for i, module in enumerate((first, *layers)):
+            hooks.enter_context(passing(module, partial(_kept, seen, str(i))))
+        yield found
+    found.extend(final_norm(encoder).forward(x) for x in seen.values())
+
+
+def final_norm(encoder: Any) -> nn.Module:
+    """The norm behind the encoder's last layer."""
+    norm: nn.Module = _inner(encoder).final_layer_norm
+    return norm
+
+
+def _is_t5(encoder: Any) -> bool:
+    return hasattr(getattr(encoder, "encoder", None), "block")
+
+
+def _inner(encoder: Any) -> Any:
+    if _is_t5(encoder):
+        return encoder.encoder
+    return getattr(encoder, "text_model", encoder)  # a wrapper in some versions, and where a projection follows
+
+
+def _replaced(given: Tensor, x: Tensor) -> Tensor:
+    if given.shape != x.shape:
+        raise ValueError(f"input must be {list(x.shape)}, as the prompt's own, not {list(given.shape)}")
+    return given.to(x)
+
+
+def _pooled(out: Any) -> Tensor:
+    pooled: Tensor = out.pooler_output if "pooler_output" in out else out.text_embeds  # where a projection follows
+    return pooled
+
+
+def _kept(seen: dict[str, Tensor], name: str, x: Any) -> Any:
+    seen[name] = x[0] if isinstance(x, tuple) else x
+    return x
+
+
+@contextmanager
+def passing(module: nn.Module, through: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While this is open, what a module returns goes through a function."""
+    handle = module.register_forward_hook(lambda module, args, output: through(output))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,91 @@
+"""How a tokenizer reads a text: the `Prompt`, with every word placed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sdprobe.core.prompt import Prompt, TokenRole
+
+
+def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None = None) -> Prompt:
+    """The prompt as this tokenizer hands it to its encoder: padded, and cut at the context's end.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        text: the text as its author wrote it; words are found and placed in it.
+        spelt: the text as the tokenizer is given it, where tokens of several vectors are spelt out.
+        length: how many tokens the encoder is given; None for the tokenizer's own context.
+
+    Raises TypeError for a tokenizer that cannot say where in the text its tokens come from.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(
+            f"{type(tokenizer).__name__} does not say where in the text its tokens come from; load its fast version"
+        )
+    encoded = tokenizer(
+        text if spelt is None else spelt,
+        padding="max_length",
+        max_length=tokenizer.model_max_length if length is None else length,
+        truncation=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    ids: list[int] = encoded["input_ids"]
+    kept = [bool(keep) for keep in encoded["attention_mask"]]
+    special = [bool(mark) for mark in encoded["special_tokens_mask"]]
+    roles: list[TokenRole] = []
+    for i, token in enumerate(ids):
+        if not kept[i]:
+            roles.append("pad")
+        elif not special[i]:
+            roles.append("word")
+        else:
+            roles.append("start" if token == tokenizer.bos_token_id and i == 0 else "end")
+    spans = [
+        tuple(span) if role == "word" else (0, 0) for span, role in zip(encoded["offset_mapping"], roles, strict=True)
+    ]
+    if spelt is not None and spelt != text:
+        spans = _gathered(spans, spelt, set(tokenizer.get_added_vocab()))
+    return Prompt.from_spans(text, ids, tokenizer.convert_ids_to_tokens(ids), roles, spans)
+
+
+def side_by_side(text: str, readings: Mapping[tuple[str, ...], Prompt]) -> Prompt:
+    """One prompt whose tokens are those of several readings, one after the other.
+
+    Args:
+        text: the text.
+        readings: by the names of the encoders whose tokens stand where this reading says.
+    """
+    parts: dict[str, range] = {}
+    first = 0
+    for names, own in readings.items():
+        parts |= dict.fromkeys(names, range(first, first + len(own.ids)))
+        first += len(own.ids)
+    every = readings.values()
+    ids, tokens = [i for own in every for i in own.ids], [token for own in every for token in own.tokens]
+    roles, spans = [role for own in every for role in own.roles], [span for own in every for span in own.spans]
+    return replace(Prompt.from_spans(text, ids, tokens, roles, spans), parts=parts)
+
+
+def _gathered(spans: list[tuple[int, int]], spelt: str, added: set[str]) -> list[tuple[int, int]]:
+    """Spans in "<cat> <cat>_1 a" as spans in "<cat> a": every vector of a token stands where its name was written."""
+    several = sorted((name for name in added if f"{name}_1" in added), key=len, reverse=True)
+    if not several:
+        return spans
+    pattern = "|".join(f"({re.escape(name)})(?: {re.escape(name)}_[0-9]+)+" for name in several)
+    gathered: list[tuple[int, int]] = list(spans)
+    shift = 0
+    for match in re.finditer(pattern, spelt):
+        first = match.start() - shift
+        name = next(group for group in match.groups() if group)
+        surplus = len(match.group()) - len(name)
+        for i, (a, b) in enumerate(spans):
+            if a < b and match.start() <= a < match.end():
+                gathered[i] = (first, first + len(name))
+            elif a < b and a >= match.end():
+                gathered[i] = (a - shift - surplus, b - shift - surplus)
+        shift += surplus
+    return gathered

@@ -1,0 +1,103 @@
+"""A heat map: where in the picture something is, as a number per place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from sdprobe.plot import figures as plot
+
+THRESHOLD = 0.4  # the middle of the range 0.3 to 0.5 that Tang et al. (DAAM, ACL 2023) use on normalised maps
+
+
+def resize(values: Float[Tensor, "*more h w"], size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Maps at another size, each by itself; a map that has the size already stays exactly as it is."""
+    if tuple(values.shape[-2:]) == size:
+        return values
+    flat = values.reshape(-1, 1, *values.shape[-2:])
+    corners = False if mode in ("bilinear", "bicubic") else None
+    return F.interpolate(flat, size=size, mode=mode, align_corners=corners).reshape(*values.shape[:-2], *size)
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """A map over a picture: `values` ``[h, w]``, not negative by origin, at the size it was recorded at.
+
+    >>> import torch
+    >>> import sdprobe
+    >>> corner = torch.zeros(4, 4)
+    >>> corner[:2, :2] = 3.0
+    >>> heat = sdprobe.HeatMap(corner, "corner")
+    >>> heat
+    HeatMap('corner', 4×4)
+    >>> heat.normalized().values.max(), heat.iou(corner > 0)
+    (tensor(1.), 1.0)
+
+    Args:
+        values: ``[h, w]``.
+        word: what it is the map of.
+        picture: the picture it lies on, if there is one.
+    """
+
+    values: Float[Tensor, "h w"]
+    word: str = ""
+    picture: Image.Image | None = field(default=None, repr=False)
+
+    def resize(self, size: tuple[int, int], mode: str = "bicubic") -> HeatMap:
+        """The map at another size ``(h, w)``, interpolated (``"bicubic"`` as DAAM, ``"bilinear"``, ``"area"``...)."""
+        return replace(self, values=resize(self.values.float(), size, mode))
+
+    def normalized(self) -> HeatMap:
+        """The map from 0 at its least to 1 at its greatest value; a flat map becomes all 0."""
+        low, high = self.values.min(), self.values.max()
+        return replace(self, values=(self.values - low) / (high - low + 1e-8))
+
+    def mask(self, threshold: float = THRESHOLD) -> Bool[Tensor, "h w"]:
+        """Where the normalised map is above a threshold in [0, 1]."""
+        return self.normalized().values > threshold
+
+    def iou(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD) -> float:
+        """Intersection over union with the mask of an object, at the mask's size; 0 where both are empty."""
+        truth = torch.as_tensor(mask, device=self.values.device).bool()
+        own = self.resize((truth.shape[0], truth.shape[1])).mask(threshold)
+        union = (own | truth).sum().item()
+        return (own & truth).sum().item() / union if union else 0.0
+
+    def points_into(self, mask: Shaped[Any, "h w"]) -> bool:
+        """The pointing game (Zhang et al. 2016): whether the hottest place, at the mask's size, lies in the mask."""
+        truth = torch.as_tensor(mask, device=self.values.device).bool()
+        own = self.resize((truth.shape[0], truth.shape[1])).values
+        return bool(truth.flatten()[own.argmax()])
+
+    def overlay(self, ax: Any = None) -> Figure:
+        """The map over its picture, on a new figure or on given axes."""
+        return plot.overlay(self.picture, self._shown(), self.word, ax)
+
+    def to_image(self) -> Image.Image:
+        """The normalised map as a colour picture, at the picture's size if there is one."""
+        return plot.colored(self._shown())
+
+    def cell(self) -> plot.Cell:
+        """The map as a cell of `sdprobe.plot.sheet`."""
+        return self.picture, self._shown()
+
+    def _repr_png_(self) -> bytes:
+        file = BytesIO()
+        self.overlay().savefig(file, format="png")
+        return file.getvalue()
+
+    def _shown(self) -> Any:
+        height, width = (self.picture.height, self.picture.width) if self.picture else self.values.shape
+        shown = self.resize((height, width)).values.clamp_min(0)
+        return cast(Any, replace(self, values=shown).normalized().values.cpu().numpy())
+
+    def __repr__(self) -> str:
+        return f"HeatMap({self.word!r}, {self.values.shape[0]}×{self.values.shape[1]})"

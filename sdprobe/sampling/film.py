@@ -1,0 +1,127 @@
+"""A run as a film: x_t beside predicted x0, step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from sdprobe import plot
+from sdprobe.model.pictures.video_files import write_gif, write_mp4
+from sdprobe.observe.preview import Preview
+
+SIDES = 16  # what codecs want the sides of a film to be a multiple of
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """Two pictures for every step, and the final one; `sdprobe.film` makes it of a run.
+
+    >>> import tempfile
+    >>> import sdprobe
+    >>> preview = sdprobe.Preview()
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[preview], steps=4, seed=0, progress=False)
+    >>> own = sdprobe.film(run[preview])
+    >>> own.gif(tempfile.mkdtemp() + "/circle.gif", height=64).name
+    'circle.gif'
+    >>> [ax.get_title() for ax in own.sheet(columns=2).axes[:2]]
+    ['step 0', 'step 3']
+
+    Attributes:
+        steps: the numbers of the steps.
+        total: how many steps the run has.
+        noisy: x_t at each of them.
+        denoised: predicted x0 at each of them.
+        final: the picture of the final latents.
+    """
+
+    steps: tuple[int, ...]
+    total: int
+    noisy: tuple[Image.Image, ...] = field(repr=False)
+    denoised: tuple[Image.Image, ...] = field(repr=False)
+    final: Image.Image = field(repr=False)
+
+    def frames(self, height: int = 256) -> list[Image.Image]:
+        """The frames: x_t to the left, predicted x0 to the right, the step below; the last holds the final picture.
+
+        Args:
+            height: of each picture, in pixels; the frame's sides become multiples of 16.
+        """
+        said = [f"step {step} of {self.total}" for step in self.steps]
+        pairs = zip((*self.noisy, self.final), (*self.denoised, self.final), (*said, "the end"), strict=True)
+        return [_frame(x_t, x0, text, height) for x_t, x0, text in pairs]
+
+    def gif(self, path: str | Path, fps: int = 8, height: int = 256) -> Path:
+        """Write the film as a GIF that repeats; returns where it is.
+
+        Args:
+            path: the file.
+            fps: frames per second, 1 to 50.
+            height: of each picture, in pixels.
+        """
+        return write_gif(self.frames(height), Path(path), fps)
+
+    def mp4(self, path: str | Path, fps: int = 8, height: int = 256) -> Path:
+        """Write the film as MP4; returns where it is. Raises ImportError without ``pip install 'sdprobe[video]'``.
+
+        Args:
+            path: the file.
+            fps: frames per second.
+            height: of each picture, in pixels.
+        """
+        return write_mp4(self.frames(height), Path(path), fps)
+
+    def sheet(self, columns: int = 8) -> Figure:
+        """A contact sheet: x_t above, predicted x0 below, at so many steps from the first to the last."""
+        count = min(columns, len(self.steps))
+        chosen = [round(i * (len(self.steps) - 1) / max(count - 1, 1)) for i in range(count)]
+        return plot.sheet(
+            [[pictures[i] for i in chosen] for pictures in (self.noisy, self.denoised)],
+            rows=["$x_t$", "predicted $x_0$"],
+            columns=[f"step {self.steps[i]}" for i in chosen],
+        )
+
+
+def film(preview: Preview, image: int = 0) -> Film:
+    """The film of one picture of a run that had `Preview` among its hooks.
+
+    >>> import sdprobe
+    >>> preview = sdprobe.Preview()
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[preview], steps=4, seed=0, progress=False)
+    >>> film = sdprobe.film(run[preview])
+    >>> film, len(film.frames()), film.frames(height=64)[0].size
+    (Film(steps=(0, 1, 2, 3), total=4), 5, (144, 96))
+
+    Args:
+        preview: the run's own record, ``run[preview]``, of both the latents and predicted x0.
+        image: which picture of the run.
+
+    Raises:
+        ValueError: for a picture that is not in the run, and for a record of one of the two alone.
+    """
+    if missing := {"latents", "denoised"} - set(preview.keep):
+        raise ValueError(f"this preview did not keep {', '.join(missing)}: give it keep=('latents', 'denoised')")
+    if not 0 <= image < len(preview.final):
+        raise ValueError(f"image {image} is not in this run of {len(preview.final)} images, counted from 0")
+    noisy, denoised = (tuple(step[image] for step in preview[name]) for name in ("latents", "denoised"))
+    return Film(tuple(preview.indices), preview.total, noisy, denoised, preview.final[image])
+
+
+def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.Image:
+    width, gap = round(height * x_t.width / x_t.height), height // 16
+    letters = max(height // 18, 9)
+    strip = 3 * letters // 2  # above for what is shown, below for the step
+    size = (_whole(2 * width + gap), _whole(height + 2 * strip))
+    frame = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(frame), ImageFont.load_default(letters)
+    for picture, left, name in ((x_t, 0, "x_t"), (x0, width + gap, "predicted x0")):
+        frame.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, strip))
+        pen.text((left + width / 2, strip / 2), name, "black", font, anchor="mm")
+    pen.text((size[0] / 2, height + 1.5 * strip), text, "black", font, anchor="mm")
+    return frame
+
+
+def _whole(side: int) -> int:
+    return -(-side // SIDES) * SIDES

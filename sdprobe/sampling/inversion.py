@@ -1,0 +1,204 @@
+"""Real pictures: back to the noise they would come from, or one look at them at a noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from sdprobe.core.registry import Given
+from sdprobe.core.run import Run
+from sdprobe.model.base import Model
+from sdprobe.model.diffusion.schedulers import one_call, there_and_back
+from sdprobe.model.loading import load
+from sdprobe.model.pictures.autoencoder import pictures_of
+from sdprobe.model.run_settings import Seed
+from sdprobe.sampling.autoencoder import encode, psnr
+from sdprobe.sampling.loop import sample
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inversion:
+    """Pictures taken back to noise, and the way forth again.
+
+    >>> import sdprobe
+    >>> model = sdprobe.load()
+    >>> picture = sdprobe.sample(model, "a red circle", steps=5, seed=0, progress=False).images[0]
+    >>> inverted = sdprobe.invert(model, picture, "a red circle", steps=10, progress=False)
+    >>> inverted
+    Inversion('a red circle', 1 picture of 64×64, 10 steps, guidance 1)
+    >>> edited = inverted.sample(prompt="a blue circle", guidance_scale=3.0, progress=False)
+    >>> edited.images[0].size
+    (64, 64)
+
+    Attributes:
+        run: the run from picture to noise. Its hooks' records are had by ``run[hook]`` as in any run.
+        pixels: the pictures as they were encoded, in [0, 1].
+        scheduler: the DDIM that passes the same levels the other way.
+    """
+
+    run: Run
+    pixels: Float[Tensor, "images 3 height width"]
+    scheduler: Any
+
+    @property
+    def latents(self) -> Shaped[Tensor, "images channels h w"]:
+        """The noise that was found: what to give to `sdprobe.sample` as ``latents``."""
+        assert self.run.latents is not None  # the run has ended
+        return self.run.latents
+
+    def sample(self, *, prompt: str | Sequence[str] | None = None, hooks: Given = (), **settings: Any) -> Run:
+        """From the noise that was found to a picture: with nothing changed, the one that was given.
+
+        Args:
+            prompt: another prompt than that of the inversion.
+            hooks: what acts or looks on the way.
+            settings: any of `sdprobe.sample` but what the inversion says itself; ``guidance_scale`` is the
+                inversion's unless given.
+        """
+        own = self.run.settings
+        given = {"guidance_scale": own.guidance_scale, "seed": 0} | settings
+        return sample(
+            self.run.model,
+            own.prompt if prompt is None else prompt,
+            hooks=hooks,
+            steps=own.steps,
+            scheduler=self.scheduler,
+            height=own.height,
+            width=own.width,
+            latents=self.latents,
+            **given,
+        )
+
+    def psnr(self, run: Run) -> Float[Tensor, " images"]:
+        """How near a run's pictures are to those that were given, in dB (see `sdprobe.psnr`)."""
+        return psnr(run.images, self.pixels)
+
+    def __repr__(self) -> str:
+        s = self.run.settings
+        texts = ", ".join(repr(text) for text in s.prompt)
+        return (
+            f"Inversion({texts}, {s.images} picture{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps, "
+            f"guidance {s.guidance_scale:g})"
+        )
+
+
+def invert(
+    model: Model | Any,
+    images: Image | Sequence[Image] | NDArray[np.uint8] | Tensor,
+    prompt: str | Sequence[str],
+    *,
+    steps: int = 50,
+    guidance_scale: float = 1.0,
+    negative_prompt: str | Sequence[str] | None = None,
+    hooks: Given = (),
+    progress: bool = True,
+) -> Inversion:
+    """DDIM inversion: the noise from which DDIM makes a given picture, so that hooks and edits work on real pictures.
+
+    Each step takes the denoiser's output at the level it goes to for that at the level it comes from, so the way is
+    retraced up to an error that falls with the number of steps, and grows with guidance.
+
+    >>> import sdprobe
+    >>> model = sdprobe.load()
+    >>> picture = sdprobe.sample(model, "a red circle", steps=10, seed=0, progress=False).images[0]
+    >>> inverted = sdprobe.invert(model, picture, "a red circle", steps=20, progress=False)
+    >>> maps = sdprobe.AttentionMaps()
+    >>> again = inverted.sample(hooks=[maps], progress=False)
+    >>> bool(inverted.psnr(again) > 20), again[maps].heat_map("circle").values.shape  # dB
+    (True, torch.Size([16, 16]))
+
+    Args:
+        model: what `sdprobe.load` gives, or a live pipeline.
+        images: as for `sdprobe.encode`; sides are brought down to multiples of 8.
+        prompt: what the pictures show: one text for all, or one each.
+        steps: how many, there and back.
+        guidance_scale: 1 and below is none, and comes back closest.
+        negative_prompt: with guidance: one text for all, or one each.
+        hooks: what looks on the way from picture to noise. The points of that run are those of any other, with steps
+            that go upwards.
+        progress: show a bar.
+
+    Raises:
+        ValueError: for a number of prompts that is neither 1 nor that of the pictures, and as `sdprobe.encode` and
+            `sdprobe.sample`.
+
+    Source: Song et al. 2020, "Denoising Diffusion Implicit Models", section 4.3; Dhariwal & Nichol 2021, appendix F.
+    """
+    own = load(model)
+    encoded = encode(own, images)
+    height, width = (side - side % 8 for side in encoded.pixels.shape[-2:])
+    if (height, width) != encoded.pixels.shape[-2:]:  # an autoencoder may take what a run does not
+        encoded = encode(own, images, height=height, width=width)
+    count = len(encoded.pixels)
+    prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != count:
+        raise ValueError(f"{len(prompts)} prompts for {count} pictures: give one, or one each")
+    up, down = there_and_back(own.pipe)
+    run = sample(
+        own,
+        prompts,
+        hooks=hooks,
+        negative_prompt=negative_prompt,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        seed=0,  # nothing is drawn
+        scheduler=up,
+        height=height,
+        width=width,
+        latents=encoded.mean,
+        progress=progress,
+    )
+    return Inversion(run, encoded.pixels, down)
+
+
+def look(
+    model: Model | Any,
+    image: Any,
+    prompt: str | Sequence[str],
+    timestep: int,
+    *,
+    hooks: Given = (),
+    seed: Seed = 0,
+    **settings: Any,
+) -> Run:
+    """Noise a picture to one level and call the denoiser once: attention on a real picture in one pass.
+
+    The run's pictures are predicted x0: what the model takes the noised picture for.
+
+    >>> import sdprobe
+    >>> model = sdprobe.load()
+    >>> picture = sdprobe.sample(model, "a red circle", steps=10, seed=0, progress=False).images[0]
+    >>> maps = sdprobe.AttentionMaps()
+    >>> run = sdprobe.look(model, picture, "a red circle", timestep=500, hooks=[maps])
+    >>> run, run[maps].heat_map("circle").values.shape
+    (Run('a red circle', 1 image of 64×64, 1 steps of DDIMScheduler, guidance 1, seed 0), torch.Size([16, 16]))
+
+    Args:
+        model: what `sdprobe.load` gives, or a live pipeline.
+        image: a picture, or one per prompt, as for `sdprobe.encode`; or clean latents.
+        prompt: what to look for: one text or several.
+        timestep: of training: 0 is the least noise, and 999 the most of the usual 1000.
+        hooks: what looks, or acts, in the one call.
+        seed: of the noise: one number, or one per image. To look through several draws of noise, give the prompt as
+            many times, with as many seeds.
+        settings: any other of `sdprobe.sample`; ``guidance_scale`` is 1, which is none, unless given.
+
+    Raises:
+        ValueError: for a timestep that the model was not trained on, and as `sdprobe.sample`.
+
+    Source: as representations are read in Tang et al. 2023, "Emergent Correspondence from Image Diffusion", section 4.
+    """
+    own = load(model)
+    settings = {"guidance_scale": 1.0, "progress": False} | settings
+    scheduler = one_call(own.pipe, timestep)
+    image = image if isinstance(image, Tensor) else pictures_of(image)
+    return sample(
+        own, prompt, hooks=hooks, seed=seed, image=image, strength=1.0, steps=1, scheduler=scheduler, **settings
+    )

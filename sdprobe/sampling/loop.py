@@ -1,0 +1,148 @@
+"""`sample`: the loop. Read it aloud; every point a hook can act at stands in it once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.registry import Given, resolve
+from sdprobe.core.run import Run, Settings, State
+from sdprobe.model.base import Model
+from sdprobe.model.denoiser.further_calls import predicting
+from sdprobe.model.denoiser.module_hooks import ModuleHooks
+from sdprobe.model.diffusion.scheduler_copies import copied_generator
+from sdprobe.model.diffusion.schedulers import fresh_scheduler
+from sdprobe.model.loading import load
+from sdprobe.model.pipeline import generators
+from sdprobe.model.run_settings import Seed, fill
+from sdprobe.observe.progress import Progress
+
+
+def sample(
+    model: Model | Any,
+    prompt: str | Sequence[str],
+    *,
+    hooks: Given = (),
+    negative_prompt: str | Sequence[str] | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: Seed | None = None,
+    scheduler: str | type | Any | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    images_per_prompt: int = 1,
+    latents: Tensor | None = None,
+    image: Any = None,
+    strength: float | None = None,
+    start_step: int | None = None,
+    progress: bool = True,
+) -> Run:
+    """Make pictures of a prompt, past the hooks.
+
+    With no hook that changes anything, latents and pictures equal the stock pipeline's, bit for bit.
+
+    >>> import sdprobe
+    >>> maps = sdprobe.AttentionMaps()
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle", hooks=[maps], steps=4, guidance_scale=5.0, seed=0, progress=False
+    ... )
+    >>> run
+    Run('a red circle', 1 image of 64×64, 4 steps of DDIMScheduler, guidance 5, seed 0)
+    >>> run.latents.shape, run.images[0].size, run[maps].heat_map("circle").values.shape
+    (torch.Size([1, 4, 16, 16]), (64, 64), torch.Size([16, 16]))
+
+    Args:
+        model: what `sdprobe.load` gives, or a hooks diffusers pipeline.
+        prompt: one text or several. None, for anything that follows, is the pipeline's own default.
+        hooks: hooks, `Hooks`, registered names, and pairs of a name and its configuration, such as
+            ``("latents", {"every": 5})``. They act in the order given.
+        negative_prompt: one text for all prompts, or one each.
+        steps: how often the scheduler steps.
+        guidance_scale: classifier-free guidance; 1 and below is none.
+        seed: a number ``k`` gives what the pipeline gives for ``torch.Generator("cpu").manual_seed(k)``; a list is
+            one per image. None draws one, which `run.seed` tells.
+        scheduler: a class that fits the pipeline, its name (``"DDIM"``, ``"Euler"``), or an instance to take the
+            configuration of.
+        height: pixels, a multiple of 8.
+        width: pixels, a multiple of 8.
+        images_per_prompt: how many pictures of each prompt.
+        latents: the initial noise ``[images, channels, h, w]``, of unit variance, in place of the seed's.
+        image: a picture to start from, or one per prompt (image-to-image).
+        strength: how much of the picture to replace, in (0, 1]: the share of the steps that are taken.
+        start_step: the step to enter with the picture, counted from 0, in place of ``strength``.
+        progress: show a bar.
+
+    Raises:
+        ValueError: for a setting that cannot be, before anything runs.
+    """
+    model = load(model) if not isinstance(model, Model) else model
+    own_scheduler = fresh_scheduler(model.pipe, scheduler)
+    settings = fill(
+        model,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        scheduler=type(own_scheduler).__name__,
+        height=height,
+        width=width,
+        images_per_prompt=images_per_prompt,
+        latents=latents,
+        image=image,
+        strength=strength,
+        start_step=start_step,
+    )
+    return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
+
+
+def loop(
+    model: Model,
+    settings: Settings,
+    given: Given,
+    scheduler: Any,
+    *,
+    latents: Tensor | None = None,
+    image: Any = None,
+    state: State | None = None,
+    progress: bool = True,
+) -> Run:
+    """The loop itself: from noise, from a picture, or from where another run stood."""
+    stack, by_name = resolve(given)
+    stack = Hooks(stack, Progress()) if progress else stack
+    with model.lock(), torch.inference_mode(False), torch.no_grad(), model.freeze_parameters():
+        run_model = model.prepare_run(scheduler, settings, stack.brings, state)
+        prompts, negative_prompts = (
+            tuple(map(run_model.read, texts)) for texts in (settings.prompt, settings.negative_prompt)
+        )
+        run = Run(model, settings, prompts, negative_prompts)
+        run.names = dict(by_name)
+        run.resumed_at = run_model.begin
+        generator = generators(run.seed) if state is None else copied_generator(state.generator)
+        with run_model.add_tokens(), stack.open(run) as hooks:
+            module_hooks = ModuleHooks.of_run(run_model, run, hooks)
+            conditioning = run_model.encode(run, hooks, run.roles)
+            x = run_model.start_latents(settings, generator, latents, image) if state is None else state.latents
+            further = predicting(run_model, module_hooks, conditioning)
+            for step_at in run_model.steps(run, run.roles, generator, further):
+                x = hooks.latents(x, step_at(x))
+                x = x.detach().requires_grad_(hooks.needs_grad)
+                step = step_at(x)
+                with torch.set_grad_enabled(hooks.needs_grad):
+                    with module_hooks.listen(step):
+                        output = run_model.denoise(x, step, conditioning)
+                    output = hooks.model_output(output, step)
+                    noise_pred = run_model.guide(output, step.rows, settings.guidance_scale)
+                    step = replace(step, model_output=output)
+                    noise_pred = hooks.noise_pred(noise_pred, step)
+                x = hooks.sample(x.detach(), step)
+                x = run_model.advance(noise_pred.detach(), step, x, generator)
+            run.latents = hooks.final_latents(x, run)
+            picture = hooks.image(run_model.decode(run.latents, generator), run)
+            run.images = run_model.pictures(picture)
+    return run

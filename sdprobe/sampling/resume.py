@@ -1,0 +1,62 @@
+"""Go on from the middle of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdprobe.core.registry import Given
+from sdprobe.core.run import Run, State
+from sdprobe.model.diffusion.scheduler_copies import copied_scheduler
+from sdprobe.model.run_settings import changed
+from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.sampling.loop import loop
+
+
+def resume(
+    run: Run,
+    step: int,
+    *,
+    hooks: Given = (),
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
+    guidance_scale: float | None = None,
+    progress: bool = True,
+) -> Run:
+    """Go on from a step of a run that had `Checkpoints` among its hooks, with other hooks, or another prompt.
+
+    With nothing changed, what follows is what followed, bit for bit, under every scheduler. Steps keep their numbers:
+    the first of the new run is ``step``. Hooks begin anew: one that gathers over the steps has seen none before.
+
+    >>> import sdprobe
+    >>> run = sdprobe.sample(
+    ...     sdprobe.load(), "a red circle", hooks=[sdprobe.Checkpoints()], steps=6, seed=0, progress=False
+    ... )
+    >>> again = sdprobe.resume(run, step=3, progress=False)
+    >>> again, bool((again.latents == run.latents).all())
+    (Run('a red circle', 1 image of 64×64, 6 steps of DDIMScheduler, guidance 7.5, seed 0, from step 3), True)
+    >>> other = sdprobe.resume(run, step=3, prompt="a blue circle", progress=False)
+    >>> bool((other.latents == run.latents).all())
+    False
+
+    Args:
+        run: the run to go on from.
+        step: which step to begin with.
+        hooks: what acts or looks from there on; the hooks of the run before are not taken over.
+        prompt: another text for all prompts of the run, or one each. None, for this and what follows: as it was.
+        negative_prompt: another text for all, or one each.
+        guidance_scale: another scale.
+        progress: show a bar.
+
+    Raises:
+        ValueError: where the run kept no state of this step, and for texts of another number.
+    """
+    kept = [record for _, record in run.records if isinstance(record, Checkpoints)]
+    if not kept:
+        raise ValueError("this run kept nothing to go on from: give sample hooks=[sdprobe.Checkpoints()]")
+    states: dict[int, State] = {index: state for record in kept for index, state in record.states.items()}
+    if step not in states:
+        raise ValueError(f"step {step} was not kept; kept: {', '.join(map(str, sorted(states))) or 'none'}")
+    settings = changed(run.settings, prompt, negative_prompt, guidance_scale)
+    # Copied, for a scheduler remembers: the next time too, the state is what it was.
+    scheduler = copied_scheduler(states[step].scheduler)
+    return loop(run.model, settings, hooks, scheduler, state=states[step], progress=progress)

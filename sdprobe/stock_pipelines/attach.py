@@ -1,0 +1,120 @@
+"""`attach`: the points of the loop, while a stock pipeline of diffusers runs its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sdprobe.core.compose import Hook, Hooks
+from sdprobe.core.registry import Given, resolve
+from sdprobe.core.run import Run
+from sdprobe.model.base import Model
+from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.stock_pipelines.call_arguments import CallArguments
+from sdprobe.stock_pipelines.pipeline_call import PipelineCall
+from sdprobe.stock_pipelines.pipeline_listener import attachable, copy_for_call, intercept_calls, listen_to_pipeline
+
+
+@contextmanager
+def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
+    """Let hooks act and look while a stock pipeline of diffusers runs its own loop.
+
+    The pipeline's code is not replaced: inside the ``with`` it is called as ever, and the points are passed as in
+    `sdprobe.sample`, in the same order and with the same values. With no hook that changes anything its result is the
+    same to the last bit. When the ``with`` is left, the pipeline is as it was, whatever was raised.
+
+    >>> import sdprobe
+    >>> import torch
+    >>> pipe = sdprobe.load().pipe  # or StableDiffusionPipeline.from_pretrained(...)
+    >>> pipe.set_progress_bar_config(disable=True)
+    >>> maps = sdprobe.AttentionMaps()
+    >>> with sdprobe.attach(pipe, hooks=[maps]) as run:
+    ...     found = pipe("a red circle", num_inference_steps=4, generator=torch.Generator().manual_seed(0))
+    >>> run
+    Run('a red circle', 1 image of 64×64, 4 steps of DDIMScheduler, guidance 7.5, seed 0)
+    >>> run[maps].heat_map("circle"), run.images == found.images
+    (HeatMap('circle', 16×16), True)
+
+    What is special to it:
+
+    - A run is one call: a second call inside the ``with`` is refused.
+    - Rows are what the pipeline shows its denoiser: no ``"uncond"`` without guidance; ``"cond"``, ``"image"`` and
+      ``"uncond"``, in this order, in InstructPix2Pix. Where Flux is given ``true_cfg_scale`` it calls its denoiser
+      twice a step, and ``model_output`` is passed twice, each time with its own rows.
+    - Given ``prompt_embeds`` in place of a text, hooks that ask for a word say that the words are not known.
+    - ``run.seed`` is known where the pipeline was given a new generator, or one for each image.
+    - A callback of one's own is called as ever, and what it changes is what the next point is shown.
+    - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.
+    - Texts for a second encoder (``prompt_2``) are heeded, but words are those of ``prompt``.
+
+    Args:
+        pipe: a live pipeline: text-to-image of any family that `sdprobe.load` knows, and of Stable Diffusion, SDXL,
+            Stable Diffusion 3 and Flux also image-to-image, inpainting and ControlNet; InstructPix2Pix.
+        hooks: hooks, `Hooks` and registered names, as in `sdprobe.sample`.
+
+    Yields:
+        The run, which the call fills. What hooks recorded is read from it, inside the ``with`` or after.
+
+    Raises:
+        ValueError: for a pipeline whose calls of its parts are not known; the message names those that are.
+        RuntimeError: for a second call; for a run of this model, or a further `attach`, inside the ``with``.
+    """
+    model = attachable(pipe)
+    stack, by_name = resolve(hooks)
+    run = AttachedRun()
+
+    def through(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if run.begun:
+            raise RuntimeError(
+                "the pipeline was called a second time, but what was attached is for one call, which the run holds: "
+                "write another `with sdprobe.attach(...)` for each"
+            )
+        run.begun = True
+        return _attached(model, stack, by_name, run, call, CallArguments.of(call, args, kwargs))
+
+    with model.lock(), intercept_calls(model.pipe, through):
+        yield run
+
+
+class AttachedRun(Run):
+    """A run that a call of a pipeline fills."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def fill(self, *said: Any) -> None:
+        """What is known before the pipeline begins."""
+        super().__init__(*said)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this run has no {name!r} yet: call the pipeline, inside the with")
+
+    def __repr__(self) -> str:
+        return super().__repr__() if "settings" in vars(self) else "Run(the pipeline has not been called yet)"
+
+
+def _attached(
+    model: Model,
+    stack: Hooks,
+    by_name: Mapping[str, Hook],
+    run: AttachedRun,
+    call: Callable[..., Any],
+    arguments: CallArguments,
+) -> Any:
+    """One call of the pipeline, past the hooks."""
+    with torch.inference_mode(False), torch.no_grad(), model.freeze_parameters():
+        if isinstance(model, InstructPix2Pix):
+            model.image_guidance_scale = arguments.get("image_guidance_scale")
+        settings = arguments.settings(model)
+        run_model = copy_for_call(model, settings, stack.brings)
+        run.fill(model, settings, arguments.prompts(run_model), arguments.negative_prompts(run_model))
+        run.roles = arguments.roles(model, settings)
+        run.names = dict(by_name)
+        with run_model.add_tokens(), stack.open(run) as hooks:
+            pipeline_call = PipelineCall(model, run_model, run, hooks, arguments)
+            with pipeline_call.watched, listen_to_pipeline(model, pipeline_call):
+                args, kwargs = arguments.with_callback(pipeline_call.on_step_end)
+                return pipeline_call.on_return(call(*args, **kwargs))

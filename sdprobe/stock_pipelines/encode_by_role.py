@@ -1,0 +1,101 @@
+"""A pipeline's ``encode_prompt`` past the hooks: each side, prompts and negative prompts, by itself."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.run import Role, Run
+from sdprobe.model.base import Model
+from sdprobe.model.text.conditioning import EMBEDS, encode_role, prompts_of
+
+Call = Callable[..., Any]
+
+RETURNED: Mapping[str, Mapping[Role, tuple[int, ...]]] = {
+    "StableDiffusionPipeline": {"cond": (0,), "uncond": (1,)},
+    "StableDiffusionXLPipeline": {"cond": (0, 2), "uncond": (1, 3)},
+    "StableDiffusion3Pipeline": {"cond": (0, 2), "uncond": (1, 3)},
+    "PixArtAlphaPipeline": {"cond": (0,), "uncond": (2,)},
+    "PixArtSigmaPipeline": {"cond": (0,), "uncond": (2,)},
+}
+"""Where in what ``encode_prompt`` returns the embeddings of a side stand: those of its tokens, then the pooled."""
+
+BOTH = ("lora_scale", "max_sequence_length", "clean_caption")
+GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
+
+
+def encode_by_role(
+    run_model: Model, run: Run, hooks: Hooks, roles: Sequence[Role], stock: Call, args: Any, kwargs: Any
+) -> Any:
+    """What a pipeline's own ``encode_prompt`` returns for this call of it, past ``token_embeds`` and ``prompt_embeds``.
+
+    Args:
+        run_model: the run's model.
+        run: the run.
+        hooks: its hooks.
+        roles: which sides there are, in the order in which they are to pass.
+        stock: the pipeline's method.
+        args: what it was called with.
+        kwargs: the same.
+    """
+    # Bound to the run's own copy of the pipeline, whose tokenizers know the words that hooks have brought.
+    stock = MethodType(stock.__func__, run_model.pipe) if hasattr(stock, "__func__") else stock
+    bound = inspect.signature(stock).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    returned = stock(*args, **kwargs)
+    acting = {point: hooks.at(point) for point in ("token_embeds", "prompt_embeds")}
+    if not any(map(len, acting.values())):
+        return returned
+    sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}
+    if not any(len(hooks.transforms) for hooks in acting.values()):
+        return returned
+    each = {
+        role: [x.repeat_interleave(given["num_images_per_prompt"], dim=0) for x in side] for role, side in sides.items()
+    }
+    if isinstance(returned, Tensor):  # all rows as one: with three-way guidance, cond, image and uncond
+        return torch.cat([each["cond"][0], each["uncond"][0], each["uncond"][0]]) if len(each) > 1 else each["cond"][0]
+    places = RETURNED.get(type(run_model).pipelines[0], {"cond": (0, 1), "uncond": (0, 1)})
+    found = list(returned)
+    for role in roles:
+        for place, x in zip(places[role], each[role], strict=False):
+            found[place] = x
+    return tuple(found)
+
+
+def _side(
+    run_model: Model, run: Run, hooks: Hooks, role: Role, stock: Call, given: Mapping[str, Any]
+) -> tuple[Tensor, ...]:
+    """What is made of the prompts of one role: the embeddings of their tokens, past the hooks, and the pooled."""
+    texts = [prompt.text for prompt in prompts_of(run, role)]
+    prefix = "negative_" if role == "uncond" and "negative_prompt" in given else ""
+    embeds = given.get(f"{prefix}prompt_embeds")
+
+    def encode_prompt(asked: list[str], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        bound = inspect.signature(stock).bind(asked, *args, **kwargs)
+        new = bound.arguments
+        # A negative prompt is read to the last layer, whatever clip_skip says of the prompt.
+        new |= {name: given[name] for name in (*BOTH, *(("clip_skip",) * (not prefix))) if name in given}
+        if asked == texts:
+            for name in ("prompt_2", "prompt_3"):
+                if (own := given.get(prefix + name)) is not None:
+                    new[name] = [own] * len(texts) if isinstance(own, str) else own
+            if embeds is not None:
+                new |= {name: given[prefix + name] for name in GIVEN if prefix + name in given}
+                new["prompt"] = None
+        found = stock(*bound.args, **bound.kwargs)
+        return found if isinstance(found, tuple) else (found, None)
+
+    alone = copy.copy(run_model)
+    alone.pipe = copy.copy(run_model.pipe)
+    alone.pipe.encode_prompt = encode_prompt
+    told = encode_role(alone, run, hooks, role)
+    pooled = [x for name, x in told.items() if name != EMBEDS and x.is_floating_point() and x.ndim == 2]
+    return (told[EMBEDS], *pooled)

@@ -1,0 +1,91 @@
+"""The denoiser's last call in a stock pipeline, made once more with other latents or fewer rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.run import Step
+from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
+from sdprobe.model.families.flux import Flux
+from sdprobe.model.pipeline import Latents
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """What a pipeline told its denoiser: the call's arguments, with an entry for each row."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    rows: int
+
+    def of(self, rows: slice | list[int]) -> DenoiserCall:
+        """Those of these rows only."""
+
+        def taken(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[rows] if value.ndim and len(value) == self.rows else value
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(taken, value))
+            return {name: taken(own) for name, own in value.items()} if isinstance(value, dict) else value
+
+        args, kwargs = taken(self.args), taken(dict(self.kwargs))
+        return replace(self, args=args, kwargs=kwargs, rows=len(shown_of(args, kwargs)))
+
+    def showing(self, rows: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with other latents; what is shown beside them, in further channels, stays."""
+        old = shown_of(self.args, self.kwargs)
+        rows = rows.to(old.dtype)
+        if old.ndim == 4 and old.shape[1] > rows.shape[1]:
+            rows = torch.cat([rows, old[:, rows.shape[1] :]], dim=1)
+        return with_shown(self.args, dict(self.kwargs), rows)
+
+
+def shown_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shaped[Tensor, "rows ..."]:
+    """What a network is shown, among the arguments of a call of it."""
+    shown: Tensor = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
+    return shown
+
+
+def with_shown(args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of a network, with something else shown to it."""
+    if args:
+        return (x, *args[1:]), kwargs
+    return args, kwargs | {"hidden_states" if "hidden_states" in kwargs else "sample": x}
+
+
+class RepeatedDenoiser:
+    """What `predicting` asks of a model, answered by the stock pipeline's own last call.
+
+    Args:
+        model: the model of the pipeline.
+        timestep: what the scheduler scales the latents by, where it does.
+    """
+
+    def __init__(self, model: Any, timestep: Any) -> None:
+        self.model, self.timestep = model, timestep
+
+    def narrowed(self, told: DenoiserCall, rows: slice | list[int]) -> DenoiserCall:
+        return told.of(rows)
+
+    def denoise(self, x: Latents, step: Step, told: DenoiserCall) -> Shaped[Tensor, "rows channels h w"]:
+        scheduler, pipe = self.model.pipe.scheduler, self.model.pipe
+        rows = torch.cat([x] * (told.rows // len(x)))
+        rows = self.model.packed(rows) if isinstance(self.model, Flux) else rows
+        if self.timestep is not None:
+            rows = scheduler.scale_model_input(rows, self.timestep)
+        if getattr(pipe, "controlnet", None) is not None and not torch.equal(rows, shown_of(told.args, told.kwargs)):
+            raise RuntimeError(
+                "step.predict cannot ask for other latents here: what ControlNet adds was made of the loop's own"
+            )
+        args, kwargs = told.showing(rows)
+        output = getattr(pipe, self.model.network)(*args, **apply_limited_text(kwargs, step))
+        made: Tensor = output[0] if isinstance(output, tuple) else output.sample
+        if isinstance(self.model, Flux):
+            return self.model.unpacked(made, *x.shape[-2:])
+        return made[:, : x.shape[1]]

@@ -1,0 +1,1 @@
+"""What a model reads: tokens, every run_model of a text encoder, textual inversion."""

@@ -1,0 +1,93 @@
+"""From tokens to conditioning: every stage of a text encoder's pass over a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.prompt import Prompt
+from sdprobe.model.base import Model
+from sdprobe.model.loading import load
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Embeddings:
+    """The stages of the text encoder's pass over prompts, first to last.
+
+    Attributes:
+        prompts: the prompts, with every word placed.
+        token: each token's embedding, ``[batch, tokens, width]``: what `token_embeds` hooks are given.
+        position: each position's embedding, ``[tokens, width]``.
+        input: their sum, ``[batch, tokens, width]``: what the first layer reads.
+        hidden_states: ``input``, then each layer's output, ``[batch, tokens, width]`` each.
+        last_hidden_state: the last layer's output through the final norm: what conditions the U-Net.
+        pooled: ``last_hidden_state`` at the end token, ``[batch, width]``.
+    """
+
+    prompts: tuple[Prompt, ...]
+    token: Shaped[Tensor, "batch tokens width"]
+    position: Shaped[Tensor, "tokens width"]
+    input: Shaped[Tensor, "batch tokens width"]
+    hidden_states: tuple[Shaped[Tensor, "batch tokens width"], ...]
+    last_hidden_state: Shaped[Tensor, "batch tokens width"]
+    pooled: Shaped[Tensor, "batch width"]
+
+    def __repr__(self) -> str:
+        def size(x: Tensor) -> str:
+            return " × ".join(map(str, x.shape))
+
+        return "\n".join(
+            [
+                f"Embeddings of {', '.join(repr(prompt.text) for prompt in self.prompts)}",
+                f"  token              {size(self.token)}",
+                f"  position           {size(self.position)}",
+                f"  input              {size(self.input)}",
+                f"  hidden_states      {len(self.hidden_states)} of {size(self.hidden_states[0])}",
+                f"  last_hidden_state  {size(self.last_hidden_state)}",
+                f"  pooled             {size(self.pooled)}",
+            ]
+        )
+
+
+def embed(
+    model: Model | Any,
+    prompt: str | Sequence[str],
+    *,
+    input: Shaped[Tensor, "batch tokens width"] | None = None,
+) -> Embeddings:
+    """What a model's text encoder makes of a prompt, or of several, stage by stage.
+
+    >>> import sdprobe
+    >>> model = sdprobe.load()
+    >>> made = sdprobe.embed(model, "a red circle")
+    >>> made
+    Embeddings of 'a red circle'
+      token              1 × 32 × 96
+      position           32 × 96
+      input              1 × 32 × 96
+      hidden_states      3 of 1 × 32 × 96
+      last_hidden_state  1 × 32 × 96
+      pooled             1 × 96
+    >>> again = sdprobe.embed(model, "a red circle", input=made.input)
+    >>> bool((again.last_hidden_state == made.last_hidden_state).all())
+    True
+
+    Args:
+        model: what `sdprobe.load` gives, or a live pipeline.
+        prompt: one text or several.
+        input: input embeddings ``[batch, tokens, width]`` to send through the layers in place of the prompt's own; the
+            prompt then says only where its end token is.
+
+    Raises:
+        ValueError: for input embeddings of another shape than the prompt's own.
+    """
+    own = load(model)
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    prompts = tuple(own.read(text, own.text_encoders[0]) for text in texts)
+    with own.lock(), torch.no_grad():
+        return Embeddings(prompts, *own.text_states(prompts, input))

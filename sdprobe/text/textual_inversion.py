@@ -1,0 +1,206 @@
+"""Textual inversion: a new word, learned from a few pictures (Gal et al. 2022, section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.concept import Concept
+from sdprobe.model.base import Model
+from sdprobe.model.diffusion.forward_process import ForwardProcess
+from sdprobe.model.families.stable_diffusion import StableDiffusion
+from sdprobe.model.loading import load
+from sdprobe.model.text.concept_training import ENCODER, STATE, ConceptTraining, evaluating
+
+TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}", "an image of a {}")
+Picture = Image | NDArray[np.uint8]
+
+
+def learn_concept(
+    model: Model | Any,
+    images: Picture | Sequence[Picture],
+    token: str,
+    *,
+    init_word: str,
+    vectors: int = 1,
+    steps: int = 1000,
+    batch: int = 4,
+    lr: float = 0.05,
+    templates: Sequence[str] = TEMPLATES,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    every: int = 100,
+    progress: bool = True,
+) -> Concept:
+    """Learn token embeddings that stand for what some pictures share; the model itself is not touched.
+
+    The vectors are fitted by the loss the model was trained with: noise is added to the pictures, and the denoiser,
+    told of them by captions that name the token, is to say which. The gradient goes into the vectors and nowhere else.
+    Every vector keeps the length it began with. Left alone, vectors grow as they learn, and an encoder hears the
+    rest of the prompt the less beside a longer one; what they stand for lies in their direction.
+
+    >>> import sdprobe
+    >>> from sdprobe.shapes import Object, render
+    >>> model, magenta = sdprobe.load(), (225, 30, 160)
+    >>> pictures = [render([Object(shape, None, (32, 32), 15, magenta)]).image for shape in ("circle", "star")]
+    >>> concept = sdprobe.learn_concept(
+    ...     model, pictures, "<hue>", init_word="pink", templates=["a {} shape"], steps=3, progress=False
+    ... )
+    >>> concept, len(concept.losses)
+    (Concept('<hue>', 1 × 96, 3 losses), 3)
+    >>> use = sdprobe.UseConcept(concept)
+    >>> run = sdprobe.sample(model, "a <hue> ring", hooks=[use], steps=3, seed=0, progress=False)
+
+    Args:
+        model: what `sdprobe.load` gives, or a live pipeline, of Stable Diffusion 1 or 2. In half precision small
+            gradients may be lost: load float32, or bfloat16.
+        images: the pictures, three to five or more: PIL, or arrays ``[H, W, 3]`` of uint8. Each is scaled to the
+            model's own size, and its middle cut out.
+        token: the new word. It must be none that the tokenizer knows: ``"<hue>"``, say.
+        init_word: the word to begin with, a coarse name of what is to be learned: one token, or as many as ``vectors``.
+        vectors: how many tokens the new word takes. More hold more, and are heard less readily in new prompts.
+        steps: how many times the vectors are improved.
+        batch: pictures in each step, each with a caption, a noise level and noise drawn for it. Noise levels are
+            spread evenly over the batch, which leaves less to chance.
+        lr: how far a step goes, in units of the initial vector's root mean square, so that it means the same for every
+            encoder. For Stable Diffusion, 0.035 is diffusers' usual 5e-4.
+        templates: captions, with ``{}`` where the word is to stand. What they say of the pictures, the vectors need
+            not: for a colour, ``"a {} shape"``.
+        seed: of every choice and of the noise.
+        checkpoint: a file to keep the learning in. Where it exists, learning goes on from it, and ends with the same
+            bits as if it had not been interrupted; with more ``steps`` than before, it goes on beyond.
+        every: steps from one checkpoint to the next.
+        progress: show a bar.
+
+    Returns:
+        The concept: its vectors, its token, and the loss of every step. `Concept.save` writes it for diffusers;
+        `UseConcept` reads it in a run.
+
+    Raises:
+        ValueError: for what cannot be learned from or with, before anything runs; for a checkpoint that was made
+            otherwise, or holds none.
+        FloatingPointError: where the loss, or its gradient, is no number any more.
+
+    Source: Gal et al. 2022, An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual
+    Inversion, section 4. Keeping the length is after Alaluf et al. 2023, A Neural Space-Time Representation for
+    Text-to-Image Personalization, section 4.
+    """
+    own = model if isinstance(model, Model) else load(model)
+    if not isinstance(own, StableDiffusion):
+        raise ValueError(f"concepts are learned on Stable Diffusion 1 and 2; this is a {type(own).__name__}")
+    pictures = _pictures(images)
+    for name, number in {"vectors": vectors, "steps": steps, "batch": batch, "every": every}.items():
+        if number < 1:
+            raise ValueError(f"{name} must be 1 or more, not {number}")
+    if not lr > 0:
+        raise ValueError(f"lr must be above 0, not {lr}")
+    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not templates or any(template.count("{}") != 1 for template in templates):
+        raise ValueError(f"a template is a caption with one {{}} where the word is to stand; these are {templates}")
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise FileNotFoundError(f"checkpoint {path} must be a file in a folder that exists")
+    process = ForwardProcess(own.pipe.scheduler)
+    with own.lock(), torch.inference_mode(False), own.freeze_parameters(), evaluating(own):
+        begun = Concept({ENCODER: _initial(own, init_word, vectors)}, token)
+        told = {
+            "token": token,
+            "init_word": init_word,
+            "vectors": vectors,
+            "batch": batch,
+            "lr": lr,
+            "templates": list(templates),
+            "seed": seed,
+            "images": _digest(*(repr(picture.size).encode() + picture.tobytes() for picture in pictures)),
+            "model": _digest(process.target.encode(), process.levels.numpy().tobytes(), _sample_of(own)),
+        }
+        lesson = ConceptTraining(own, begun, process, own.latents_of(pictures), templates, batch, lr, seed)
+        if path is not None and path.exists():
+            lesson.resume(_read(path, told, steps))
+        with tqdm(total=steps, initial=len(lesson.losses), desc=token, disable=not progress) as bar:
+            while len(lesson.losses) < steps:
+                lesson.step()
+                bar.set_postfix(loss=f"{np.mean(lesson.losses[-20:]):.3f}", refresh=False)
+                bar.update()
+                if path is not None and (len(lesson.losses) % every == 0 or len(lesson.losses) == steps):
+                    _write(path, {"settings": told, **lesson.state()})
+    return Concept({ENCODER: lesson.vectors()}, token, tuple(lesson.losses))
+
+
+def _pictures(images: Picture | Sequence[Picture]) -> list[Image]:
+    one = isinstance(images, Image) or (isinstance(images, np.ndarray) and images.ndim == 3)
+    several: list[Any] = [images] if one else [*images]  # type: ignore[misc]
+    if not several:
+        raise ValueError("there are no pictures to learn from")
+    for image in several:
+        if not isinstance(image, Image) and getattr(image, "dtype", None) != np.uint8:
+            raise TypeError(f"a picture is a PIL picture or an array [H, W, 3] of uint8, not {type(image).__name__}")
+    return [(image if isinstance(image, Image) else fromarray(image)).convert("RGB") for image in several]
+
+
+def _initial(model: StableDiffusion, word: str, vectors: int) -> Float[Tensor, "vectors width"]:
+    """The embeddings of the word to begin with; of one token, as often as is asked for."""
+    prompt = model.read(word)
+    found = [i for i, role in enumerate(prompt.roles) if role == "word"]
+    if not found or len(found) not in (1, vectors):
+        spelt = ", ".join(prompt.tokens[i] for i in found) or "none"
+        raise ValueError(
+            f"init_word {word!r} is {len(found)} tokens ({spelt}): choose a word that is one token"
+            + (f", or vectors={len(found)}" if found else "")
+        )
+    ids = torch.tensor([prompt.ids[i] for i in found], device=model.device)
+    table = model.pipe.text_encoder.get_input_embeddings()
+    start: Tensor = table(ids).detach().float().cpu()
+    return start.expand(vectors, -1).clone()
+
+
+def _digest(*contents: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+
+
+def _sample_of(model: StableDiffusion) -> bytes:
+    """One number out of every parameter: enough to tell a model from another, and read in no time."""
+    parts = (model.denoiser, model.pipe.text_encoder)
+    numbers = [p.detach().flatten()[:1].float() for part in parts for p in part.parameters()]
+    return torch.cat(numbers).cpu().numpy().tobytes()
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with write_atomically(path) as beside:
+        torch.save(content, beside)
+
+
+def _read(path: Path, told: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """A checkpoint of this very learning; ValueError for any other file."""
+    with path.open("rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what a broken or hostile file makes a reader raise can be anything
+            raise ValueError(f"{path} holds no checkpoint of learn_concept ({type(error).__name__})") from None
+    if not isinstance(content, dict) or not {"settings", *STATE} <= set(content):
+        raise ValueError(f"{path} holds no checkpoint of learn_concept, but a {type(content).__name__}")
+    made, done = content["settings"], len(content["losses"])
+    hidden = ("images", "model")
+    other = [
+        f"other {name}" if name in hidden else f"{name}={made.get(name)!r}, not {told[name]!r}"
+        for name in told
+        if made.get(name) != told[name]
+    ]
+    if done > steps:
+        other.append(f"{done} steps, more than {steps}")
+    if other:
+        raise ValueError(
+            f"checkpoint {path} was made with {'; '.join(other)}: give what it was made with, or another checkpoint"
+        )
+    return content
