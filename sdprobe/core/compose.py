@@ -19,7 +19,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
 from sdprobe.core.hook import POINTS, Observer, Transform, asks, overrides
-from sdprobe.core.run import Run, Site, Step, Text
+from sdprobe.core.run import Run, Site, Step, Text, run_of
 
 Hook = Observer | Transform
 Value = TypeVar("Value")
@@ -88,7 +88,11 @@ class Hooks:
                 called(own, "start", run)
                 ending.callback(called, own, "finish", run)
                 live.leaves = (*live.leaves, own)
+                acting: Any = getattr(own, "inner") if _counts_its_calls(own) else own  # noqa: B009 only limited hooks have it
+                points = [point for point in POINTS if overrides(acting, point)]
+                run.coverage.count_calls_of(own, _name(own), points, own.strict)
             yield live
+        run.coverage.warn_of_idle()
 
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
         """Only the hooks that say something at a point, and at a module of that name and kind."""
@@ -224,6 +228,8 @@ def called(hook: Hook, point: str, *args: Any) -> Any:
         where += f", at {place.name}" if isinstance(place, Site) else ""
         error.add_note(f"raised in the hook {_name(hook)} at the point {point!r}{where}")
         raise
+    if point in POINTS and not _counts_its_calls(hook):
+        run_of(place).coverage.count(hook, point)
     if isinstance(hook, Observer) and result is not None and point in POINTS:
         raise TypeError(
             f"{hook!r}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
@@ -242,6 +248,11 @@ def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
     if isinstance(value, torch.Tensor):
         return (value, *around)
     return (*value.tensors(), *around) if isinstance(value, Attention) else around
+
+
+def _counts_its_calls(hook: Any) -> bool:
+    """Whether a hook is one that holds another, and knows itself when that one acts."""
+    return bool(getattr(type(hook), "counts_its_calls", False))
 
 
 def _name(hook: Hook) -> str:

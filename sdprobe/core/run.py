@@ -23,6 +23,7 @@ from sdprobe.core.rows import Row as Row
 from sdprobe.core.rows import as_slice as as_slice
 from sdprobe.core.rows import rows_of as rows_of
 from sdprobe.core.rows import side_of as side_of
+from sdprobe.core.settings import Settings as Settings
 from sdprobe.plot.notebook import as_run
 
 
@@ -198,35 +199,6 @@ class Site:
         return [every[position] for position in of]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a run but its model and its hooks; every value is filled in.
-
-    Sizes are in pixels; ``seed`` is one number, or one per image, or None in an
-    attached pipeline whose noise came from no seed that is known; ``scheduler`` is a class name of diffusers.
-    ``negative_given`` is False where the negative prompt was left out, which some models tell from an empty one.
-    ``strength`` is None in a run from pure noise; one from a picture leaves out the first ``start_step`` steps.
-    """
-
-    prompt: tuple[str, ...]
-    negative_prompt: tuple[str, ...]
-    steps: int
-    guidance_scale: float
-    seed: int | tuple[int, ...] | None
-    scheduler: str
-    height: int
-    width: int
-    images_per_prompt: int
-    negative_given: bool = True
-    strength: float | None = None
-    start_step: int = 0
-
-    @property
-    def images(self) -> int:
-        """How many pictures the run makes."""
-        return len(self.prompt) * self.images_per_prompt
-
-
 class Run:
     """One run of the loop: its settings, what came out, and what each hook recorded.
 
@@ -307,3 +279,10 @@ class Run:
 
     def _repr_html_(self) -> str:
         return as_run(repr(self), self.settings, self.images, [hook for hook, _ in self.records])
+
+
+def run_of(place: Text | Step | Site | Run) -> Run:
+    """The run that a place is in."""
+    if isinstance(place, Site):
+        return place.step.run
+    return place if isinstance(place, Run) else place.run
