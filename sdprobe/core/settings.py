@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from sdprobe.core.short_repr import short_repr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Settings:
     """Everything that decides a run but its model and its hooks; every value is filled in.
 
@@ -27,6 +29,10 @@ class Settings:
     negative_given: bool = True
     strength: float | None = None
     start_step: int = 0
+
+    def __repr__(self) -> str:
+        own = ((name.name, getattr(self, name.name)) for name in fields(self))
+        return f"Settings({', '.join(f'{name}={short_repr(value)}' for name, value in own)})"
 
     @property
     def images(self) -> int:

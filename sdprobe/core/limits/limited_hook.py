@@ -11,7 +11,8 @@ from typing import Any
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
-from sdprobe.core.run import Role, Row, Run, Site, Step, Text, run_of
+from sdprobe.core.run import Coverage, Role, Row, Run, Site, Step, Text, run_of
+from sdprobe.core.short_repr import short_repr
 
 Steps = Container[int] | Callable[[Step], bool]
 Sites = str | Sequence[str] | Callable[[Site], bool]
@@ -57,7 +58,8 @@ class Limit:
         if self == Limit(self.steps) and isinstance(self.steps, NamedLimit):
             return f"{self.steps!r}({said})"
         limits = {"steps": self.steps, "sites": self.sites, "rows": self.rows}
-        return f"only({said}{''.join(f', {name}={value!r}' for name, value in limits.items() if value is not None)})"
+        shown = [f", {name}={short_repr(value)}" for name, value in limits.items() if value is not None]
+        return f"only({said}{''.join(shown)})"
 
 
 class LimitedHook:
@@ -71,12 +73,14 @@ class LimitedHook:
         self.inner, self.limits = hook, limits
         self.listen()
         self.subset: RowSubset | None = None
+        self.coverage: Coverage | None = None
         if isinstance(hook, Transform):
             self.needs_grad = hook.needs_grad
 
     def start(self, run: Run) -> None:
         given, self.inner = self.inner, copy.copy(self.inner)
         run.records.append((given, self.inner))
+        self.coverage = run.coverage
         self._refuse_idle(run)
         self.inner.start(self.begin(run))
         self.listen()  # a hook may choose its modules when it knows the model
@@ -101,15 +105,20 @@ class LimitedHook:
             return x if isinstance(self, Transform) else None
         if not self.by_rows:
             return self.call_inner(point, x, place)
-        run_of(place).coverage.count(self, point)
+        self.count(point)
         # A hook that `Step.predict` was given has not begun, and is told of the run only here.
         subset = self.subset or self.subset_of(run_of(place))
         return subset.passing(self, self.inner, point, x, place)  # type: ignore[arg-type]
 
     def call_inner(self, point: str, x: Any, place: Any) -> Any:
         """What the hook within returns at a point, where it acts."""
-        run_of(place).coverage.count(self, point)
+        self.count(point)
         return getattr(self.inner, point)(x, place)
+
+    def count(self, point: str) -> None:
+        """Note that the hook within acts, in a run that has begun with it."""
+        if self.coverage is not None:
+            self.coverage.count(self, point)
 
     @property
     def by_rows(self) -> bool:

@@ -56,11 +56,12 @@ def only(
 
     Returns:
         A hook; with no limit given, the hook itself. A limit within a limit is both: the hook acts where both let it.
-        What the hook within recorded is read as ever, from ``run[hook]``.
+        What the hook within recorded is read as ever, from ``run[hook]``; the limited hook stands for it there.
 
     Raises:
         ValueError: for sites or a role where the hook says nothing that has one, for patterns that match no module,
-            for a role that the run has not, and for a transform of the text at sites of joint attention, through all
+            for a role that the run has not, for rows of a hook that changes the text and acts elsewhere too (make two
+            hooks of it), and for a transform of the text at sites of joint attention, through all
             of which the text goes as one stream. Before the first step, for limits that never let the hook act in
             the run: none of its steps, images, or sites at which the hook is called. What only the run itself can
             show, such as a function of the latents, is counted: ``run.coverage`` says how often a hook acted, and

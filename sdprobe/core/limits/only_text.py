@@ -102,7 +102,7 @@ class LimitedTextEdit(LimitedHook):
         for k in acted:
             for point in TEXT:
                 if overrides(every[k].inner, point):
-                    step.run.coverage.count(every[k], point)
+                    every[k].count(point)
         return found
 
     def acting_in(self, step: Step) -> tuple[list[tuple[int, LimitedTextEdit]], list[tuple[int, LimitedTextEdit]]]:

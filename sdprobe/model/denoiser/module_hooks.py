@@ -97,7 +97,9 @@ class ModuleHooks:
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:
         """The places that the run's transforms and these hooks ask for, for a further call of the denoiser."""
         other = copy.copy(self)
-        other._listen(Hooks(self._hooks.transforms, hooks), Coverage())
+        both = Hooks(self._hooks.transforms, hooks)
+        both.run = self._hooks.run
+        other._listen(both, Coverage())
         return other
 
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
