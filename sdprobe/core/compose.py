@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
-from sdprobe.core.hook import POINTS, Observer, Transform, asks, overrides
+from sdprobe.core.hook import LEAVES, POINTS, Observer, Transform, asks, overrides
 from sdprobe.core.run import Run, Site, Step, Text
 
 Hook = Observer | Transform
@@ -116,7 +116,13 @@ class Hooks:
     @property
     def needs_grad(self) -> bool:
         """Whether any transform needs the denoiser to run with gradients."""
-        return any(isinstance(leaf, Transform) and leaf.needs_grad for leaf in self.leaves)
+        return bool(self.grad_leaves)
+
+    @property
+    def grad_leaves(self) -> frozenset[str]:
+        """The names of what transforms need gradients for, of `LEAVES`."""
+        asked = [leaf.needs_grad for leaf in self.leaves if isinstance(leaf, Transform) and leaf.needs_grad]
+        return frozenset(name for names in asked for name in (LEAVES[:1] if names is True else names))  # type: ignore[union-attr]
 
     @property
     def brings(self) -> Mapping[str, Concept]:
@@ -190,6 +196,8 @@ def _leaves(hook: object) -> tuple[Hook, ...]:
             f"{type(hook).__name__} keeps a setting under self.{hidden[0]}, which hides its method {hidden[0]!r}: keep "
             f"it under another name, such as self._{hidden[0]}"
         )
+    if isinstance(hook, Transform):
+        _refuse_unknown_leaves(hook)
     if isinstance(hook.modules, str) or isinstance(hook.kinds, str):
         raise TypeError(f"{hook!r}: modules and kinds are tuples of patterns, not one string")
     return (hook,)
@@ -207,6 +215,16 @@ def _refuse_misspelt(hook: Hook) -> None:
                     f"{type(hook).__name__} has a method {name!r}, which is no point and would never be called; "
                     f"did you mean {near[0]!r}?"
                 )
+
+
+def _refuse_unknown_leaves(hook: Transform) -> None:
+    asked = hook.needs_grad
+    names = () if isinstance(asked, bool) else asked
+    if isinstance(names, str) or not all(name in LEAVES for name in names):
+        raise ValueError(
+            f"{hook!r}: needs_grad is True, False, or a tuple of leaves among {', '.join(map(repr, LEAVES))}, not "
+            f"{asked!r}"
+        )
 
 
 def checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:

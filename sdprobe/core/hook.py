@@ -52,6 +52,9 @@ POINTS = (
 )
 
 
+LEAVES = ("latents", "prompt_embeds", "token_embeds")
+"""What a transform can ask gradients for."""
+
 PLAIN = (str, int, float, bool, tuple, list, dict, set, type(None))
 
 
@@ -130,8 +133,9 @@ class Transform:
     `Observer`, and:
 
     Attributes:
-        needs_grad: run the denoiser with gradients, so that ``step.latents`` is a leaf on which ``model_output`` and
-            ``noise_pred`` depend.
+        needs_grad: run the denoiser with gradients, so that ``model_output`` and ``noise_pred`` depend on leaves:
+            True for ``step.latents``; or the names of the leaves, of ``"latents"``, ``"prompt_embeds"`` and
+            ``"token_embeds"``, which ``step.leaves`` then holds.
         brings: words it gives the prompts of its run, each with its vectors (see `UseConcept`).
 
     >>> import sdprobe
@@ -146,7 +150,7 @@ class Transform:
     modules: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
     strict: bool = True
-    needs_grad: bool = False
+    needs_grad: bool | tuple[str, ...] = False
     brings: Mapping[str, Concept] = MappingProxyType({})
 
     def start(self, run: Run) -> None: ...

@@ -7,7 +7,7 @@ that nobody has to know, or guess, in which order a pipeline stacks its conditio
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,10 @@ class Step:
         model_output: at ``noise_pred``, what the denoiser returned for every row, as the hooks at ``model_output`` left
             it; None before.
         further: whether it is told of a further call of the denoiser, which a hook has asked for by `predict`.
+        leaves: what transforms need gradients for (`Transform.needs_grad`), by name: ``"latents"``; ``"prompt_embeds"``
+            ``[rows, tokens, width]``, as the denoiser is told them; ``"token_embeds"`` ``[prompts, tokens, width]``,
+            and under ``"token_embeds_2"``, ``"negative_token_embeds"``, ... those of further encoders and of the
+            negative prompts.
     """
 
     index: int
@@ -93,6 +97,7 @@ class Step:
     to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None], Tensor] = field(repr=False)
     model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
     further: bool = field(default=False, repr=False)
+    leaves: Mapping[str, Shaped[Tensor, ...]] = field(default_factory=dict, repr=False)
 
     def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
         """Predicted x0: the clean latents this output of the denoiser speaks of, at this step.
@@ -301,10 +306,3 @@ class Run:
 
     def _repr_html_(self) -> str:
         return as_run(repr(self), self.settings, self.images, [hook for hook, _ in self.records])
-
-
-def run_of(place: Text | Step | Site | Run) -> Run:
-    """The run that a place is in."""
-    if isinstance(place, Site):
-        return place.step.run
-    return place if isinstance(place, Run) else place.run

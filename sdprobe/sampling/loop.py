@@ -20,6 +20,7 @@ from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.model.loading import load
 from sdprobe.model.pipeline import generators
 from sdprobe.model.run_settings import Seed, fill
+from sdprobe.model.text.gradient_leaves import GradientLeaves
 from sdprobe.observe.progress import Progress
 
 
@@ -129,11 +130,13 @@ def loop(
             module_hooks.refuse_unreachable(run_model, run)
             conditioning = run_model.encode(run, hooks, run.roles)
             x = run_model.start_latents(settings, generator, latents, image) if state is None else state.latents
+            grown = GradientLeaves(run_model, run, hooks, conditioning)
             further = predicting(run_model, module_hooks, conditioning)
             for step_at in run_model.steps(run, run.roles, generator, further):
                 x = hooks.latents(x, step_at(x))
                 x = x.detach().requires_grad_(hooks.needs_grad)
-                step = step_at(x)
+                conditioning, leaves = grown.grow(x)
+                step = step_at(x, leaves=leaves)
                 with torch.set_grad_enabled(hooks.needs_grad):
                     with module_hooks.listen(step):
                         output = run_model.denoise(x, step, conditioning)

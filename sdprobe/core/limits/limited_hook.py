@@ -11,7 +11,7 @@ from typing import Any
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
-from sdprobe.core.run import Coverage, Role, Row, Run, Site, Step, Text, run_of
+from sdprobe.core.run import Coverage, Role, Row, Run, Site, Step, Text
 from sdprobe.core.short_repr import short_repr
 
 Steps = Container[int] | Callable[[Step], bool]
@@ -210,6 +210,13 @@ class LimitedHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.limit, self.inner, self.limits)
+
+
+def run_of(place: Text | Step | Site | Run) -> Run:
+    """The run that a place is in."""
+    if isinstance(place, Site):
+        return place.step.run
+    return place if isinstance(place, Run) else place.run
 
 
 def _again(limit: Callable[..., Any], hook: Hook, limits: tuple[Limit, ...]) -> Any:

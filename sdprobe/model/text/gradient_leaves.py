@@ -1,0 +1,63 @@
+"""The text as leaves of the graph: what a transform asks gradients for, beside the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Run, Text
+from sdprobe.model.text.conditioning import EMBEDS, Conditioning
+
+Leaves = Mapping[str, Shaped[Tensor, "entries ..."]]
+
+
+class GradientLeaves:
+    """Makes the leaves that a run's transforms name in ``needs_grad``, anew in every step.
+
+    Args:
+        run_model: the run's own copy of the model.
+        run: the run.
+        hooks: its hooks.
+        conditioning: what the denoiser is told, encoded without gradients.
+    """
+
+    def __init__(self, run_model: Any, run: Run, hooks: Hooks, conditioning: Conditioning) -> None:
+        self.run_model, self.run, self.hooks, self.conditioning = run_model, run, hooks, conditioning
+        self.names = hooks.grad_leaves
+
+    def grow(self, latents: Tensor) -> tuple[Conditioning, Leaves]:
+        """What the denoiser is told in a step, and the leaves it depends on, by name."""
+        leaves: dict[str, Tensor] = {"latents": latents} if "latents" in self.names else {}
+        told = self.conditioning
+        if "token_embeds" in self.names:
+            # Encoded anew in every step, since a gradient frees the graph that it has passed.
+            with torch.enable_grad():
+                tokens = _TokenLeaves()
+                told = self.run_model.encode(self.run, Hooks(self.hooks.transforms, tokens), self.run.roles)
+            leaves |= tokens.leaves
+        if "prompt_embeds" in self.names:
+            embeds = told.arguments[EMBEDS]
+            embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
+            told = replace(told, arguments={**told.arguments, EMBEDS: embeds})
+            leaves["prompt_embeds"] = embeds
+        return told, leaves
+
+
+class _TokenLeaves(Transform):
+    """Behind all other transforms at ``token_embeds``: what the encoder reads becomes a leaf."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[str, Tensor] = {}
+
+    def token_embeds(self, x: Tensor, text: Text) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        side = "negative_" if text.role == "uncond" else ""
+        self.leaves[f"{side}token_embeds{text.encoder.removeprefix('text_encoder')}"] = leaf
+        return leaf
