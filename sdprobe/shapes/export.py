@@ -3,7 +3,14 @@
 import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel
 
 from .tokenizer import build
@@ -53,3 +60,11 @@ def export(folder: Path) -> None:
     for part in ("vae", "clip"):
         if (folder / part).is_dir():
             shutil.copytree(folder / part, WEIGHTS / part, dirs_exist_ok=True)
+
+
+def export_joint(folder: Path) -> None:
+    """Put the newest pipeline with joint attention of a training folder to the package's weights, as float16."""
+    from . import JOINT_WEIGHTS
+
+    made = StableDiffusion3Pipeline.from_pretrained(folder / "joint-pipeline", torch_dtype=torch.float16)
+    made.save_pretrained(JOINT_WEIGHTS)
