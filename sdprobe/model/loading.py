@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,7 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise FileNotFoundError(f"{path} holds no model_index.json: it is no folder in diffusers' format")
-        return DiffusionPipeline.from_pretrained(path, **options)
+        return DiffusionPipeline.from_pretrained(path, **{**_left_out(path), **options})
     if isinstance(source, Path) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{source} is neither a file or folder here nor a hub id like 'owner/name'")
     return DiffusionPipeline.from_pretrained(str(source), **options)
@@ -125,8 +126,15 @@ def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
     # Its weights are stored as float16, to be small; it computes in float32 unless told otherwise.
     with without_bars():
         return DiffusionPipeline.from_pretrained(
-            shapes.JOINT_WEIGHTS, **{"torch_dtype": torch.float32, "local_files_only": True, **options}
+            shapes.JOINT_WEIGHTS,
+            **{**_left_out(shapes.JOINT_WEIGHTS), "torch_dtype": torch.float32, "local_files_only": True, **options},
         )
+
+
+def _left_out(folder: Path) -> dict[str, None]:
+    """Text encoders that a pipeline was saved without, such as T5; diffusers wants to be told of them once more."""
+    index = json.loads((folder / "model_index.json").read_text())
+    return {name: None for name, part in index.items() if name.startswith(("text", "token")) and part == [None, None]}
 
 
 @contextmanager

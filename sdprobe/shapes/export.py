@@ -66,5 +66,7 @@ def export_joint(folder: Path) -> None:
     """Put the newest pipeline with joint attention of a training folder to the package's weights, as float16."""
     from . import JOINT_WEIGHTS
 
-    made = StableDiffusion3Pipeline.from_pretrained(folder / "joint-pipeline", torch_dtype=torch.float16)
+    made = StableDiffusion3Pipeline.from_pretrained(
+        folder / "joint-pipeline", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float16
+    )
     made.save_pretrained(JOINT_WEIGHTS)
