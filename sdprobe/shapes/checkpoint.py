@@ -58,10 +58,10 @@ class Training:
         modules: what is trained, by name. Averages are kept of all of it.
         lr: the highest learning rate.
         averaging: the decay of the running average of the weights.
-        bf16: within `autocast`, compute in bfloat16 where that is safe; weights stay in float32.
-        muon: modules whose matrices are trained by Muon (Jordan et al. 2024) instead of AdamW.
         seed: of the generators every random draw of the loop should come from: torch's own, of the processor and, for
             modules on a GPU, of that.
+        bf16: within `autocast`, compute in bfloat16 where that is safe; weights stay in float32.
+        muon: modules whose matrices are trained by Muon (Jordan et al. 2024) instead of AdamW; needs torch 2.9.
 
     Attributes:
         step: steps taken.
@@ -77,10 +77,10 @@ class Training:
         lr: float,
         weight_decay: float = 1e-3,
         averaging: float = 0.999,
-        bf16: bool = False,
-        muon: Iterable[nn.Module] = (),
         seed: int = 0,
         fresh: bool = False,
+        bf16: bool = False,
+        muon: Iterable[nn.Module] = (),
     ) -> None:
         self.folder, self.lr, self.averaging, self.bf16 = folder, lr, averaging, bf16
         self.modules = nn.ModuleDict(dict(modules))

@@ -116,7 +116,7 @@ class Pools:
         content = torch.load(file, weights_only=True)
         return Encoded(content["latents"].to(self.vae.device), content["captions"])
 
-    def unseen(self, count: int = 256) -> Encoded:
+    def unseen(self, count: int) -> Encoded:
         """Scenes no training draws."""
         return encode_scenes(self.vae, UNSEEN, (draw_scenes(*part) for part in _parts(UNSEEN, count)))
 

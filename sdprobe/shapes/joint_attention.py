@@ -72,17 +72,15 @@ def mixed(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
     """Attention by two products of matrices, `[pictures, tokens, width]`."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float() + bias
-    return (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+    out: Tensor = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+    return out
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, heads: int) -> Tensor:
     """The same by torch's fused kernel."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return (
-        F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).expand(q.shape[2], -1))
-        .transpose(1, 2)
-        .flatten(2)
-    )
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype).expand(q.shape[2], -1))
+    return out.transpose(1, 2).flatten(2)
 
 
 def gelu(x: Tensor) -> Tensor:

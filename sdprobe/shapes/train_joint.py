@@ -106,6 +106,7 @@ def train_joint(
     bf16: bool = False,
     compiled: bool = False,
     judged: int = 24,
+    unseen: int = 256,
     every: float = 600,
     weights: Path = WEIGHTS,
     seed: int = 0,
@@ -123,6 +124,7 @@ def train_joint(
         bf16: compute in bfloat16, keep weights in float32.
         compiled: compile parts of attention and activations; needs a C++ compiler.
         judged: captions of one object, and as many of two, drawn and judged at every checkpoint.
+        unseen: scenes no training draws, for the error at every checkpoint.
         every: seconds between checkpoints.
         weights: the first model's folder, with its CLIP, to take autoencoder, encoders and tokenizer from.
         seed: of weights, noise and order; every seed has a million scenes of its own, up to seed 9.
@@ -134,9 +136,9 @@ def train_joint(
     pipe, on = joint_pipeline(weights, transformer).to(device), torch.device(device)
     pipe.set_progress_bar_config(disable=True)
     pools = Pools(pipe.vae, folder / "scenes", batch, pool, seed, workers)
-    unseen = pools.unseen()
-    unseen_told = told(pipe, unseen.captions)
-    start(transformer, *unseen_told)
+    shown = pools.unseen(unseen)
+    shown_told = told(pipe, shown.captions)
+    start(transformer, *shown_told)
     empty, empty_pooled = told(pipe, [""])
     for_training(transformer, compiled)
     training = Training(
@@ -165,11 +167,10 @@ def train_joint(
 
     def on_save() -> None:
         with training.averaged(), torch.no_grad():
-            count = len(unseen.captions)
-            noise = torch.randn(unseen.latents.shape, generator=torch.Generator().manual_seed(3)).to(on)
-            levels = torch.linspace(0.01, 1, count).to(on)
+            noise = torch.randn(shown.latents.shape, generator=torch.Generator().manual_seed(3)).to(on)
+            levels = torch.linspace(0.01, 1, unseen).to(on)
             for_training(transformer)  # not compiled: for other sizes and types it would be compiled anew
-            every_one = (unseen.latents, *unseen_told, levels, noise)
+            every_one = (shown.latents, *shown_told, levels, noise)
             parts = zip(*(x.split(32) for x in every_one), strict=True)
             errors = torch.cat([flow_error(transformer, *part) for part in parts])
             quarters = {f"error_{k}": float(part.mean()) for k, part in enumerate(errors.chunk(4), start=1)}

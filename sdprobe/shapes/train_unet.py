@@ -98,6 +98,7 @@ def train_unet(
     lr: float = 1.2e-3,
     bf16: bool = False,
     judged: int = 24,
+    unseen: int = 256,
     start: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -114,6 +115,7 @@ def train_unet(
         lr: the highest learning rate.
         bf16: compute in bfloat16, keep weights in float32; for GPUs, and processors with AMX.
         judged: captions of one object, and as many of two, drawn and judged at every checkpoint.
+        unseen: scenes no training draws, for the error at every checkpoint.
         start: a pipeline folder whose U-Net and text encoder to start from, where there is no checkpoint.
         seed: of weights, noise and order; every seed has a million scenes of its own, up to seed 9.
         device: where to train.
@@ -129,8 +131,8 @@ def train_unet(
     training = Training(folder / "unet", {"unet": unet, "text_encoder": text.to(on).train()}, lr, bf16=bf16, seed=seed)
     empty = token_ids(tokenizer, [""])[0].to(on)
     pools = Pools(vae, folder / "scenes", batch, pool, seed, workers)
-    shown = pools.unseen()
-    unseen = shown.latents, token_ids(tokenizer, shown.captions).to(on)
+    shown = pools.unseen(unseen)
+    shown_ids = token_ids(tokenizer, shown.captions).to(on)
     ids_of: dict[int, Tensor] = {}
 
     def loss(_: float) -> Tensor:
@@ -147,8 +149,8 @@ def train_unet(
     def on_save() -> None:
         with training.averaged(), torch.no_grad():
             noise = torch.randn(shown.latents.shape, generator=torch.Generator().manual_seed(3)).to(on)
-            times = torch.linspace(10, 990, len(shown.captions)).long().to(on)
-            parts = zip(*(x.split(64) for x in (*unseen, times, noise)), strict=True)
+            times = torch.linspace(10, 990, unseen).long().to(on)
+            parts = zip(*(x.split(64) for x in (shown.latents, shown_ids, times, noise)), strict=True)
             errors = torch.cat([v_error(unet, text, *part) for part in parts])
             made = pipeline(folder / "pipeline", vae, unet, text)
             made.set_progress_bar_config(disable=True)
@@ -157,7 +159,7 @@ def train_unet(
                 samples=training.step * batch, v_error=float(errors.mean()), **quarters, **figures(made, judged)
             )
 
-    if bf16:
+    if bf16 and on.type == "cpu":
         unet.set_attn_processor(Float32Attention())
     training.run(loss, budget, every=480, on_save=on_save, constant=2 / 3)
     pools.close()

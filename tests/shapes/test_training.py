@@ -10,9 +10,11 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPi
 from transformers import CLIPTextModel, VisionTextDualEncoderModel
 
 import sdprobe
+from sdprobe import shapes
 from sdprobe.shapes import WEIGHTS, evaluate
 from sdprobe.shapes.checkpoint import Budget
 from sdprobe.shapes.encoded import Pools
+from sdprobe.shapes.export import export_joint
 from sdprobe.shapes.joint import joint_pipeline, new_transformer
 from sdprobe.shapes.joint_attention import as_stock, for_training
 from sdprobe.shapes.train_autoencoder import train_autoencoder
@@ -49,8 +51,8 @@ def test_clip(tmp_path: Path) -> None:
 def test_unet(tmp_path: Path, bf16: bool) -> None:
     for part in ("vae", "clip"):
         shutil.copytree(WEIGHTS / part, tmp_path / part)
-    train_unet(tmp_path, Budget(steps=1), batch=2, pool=8, judged=1, bf16=bf16)
-    train_unet(tmp_path, Budget(steps=2), batch=2, pool=8, judged=1, bf16=bf16)
+    train_unet(tmp_path, Budget(steps=1), batch=2, pool=8, judged=1, unseen=8, bf16=bf16)
+    train_unet(tmp_path, Budget(steps=2), batch=2, pool=8, judged=1, unseen=8, bf16=bf16)
     assert [line["samples"] for line in log(tmp_path / "unet")] == [2, 4]
     StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline", local_files_only=True)
 
@@ -60,13 +62,13 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of the second model, with a stop after the first."""
     folder = tmp_path_factory.mktemp("joint")
     for steps in (1, 2):
-        train_joint(folder, Budget(steps=steps), batch=2, pool=8, judged=1)
+        train_joint(folder, Budget(steps=steps), batch=2, pool=8, judged=1, unseen=8)
     return folder
 
 
 def test_joint_resumes_to_the_same_bits(joint: Path, tmp_path: Path) -> None:
     assert [line["samples"] for line in log(joint / "joint")] == [2, 4]
-    train_joint(tmp_path, Budget(steps=2), batch=2, pool=8, judged=0)
+    train_joint(tmp_path, Budget(steps=2), batch=2, pool=8, judged=0, unseen=8)
     whole, resumed = (torch.load(folder / "joint" / "checkpoint.pt", weights_only=True) for folder in (tmp_path, joint))
     for name, weight in whole["weights"].items():
         assert torch.equal(weight, resumed["weights"][name]), name
@@ -91,6 +93,21 @@ def test_joint_is_a_stock_pipeline_to_sample_and_to_look_into(joint: Path) -> No
     ).images
     assert torch.equal(run.latents, stock)
     assert run[maps].heat_map("red").values.shape == (16, 16)
+
+
+def test_joint_is_stored_small_and_loads_by_its_name(
+    joint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "JOINT_WEIGHTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python -m sdprobe\.shapes\.train joint"):
+        sdprobe.load("shapes-joint")
+    export_joint(joint)
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*")) <= 6 * 2**20
+    model = sdprobe.load("shapes-joint")
+    assert {part.dtype for part in (model.pipe.transformer, model.pipe.vae, model.pipe.text_encoder)} == {torch.float32}
+    trained = sdprobe.load(joint / "joint-pipeline").pipe.transformer.state_dict()
+    for name, weight in model.pipe.transformer.state_dict().items():
+        assert torch.equal(weight, trained[name].half().float()), name
 
 
 def test_joint_encoders_tell_what_those_they_come_from_do() -> None:
