@@ -7,12 +7,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextModel
 
+from .joint import open_joint
 from .tokenizer import build
 
 SCHEDULER: dict[str, object] = {
@@ -66,7 +66,4 @@ def export_joint(folder: Path) -> None:
     """Put the newest pipeline with joint attention of a training folder to the package's weights, as float16."""
     from . import JOINT_WEIGHTS
 
-    made = StableDiffusion3Pipeline.from_pretrained(
-        folder / "joint-pipeline", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float16
-    )
-    made.save_pretrained(JOINT_WEIGHTS)
+    open_joint(folder / "joint-pipeline", torch.float16).save_pretrained(JOINT_WEIGHTS)

@@ -53,6 +53,14 @@ def text_encoders(weights: Path) -> tuple[CLIPTextModelWithProjection, CLIPTextM
     return _with_projection(first, unchanged), _with_projection(clip.text_model, clip.text_projection.weight)
 
 
+def open_joint(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
+    """The pipeline from a folder; diffusers wants to be told once more that it has no T5."""
+    opened: StableDiffusion3Pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=dtype, local_files_only=True
+    )
+    return opened
+
+
 def _with_projection(text: nn.Module, projection: torch.Tensor) -> CLIPTextModelWithProjection:
     config: CLIPTextConfig = copy.deepcopy(text.config)
     config.num_hidden_layers += 1

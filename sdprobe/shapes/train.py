@@ -77,12 +77,15 @@ def main(arguments: list[str] | None = None) -> None:
 
         export_joint(given.folder)
     if given.part == "evaluate":
-        from diffusers import DiffusionPipeline
+        from diffusers import StableDiffusionPipeline
 
         from . import WEIGHTS
         from .evaluate import figures
+        from .joint import open_joint
 
-        made = DiffusionPipeline.from_pretrained(given.start or WEIGHTS, torch_dtype=torch.float32)
+        folder = given.start or WEIGHTS
+        is_joint = "StableDiffusion3Pipeline" in (folder / "model_index.json").read_text()
+        made = open_joint(folder) if is_joint else StableDiffusionPipeline.from_pretrained(folder)
         for name, figure in figures(made.to(given.device), given.count).items():
             print(f"{name:12} {figure:.3f}")
 

@@ -33,6 +33,11 @@ PLACES = ("down", "up")
 """Where a U-Net's maps are taken from; a transformer's are taken from every block."""
 BATCH = 20
 THRESHOLDS = np.linspace(0.05, 0.95, 37)
+JOINT_FLOOR = {
+    "colour found": (".90", ".90"),
+    "colour and shape found": (".60", ".60"),
+    "relation right (both found)": ("–", ".80"),
+}
 FLOOR = {
     "colour found": (".95", ".85"),
     "colour and shape found": (".60", ".45"),
@@ -121,7 +126,9 @@ def pointing(drawn: Sequence[Drawn], name: str) -> float:
     return float(np.mean(hits)) if hits else 0.0
 
 
-def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) -> str:
+def table(
+    groups: dict[int, Group], thresholds: dict[str, float], caption: str, floor: dict[str, tuple[str, str]] = FLOOR
+) -> str:
     """The figures as a Markdown table, the floor beside them."""
     share: Callable[[list[bool]], str] = lambda hits: f"{np.mean(hits):.2f}" if hits else "–"  # noqa: E731
     one, two = groups[1], groups[2]
@@ -138,7 +145,7 @@ def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) 
     control = [iou(g.drawn, "random word", thresholds["random word"]) for g in (one, two)]
     rows["above the random word (IoU)"] = [f"{a - b:.2f}" for a, b in zip(gap, control, strict=True)]
     lines = [caption, "", "| | one object | two objects | floor (one, two) |", "|---|---|---|---|"]
-    lines += [f"| {name} | {a} | {b} | {', '.join(FLOOR.get(name, ()))} |" for name, (a, b) in rows.items()]
+    lines += [f"| {name} | {a} | {b} | {', '.join(floor.get(name, ()))} |" for name, (a, b) in rows.items()]
     return "\n".join(lines)
 
 
@@ -171,7 +178,7 @@ def main() -> None:
         f"Heat maps are means over {where} blocks; thresholds, chosen on {len(other)} objects of other prompts: "
         f"{chosen}."
     )
-    printed = table(groups, thresholds, caption)
+    printed = table(groups, thresholds, caption, FLOOR if model.network == "unet" else JOINT_FLOOR)
     print(printed)
     if given.write:
         write(card_of(given.model), printed)
