@@ -245,6 +245,10 @@ def sdxl():
     )
 
 
+def plain(text, tokenizer):
+    return text
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_pair_for_a_pipeline_of_two_encoders(count):
     pipe = sdxl()
@@ -257,7 +261,7 @@ def test_a_pair_for_a_pipeline_of_two_encoders(count):
             text_encoder=getattr(loaded, name),
             tokenizer=getattr(loaded, f"tokenizer{number}"),
         )
-    brought = add_to_tokenizers(ours, {TOKEN: pair})
+    brought = add_to_tokenizers(ours, {TOKEN: pair}, plain)
     first, second = (brought[name].add_to(getattr(ours, name).get_input_embeddings()) for name in sorted(brought))
     with first, second:
         found = ours.encode_prompt(f"a {TOKEN}", negative_prompt=f"{TOKEN} star", device="cpu")
@@ -266,7 +270,7 @@ def test_a_pair_for_a_pipeline_of_two_encoders(count):
     assert TOKEN not in pipe.tokenizer.get_vocab()
     assert TOKEN not in pipe.tokenizer_2.get_vocab()
     with pytest.raises(ValueError, match=f"'{TOKEN}' was learned for text_encoder; .* text_encoder and text_encoder_2"):
-        add_to_tokenizers(copy.copy(pipe), {TOKEN: concept()})
+        add_to_tokenizers(copy.copy(pipe), {TOKEN: concept()}, plain)
 
 
 def test_a_concept_of_another_model(tiny):
@@ -308,8 +312,8 @@ def test_a_token_in_no_prompt(tiny):
     assert whole_footprint(tiny.pipe) == before
 
 
-@pytest.mark.parametrize("prompt", ["a <My-Style>", "a " * 13 + TOKEN])
-def test_a_token_of_which_only_a_part_would_be_read(tiny, prompt):
+def test_a_token_of_which_only_a_part_would_be_read(tiny):
+    prompt = "a " * 13 + TOKEN
     with pytest.raises(ValueError, match=f"of the 2 vectors of '{TOKEN}' only 1 would be read in '{prompt}'"):
         run(tiny, UseConcept(concept(2)), prompt=prompt)
     run(tiny, UseConcept(concept(1)), prompt=prompt)

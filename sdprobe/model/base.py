@@ -205,7 +205,7 @@ class Model(PipelineParts, ABC):
         run_model.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
         run_model.settings = settings
         run_model.pipe.scheduler = scheduler
-        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words)
+        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
         run_model.first = settings.start_step * scheduler.order
         if state is not None:
             run_model.begin = state.index

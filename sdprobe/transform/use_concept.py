@@ -58,10 +58,12 @@ class UseConcept(Transform):
         prompts = (*run.prompts, *run.negative_prompts)
         if not any(prompt.occurrences(self.token) for prompt in prompts):
             run.prompts[0].positions(self.token)  # says which words there are
+        names = {self.token.lower(), *(f"{self.token}_{i}".lower() for i in range(1, len(self.concept)))}
         for prompt in prompts:
             for positions in prompt.occurrences(self.token):
-                if len(positions) < len(self.concept):
+                read = names & {prompt.spelt(position).lower() for position in positions}
+                if len(read) < len(self.concept):
                     raise ValueError(
-                        f"of the {len(self.concept)} vectors of {self.token!r} only {len(positions)} would be read in "
-                        f"{prompt.text!r}: write it in these very letters, within the first {len(prompt.ids)} tokens"
+                        f"of the {len(self.concept)} vectors of {self.token!r} only {len(read)} would be read in "
+                        f"{prompt.text!r}: write it within the first {len(prompt.ids)} tokens"
                     )
