@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from functools import cache
 
 import diffusers
@@ -19,7 +20,7 @@ from sdprobe.core.concept import Concept
 from sdprobe.model.text.added_tokens import add_to_tokenizers
 from sdprobe.testing import footprint
 from sdprobe.transform.use_concept import UseConcept
-from tests.families import pixart
+from tests.families import flux, pixart
 from tests.laws.strategies import affine, points, run, same_run, same_values, seen
 from tests.laws.test_cleanup import Deliberate, raising
 from tests.tiny import stable_diffusion, tokenizer
@@ -310,6 +311,76 @@ def test_a_token_in_no_prompt(tiny):
     with pytest.raises(sdprobe.WordNotInPrompt, match=f"'{TOKEN}' lies past the 16 tokens that are read"):
         run(tiny, UseConcept(concept()), prompt="a " * 20 + TOKEN)
     assert whole_footprint(tiny.pipe) == before
+
+
+CAPITALS = ["<MyStyle>", "MyStyle", "EasyNegative", "UPPER", "Bad_Prompt-v2"]
+
+
+@pytest.mark.parametrize("token", CAPITALS)
+def test_a_name_with_capitals_is_what_diffusers_gives_for_one_vector(tiny, token):
+    texts = {"prompt": f"a {token} circle", "negative_prompt": f"{token}, a ring"}
+    one = concept(1, token)
+    assert same_run(run(tiny, UseConcept(one), **texts), run(with_loaded(tiny, one), **texts))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("written", [str, str.lower, str.upper])
+@pytest.mark.parametrize("token", CAPITALS)
+def test_a_name_with_capitals_is_a_name_in_small_letters(tiny, token, written, count):
+    """And it may be written in either: of several vectors, diffusers would read the first alone."""
+    small = concept(count, token.lower())
+    texts = {"prompt": f"a {{0}} circle, {{0}}", "negative_prompt": "a ring of {0}"}
+    expected = run(with_loaded(tiny, small), **{side: text.format(token.lower()) for side, text in texts.items()})
+    use = UseConcept(concept(count, token))
+    ours = run(tiny, use, **{side: text.format(written(token)) for side, text in texts.items()})
+    assert same_run(ours, expected)
+    assert ours.prompts[0].words == expected.prompts[0].words
+    assert len(ours.prompts[0].positions(token)) == 2 * count
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_that_another_begins_with(tiny, order):
+    """Diffusers spells out the shorter within the longer."""
+    short, long = concept(2, "Easy"), concept(2, "EasyNegative", seed=2)
+    ours = run(tiny, *[UseConcept(short), UseConcept(long)][::order], prompt="an EasyNegative of Easy")
+    renamed = concept(2, "<x>"), concept(2, "<y>", seed=2)
+    assert same_run(ours, run(tiny, *map(UseConcept, renamed), prompt="an <y> of <x>"))
+
+
+def test_names_that_only_capitals_tell_apart(tiny):
+    with pytest.raises(ValueError, match="the tokenizer has a token '<cat>' already"):
+        run(tiny, UseConcept(concept(1, "<Cat>")), UseConcept(concept(1, "<cat>", seed=2)), prompt="a <Cat>")
+
+
+@pytest.mark.parametrize("token", CAPITALS[:2])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_name_with_capitals_beside_t5(token, count):
+    """T5's tokenizers tell capitals from small letters."""
+    model = sdprobe.load(flux())
+    vectors = {"text_encoder": numbers(count), "text_encoder_2": numbers(count, 32)}
+    ours, small = (UseConcept(Concept(vectors, name)) for name in (token, token.lower()))
+    settings = {"height": 16, "width": 16}
+    expected = run(model, small, prompt=f"a {token.lower()} circle", **settings)
+    for written in (token, token.lower(), token.upper()):
+        assert same_run(run(model, ours, prompt=f"a {written} circle", **settings), expected)
+
+
+@pytest.mark.parametrize("token", CAPITALS[:3])
+def test_a_name_with_capitals_where_the_text_is_told_in_small_letters(token):
+    model, settings = sdprobe.load(pixart()), {"height": 16, "width": 16}
+    vectors = {"text_encoder": numbers(1, 32)}
+    plain = run(model, prompt=f"a {token} circle", **settings)
+    small = run(model, UseConcept(Concept(vectors, token.lower())), prompt=f"a {token} circle", **settings)
+    ours = run(model, UseConcept(Concept(vectors, token)), prompt=f"a {token} circle", **settings)
+    assert same_run(ours, small)
+    assert not same_run(ours, plain)
+
+
+def test_a_token_that_the_pipeline_cleans_away():
+    pipe = pixart()
+    pipe._text_preprocessing = lambda text, clean_caption=False: [re.sub("<.*?>", "", text).lower()]  # as with bs4
+    with pytest.raises(ValueError, match=r"PixArtAlphaPipeline cleans .* leaves '' of '<My-Style>': .* such as 'MyStyle'"):
+        run(sdprobe.load(pipe), UseConcept(Concept({"text_encoder": numbers(1, 32)}, "<My-Style>")), prompt="<My-Style>")
 
 
 def test_a_token_of_which_only_a_part_would_be_read(tiny):

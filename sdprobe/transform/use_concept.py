@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdprobe.core.concept import Concept, load_concept
+from sdprobe.core.concept import Concept, concepts_in, load_concept
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Run
 
@@ -30,7 +30,8 @@ class UseConcept(Transform):
 
     Args:
         concept: a `Concept`, or the file of one (see `load_concept`).
-        token: what to call it in the prompts; None for the token its file names.
+        token: what to call it in the prompts, in letters of either case; None for the token its file names. Of a file
+            of several tokens it is the one to take.
 
     Raises:
         WordNotInPrompt: where no prompt of the run, nor a negative one, holds the token.
@@ -43,7 +44,11 @@ class UseConcept(Transform):
     """
 
     def __init__(self, concept: Concept | str | Path, token: str | None = None) -> None:
-        self.concept = load_concept(concept) if isinstance(concept, (str, Path)) else concept
+        if isinstance(concept, (str, Path)):
+            held = concepts_in(concept)
+            # Of a file of one, the token is what to call it.
+            concept = load_concept(concept, token if token in held or len(held) > 1 else None)
+        self.concept = concept
         if not isinstance(self.concept, Concept):
             raise TypeError(f"a concept is a Concept or a file of one, not {type(concept).__name__}")
         named = self.concept.token if token is None else token
