@@ -217,7 +217,10 @@ UNFIT = {
         {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": SEVERAL},
         r"concept.pt is a LoRA, not a concept: it holds 'lora_te_.*pipe.load_lora_weights\('.*concept.pt'\)",
     ),
-    "a LoRA of diffusers": ({"unet.up.attn1.to_q.lora_A.weight": SEVERAL, "unet.up.attn1.to_q.lora_B.weight": ONE}, "is a LoRA"),
+    "a LoRA of diffusers": (
+        {"unet.up.attn1.to_q.lora_A.weight": SEVERAL, "unet.up.attn1.to_q.lora_B.weight": ONE},
+        "is a LoRA",
+    ),
     "a LoRA of old diffusers": ({"up.attn1.processor.to_q_lora.down.weight": SEVERAL}, "is a LoRA"),
     "a LyCORIS": ({"down_0.hada_w1_a": SEVERAL}, "is a LoRA"),
     "a text": ({TOKEN: "style"}, "text_encoder holds str, not a tensor"),

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import sdprobe
-from sdprobe.core.compose import METHODS
 from sdprobe.core.concept import Concept
 from sdprobe.model.text.added_tokens import add_to_tokenizers
 from sdprobe.testing import footprint
 from sdprobe.transform.use_concept import UseConcept
 from tests.families import flux, pixart
-from tests.laws.strategies import affine, points, run, same_run, same_values, seen
+from tests.laws.strategies import CALLED, affine, points, run, same_run, same_values, seen
 from tests.laws.test_cleanup import Deliberate, raising
 from tests.tiny import stable_diffusion, tokenizer
 
@@ -217,7 +216,7 @@ def test_nothing_is_left(tiny):
 
 @given(
     kind=st.sampled_from([sdprobe.Observer, sdprobe.Transform]),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(CALLED),
     error=st.sampled_from([Deliberate, KeyboardInterrupt]),
     first=st.booleans(),
 )
@@ -329,7 +328,7 @@ def test_a_name_with_capitals_is_what_diffusers_gives_for_one_vector(tiny, token
 def test_a_name_with_capitals_is_a_name_in_small_letters(tiny, token, written, count):
     """And it may be written in either: of several vectors, diffusers would read the first alone."""
     small = concept(count, token.lower())
-    texts = {"prompt": f"a {{0}} circle, {{0}}", "negative_prompt": "a ring of {0}"}
+    texts = {"prompt": "a {0} circle, {0}", "negative_prompt": "a ring of {0}"}
     expected = run(with_loaded(tiny, small), **{side: text.format(token.lower()) for side, text in texts.items()})
     use = UseConcept(concept(count, token))
     ours = run(tiny, use, **{side: text.format(written(token)) for side, text in texts.items()})
@@ -379,8 +378,12 @@ def test_a_name_with_capitals_where_the_text_is_told_in_small_letters(token):
 def test_a_token_that_the_pipeline_cleans_away():
     pipe = pixart()
     pipe._text_preprocessing = lambda text, clean_caption=False: [re.sub("<.*?>", "", text).lower()]  # as with bs4
-    with pytest.raises(ValueError, match=r"PixArtAlphaPipeline cleans .* leaves '' of '<My-Style>': .* such as 'MyStyle'"):
-        run(sdprobe.load(pipe), UseConcept(Concept({"text_encoder": numbers(1, 32)}, "<My-Style>")), prompt="<My-Style>")
+    with pytest.raises(
+        ValueError, match=r"PixArtAlphaPipeline cleans .* leaves '' of '<My-Style>': .* such as 'MyStyle'"
+    ):
+        run(
+            sdprobe.load(pipe), UseConcept(Concept({"text_encoder": numbers(1, 32)}, "<My-Style>")), prompt="<My-Style>"
+        )
 
 
 def test_a_token_of_which_only_a_part_would_be_read(tiny):

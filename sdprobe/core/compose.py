@@ -53,6 +53,9 @@ class Hooks:
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
         return self._pass("prompt_embeds", x, text)
 
+    def pooled_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._pass("pooled_embeds", x, text)
+
     def latents(self, x: Tensor, step: Step) -> Tensor:
         return self._pass("latents", x, step)
 

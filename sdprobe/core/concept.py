@@ -140,8 +140,8 @@ def load_concept(path: str | Path, token: str | None = None) -> Concept:
     Read are, as ``.safetensors``, ``.bin`` or ``.pt``: ``{token: vectors}`` as diffusers writes it, the
     ``string_to_param`` files of the original code and of web UIs (a plain dict or a ``ParameterDict``), the pair
     ``clip_l`` and ``clip_g`` of Stable Diffusion XL, ``text_encoders_0`` and ``text_encoders_1`` (or ``clip_l`` and
-    ``t5``) of pivotal tuning, as diffusers' advanced DreamBooth scripts write them, and a bare tensor. One vector may be
-    ``[width]``, several are ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its name.
+    ``t5``) of pivotal tuning, as diffusers' advanced DreamBooth scripts write them, and a bare tensor. One vector may
+    be ``[width]``, several are ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its name.
 
     >>> import tempfile
     >>> import torch
@@ -183,7 +183,9 @@ def concepts_in(path: str | Path) -> dict[str | None, Concept]:
     for token, by_encoder in named.items():
         for name, value in by_encoder.items():
             if not isinstance(value, Tensor):
-                raise ValueError(f"{file}: of {token!r}, {name} holds {type(value).__name__}, not a tensor; read is {SHAPES}")
+                raise ValueError(
+                    f"{file}: of {token!r}, {name} holds {type(value).__name__}, not a tensor; read is {SHAPES}"
+                )
         vectors = {n: value.detach() if value.ndim > 1 else value.detach()[None] for n, value in by_encoder.items()}
         try:
             concept = Concept(vectors, (len(named) == 1 and about.get("token")) or token, about.get("losses", ()))
@@ -271,4 +273,6 @@ def _refuse_weights(data: Mapping[Any, Any], file: Path) -> None:
             f"pipe.load_lora_weights({str(file)!r}), and then sdprobe.load(pipe)"
         )
     if layer := next((key for key in keys if key.endswith((".weight", ".bias"))), None):
-        raise ValueError(f"{file} holds the weights of a network, {layer!r} among them, not a concept; read is {SHAPES}")
+        raise ValueError(
+            f"{file} holds the weights of a network, {layer!r} among them, not a concept; read is {SHAPES}"
+        )

@@ -111,7 +111,7 @@ class Model(PipelineParts, ABC):
     # What the loop asks for, in its order.
 
     def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
-        """The conditioning for every row, past the points ``token_embeds`` and ``prompt_embeds``."""
+        """The conditioning for every row, past the points of the text."""
         return conditioned(self, run, hooks, roles)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:

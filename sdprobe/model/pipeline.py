@@ -34,7 +34,7 @@ class PipelineParts:
         network: the pipeline's name of its denoiser.
         token_axis: the encoders whose tokens stand one after the other at ``prompt_embeds``; those of one tuple share
             their places.
-        pooling: further encoders, which give one vector for the whole prompt.
+        pooling: the encoders that make the one vector of the whole prompt, where the denoiser is told one.
     """
 
     network: ClassVar[str] = "transformer"

@@ -12,6 +12,9 @@ from sdprobe.core.run import Role, Text
 class NoisePrompt(Transform):
     """Add normal noise to the prompt's embeddings, after the text encoder.
 
+    Where the denoiser is told one vector of the whole prompt besides (Stable Diffusion XL and 3, Flux), noise is added
+    to that too, as a share of its own standard deviation.
+
     >>> import sdprobe
     >>> shaken = sdprobe.NoisePrompt(0.2, seed=1)
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[shaken], steps=3, seed=0, progress=False)
@@ -30,4 +33,7 @@ class NoisePrompt(Transform):
             return x
         # Of each prompt by itself: among others it is shaken as it is alone.
         noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(self.seed)).to(x)
-        return x + self.amount * x.std((1, 2), keepdim=True) * noise
+        return x + self.amount * x.std(tuple(range(1, x.ndim)), keepdim=True) * noise
+
+    def pooled_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self.prompt_embeds(x, text)

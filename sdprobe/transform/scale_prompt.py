@@ -11,6 +11,8 @@ from sdprobe.core.run import Role, Text
 class ScalePrompt(Transform):
     """Multiply the prompt's embeddings by a number, after the text encoder.
 
+    Where the denoiser is told one vector of the whole prompt besides (Stable Diffusion XL and 3, Flux), that too.
+
     >>> import sdprobe
     >>> run = sdprobe.sample(
     ...     sdprobe.load(), "a red circle", hooks=[sdprobe.ScalePrompt(1.1)], steps=3, seed=0, progress=False
@@ -26,3 +28,6 @@ class ScalePrompt(Transform):
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
         return x * self.factor if text.role == self.role else x
+
+    def pooled_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self.prompt_embeds(x, text)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sdprobe.core.concept import Concept
 
-
 Told = Callable[[str, Any], str]
 
 
@@ -128,9 +127,7 @@ def _as_told(token: str, told: Told, tokenizer: Any, pipe: Any) -> str:
     return written
 
 
-def _spelt_out(
-    plain: Any, before: Mapping[int, Any], spellings: Mapping[str, str], prompt: Any, tokenizer: Any
-) -> Any:
+def _spelt_out(plain: Any, before: Mapping[int, Any], spellings: Mapping[str, str], prompt: Any, tokenizer: Any) -> Any:
     """What `maybe_convert_prompt` gives, with the tokens that were brought spelt out as well.
 
     Args:
