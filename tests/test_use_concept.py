@@ -378,12 +378,9 @@ def test_a_name_with_capitals_where_the_text_is_told_in_small_letters(token):
 def test_a_token_that_the_pipeline_cleans_away():
     pipe = pixart()
     pipe._text_preprocessing = lambda text, clean_caption=False: [re.sub("<.*?>", "", text).lower()]  # as with bs4
-    with pytest.raises(
-        ValueError, match=r"PixArtAlphaPipeline cleans .* leaves '' of '<My-Style>': .* such as 'MyStyle'"
-    ):
-        run(
-            sdprobe.load(pipe), UseConcept(Concept({"text_encoder": numbers(1, 32)}, "<My-Style>")), prompt="<My-Style>"
-        )
+    use = UseConcept(Concept({"text_encoder": numbers(1, 32)}, "<My-Style>"))
+    with pytest.raises(ValueError, match=r"PixArtAlphaPipeline cleans .* leaves '' of '<My-Style>': .* as 'MyStyle'"):
+        run(sdprobe.load(pipe), use, prompt="<My-Style>")
 
 
 def test_a_token_of_which_only_a_part_would_be_read(tiny):
