@@ -206,8 +206,8 @@ UNFIT = {
     "no dictionary of parameters": ({"string_to_param": ONE}, "holds Tensor, not a concept; read is"),
     "nothing": ({}, "holds dict; read is"),
     "a list": ([ONE], "holds list; read is"),
-    "no numbers": ({TOKEN: torch.full((1, 8), torch.nan)}, "text_encoder must be finite numbers"),
-    "an infinite number": ({TOKEN: torch.tensor([1.0, torch.inf])}, "some are NaN or infinite"),
+    "no numbers": ({TOKEN: torch.full((1, 8), torch.nan)}, "vectors of text_encoder must be finite: 8 of its 8"),
+    "an infinite number": ({TOKEN: torch.tensor([1.0, torch.inf])}, "1 of its 2 numbers are NaN or infinite"),
     "two for one encoder": (
         {"clip_l": ONE, "text_encoders_0": ONE},
         "holds 'clip_l', 'text_encoders_0', two of them for one encoder",

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.finite import refuse_not_finite
 
 PAIR = MappingProxyType({"clip_l": "text_encoder", "clip_g": "text_encoder_2"})
 """The names that files for Stable Diffusion XL give its two encoders."""
@@ -75,8 +76,7 @@ class Concept:
                 raise ValueError(
                     f"the vectors of {name} must be numbers [vectors, width], not {found.dtype} {list(found.shape)}"
                 )
-            if not found.isfinite().all():
-                raise ValueError(f"the vectors of {name} must be finite numbers: some are NaN or infinite")
+            refuse_not_finite(f"the vectors of {name}", found)
         if len({len(found) for found in self.vectors.values()}) != 1:
             raise ValueError(f"a concept has as many vectors for every encoder, and at least one, not {self._sizes()}")
 
@@ -141,7 +141,8 @@ def load_concept(path: str | Path, token: str | None = None) -> Concept:
     ``string_to_param`` files of the original code and of web UIs (a plain dict or a ``ParameterDict``), the pair
     ``clip_l`` and ``clip_g`` of Stable Diffusion XL, ``text_encoders_0`` and ``text_encoders_1`` (or ``clip_l`` and
     ``t5``) of pivotal tuning, as diffusers' advanced DreamBooth scripts write them, and a bare tensor. One vector may
-    be ``[width]``, several are ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its name.
+    be ``[width]``, several are ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its
+    name.
 
     >>> import tempfile
     >>> import torch

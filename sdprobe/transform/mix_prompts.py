@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Role, Text
 
@@ -38,6 +39,8 @@ class MixPrompts(Transform):
     def __init__(self, weights: Mapping[str, float], role: Role = "cond") -> None:
         if not weights:
             raise ValueError("a mixture needs at least one text with its weight, such as {'a circle': 0.5, ...}")
+        for text, weight in weights.items():
+            refuse_not_finite(f"the weight of {text!r}", weight)
         self.weights, self.role = dict(weights), role
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:

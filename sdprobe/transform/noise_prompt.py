@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Role, Text
 
@@ -26,6 +27,7 @@ class NoisePrompt(Transform):
     """
 
     def __init__(self, amount: float, seed: int = 0, role: Role = "cond") -> None:
+        refuse_not_finite("amount", amount)
         self.amount, self.seed, self.role = amount, seed, role
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Role, Text
 
@@ -24,6 +25,7 @@ class ScalePrompt(Transform):
     """
 
     def __init__(self, factor: float, role: Role = "cond") -> None:
+        refuse_not_finite("factor", factor)
         self.factor, self.role = factor, role
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
