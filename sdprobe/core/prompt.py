@@ -104,6 +104,7 @@ class Prompt:
             if not -len(self.ids) <= word < len(self.ids):
                 raise WordNotInPrompt(f"token {word} is outside the prompt's {len(self.ids)} tokens")
             return (word % len(self.ids),)
+        assert not isinstance(word, int)  # which is a position
         found = self.occurrences(word)
         if not found and (cut := [span for span in self._written(word) if self._cuts_token(*span)]):
             around = "".join(self.text[slice(*self.spans[i])] + "|" for i in self._under(*cut[0])).rstrip("|")
@@ -150,7 +151,7 @@ class Prompt:
         if not word.split():
             return []
         pattern = r"\s+".join(re.escape(part) for part in word.split())
-        first, *_, last = word.strip() * 2
+        first, last = word.strip()[0], word.strip()[-1]
         pattern = (f"(?<!{SPACED})" if first.isalnum() and re.match(SPACED, first) else "") + pattern
         pattern += f"(?!{SPACED})" if last.isalnum() and re.match(SPACED, last) else ""
         return [match.span() for match in re.finditer(pattern, self.text, re.IGNORECASE)]

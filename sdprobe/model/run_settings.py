@@ -57,9 +57,7 @@ def fill(
         prompt=prompts,
         negative_prompt=negatives,
         steps=steps,
-        guidance_scale=_number(
-            "guidance_scale", model.default("guidance_scale") if guidance_scale is None else guidance_scale
-        ),
+        guidance_scale=_number("guidance_scale", usual_scale if guidance_scale is None else guidance_scale),
         seed=_seed(seed),
         scheduler=scheduler,
         height=usual_height if height is None else _whole("height", height),

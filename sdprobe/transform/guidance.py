@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from torch import Tensor
 
@@ -73,7 +74,10 @@ def checked_scale(scale: Scale) -> float | tuple[float, ...] | Callable[[Step], 
         raise TypeError(f"scale is a number, not {scale!r}")
     if callable(scale):
         return scale
-    kept = tuple(scale) if isinstance(scale, Iterable) and getattr(scale, "ndim", 1) else scale
-    for number in kept if isinstance(kept, tuple) else (kept,):
-        refuse_not_finite("scale", number)
-    return kept
+    if isinstance(scale, Iterable) and getattr(scale, "ndim", 1) != 0:  # a tensor of one number has no entries
+        each = tuple(scale)
+        for number in each:
+            refuse_not_finite("scale", number)
+        return each
+    refuse_not_finite("scale", scale)
+    return cast(float, scale)

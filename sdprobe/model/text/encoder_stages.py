@@ -38,7 +38,7 @@ def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given:
     mask = kept if getattr(encoder.config, "use_attention_mask", False) else None
     if _is_t5(encoder):
         raise ValueError(f"a {type(encoder).__name__} has no position embeddings: its stages are not those of CLIP")
-    embeddings = getattr(_inner(encoder), "embeddings", None)
+    embeddings: Any = getattr(_inner(encoder), "embeddings", None)
     if not hasattr(embeddings, "token_embedding"):
         raise ValueError(
             f"a {type(encoder).__name__} does not add token and position embeddings alone: its stages are not those of "
