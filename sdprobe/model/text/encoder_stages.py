@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -84,7 +84,7 @@ def final_norm(encoder: Any) -> nn.Module:
     return norm
 
 
-def _layers(encoder: Any) -> tuple[nn.Module, Sequence[nn.Module]]:
+def _layers(encoder: Any) -> tuple[nn.Module, Iterable[nn.Module]]:
     """What makes the first layer's input, and the layers."""
     inner = _inner(encoder)
     if _is_t5(encoder):
