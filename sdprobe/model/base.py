@@ -115,7 +115,7 @@ class Model(PipelineParts, ABC):
     # What the loop asks for, in its order.
 
     def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
-        """The conditioning for every row, past the points ``token_embeds`` and ``prompt_embeds``."""
+        """The conditioning for every row, past the points of the text."""
         return conditioned(self, run, hooks, roles)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
@@ -209,7 +209,7 @@ class Model(PipelineParts, ABC):
         run_model.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
         run_model.settings = settings
         run_model.pipe.scheduler = scheduler
-        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words)
+        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
         run_model.first = settings.start_step * scheduler.order
         if state is not None:
             run_model.begin = state.index

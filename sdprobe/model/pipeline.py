@@ -18,6 +18,7 @@ from sdprobe.core.run import Settings
 from sdprobe.model.model_lock import lock
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
+from sdprobe.model.seeds import checked_seed
 from sdprobe.model.text.encoder_stages import States, states
 from sdprobe.model.text.read_prompt import read, side_by_side
 
@@ -34,7 +35,7 @@ class PipelineParts:
         network: the pipeline's name of its denoiser.
         token_axis: the encoders whose tokens stand one after the other at ``prompt_embeds``; those of one tuple share
             their places.
-        pooling: further encoders, which give one vector for the whole prompt.
+        pooling: the encoders that make the one vector of the whole prompt, where the denoiser is told one.
     """
 
     network: ClassVar[str] = "transformer"
@@ -199,6 +200,7 @@ class PipelineParts:
 
 def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
     """CPU generators for a seed, or one for each of several."""
+    seed = checked_seed(seed)
     if isinstance(seed, int):
         return torch.Generator("cpu").manual_seed(seed)
     return [torch.Generator("cpu").manual_seed(s) for s in seed]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
+from sdprobe.core.limits.only_text import TEXT
 from sdprobe.core.run import Role, Run
 from sdprobe.model.base import Model
 from sdprobe.model.text.conditioning import EMBEDS, encode_role, prompts_of
@@ -34,7 +35,7 @@ GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 def encode_by_role(
     run_model: Model, run: Run, hooks: Hooks, roles: Sequence[Role], stock: Call, args: Any, kwargs: Any
 ) -> Any:
-    """What a pipeline's own ``encode_prompt`` returns for this call of it, past ``token_embeds`` and ``prompt_embeds``.
+    """What a pipeline's own ``encode_prompt`` returns for this call of it, past the points of the text.
 
     Args:
         run_model: the run's model.
@@ -51,7 +52,7 @@ def encode_by_role(
     bound.apply_defaults()
     given = bound.arguments
     returned = stock(*args, **kwargs)
-    acting = {point: hooks.at(point) for point in ("token_embeds", "prompt_embeds")}
+    acting = {point: hooks.at(point) for point in TEXT}
     if not any(map(len, acting.values())):
         return returned
     sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}

@@ -98,7 +98,7 @@ def copy_for_call(model: Model, settings: Settings, words: Mapping[str, Concept]
     run_model.pipe = copy.copy(model.pipe)
     run_model.pipe.__class__ = getattr(type(model.pipe), "_own", type(model.pipe))
     run_model.settings = settings
-    run_model.added_tokens = add_to_tokenizers(run_model.pipe, words)
+    run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
     return run_model
 
 

@@ -21,7 +21,7 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.limits.row_subset import with_rows_of
 from sdprobe.core.run import Conditioned, Role, Run, Site, Step, Text, side_of
 
-TEXT = ("token_embeds", "prompt_embeds")
+TEXT = ("token_embeds", "prompt_embeds", "pooled_embeds")
 Acting = frozenset[int]
 """Which of a run's limited transforms of the text act, by their numbers in the order given."""
 
