@@ -16,6 +16,8 @@ from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
 from sdprobe.stock_pipelines.pipeline_listener import attachable, copy_for_call, intercept_calls, listen_to_pipeline
+from sdprobe.stock_pipelines.prompts_read import read_prompts
+from sdprobe.stock_pipelines.shown_rows import ShownRows
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
                 "write another `with sdprobe.attach(...)` for each"
             )
         run.begun = True
-        return _attached(model, stack, by_name, run, call, CallArguments.of(call, args, kwargs))
+        return _call_past_hooks(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
 
     with model.lock(), intercept_calls(model.pipe, through):
         yield run
@@ -96,7 +98,7 @@ class AttachedRun(Run):
         return super().__repr__() if "settings" in vars(self) else "Run(the pipeline has not been called yet)"
 
 
-def _attached(
+def _call_past_hooks(
     model: Model,
     stack: Hooks,
     by_name: Mapping[str, Hook],
@@ -105,16 +107,18 @@ def _attached(
     arguments: CallArguments,
 ) -> Any:
     """One call of the pipeline, past the hooks."""
-    with torch.inference_mode(False), torch.no_grad(), model.freeze_parameters():
+    with torch.inference_mode(False), torch.no_grad():
         if isinstance(model, InstructPix2Pix):
             model.image_guidance_scale = arguments.get("image_guidance_scale")
         settings = arguments.settings(model)
-        run_model = copy_for_call(model, settings, stack.brings)
-        run.fill(model, settings, arguments.prompts(run_model), arguments.negative_prompts(run_model))
-        run.roles = arguments.roles(model, settings)
+        run_model = copy_for_call(model, settings, stack.brings, arguments.reading)
+        given, count = arguments.bound.arguments, len(settings.prompt)
+        prompts = read_prompts(run_model, given, "prompt")
+        run.fill(model, settings, prompts, read_prompts(run_model, given, "negative_prompt", count))
         run.names = dict(by_name)
-        with run_model.add_tokens(), stack.open(run) as hooks:
-            pipeline_call = PipelineCall(model, run_model, run, hooks, arguments)
+        rows = ShownRows(model, run, arguments)
+        with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
+            pipeline_call = PipelineCall(model, run_model, run, hooks, arguments, rows)
             with pipeline_call.watched, listen_to_pipeline(model, pipeline_call):
-                args, kwargs = arguments.with_callback(pipeline_call.on_step_end)
+                args, kwargs = arguments.replace_callbacks(pipeline_call.on_step_end, pipeline_call.call_aside)
                 return pipeline_call.on_return(call(*args, **kwargs))
