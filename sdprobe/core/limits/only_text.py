@@ -92,6 +92,8 @@ class LimitedTextEdit(LimitedHook):
         """What it has to say to the rows that it speaks to, where all these act."""
         each, found = step.run.settings.images_per_prompt, {}
         for i, row in enumerate(step.rows):
+            if row.prompt != step.run.prompt_of(row.image, row.role):
+                continue  # a callback has given the pipeline another prompt: what was changed of the text went with it
             acting = Acting(k for k, own in here if own.includes_row(row))
             if self.is_first_of(acting, step.run) and (
                 made := self.encode_with(acting, step.run).get(side_of(row.role))
