@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Row
-from sdprobe.model.denoiser.module_hooks import read_sdpa_call
+from sdprobe.model.denoiser.sdpa_call import read_sdpa_call
 
 PROMPT = Prompt("", (), (), {})
 ROWS = (Row(0, PROMPT, "uncond"), Row(0, PROMPT, "cond"))

@@ -222,7 +222,7 @@ def test_what_is_held_does_not_grow_with_steps(tiny):
 def test_figures_for_papers(tiny):
     maps = AttentionMaps(keep=("step", "layer", "head"))
     result = run(tiny, maps, prompt="a red circle", steps=3)
-    with pytest.raises(ValueError, match="head 9; recorded: 3 steps, 2 heads"):
+    with pytest.raises(ValueError, match=r"head 9; recorded: 3 steps \[0, 1, 2\], 2 heads"):
         result[maps].heat_map("red", head=9)
     for by, across in (("step", 3), ("layer", 7), ("head", 2)):
         figure = result[maps].grid(by)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 import sdprobe
+from sdprobe.testing import footprint
 from tests.families import flux, stable_diffusion_3
 from tests.tiny import stable_diffusion
 
@@ -47,7 +50,8 @@ def test_every_site_is_either_seen_missed_or_not_asked_for(make):
     assert set(covered.asked) == set(covered.seen)
     assert covered.missed == {}
     assert set(covered.seen.values()) == {SETTINGS["steps"]}
-    assert len(lines(run)) == 2 + len(covered.asked) + (covered.asked != covered.sites)
+    hooks = 1 + len(covered.hooks)
+    assert len(lines(run)) == 2 + len(covered.asked) + (covered.asked != covered.sites) + hooks
     for name, kind in covered.asked.items():
         (line,) = (line for line in lines(run) if line.split()[0] == name)
         assert line.split() == [name, kind, "2", "times"]
@@ -81,3 +85,51 @@ def test_a_module_that_never_ran_is_said_too():
     assert run.coverage.seen == {"conv_out (output)": SETTINGS["steps"]}
     assert "did not run" in run.coverage.missed["spare (output)"]
     assert lines(run)[0] == "1 sites seen, 1 missed"
+
+
+class Twice(AttnProcessor2_0):
+    """Attends twice and takes the mean, as an IP-Adapter attends to the text and to a picture."""
+
+    def __call__(self, *args, **kwargs):
+        return (super().__call__(*args, **kwargs) + super().__call__(*args, **kwargs)) / 2
+
+
+@pytest.mark.parametrize(
+    "hook", [At("mid_block.*.attn2"), sdprobe.on("attention", lambda attn: attn, kinds=("cross",))]
+)
+def test_a_module_that_attends_twice_is_refused_and_never_half_passed(hook):
+    model = sdprobe.load(stable_diffusion())
+    model.pipe.unet.set_attn_processor(Twice())
+    plain = sdprobe.sample(model, "a star", **SETTINGS)
+    before = footprint(model.pipe)
+    with pytest.raises(RuntimeError, match=r"attn2, but it makes several attention calls .* only with strict=False"):
+        sdprobe.sample(model, "a star", hooks=[hook], **SETTINGS)
+    assert footprint(model.pipe) == before
+    run = sdprobe.sample(model, "a star", hooks=[looking := At("mid_block.*.attn2", strict=False)], **SETTINGS)
+    (name,) = run.coverage.missed
+    assert "the first alone is seen" in run.coverage.missed[name]
+    assert torch.equal(run.latents, plain.latents)
+    assert run.coverage.hooks[0].hook == repr(looking)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "said"),
+    [
+        (stable_diffusion_3, "transformer_blocks.0", "2 values"),
+        (stable_diffusion_3, "transformer_blocks.1", r"2 values \(NoneType, a tensor"),
+        (flux, "transformer_blocks.0", "2 values"),
+        (stable_diffusion, "down_blocks.0", "2 values"),
+    ],
+)
+def test_a_module_that_returns_several_values_is_refused_and_never_half_passed(make, name, said):
+    model = sdprobe.load(make())
+    if name == "transformer_blocks.1":
+        name = f"transformer_blocks.{len(model.denoiser.transformer_blocks) - 1}"
+    sdprobe.sample(
+        model, "a star", **SETTINGS
+    )  # a transformer of diffusers notes something on itself when it first runs
+    before = footprint(model.pipe)
+    for hook in (Outputs(name), sdprobe.on("activation", lambda x: x, modules=name)):
+        with pytest.raises(TypeError, match=rf"the module {name} returns {said}.*ask for a module within it, such as"):
+            sdprobe.sample(model, "a star", hooks=[hook], **SETTINGS)
+    assert footprint(model.pipe) == before

@@ -56,7 +56,7 @@ class Begin(sdprobe.Transform):
 
 
 @pytest.mark.parametrize("family", SHOWN)
-@given(hook=hooks, steps=st.sets(st.integers(0, STEPS - 1)))
+@given(hook=hooks, steps=st.sets(st.integers(0, STEPS - 1), min_size=1))
 def test_each_step_is_that_of_the_whole_edit_or_of_none(models, family, hook, steps):
     latents, output = seen("latents"), seen("model_output")
     limited = run(models[family], only(hook, steps=steps), latents, output, **SETTINGS)
@@ -127,7 +127,7 @@ def test_neither_has_self_attention(tiny):
         run(tiny, only(ReplaceToken("circle", with_="star"), sites="*attn1*"))
 
 
-@given(a=hooks, b=hooks, steps=st.sets(st.integers(0, STEPS - 1)))
+@given(a=hooks, b=hooks, steps=st.sets(st.integers(0, STEPS - 1), min_size=1))
 def test_what_acts_between_two_of_them_stays(tiny, a, b, steps):
     """A change of the attention stands on what the text has become, wherever the changes of the text are limited to."""
     between = affine("attention", 0.9, 0.25)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import Hooks, ReplaceToken, after, every, only, when
-from tests.laws.strategies import TENSOR_POINTS, affine, run, same_run, same_values, seen
+from tests.laws.strategies import TENSOR_POINTS, affine, run, same_run, same_values, seen, within
 
 STEPS = 3
-chosen = st.sets(st.integers(0, STEPS - 1))
+chosen = st.sets(st.integers(0, STEPS - 1), min_size=1)
 hooks = st.one_of(
     st.builds(
         affine, st.sampled_from(("latents", "attention", "activation", "model_output")), st.just(0.9), st.just(0.25)
@@ -19,7 +19,7 @@ hooks = st.one_of(
     st.builds(ReplaceToken, st.just("circle"), st.sampled_from(["star", "blue"])),
 )
 limits = st.one_of(
-    st.builds(lambda k: (after(k), set(range(k, STEPS))), st.integers(0, STEPS)),
+    st.builds(lambda k: (after(k), set(range(k, STEPS))), st.integers(0, STEPS - 1)),
     st.builds(lambda k: (every(k), set(range(0, STEPS, k))), st.integers(1, STEPS)),
     st.builds(lambda own: (when(lambda step: step.index in own), own), chosen),
     st.builds(lambda own: (lambda hook: only(hook, steps=own), own), chosen),
@@ -53,6 +53,7 @@ def test_a_named_limit_is_only_by_another_name(tiny, hook, limit):
 
 @given(hook=hooks, a=limits, b=limits)
 def test_a_limit_within_a_limit_is_both_in_either_order(tiny, hook, a, b):
+    assume(a[1] & b[1])
     both = made(tiny, only(hook, steps=a[1] & b[1]))
     assert same_run(made(tiny, a[0](b[0](hook))), both)
     assert same_run(made(tiny, b[0](a[0](hook))), both)
@@ -60,6 +61,7 @@ def test_a_limit_within_a_limit_is_both_in_either_order(tiny, hook, a, b):
 
 @given(point=st.sampled_from(TENSOR_POINTS[2:]), a=limits, b=limits)
 def test_an_observer_within_two_limits_sees_what_both_let_it(tiny, point, a, b):
+    assume(a[1] & b[1])
     nested, plain = seen(point), seen(point)
     result = made(tiny, a[0](b[0](nested)), only(plain, steps=a[1] & b[1]))
     assert same_values(result[nested].values, result[plain].values)
@@ -72,7 +74,7 @@ def test_limits_distribute_over_hooks(tiny, a, b, limit):
     assert same_run(made(tiny, together), made(tiny, apart))
 
 
-@given(hook=hooks, k=st.integers(0, STEPS))
+@given(hook=hooks, k=st.integers(1, STEPS - 1))
 def test_before_and_after_make_the_whole(tiny, hook, k):
     before = only(hook, steps=range(k))
     assert same_run(made(tiny, before, after(k)(hook)), made(tiny, hook))
@@ -81,7 +83,7 @@ def test_before_and_after_make_the_whole(tiny, hook, k):
 
 @given(a=hooks, b=hooks, steps=chosen)
 def test_hooks_limited_to_different_steps_commute(tiny, a, b, steps):
-    a, b = only(a, steps=steps), only(b, steps=set(range(STEPS)) - steps)
+    a, b = only(a, steps=steps), within(b, steps=set(range(STEPS)) - steps)
     assert same_run(made(tiny, a, b), made(tiny, b, a))
 
 

@@ -46,6 +46,7 @@ class Hooks:
 
     def __init__(self, *hooks: Hook | Hooks) -> None:
         self.leaves: tuple[Hook, ...] = tuple(leaf for hook in hooks for leaf in _leaves(hook))
+        self.run: Run | None = None  # of hooks in a run: where it is noted what they do
 
     def token_embeds(self, x: Tensor, text: Text) -> Tensor:
         return self._pass("token_embeds", x, text)
@@ -82,19 +83,26 @@ class Hooks:
         """This run's own copies of the hooks: started in order, finished in reverse whatever is raised."""
         with ExitStack() as ending:
             live = Hooks()
+            live.run = run
             for given in self.leaves:
                 own = copy.copy(given)
                 run.records.append((given, own))
                 called(own, "start", run)
                 ending.callback(called, own, "finish", run)
                 live.leaves = (*live.leaves, own)
+                acting: Any = getattr(own, "inner") if _counts_its_calls(own) else own  # noqa: B009 only limited hooks have it
+                points = [point for point in POINTS if overrides(acting, point)]
+                run.coverage.count_calls_of(own, _name(own), points, own.strict)
             yield live
+        run.coverage.warn_of_idle()
+        run.finite.warn(run.latents)
 
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
         """Only the hooks that say something at a point, and at a module of that name and kind."""
         chosen = Hooks()
         here = (leaf for leaf in self.leaves if overrides(leaf, point))
         chosen.leaves = tuple(leaf for leaf in here if name is None or asks(leaf, name, kind))
+        chosen.run = self.run
         return chosen
 
     @property
@@ -102,6 +110,7 @@ class Hooks:
         """Only those that change something."""
         chosen = Hooks()
         chosen.leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, Transform))
+        chosen.run = self.run
         return chosen
 
     @property
@@ -120,14 +129,25 @@ class Hooks:
                 found[word] = concept
         return found
 
-    def _pass(self, point: str, value: Value, place: object) -> Value:
+    def _pass(self, point: str, value: Value, place: Any) -> Value:
+        if self.run is not None and isinstance(place, Step) and point == "latents":
+            before = f"step {place.index - 1}" if place.index else "the initial latents"
+            self.run.finite.note(f"in {before}, before step {place.index}", value)
         for leaf in self.leaves:
             if isinstance(leaf, Transform) and overrides(leaf, point):
-                value = checked(leaf, point, value, called(leaf, point, value, place))
+                given, value = value, checked(leaf, point, value, called(leaf, point, value, place))
+                self._count(leaf, point)
+                if self.run is not None and value is not given:
+                    self.run.finite.note(f"in {_name(leaf)}.{point}{_step_of(place)}", value)
         for leaf in self.leaves:
             if isinstance(leaf, Observer) and overrides(leaf, point):
                 called(leaf, point, value, place)
+                self._count(leaf, point)
         return value
+
+    def _count(self, leaf: Hook, point: str) -> None:
+        if self.run is not None and not _counts_its_calls(leaf):
+            self.run.coverage.count(leaf, point)
 
     def __iter__(self) -> Iterator[Hook]:
         return iter(self.leaves)
@@ -164,6 +184,11 @@ def _leaves(hook: object) -> tuple[Hook, ...]:
         raise ValueError(
             f"{hook!r} has a method activation but does not say of which modules: give it "
             f"modules = ('mid_block.*', ...), fnmatch patterns on dotted module names"
+        )
+    if hidden := [name for name in METHODS if name in vars(hook)]:
+        raise ValueError(
+            f"{type(hook).__name__} keeps a setting under self.{hidden[0]}, which hides its method {hidden[0]!r}: keep "
+            f"it under another name, such as self._{hidden[0]}"
         )
     if isinstance(hook.modules, str) or isinstance(hook.kinds, str):
         raise TypeError(f"{hook!r}: modules and kinds are tuples of patterns, not one string")
@@ -219,9 +244,7 @@ def called(hook: Hook, point: str, *args: Any) -> Any:
         else:
             result = method(*args)
     except BaseException as error:
-        step = getattr(place, "step", place)
-        where = f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
-        where += f", at {place.name}" if isinstance(place, Site) else ""
+        where = _step_of(place) + (f", at {place.name}" if isinstance(place, Site) else "")
         error.add_note(f"raised in the hook {_name(hook)} at the point {point!r}{where}")
         raise
     if isinstance(hook, Observer) and result is not None and point in POINTS:
@@ -234,6 +257,11 @@ def called(hook: Hook, point: str, *args: Any) -> Any:
     return result
 
 
+def _step_of(place: object) -> str:
+    step = place.step if isinstance(place, Site) else place
+    return f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
+
+
 def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
     step = place.step if isinstance(place, Site) else place
     around = (step.latents,) if isinstance(step, Step) else ()
@@ -242,6 +270,11 @@ def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
     if isinstance(value, torch.Tensor):
         return (value, *around)
     return (*value.tensors(), *around) if isinstance(value, Attention) else around
+
+
+def _counts_its_calls(hook: Any) -> bool:
+    """Whether a hook is one that holds another, and knows itself when that one acts."""
+    return bool(getattr(type(hook), "counts_its_calls", False))
 
 
 def _name(hook: Hook) -> str:

@@ -1,16 +1,42 @@
-"""Which places inside the denoiser hooks asked for, which were seen, and which were not, and why."""
+"""What a run's hooks did: how often each acted, and which places inside the denoiser they asked for and saw."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sdprobe.plot.table import as_html, as_text
 
 
 @dataclass
+class HookCalls:
+    """In how many calls one hook acted, at each of its points.
+
+    Attributes:
+        hook: the hook, as it prints.
+        calls: by point; a limited hook is counted only where its limits let it act.
+        strict: whether a run in which it never acted warns.
+    """
+
+    hook: str
+    calls: dict[str, int]
+    strict: bool = True
+
+    @property
+    def total(self) -> int:
+        """At all points together."""
+        return sum(self.calls.values())
+
+    def __str__(self) -> str:
+        return ", ".join(f"{point} {count}" for point, count in self.calls.items() if count) or "never"
+
+
+@dataclass
 class Coverage:
-    """Which sites inside the denoiser hooks asked for, which were seen, and which were not, and why.
+    """Which sites inside the denoiser hooks asked for, which were seen, which were not and why; how often hooks acted.
 
     >>> import sdprobe
     >>> maps = sdprobe.AttentionMaps(places=["down"])
@@ -21,26 +47,57 @@ class Coverage:
     down_blocks.0.attentions.0.transformer_blocks.0.attn2  cross  2 times
     down_blocks.1.attentions.0.transformer_blocks.0.attn2  cross  2 times
     not asked for: 7 self, 5 cross
+    hook                                                acted
+    AttentionMaps(modules=('down*',), places=['down'])  attention 4
 
     Attributes:
         sites: every attention site of the denoiser, by its kind.
         asked: every site that some hook asked for, by its kind.
         seen: how many times each of them was seen.
         missed: why a site was not seen.
+        hooks: how often each hook acted, in the order given (`HookCalls`).
     """
 
     sites: dict[str, str] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     missed: dict[str, str] = field(default_factory=dict)
+    hooks: list[HookCalls] = field(default_factory=list)
+    _counted: dict[int, HookCalls] = field(default_factory=dict, repr=False, compare=False)
+
+    def count_calls_of(self, hook: object, name: str, points: Sequence[str], strict: bool) -> None:
+        """Count the calls of a hook from now on."""
+        if points:
+            self.hooks.append(HookCalls(name, dict.fromkeys(points, 0), strict))
+            self._counted[id(hook)] = self.hooks[-1]
+
+    def count(self, hook: object, point: str) -> None:
+        """A hook has acted at a point. One whose calls are not counted, such as one of a further call, is passed by."""
+        if (counted := self._counted.get(id(hook))) is not None:
+            counted.calls[point] += 1
+
+    def warn_of_idle(self) -> None:
+        """Warn of hooks that never acted in a run that has ended, unless they are not strict."""
+        for own in self.hooks:
+            if own.strict and not own.total:
+                warnings.warn(
+                    f"{own.hook} never acted in this run: at {', '.join(own.calls)} it was not called once, so the run "
+                    f"says nothing about it. See run.coverage; with strict=False there is no warning",
+                    stacklevel=2,
+                )
 
     def __str__(self) -> str:
         rest = Counter(kind for name, kind in self.sites.items() if name not in self.asked)
         left = [f"not asked for: {', '.join(f'{n} {kind}' for kind, n in rest.items())}"] if rest else []
-        return "\n".join([self._summary(), *(as_text(self._rows()) if self._rows()[1:] else ()), *left])
+        tables = [as_text(rows) for rows in (self._rows(), self._hook_rows())]
+        sites, hooks = (lines if len(lines) > 1 else [] for lines in tables)
+        return "\n".join([self._summary(), *sites, *left, *hooks])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_counted": {}}  # hooks are known by where they lie in memory, which no copy shares
 
     def _repr_html_(self) -> str:
-        return as_html(self._rows(), self._summary())
+        return as_html(self._rows(), self._summary()) + as_html(self._hook_rows(), "how often each hook acted")
 
     def _summary(self) -> str:
         return f"{len(self.seen)} sites seen, {len(self.missed)} missed"
@@ -52,3 +109,6 @@ class Coverage:
             seen = f"{times} time{'s' * (times != 1)}" if times else "no"
             rows.append((name, self.asked.get(name, ""), seen, self.missed.get(name, "")))
         return rows
+
+    def _hook_rows(self) -> list[tuple[str, ...]]:
+        return [("hook", "acted"), *((own.hook, str(own)) for own in self.hooks)]

@@ -36,6 +36,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
 from sdprobe.core.run import Run, Site, Step, Text
+from sdprobe.core.short_repr import short_repr
 
 POINTS = (
     "token_embeds",
@@ -58,18 +59,13 @@ def _described(hook: object) -> str:
     """A hook as it was written: its class, and the arguments that are not the usual ones."""
     said = []
     for name, parameter in inspect.signature(type(hook)).parameters.items():
-        value = vars(hook).get(name, parameter.default)
-        if value is parameter.default or (isinstance(value, PLAIN) and value == parameter.default):
+        kept = [vars(hook)[own] for own in (name, f"_{name}") if own in vars(hook)]
+        value = kept[0] if kept else parameter.default
+        if kept and (value is parameter.default or (isinstance(value, PLAIN) and value == parameter.default)):
             continue
-        said.append(_shown(value) if parameter.default is parameter.empty else f"{name}={_shown(value)}")
+        shown = short_repr(value) if kept else "..."  # the hook keeps it under another name
+        said.append(shown if kept and parameter.default is parameter.empty else f"{name}={shown}")
     return f"{type(hook).__name__}({', '.join(said)})"
-
-
-def _shown(value: object) -> str:
-    """A value in short: arrays by their shapes, within dictionaries too."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_shown(own)}' for key, own in value.items())}}}"
-    return f"{type(value).__name__}{tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
 
 
 def _no_results(hook: object, name: str) -> AttributeError:

@@ -6,6 +6,7 @@ that nobody has to know, or guess, in which order a pipeline stacks its conditio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +18,16 @@ from torch import Tensor
 
 from sdprobe.core.conditioned import Conditioned as Conditioned
 from sdprobe.core.coverage import Coverage as Coverage
+from sdprobe.core.finite import Finite
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.rows import Role as Role
 from sdprobe.core.rows import Row as Row
 from sdprobe.core.rows import as_slice as as_slice
 from sdprobe.core.rows import rows_of as rows_of
 from sdprobe.core.rows import side_of as side_of
+from sdprobe.core.settings import Settings as Settings
+from sdprobe.core.short_repr import short_repr
+from sdprobe.core.state import State as State
 from sdprobe.plot.notebook import as_run
 
 
@@ -52,23 +57,6 @@ class Text:
     encode: Callable[[Sequence[str]], Shaped[Tensor, "texts tokens width"]] = field(repr=False)
     layers: Callable[[], tuple[Shaped[Tensor, "batch tokens width"], ...]] = field(repr=False)
     again: Callable[[], Conditioned] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a run stands before a step: all that the loop needs to go on from there.
-
-    Args:
-        index: the step's number.
-        latents: x_t as it enters the step, ``[images, channels, h, w]``.
-        scheduler: a copy of the run's scheduler, with what it remembers of the steps before.
-        generator: a copy of what the noise is drawn from: one generator, or one per image.
-    """
-
-    index: int
-    latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
-    scheduler: Any = field(repr=False)
-    generator: Any = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -198,35 +186,6 @@ class Site:
         return [every[position] for position in of]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a run but its model and its hooks; every value is filled in.
-
-    Sizes are in pixels; ``seed`` is one number, or one per image, or None in an
-    attached pipeline whose noise came from no seed that is known; ``scheduler`` is a class name of diffusers.
-    ``negative_given`` is False where the negative prompt was left out, which some models tell from an empty one.
-    ``strength`` is None in a run from pure noise; one from a picture leaves out the first ``start_step`` steps.
-    """
-
-    prompt: tuple[str, ...]
-    negative_prompt: tuple[str, ...]
-    steps: int
-    guidance_scale: float
-    seed: int | tuple[int, ...] | None
-    scheduler: str
-    height: int
-    width: int
-    images_per_prompt: int
-    negative_given: bool = True
-    strength: float | None = None
-    start_step: int = 0
-
-    @property
-    def images(self) -> int:
-        """How many pictures the run makes."""
-        return len(self.prompt) * self.images_per_prompt
-
-
 class Run:
     """One run of the loop: its settings, what came out, and what each hook recorded.
 
@@ -258,7 +217,7 @@ class Run:
         self.roles: tuple[Role, ...] = model.roles(settings.guidance_scale)
         self.images: list[Image] = []
         self.latents: torch.Tensor | None = None
-        self.coverage = Coverage()
+        self.coverage, self.finite = Coverage(), Finite()
         self.resumed_at = 0
         self.records: list[tuple[object, Any]] = []
         self.names: dict[str, object] = {}
@@ -284,26 +243,68 @@ class Run:
         return prompts[image // self.settings.images_per_prompt]
 
     def __getitem__(self, hook: object) -> Any:
-        """This run's copy of a hook, which holds what it recorded. A hook given by name is found by that name."""
+        """This run's copy of a hook, which holds what it recorded.
+
+        A hook given by name is found by that name; and any by its class, where it is the only one of it.
+        """
         asked = self.names.get(hook) if isinstance(hook, str) else hook
-        found = [live for given, live in self.records if given is asked]
+        if isinstance(asked, type):
+            found = [live for given, live in self.records if isinstance(given, asked)]
+        else:
+            found = [live for given, live in self.records if given is asked]
         if not found and isinstance(asked, Iterable):
             raise KeyError("several hooks as one hold no record of their own: ask for each of them")
         if len(found) == 1:
-            return found[0]
+            # Of a limited hook, what the hook within it recorded.
+            return found[0].inner if getattr(type(found[0]), "counts_its_calls", False) else found[0]
         if found:
             raise KeyError(f"{hook!r} was given {len(found)} times to this run: give one object for each")
         names = ", ".join(str(given) for given, _ in self.records) or "(none)"
         raise KeyError(f"{hook!r} is not a hook of this run; its hooks are {names}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: all but the model, which is only named."""
+        state = {**vars(self), "_model_name": self.model_name}
+        state.pop("model", None)
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        # The model is nobody's record, and a hook that was given is what its records are asked for by.
+        memo |= {id(own): own for own in (vars(self).get("model"), *(given for given, _ in self.records))}
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        return copied
+
+    @property
+    def model_name(self) -> str:
+        """The model, as it prints; known of a run out of a pickle too."""
+        held = vars(self)
+        return repr(held["model"]) if "model" in held else str(held.get("_model_name", "not known"))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":
+            raise AttributeError(
+                f"this run came out of a pickle, which holds no model; it was made by {self.model_name}"
+            )
+        raise AttributeError(f"a run has no {name!r}")
+
     def __repr__(self) -> str:
         s = self.settings
-        texts = ", ".join(repr(text) for text in s.prompt)
+        seed = "not known" if s.seed is None else short_repr(s.seed)
+        texts = short_repr(s.prompt)[1:-1].rstrip(",")  # without the brackets of a tuple
         return (
             f"Run({texts}, {s.images} image{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps of "
-            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {'not known' if s.seed is None else s.seed}"
+            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {seed}"
             f"{f', from step {self.resumed_at}' * bool(self.resumed_at)})"
         )
 
     def _repr_html_(self) -> str:
         return as_run(repr(self), self.settings, self.images, [hook for hook, _ in self.records])
+
+
+def run_of(place: Text | Step | Site | Run) -> Run:
+    """The run that a place is in."""
+    if isinstance(place, Site):
+        return place.step.run
+    return place if isinstance(place, Run) else place.run

@@ -101,6 +101,10 @@ class Model(PipelineParts, ABC):
     def grids(self, settings: Settings) -> dict[int, Grid]:
         """``(h, w)`` by number of picture tokens, for every size the picture has inside the network."""
 
+    def grid_at(self, site: str, settings: Settings) -> Grid | None:
+        """``(h, w)`` of the picture's tokens at an attention site of this name; None where that is not known here."""
+        return None
+
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         """The pictures in [0, 1]."""
         vae = self.pipe.vae
@@ -254,6 +258,12 @@ class Model(PipelineParts, ABC):
                 to_prediction=to_prediction,
             )
 
+    def expected_steps(self, run: Run) -> list[Step]:
+        """Every step that a run is to make, with latents that hold no numbers."""
+        shape = (run.settings.images, self.channels, *self.latent_size(run.settings))
+        latents = torch.empty(shape, dtype=self.dtype, device="meta")
+        return [step_at(latents) for step_at in self.steps(run, run.roles, None, _not_yet)]
+
     def timestep(self, step: Step) -> Tensor:
         """The scheduler's own number for a step, as the tensor the network and the scheduler are given."""
         timestep: Tensor = self.pipe.scheduler.timesteps[self.first + step.index]
@@ -272,3 +282,7 @@ class Model(PipelineParts, ABC):
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
         return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
+
+
+def _not_yet(*asked: Any) -> Tensor:
+    raise RuntimeError("the run has not begun: its denoiser cannot be asked yet")

@@ -7,7 +7,6 @@ is kept only when asked. Maps are brought to one size once, at the end: resizing
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from math import isqrt
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -20,6 +19,8 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Run, Site
+from sdprobe.core.short_repr import short_repr
+from sdprobe.observe.daam import daam_map
 from sdprobe.plot.heatmap import HeatMap, resize
 
 Keep = Literal["step", "layer", "head"]
@@ -106,6 +107,8 @@ class AttentionMaps(Observer):
             return
         if self.grids is not None and site.grid not in self.grids:
             return
+        h, w = site.step.latents.shape[-2:]
+        self.latent_size = (h, w)
         for role in self.roles:
             if all(row.role != role for row in site.step.rows):
                 continue  # where a pipeline calls its denoiser for each role by itself
@@ -260,11 +263,12 @@ class AttentionMaps(Observer):
         keys = [k for k in self.sums if k.role == role and step in (None, k.step) and layer in (None, k.layer)]
         keys = [key for key in keys if head is None or 0 <= head < self.sums[key].shape[1]]
         if not keys:
-            layers = ", ".join(dict.fromkeys(str(key.layer) for key in self.sums))
+            layers = list(dict.fromkeys(key.layer for key in self.sums if key.layer is not None))
             heads = max((total.shape[1] for total in self.sums.values()), default=0)
+            steps = sorted({key.step for key in self.sums if key.step is not None})
             raise ValueError(
-                f"nothing was recorded at step {step}, layer {layer}, head {head}; recorded: "
-                f"{self.run.settings.steps} steps, {heads} heads, the layers {layers or '(none)'}"
+                f"nothing was recorded at step {step}, layer {layer}, head {head}; recorded: {len(steps)} steps "
+                f"{short_repr(steps)}, {heads} heads, the layers {short_repr(layers)}"
             )
         return keys
 
@@ -287,18 +291,12 @@ class AttentionMaps(Observer):
             raise ValueError(
                 "DAAM's map needs layers and heads apart: record with AttentionMaps(keep=('layer', 'head'))"
             )
-        size = self.run.model.latent_size(self.run.settings)
-        sums: dict[str | None, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for key in keys:
-            factor = isqrt(size[0] * size[1] // (key.grid[0] * key.grid[1]))
-            if factor != 8 and not str(key.layer).startswith("mid"):
-                own = self.sums[key][image, slice(None) if head is None else slice(head, head + 1)][..., columns]
-                own = own.unflatten(1, key.grid).movedim(-1, 1)  # [heads, tokens, h, w]
-                sums[key.layer] = sums[key.layer] + own if key.layer in sums else own
-        if not sums:
-            raise ValueError("DAAM looks at down and up blocks only, and none of their sites was recorded")
-        entries = [resize(own, size).clamp_min(0) for own in sums.values()]
-        return torch.cat(entries).mean((0, 1))
+            own = self.sums[key][image, slice(None) if head is None else slice(head, head + 1)][..., columns]
+            own = own.unflatten(1, key.grid).movedim(-1, 1)  # [heads, tokens, h, w]
+            sums[str(key.layer)] = sums[str(key.layer)] + own if str(key.layer) in sums else own
+        return daam_map(sums, self.latent_size)
 
 
 def _label(by: str, value: int | str) -> str:

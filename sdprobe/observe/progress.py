@@ -36,3 +36,4 @@ class Progress(Observer):
 
     def finish(self, run: Run) -> None:
         self.bar.close()
+        del self.bar  # a bar belongs to the terminal it was shown on: it can be neither copied nor kept

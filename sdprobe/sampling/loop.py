@@ -126,6 +126,7 @@ def loop(
         generator = generators(run.seed) if state is None else copied_generator(state.generator)
         with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
             module_hooks = ModuleHooks.of_run(run_model, run, hooks)
+            module_hooks.refuse_unreachable(run_model, run)
             conditioning = run_model.encode(run, hooks, run.roles)
             x = run_model.start_latents(settings, generator, latents, image) if state is None else state.latents
             further = predicting(run_model, module_hooks, conditioning)

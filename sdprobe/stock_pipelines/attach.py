@@ -92,6 +92,8 @@ class AttachedRun(Run):
         super().__init__(*said)
 
     def __getattr__(self, name: str) -> Any:
+        if "settings" in vars(self):
+            return super().__getattr__(name)
         raise AttributeError(f"this run has no {name!r} yet: call the pipeline, inside the with")
 
     def __repr__(self) -> str:

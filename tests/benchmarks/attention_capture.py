@@ -24,7 +24,7 @@ from measure import Account, one_thread, ratios, spread, table
 from models import MEDIUM, PROMPT, SD15, TOKENS, Shape
 
 import sdprobe
-from sdprobe.model import taps
+from sdprobe.model.denoiser import module_hooks, sdpa_call
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 
 TARGETS = {("sd15", 256): (0.25, 0.5), ("med", 512): (0.6, 2.0), ("med", 256): (2.0, 4.0)}  # percent: 12, 77 columns
@@ -34,10 +34,10 @@ COLUMNS = (12, TOKENS)
 @contextmanager
 def metered(account: Account) -> Iterator[None]:
     """While this is open, a run books its time to the U-Net's call ("step") and to the "capture" in it."""
-    intercept, read_sdpa_call, watching = (
-        taps._AttentionInterceptor.__torch_function__,
-        taps.read_sdpa_call,
-        taps.ModuleHooks.watching,
+    intercept, read_sdpa_call, listen = (
+        module_hooks._AttentionInterceptor.__torch_function__,
+        module_hooks.read_sdpa_call,
+        module_hooks.ModuleHooks.listen,
     )
 
     def timed_intercept(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,18 +50,28 @@ def metered(account: Account) -> Iterator[None]:
         return replace(call, **booked)
 
     @contextmanager
-    @functools.wraps(watching)
-    def timed_watching(self: taps.ModuleHooks, step: sdprobe.Step) -> Iterator[None]:
-        with account.booked("capture"), watching(self, step), account.booked("step"):
+    @functools.wraps(listen)
+    def timed_listen(self: module_hooks.ModuleHooks, step: sdprobe.Step) -> Iterator[None]:
+        with account.booked("capture"), listen(self, step), account.booked("step"):
             yield
 
     with (
-        patch.object(taps._AttentionInterceptor, "__torch_function__", account.booking("capture", timed_intercept)),
-        patch.object(taps._AttentionInterceptor, "enter", account.booking("capture", taps._AttentionInterceptor.enter)),
-        patch.object(taps._AttentionInterceptor, "leave", account.booking("capture", taps._AttentionInterceptor.leave)),
-        patch.object(taps, "_is_flash_on_cpu", account.booking("capture", taps._is_flash_on_cpu)),
-        patch.object(taps, "read_sdpa_call", timed_call),
-        patch.object(taps.ModuleHooks, "watching", timed_watching),
+        patch.object(
+            module_hooks._AttentionInterceptor, "__torch_function__", account.booking("capture", timed_intercept)
+        ),
+        patch.object(
+            module_hooks._AttentionInterceptor,
+            "enter",
+            account.booking("capture", module_hooks._AttentionInterceptor.enter),
+        ),
+        patch.object(
+            module_hooks._AttentionInterceptor,
+            "leave",
+            account.booking("capture", module_hooks._AttentionInterceptor.leave),
+        ),
+        patch.object(sdpa_call, "_is_flash_on_cpu", account.booking("capture", sdpa_call._is_flash_on_cpu)),
+        patch.object(module_hooks, "read_sdpa_call", timed_call),
+        patch.object(module_hooks.ModuleHooks, "listen", timed_listen),
         patch.object(StableDiffusion, "denoise", account.booking("step", StableDiffusion.denoise)),
     ):
         yield

@@ -17,7 +17,7 @@ from models import MEDIUM, PROMPT
 
 import sdprobe
 from sdprobe.core.hook import POINTS
-from sdprobe.model.denoiser.module_hooks import read_sdpa_call
+from sdprobe.model.denoiser.sdpa_call import read_sdpa_call
 
 COUNTS = (0, 1, 10, 50)
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 import sdprobe
+from sdprobe import Hooks, only
 from sdprobe.core.hook import POINTS
 from sdprobe.core.run import Run
 from sdprobe.testing.flat_records import same_run as same_run
@@ -49,3 +50,8 @@ def run(model: sdprobe.Model, *given: Any, **changed: Any) -> Run:
 def same_values(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     """Whether two recordings are the very same."""
     return len(a) == len(b) and all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in zip(a, b, strict=True))
+
+
+def within(hook, **limits):
+    """A hook limited to sets of steps or rows; limited to nothing, which a run refuses, no hook at all."""
+    return only(hook, **limits) if all(limits.values()) else Hooks()

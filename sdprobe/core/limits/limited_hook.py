@@ -11,7 +11,8 @@ from typing import Any
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
-from sdprobe.core.run import Role, Row, Run, Site, Step, Text
+from sdprobe.core.run import Coverage, Role, Row, Run, Site, Step, Text, run_of
+from sdprobe.core.short_repr import short_repr
 
 Steps = Container[int] | Callable[[Step], bool]
 Sites = str | Sequence[str] | Callable[[Site], bool]
@@ -57,7 +58,8 @@ class Limit:
         if self == Limit(self.steps) and isinstance(self.steps, NamedLimit):
             return f"{self.steps!r}({said})"
         limits = {"steps": self.steps, "sites": self.sites, "rows": self.rows}
-        return f"only({said}{''.join(f', {name}={value!r}' for name, value in limits.items() if value is not None)})"
+        shown = [f", {name}={short_repr(value)}" for name, value in limits.items() if value is not None]
+        return f"only({said}{''.join(shown)})"
 
 
 class LimitedHook:
@@ -65,17 +67,20 @@ class LimitedHook:
 
     inner: Any
     limit: Callable[..., Any]  # `only` itself
+    counts_its_calls = True
 
     def __init__(self, hook: Hook, limits: tuple[Limit, ...]) -> None:
         self.inner, self.limits = hook, limits
         self.listen()
         self.subset: RowSubset | None = None
+        self.coverage: Coverage | None = None
         if isinstance(hook, Transform):
             self.needs_grad = hook.needs_grad
 
     def start(self, run: Run) -> None:
         given, self.inner = self.inner, copy.copy(self.inner)
         run.records.append((given, self.inner))
+        self.coverage = run.coverage
         self._refuse_idle(run)
         self.inner.start(self.begin(run))
         self.listen()  # a hook may choose its modules when it knows the model
@@ -99,10 +104,21 @@ class LimitedHook:
         if not self.acts_at(place):
             return x if isinstance(self, Transform) else None
         if not self.by_rows:
-            return getattr(self.inner, point)(x, place)
+            return self.call_inner(point, x, place)
+        self.count(point)
         # A hook that `Step.predict` was given has not begun, and is told of the run only here.
         subset = self.subset or self.subset_of(run_of(place))
         return subset.passing(self, self.inner, point, x, place)  # type: ignore[arg-type]
+
+    def call_inner(self, point: str, x: Any, place: Any) -> Any:
+        """What the hook within returns at a point, where it acts."""
+        self.count(point)
+        return getattr(self.inner, point)(x, place)
+
+    def count(self, point: str) -> None:
+        """Note that the hook within acts, in a run that has begun with it."""
+        if self.coverage is not None:
+            self.coverage.count(self, point)
 
     @property
     def by_rows(self) -> bool:
@@ -146,14 +162,45 @@ class LimitedHook:
         return not isinstance(place, Step) or self.includes_step(place)
 
     def _refuse_idle(self, run: Run) -> None:
+        """Refuse what can be known before the run: patterns that match nothing, rows that it has not."""
         names = [name for name, _ in run.model.denoiser.named_modules()]
+        rows = rows_of_run(run)
         for limit in self.limits:
             for pattern in () if callable(limit.sites) else limit.sites or ():
                 if not any(fnmatchcase(name, pattern) for name in names):
                     raise ValueError(f"the site pattern {pattern!r} matches no module of this model")
-            roles = sorted({row.role for row in rows_of_run(run)})
+            roles = sorted({row.role for row in rows})
             if isinstance(limit.rows, str) and limit.rows not in roles:
                 raise ValueError(f"this run has no rows of role {limit.rows!r}; its roles: {', '.join(roles)}")
+        if not any(map(self.includes_row, rows)):
+            raise ValueError(
+                f"{self!r} would never act: its rows are none of this run's {run.settings.images} "
+                f"image{'s' * (run.settings.images != 1)}, counted from 0, with the roles {', '.join(roles)}"
+            )
+
+    def refuse_unreachable(self, steps: Sequence[Step], sites_of: Callable[[Step], Sequence[Site] | None]) -> None:
+        """Refuse limits that let it act in no step of the run, or at no site; a function that cannot tell is trusted.
+
+        Args:
+            steps: every step the run is to make, with latents that hold no numbers yet.
+            sites_of: the sites at which the hook would be called in a step; None where they are not known yet.
+
+        Raises:
+            ValueError: naming the limits and what there is.
+        """
+        acting = [step for step in steps if _tell(self.includes_step, step)]
+        if not acting:
+            raise ValueError(
+                f"{self!r} would never act: its steps are none of this run's {len(steps)}, {steps[0].index} to "
+                f"{steps[-1].index}"
+            )
+        if not self.by_sites or (known := sites_of(acting[0])) is None:
+            return
+        if not any(_tell(self.includes_site, site) for step in acting for site in sites_of(step) or ()):
+            raise ValueError(
+                f"{self!r} would never act: its sites are none of the {len(known)} it is called at, such as "
+                f"{', '.join(site.name for site in known[:3]) or '(none)'}"
+            )
 
     def __repr__(self) -> str:
         said = repr(self.inner)
@@ -165,14 +212,15 @@ class LimitedHook:
         return _again, (self.limit, self.inner, self.limits)
 
 
-def run_of(place: Text | Step | Site | Run) -> Run:
-    """The run that a place is in."""
-    if isinstance(place, Site):
-        return place.step.run
-    return place if isinstance(place, Run) else place.run
-
-
 def _again(limit: Callable[..., Any], hook: Hook, limits: tuple[Limit, ...]) -> Any:
     for own in limits:
         hook = limit(hook, steps=own.steps, sites=own.sites, rows=own.rows)
     return hook
+
+
+def _tell(includes: Callable[[Any], bool], place: Step | Site) -> bool:
+    """What limits say of a place; True where a function needs to know what only the run itself will show."""
+    try:
+        return bool(includes(place))
+    except Exception:  # the function itself raises it when it is called in the run, with all there is to know
+        return True

@@ -17,7 +17,7 @@ OF_ROWS = (*TEXT, *AT_SITES, "model_output")
 
 
 def only(
-    hook: Hook | Hooks, *, steps: Steps | None = None, sites: Sites | None = None, rows: Rows | None = None
+    hook: Hook | Hooks, *, steps: int | Steps | None = None, sites: Sites | None = None, rows: Rows | None = None
 ) -> Any:
     """The hook, acting at these steps, at these sites and for these rows only; it is a hook of the same kind.
 
@@ -49,24 +49,37 @@ def only(
 
     Args:
         hook: a hook, or several as one.
-        steps: step numbers, 0 the first (``range(10)``, ``{0, 5}``), or a function of the `Step` that says yes or no.
+        steps: step numbers, 0 the first (``range(10)``, ``{0, 5}``, ``5``), or a function of the `Step` that says yes
+            or no.
         sites: patterns on the dotted names of modules (``"up_blocks.*"``), or a function of the `Site`.
         rows: a role (``"cond"``), numbers of images (``[0, 2]``), or a function of the `Row`.
 
     Returns:
         A hook; with no limit given, the hook itself. A limit within a limit is both: the hook acts where both let it.
-        What the hook within recorded is read as ever, from ``run[hook]``.
+        What the hook within recorded is read as ever, from ``run[hook]``; the limited hook stands for it there.
 
     Raises:
         ValueError: for sites or a role where the hook says nothing that has one, for patterns that match no module,
-            for a role that the run has not, and for a transform of the text at sites of joint attention, through all
-            of which the text goes as one stream.
+            for a role that the run has not, for rows of a hook that changes the text and acts elsewhere too (make two
+            hooks of it), and for a transform of the text at sites of joint attention, through all
+            of which the text goes as one stream. Before the first step, for limits that never let the hook act in
+            the run: none of its steps, images, or sites at which the hook is called. What only the run itself can
+            show, such as a function of the latents, is counted: ``run.coverage`` says how often a hook acted, and
+            one that never did warns when the run ends, unless it has ``strict=False``.
+        TypeError: for steps or rows that are neither numbers nor a function.
     """
     if isinstance(hook, Hooks):
         return Hooks(*(only(leaf, steps=steps, sites=sites, rows=rows) for leaf in hook))
     (hook,) = Hooks(hook)  # refuses what is no hook
     if steps is None and sites is None and rows is None:
         return hook
+    if isinstance(steps, int) and not isinstance(steps, bool):
+        steps = (steps,)
+    if steps is not None and not callable(steps) and (isinstance(steps, str) or not isinstance(steps, Container)):
+        raise TypeError(
+            f"steps are numbers such as 5, [0, 5] or range(10), or a function of the Step that says yes or no, not "
+            f"{steps!r}"
+        )
     limit = Limit(steps, (sites,) if isinstance(sites, str) else sites, rows)
     inner, limits = (hook.inner, (*hook.limits, limit)) if isinstance(hook, LimitedHook) else (hook, (limit,))
     points = tuple(point for point in POINTS if overrides(inner, point))

@@ -67,7 +67,7 @@ class LimitedTextEdit(LimitedHook):
                 if self.is_first_of(acting := Acting((*always, *chosen)), step.run):
                     self.encode_with(acting, step.run)
 
-    def apply_limited_text(self, step: Step) -> tuple[list[int], dict[str, Shaped[Tensor, "rows ..."]]]:
+    def replaced_arguments(self, step: Step) -> tuple[list[int], dict[str, Shaped[Tensor, "rows ..."]]]:
         """Which rows of a call of the denoiser it tells something else, and what, by the denoiser's own names."""
         if self.by_sites:
             return [], {}
@@ -91,14 +91,20 @@ class LimitedTextEdit(LimitedHook):
     def conditioning_by_row(self, step: Step, here: Sequence[tuple[int, LimitedTextEdit]]) -> dict[int, Conditioned]:
         """What it has to say to the rows that it speaks to, where all these act."""
         each, found = step.run.settings.images_per_prompt, {}
+        every = _all(step.run)
+        acted: set[int] = set()
         for i, row in enumerate(step.rows):
             if row.prompt != step.run.prompt_of(row.image, row.role):
                 continue  # a callback has given the pipeline another prompt: what was changed of the text went with it
             acting = Acting(k for k, own in here if own.includes_row(row))
-            if self.is_first_of(acting, step.run) and (
-                made := self.encode_with(acting, step.run).get(side_of(row.role))
-            ):
-                found[i] = made.of([row.image // each])
+            made = self.encode_with(acting, step.run) if self.is_first_of(acting, step.run) else {}
+            if side_of(row.role) in made:
+                found[i] = made[side_of(row.role)].of([row.image // each])
+                acted |= {k for k in acting if every[k].by_sites == self.by_sites}
+        for k in acted:
+            for point in TEXT:
+                if overrides(every[k].inner, point):
+                    every[k].count(point)
         return found
 
     def acting_in(self, step: Step) -> tuple[list[tuple[int, LimitedTextEdit]], list[tuple[int, LimitedTextEdit]]]:
@@ -151,7 +157,7 @@ def _preparing(further: bool) -> Callable[..., Any]:
         if not self.includes_step(step):
             return x
         self.prepare(step)
-        return self.inner.latents(x, step) if further else x
+        return self.call_inner("latents", x, step) if further else x
 
     return latents
 
@@ -162,7 +168,9 @@ def _showing(further: bool) -> Callable[..., Any]:
             return attn
         if site.kind == "cross":
             attn = self.replace_context(attn, site)
-        return self.inner.attention(attn, site) if further and asks(self.inner, site.name, site.kind) else attn
+        if further and asks(self.inner, site.name, site.kind):
+            return self.call_inner("attention", attn, site)
+        return attn
 
     return attention
 

@@ -45,7 +45,7 @@ class PartialRun(Run):
             return [self._whole.images[i] for i in self._chosen] if self._whole.images else []
         if name == "latents":
             return None if self._whole.latents is None else self._whole.latents[list(self._chosen)]
-        raise AttributeError(f"a run has no {name!r}")
+        return super().__getattr__(name)
 
 
 class RowSubset:

@@ -17,7 +17,7 @@ def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
     found = dict(told)
     for _, hook in step.run.records:
         if isinstance(hook, LimitedTextEdit):
-            rows, instead = hook.apply_limited_text(step)
+            rows, instead = hook.replaced_arguments(step)
             found = _with(found, torch.tensor(rows), instead) if rows else found
     return found
 

@@ -16,23 +16,24 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hooks
-from sdprobe.core.hook import asks
-from sdprobe.core.run import Coverage, Row, Run, Site, Step
+from sdprobe.core.hook import Transform, asks, overrides
+from sdprobe.core.limits.limited_hook import LimitedHook
+from sdprobe.core.run import Coverage, Run, Site, Step
+from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
-
-FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)  # type: ignore[call-overload]
 
 NOT_RUN = "it did not run in this pass of the denoiser"
 NO_SDPA = (
     "it ran without torch's scaled_dot_product_attention (attention slicing, xFormers or another backend): switch "
     "that off, e.g. pipe.disable_attention_slicing() or pipe.unet.set_attn_processor(AttnProcessor2_0())"
+)
+FURTHER = (
+    "it makes several attention calls (IP-Adapter has one for each picture prompt), of which the first alone is seen"
 )
 
 
@@ -71,10 +72,34 @@ class ModuleHooks:
         layout = run_model.layout(run.settings)
         return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage)
 
+    def refuse_unreachable(self, run_model: Any, run: Run) -> None:
+        """Refuse limited hooks that would act in none of the run's steps, or at none of the sites they ask for."""
+        limited = [hook for hook in self._hooks if isinstance(hook, LimitedHook)]
+        steps = run_model.expected_steps(run) if limited else []
+        for hook in limited:
+            hook.refuse_unreachable(steps, partial(self._sites_of, run_model, hook))
+
+    def _sites_of(self, run_model: Any, hook: Any, step: Step) -> list[Site] | None:
+        """Where a hook listens in a step, as far as it is known before the denoiser runs; None where it is not."""
+        if overrides(hook, "activation"):
+            return None
+        found = []
+        for name, kind in self._sites.items():
+            grid = run_model.grid_at(name, step.run.settings)
+            if grid is None:
+                return None
+            if asks(hook, name, kind):
+                found.append(
+                    Site(name, kind, place_of(name), grid, int(getattr(self._modules[name], "heads", 0)), step)
+                )
+        return found
+
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:
         """The places that the run's transforms and these hooks ask for, for a further call of the denoiser."""
         other = copy.copy(self)
-        other._listen(Hooks(self._hooks.transforms, hooks), Coverage())
+        both = Hooks(self._hooks.transforms, hooks)
+        both.run = self._hooks.run
+        other._listen(both, Coverage())
         return other
 
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
@@ -131,6 +156,8 @@ class ModuleHooks:
         name = bracket.site.name
         if bracket.saw:
             self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
+            if bracket.further:
+                self._coverage.missed[name] = FURTHER
             return
         why = NO_SDPA if bracket.entered else NOT_RUN
         self._coverage.missed[name] = why
@@ -148,6 +175,7 @@ class _AttentionInterceptor(TorchFunctionMode):
         super().__init__()
         self.hooks, self.site, self.module, self.layout, self.inlet = hooks, site, module, layout, inlet
         self.entered = self.saw = self.open = False
+        self.further = False
 
     def enter(self, module: nn.Module, args: Any) -> None:
         self.entered = self.open = True
@@ -161,80 +189,27 @@ class _AttentionInterceptor(TorchFunctionMode):
             self.open = False
             self.__exit__(None, None, None)
 
+    def _see_further_call(self) -> None:
+        """Hooks are shown the first call of a module: one that changed that alone would change half of what it does."""
+        self.further = True
+        if strict := [repr(hook) for hook in self.hooks if isinstance(hook, Transform) or hook.strict]:
+            raise RuntimeError(
+                f"{', '.join(strict)} asked for the attention of {self.site.name}, but {FURTHER}: a transform cannot "
+                f"act there, and an observer only with strict=False"
+            )
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention or self.saw:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        if self.saw:
+            self._see_further_call()
             return func(*args, **(kwargs or {}))
         self.saw = True
-        project = partial(_projected, self.module, self.site.kind, self.inlet)
+        project = partial(project_context, self.module, self.site.kind, self.inlet)
         given = read_sdpa_call(*args, **(kwargs or {}), rows=self.site.step.rows, project=project)
         grid, image, text = self.layout.of(self.site.kind, given.query.shape[-2], given.key.shape[-2])
         site = replace(self.site, grid=grid, heads=given.query.shape[1], image=image, text=text)
         return self.hooks.attention(given, site).output()
-
-
-def read_sdpa_call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    *,
-    rows: tuple[Row, ...] = (),
-    project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
-) -> Attention:
-    """An `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
-    if is_causal or enable_gqa or dropout_p:
-        raise NotImplementedError("causal, grouped-query and dropout attention have no place in a denoiser known here")
-
-    def kernel(attn: Attention) -> Tensor:
-        return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn_mask, scale=scale)
-
-    def fused(attn: Attention) -> tuple[Tensor, Tensor] | None:
-        q, k, v = attn.query, attn.key, attn.value
-        if not _is_flash_on_cpu(q, k, v, attn_mask, scale):
-            return None
-        # The kernel that SDPA itself would choose here; called by its own name it also returns log Σ exp.
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, logsumexp = flash(q, k, v, 0.0, False, attn_mask=attn_mask, scale=scale)
-        return output, logsumexp
-
-    usual = query.shape[-1] ** -0.5
-    return Attention(
-        query, key, value, attn_mask, usual if scale is None else scale, rows, kernel, fused, project or _no_module
-    )
-
-
-def _no_module(context: Tensor) -> tuple[Tensor, Tensor]:
-    raise ValueError("this attention call belongs to no module that could make key and value of a conditioning")
-
-
-def _projected(module: Any, kind: str, inlet: Any, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Key and value ``[rows, heads, tokens, width]`` of a conditioning, as a cross-attention module makes them."""
-    if kind != "cross":
-        raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
-    context = context if inlet is None else inlet.forward(context)
-    if module.norm_cross:
-        context = module.norm_encoder_hidden_states(context)
-    # By `forward`: the hooks that other observers have on these layers are for what the model itself sends through.
-    if getattr(module, "fused_projections", False):
-        key, value = module.to_kv.forward(context).chunk(2, dim=-1)
-    else:
-        key, value = module.to_k.forward(context), module.to_v.forward(context)
-    key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
-    return (key if module.norm_k is None else module.norm_k.forward(key)), value
-
-
-def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> bool:
-    if q.device.type != "cpu" or not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
-        return False
-    if mask is not None and mask.dtype == torch.bool:
-        return False  # SDPA turns it into numbers first
-    if any(x is not None and x.requires_grad for x in (q, k, v, mask)):
-        return False  # its logsumexp has no gradient
-    return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)
 
 
 def output_of(name: str) -> str:
@@ -250,13 +225,27 @@ def place_of(name: str) -> str:
 
 def _passing(hooks: Hooks, name: str, step: Step, layout: Layout) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        x = output[0] if isinstance(output, tuple) else output
+        x = output[0] if isinstance(output, tuple) and len(output) == 1 else output
         if not isinstance(x, Tensor):
-            raise TypeError(f"the module {name} returns {type(x).__name__}: there is no activation to pass to a hook")
+            raise TypeError(
+                f"the module {name} returns {_kind_of(output)}, and the point activation passes modules that return "
+                f"one tensor: ask for a module within it, such as {_within(module, name)}"
+            )
         new = hooks.activation(x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, step))
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     return hook
+
+
+def _kind_of(output: Any) -> str:
+    if isinstance(output, tuple):
+        return f"{len(output)} values ({', '.join(_kind_of(own) for own in output)})"
+    return f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+
+
+def _within(module: nn.Module, name: str) -> str:
+    inner = [f"{name}.{own}" for own, part in module.named_modules() if own and not isinstance(part, nn.ModuleList)]
+    return ", ".join(inner[:3]) or "none: it has no modules of its own"
 
 
 def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, str | None]) -> None:

@@ -30,6 +30,10 @@ class TransformerModel(Model):
         h, w = (side // self.patch for side in self.latent_size(settings))
         return {h * w: (h, w)}
 
+    def grid_at(self, site: str, settings: Settings) -> Grid | None:
+        (grid,) = self.grids(settings).values()
+        return grid
+
     def shift(self, scheduler: Any, settings: Settings, greatest: float) -> float:
         """How far the noise levels of a flow are moved up for a picture of so many tokens.
 

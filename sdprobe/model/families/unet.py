@@ -47,6 +47,21 @@ class UNetModel(Model):
         """The conditioning as the network's arguments."""
         return dict(conditioning.arguments)
 
+    def grid_at(self, site: str, settings: Settings) -> Grid | None:
+        """Attention stands before the halving of its block, or after the doubling of the one below."""
+        part, number, *_ = [*site.split("."), ""]
+        last = len(self.denoiser.config.block_out_channels) - 1
+        if part == "mid_block":
+            level = last
+        elif part in ("down_blocks", "up_blocks") and number.isdigit():
+            level = int(number) if part == "down_blocks" else last - int(number)
+        else:
+            return None
+        h, w = self.latent_size(settings)
+        for _ in range(level):
+            h, w = (h + 1) // 2, (w + 1) // 2
+        return h, w
+
     def grids(self, settings: Settings) -> dict[int, Grid]:
         """At every level: the latents' size, halved (rounding up) to 1 × 1."""
         h, w = self.latent_size(settings)

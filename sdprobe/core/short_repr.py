@@ -1,0 +1,35 @@
+"""Values in short, for reprs and errors: never longer than a few lines, whatever they hold."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+LONGEST = 400  # letters of one value, dictionaries of dictionaries included
+
+
+class _Short(reprlib.Repr):
+    """The first entries of a container, the shape of an array, the two ends of a long text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxstring, self.maxother = 3, 4, 120, 160
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 6
+
+    def repr1(self, x: Any, level: int) -> str:
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            return f"{type(x).__name__}{tuple(x.shape)}"
+        return super().repr1(x, level)
+
+
+def short_repr(value: object) -> str:
+    """A value as `repr` shows it, cut short.
+
+    >>> import torch
+    >>> short_repr({"a": torch.zeros(2, 3), "b": list(range(100))})
+    "{'a': Tensor(2, 3), 'b': [0, 1, 2, 3, 4, 5, ...]}"
+    >>> len(short_repr({str(k): {str(k): "x" * 1000 for k in range(50)} for k in range(50)})) <= LONGEST
+    True
+    """
+    said = _Short().repr(value)
+    return said if len(said) <= LONGEST else f"{said[: LONGEST - 4]} ..."
