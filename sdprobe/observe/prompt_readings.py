@@ -104,6 +104,8 @@ def _columns_of(prompts: Sequence[Prompt], words: Sequence[str | int]) -> list[i
     found: set[int] = set()
     for word in words:
         for prompt in prompts:
-            if isinstance(word, int) or prompt.occurrences(word):
+            try:
                 found.update(prompt.positions(word))
+            except WordNotInPrompt:
+                continue
     return sorted(found)

@@ -43,14 +43,23 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
     What is special to it:
 
     - A run is one call: a second call inside the ``with`` is refused.
-    - Rows are what the pipeline shows its denoiser: no ``"uncond"`` without guidance; ``"cond"``, ``"image"`` and
-      ``"uncond"``, in this order, in InstructPix2Pix. Where Flux is given ``true_cfg_scale`` it calls its denoiser
-      twice a step, and ``model_output`` is passed twice, each time with its own rows.
+    - Rows are what the pipeline shows its denoiser, call by call: no ``"uncond"`` without guidance, nor after a
+      callback has cut it off; ``"cond"``, ``"image"`` and ``"uncond"``, in this order, in InstructPix2Pix. Where Flux
+      is given ``true_cfg_scale`` it calls its denoiser twice a step, and ``model_output`` is passed twice, each time
+      with its own rows. `run.roles` are those that the run begins with.
     - Given ``prompt_embeds`` in place of a text, hooks that ask for a word say that the words are not known.
+    - Words are those that the denoiser is shown: of each text encoder, those of the text it is given (``prompt_2``,
+      ``prompt_3``), as far as ``max_sequence_length`` lets it read. Flux shows its denoiser ``prompt_2``; in Stable
+      Diffusion 3 ``prompt`` and ``prompt_2`` share the first places, and ``prompt_3`` has the others; in SDXL both
+      texts share all places. Where two texts share places, a word of either stands at its place.
     - ``run.seed`` is known where the pipeline was given a new generator, or one for each image.
-    - A callback of one's own is called as ever, and what it changes is what the next point is shown.
+    - A callback of one's own is called as ever, and what it changes is what the next point is shown. What it calls by
+      itself, such as the denoiser or an encoder, passes no hook and is not counted in `run.coverage`.
+    - A callback may give the pipeline another prompt (``prompt_embeds``). From there on rows are of that prompt: of the
+      text, where the callback had ``pipe.encode_prompt`` make it, else of embeddings whose words are not known. Hooks
+      at the points of the text do not act on it, limited or not. `run.prompts` are those that the run begins with, and
+      `AttentionMaps` give a word's map over the steps whose prompt holds it.
     - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.
-    - Texts for a second encoder (``prompt_2``) are heeded, but words are those of ``prompt``.
 
     Args:
         pipe: a live pipeline: text-to-image of any family that `sdprobe.load` knows, and of Stable Diffusion, SDXL,
