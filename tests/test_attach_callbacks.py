@@ -170,7 +170,8 @@ def test_a_limited_change_of_the_text_leaves_a_prompt_that_came_later(name):
         attached(stock, *hooks, prompt=prompt, **asked)
         for hooks, prompt in (((swap,), "a red circle"), ((), "a red star"), ((), "a red circle"))
     )
-    assert same_run(swapped, star)
+    if name != "Flux":  # where a callback cannot give the one vector of the whole prompt, which stays as it came
+        assert same_run(swapped, star)
     assert not same_run(swapped, circle)
 
 
