@@ -115,8 +115,9 @@ class ShownRows:
 
     def remember(self, prompts: Sequence[Prompt], embeds: Tensor) -> None:
         """Remember what prompts look like when encoded: later rows are recognised by it."""
-        each = len(embeds) // len(prompts)
-        self.embeddings += [(prompt, embeds[i * each].detach().clone()) for i, prompt in enumerate(prompts)]
+        for prompt, row in zip(prompts, embeds[:: len(embeds) // len(prompts)], strict=True):
+            if not any(prompt == known and _alike(own, row) for known, own in self.embeddings):
+                self.embeddings.append((prompt, row.detach().clone()))
 
     def expect(self, changed: dict[str, Any]) -> None:
         """Heed what a callback gives the pipeline to go on with."""
@@ -134,10 +135,7 @@ class ShownRows:
             return
         for role, own in zip(roles, embeds.split(images), strict=True):
             if not self.called_back:
-                known = [prompt for prompt, _ in self.embeddings]
-                for prompt, row in zip(self.prompts_of(role), own, strict=True):
-                    if not any(prompt is other for other in known):
-                        self.remember([prompt], row[None])
+                self.remember(self.prompts_of(role), own)
                 continue
             each = zip(own, self.prompts_of(role), strict=True)
             self.prompts[role] = tuple(self._prompt_of(row, was) for row, was in each)
@@ -149,10 +147,14 @@ class ShownRows:
         return self.prompts[role]
 
     def _prompt_of(self, row: Tensor, was: Prompt) -> Prompt:
-        found = [p for p, known in self.embeddings if known.shape == row.shape and torch.equal(known.to(row), row)]
+        found = [prompt for prompt, known in self.embeddings if _alike(known, row)]
         if any(prompt is was for prompt in found):
             return was
         return found[-1] if found else PromptOfEmbeddings.by(row[None])
 
     def _labelled(self, roles: Sequence[Role]) -> tuple[Row, ...]:
         return tuple(Row(i, prompt, role) for role in roles for i, prompt in enumerate(self.prompts_of(role)))
+
+
+def _alike(known: Tensor, row: Tensor) -> bool:
+    return known.shape == row.shape and torch.equal(known.to(row), row)
