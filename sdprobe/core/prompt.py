@@ -131,6 +131,10 @@ class Prompt:
             raise ValueError(f"no token comes from {encoder!r} here; the prompt is read by {', '.join(self.parts)}")
         return self.parts[encoder]
 
+    def text_for(self, encoder: str) -> str:
+        """The text that a text encoder is given: this one, unless a pipeline was given several."""
+        return self.text
+
     def spelt(self, position: int) -> str:
         """A token without the mark that its vocabulary puts at the end, or the beginning, of a word."""
         return self.tokens[position].removesuffix("</w>").removeprefix("▁")

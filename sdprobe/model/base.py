@@ -81,6 +81,9 @@ class Model(PipelineParts, ABC):
     ) -> Shaped[Tensor, "rows channels h w"]:
         """What the network returns for rows in its own scale, at the scheduler's number of a noise level."""
 
+    def refuse_picture_prompt(self) -> None:
+        """Raise ValueError where the network asks for a picture beside the prompt, which a run of ours has not."""
+
     def besides(self, settings: Settings) -> DenoiserArguments:
         """What the denoiser is told besides the prompts, an entry for each image, by the names of its arguments."""
         return {}
@@ -204,6 +207,7 @@ class Model(PipelineParts, ABC):
         Where words are brought, it also has a tokenizer of its own; while `add_tokens` is open, the encoders know them.
         With a state, the scheduler is that of the state, and the steps begin there.
         """
+        self.refuse_picture_prompt()
         run_model = copy.copy(self)
         run_model.pipe = copy.copy(self.pipe)
         run_model.device_of_run = self.device  # to tell it the pipeline looks into every module of every part

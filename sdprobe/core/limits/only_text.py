@@ -94,6 +94,8 @@ class LimitedTextEdit(LimitedHook):
         every = _all(step.run)
         acted: set[int] = set()
         for i, row in enumerate(step.rows):
+            if row.prompt != step.run.prompt_of(row.image, row.role):
+                continue  # a callback has given the pipeline another prompt: what was changed of the text went with it
             acting = Acting(k for k, own in here if own.includes_row(row))
             made = self.encode_with(acting, step.run) if self.is_first_of(acting, step.run) else {}
             if side_of(row.role) in made:

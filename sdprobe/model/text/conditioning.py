@@ -98,7 +98,7 @@ def _at_token_embeds(hooks: Hooks, text: Text, x: Tensor) -> Tensor:
 
 def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
     """Where ``token_embeds`` of one encoder is: its prompts are as its own tokenizer reads them."""
-    prompts = tuple(run_model.read(prompt.text, encoder) for prompt in prompts_of(run, role))
+    prompts = tuple(run_model.read(prompt.text_for(encoder), encoder) for prompt in prompts_of(run, role))
     part = getattr(run_model.pipe, encoder)
     brought = run_model.added_tokens.get(encoder, AddedTokens())
 
@@ -110,7 +110,7 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
-            run_model.encoded([prompt.text for prompt in prompts])
+            run_model.encoded([prompt.text for prompt in prompts_of(run, role)])
         return tuple(found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
