@@ -118,6 +118,11 @@ def _call_past_hooks(
     arguments: CallArguments,
 ) -> Any:
     """One call of the pipeline, past the hooks."""
+    if "token_embeds" in stack.grad_leaves:
+        raise ValueError(
+            "a stock pipeline encodes its prompts once, without gradients, so token_embeds is no leaf in it: ask for "
+            "prompt_embeds, or run the hook by sdprobe.sample"
+        )
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(model, InstructPix2Pix):
             model.image_guidance_scale = arguments.get("image_guidance_scale")

@@ -19,6 +19,7 @@ from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.families.pixart import PixArt
+from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
 from sdprobe.stock_pipelines.pipeline_listener import Caller
@@ -107,7 +108,9 @@ class PipelineCall:
         step = replace(self.current_step(), rows=rows)
         self.watched.enter_context(self.module_hooks.listen(step))
         self.caller = "denoiser"
-        return args, apply_limited_text(kwargs, step)
+        kwargs, leaves = grow_prompt_leaf(apply_limited_text(kwargs, step), self.hooks)
+        self.step = replace(self.current_step(), leaves={**step.leaves, **leaves})
+        return args, kwargs
 
     def on_denoised(self, output: Tensor) -> Tensor:
         """The denoiser returns."""
@@ -240,6 +243,7 @@ class PipelineCall:
         self.index += 1
         if self.steps is None:
             self.fit_size(x)
+            self.module_hooks.refuse_unreachable(self.run_model, self.run)
             generator = self.arguments.get("generator")
             generator = torch.default_generator if generator is None else generator
             self.steps = self.run_model.steps(self.run, self.run.roles, generator, self.predict)
@@ -251,7 +255,7 @@ class PipelineCall:
         gradients = self.hooks.needs_grad
         own = new.detach().requires_grad_(gradients)
         self.latents.instead = own if new is not x or gradients else None
-        self.step = replace(step, latents=own)
+        self.step = replace(step, latents=own, leaves={"latents": own} if "latents" in self.hooks.grad_leaves else {})
         torch.set_grad_enabled(gradients)
 
     def current_step(self) -> Step:
