@@ -101,5 +101,5 @@ draw("in an interval", [only(Guidance(1.0), steps=lambda step: not LOW < step.si
 sheet(["scale 15", "rescaled by 0.7", "dynamic threshold", "in an interval"])
 
 # %%
-# The threshold clips next to nothing, at the price of paler colours; the interval keeps them, and some of the glare. All
-# can be combined: they are hooks, and act in the order given.
+# The threshold clips next to nothing, at the price of paler colours; the interval keeps them, and some of the glare.
+# All can be combined: they are hooks, and act in the order given.
