@@ -39,8 +39,8 @@ plot.sheet(
 )
 
 # %%
-# Where the object stands is settled within the first third; its shape and colour can be turned long after. The distance
-# of the final latents says how near each of these pictures is to that of the other prompt:
+# Where the object stands is settled within the first ten steps; its shape and colour can be turned long after. The
+# distance of the final latents says how near each of these pictures is to that of the other prompt:
 
 from matplotlib.figure import Figure
 

@@ -11,7 +11,7 @@ gradient. The loss of every course on guidance is the distance of the blue chann
 #
 # Four seeds of sixteen, without guidance, with a little of it and with much. At scale 0 nothing changes, and the loss
 # is only watched. White is blue, too: where the prompt says red, the cheapest way to a high blue channel is a white
-# background and a small, pale circle. A loss is taken at its word.
+# background and a small, purplish circle. A loss is taken at its word.
 
 import torch
 from matplotlib.figure import Figure

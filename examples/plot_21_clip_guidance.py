@@ -50,7 +50,7 @@ def is_blue_in_cuts(pictures, step):
 #
 # A gradient through CLIP alone finds patterns that move CLIP and no one else. Through the denoiser as well
 # (`through="model"`), and of random cuts of each picture, what does not belong to a picture is filtered out in part:
-# some pictures fade all the same.
+# some pictures come to another colour all the same.
 # `clip` keeps each push within a bound, and the first step is left out: there the prediction is hardly a picture yet.
 
 settings = {"steps": 14, "guidance_scale": 1.5, "seed": list(range(16)), "images_per_prompt": 16, "progress": False}

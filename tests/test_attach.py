@@ -252,10 +252,15 @@ def with_ip_adapter() -> Stock:
 
 def test_ip_adapter():
     stock, embeds = with_ip_adapter(), [torch.randn(2, 1, 8)]
-    expected, maps, watch = called(stock, ip_adapter_image_embeds=embeds), sdprobe.AttentionMaps(), seen("attention")
-    with attach(stock.pipe, [maps, watch]) as run:
+    expected, maps = called(stock, ip_adapter_image_embeds=embeds), sdprobe.AttentionMaps(strict=False)
+    with attach(stock.pipe, [maps]) as run:
         assert torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     assert run[maps].heat_map("circle").values.shape == (8, 8)
+    assert set(run.coverage.missed) == set(run.coverage.asked)  # of what goes to the picture prompt
+    for hook in (sdprobe.AttentionMaps(), affine("attention", 1.0, 0.0)):
+        with pytest.raises(RuntimeError, match="IP-Adapter has one for each picture prompt"), attach(stock.pipe, hook):
+            called(stock, ip_adapter_image_embeds=embeds)
+    assert torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     with attach(stock.pipe, Asks()):
         assert not torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     with attach(stock.pipe, affine("latents", 1.0, 0.5)):

@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "negative prompt": {"negative_prompt": "a green square"},
 }
 USUAL = {"prompt": "a red circle", "steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 16}
-BLOCK = {"unet": ("mid_block*",), "transformer": ("*transformer_blocks.0*",)}
+BLOCK = {"unet": "mid_block*", "transformer": "*transformer_blocks.0*"}
 
 
 class Seen(sdprobe.Observer):
@@ -40,8 +40,8 @@ class Seen(sdprobe.Observer):
 class Everywhere(sdprobe.Observer):
     """How often each point is passed, and what it is told of rows and encoders."""
 
-    def __init__(self, modules: tuple[str, ...]) -> None:
-        self.modules = modules
+    def __init__(self, block: str) -> None:
+        self.modules = (block,)
 
     def start(self, run):
         self.passed = dict.fromkeys(POINTS, 0)
@@ -76,10 +76,6 @@ class Everywhere(sdprobe.Observer):
 
     def attention(self, attn, site):
         self._at("attention", attn)
-
-    def activation(self, x, site):
-        self._at("activation", x)
-        assert site.grid is None or x.shape[1] == site.grid[0] * site.grid[1] or x.shape[-2:] == site.grid
 
     def model_output(self, x, step):
         self._at("model_output", x)
@@ -155,12 +151,27 @@ def test_text_to_image(models, family, case):
     assert_same(models[family], **USUAL | CASES[case])
 
 
+class Inside(sdprobe.Observer):
+    """How often activations are passed, of modules that return one tensor."""
+
+    def __init__(self, block: str) -> None:
+        self.modules = (f"{block}to_q",)
+
+    def start(self, run):
+        self.passed = 0
+
+    def activation(self, x, site):
+        self.passed += 1
+        assert site.grid is None or x.shape[1] == site.grid[0] * site.grid[1] or x.shape[-2:] == site.grid
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_point_is_passed(models, family):
     model = models[family]
-    look = Everywhere(BLOCK[model.network])
-    run = sdprobe.sample(model, hooks=[look], progress=False, **USUAL)
+    look, inside = Everywhere(BLOCK[model.network]), Inside(BLOCK[model.network])
+    run = sdprobe.sample(model, hooks=[look, inside], progress=False, **USUAL)
     seen = run[look]
+    seen.passed["activation"] = run[inside].passed
     roles = model.roles(USUAL["guidance_scale"])
     silent = [point for point, times in seen.passed.items() if not times]
     assert silent == ([] if model.pooling else ["pooled_embeds"])
