@@ -23,8 +23,8 @@ run = sample(model, "a red circle above a green square", hooks=[decoded, linear,
 film(run[decoded]).sheet(columns=7)
 
 # %%
-# Large masses come first, edges and colours after them: what is settled at the end could be told from predicted x0 at a
-# third of the way, while x_t still looks like noise.
+# Large masses and their colours come first, edges after them: what is settled at the end could be told from predicted x0
+# at a third of the way, while x_t still looks like noise.
 #
 # ## As it moves
 #

@@ -9,7 +9,7 @@ prompt alone, and above 1 the difference that the prompt makes is made larger (H
 # %%
 # ## How much
 #
-# The same noise under several scales. A low scale leaves the picture to chance, a high one makes colours harder and
+# The same noise under several scales. A low scale leaves size and place to chance, a high one makes colours harder and
 # edges rougher.
 
 import sdprobe

@@ -8,8 +8,9 @@ prompt. `Inpaint` does so at every step for the part of a picture that is to sta
 # %%
 # ## Image to image
 #
-# `strength` says how much of a picture to replace, or `start_step` with which step to begin. Late steps can repaint it;
-# early ones can rebuild it.
+# `strength` says how much of a picture to replace, or `start_step` with which step to begin. From the first step little
+# of it is left, from later ones its place and its background. The last steps still cut the corners, but are too few to
+# change the colour.
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ maps = AttentionMaps()
 before = sample(model, "a large red circle on a white background", hooks=[maps], seed=1, **settings)
 picture = before.images[0]
 
-starts = (0, 4, 8, 10, 12, 16)
+starts = (0, 8, 16, 20, 22, 23)
 others = [
     sample(model, "a large blue square", image=picture, start_step=start, seed=1, **settings).images[0]
     for start in starts
@@ -34,14 +35,14 @@ plot.sheet([[picture, *others]], columns=["picture", *(f"from step {start}" for 
 # ## Inpainting
 #
 # White is made anew, black is kept. The mask can be drawn; or it can be where a word was looked at, here the heat map
-# of “circle”, to paint over the object or everything but the object.
+# of “red”, to paint over the object or everything but the object.
 
 drawn = np.zeros((64, 64), dtype=bool)
 drawn[32:, :] = True
-heat = before[maps].heat_map("circle").resize((64, 64))
+heat = before[maps].heat_map("red").resize((64, 64))
 cases = {
     "a blue square on a white background": drawn,
-    "a yellow circle on a white background": heat.mask(0.15).numpy(),
+    "a yellow circle on a white background": heat.mask(0.2).numpy(),
     "a red circle on a black background": ~heat.mask(0.5).numpy(),
 }
 seeds = {"seed": [0, 1, 2, 3], "images_per_prompt": 4}

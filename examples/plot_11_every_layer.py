@@ -9,8 +9,7 @@ keeps them apart, and everything can be asked for alone: this word, at this step
 # ## By step and layer
 #
 # One word, from the first step to the last, and from the way down through the middle to the way up. The words find
-# their places first in the layers on the way up with the finest grid. The seed is one of nine that were looked at: with
-# others the model draws a ring or a second star here, and the maps say so.
+# their places first in the layers on the way up with the finest grid.
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -52,7 +51,7 @@ plot.sheet(
 # ## By head
 #
 # A layer has several heads, each with attention of its own. In the last layer, every word by every head: heads 1 and 2
-# bind words to things, the others hardly tell the words apart.
+# bind words to things, in the others no word keeps to its own.
 
 words = ["green", "star", "above", "purple", "circle"]
 heads = range(4)

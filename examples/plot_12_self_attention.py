@@ -41,8 +41,7 @@ figure
 # ## Without any question
 #
 # The matrix has a spectrum. Its leading components, as Hertz et al. (2022) draw them, tell the things from the
-# background, and then from each other: at 16 × 16, where this model keeps outlines. At 8 × 8 hardly anything is left of
-# them.
+# background, and then from each other: at 16 × 16, where this model keeps outlines. At 8 × 8 little is left of them.
 
 plot.sheet(
     [[part.normalized().values.numpy() for part in seen.components(5, grid=grid)] for grid in (16, 8)],
@@ -76,8 +75,8 @@ plot.sheet(
 )
 
 # %%
-# It brings a map nearer to its object, in the mean of eight pictures and whatever the threshold. Sent along too often
-# it forgets which thing it was the map of.
+# It brings a map nearer to its object, in the mean of eight pictures and at nearly every threshold. To send it along
+# three times changes little more.
 
 several = {"images_per_prompt": 8, "seed": list(range(8))}
 run = sample(model, prompt, hooks=[looks, maps], steps=25, guidance_scale=5.0, progress=False, **several)

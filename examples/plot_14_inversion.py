@@ -50,7 +50,7 @@ plot.sheet(
 # ## Edits
 #
 # What changes something on the way back changes the picture that was given. A little guidance makes the new word heard.
-# The swaps shown are chosen: “green” for “purple”, for one, makes two rings of the one.
+# The swaps shown are chosen: some others move the thing, and “red” for “purple” bends it.
 
 circle = render([Object("circle", "red", (30, 33), 16)], background="white")
 edits = [
@@ -70,7 +70,8 @@ plot.sheet(rows, columns=["given", "another colour", "another colour", "another 
 # ## One look
 #
 # Where only attention is wanted, one call is enough: noise the picture to a level, and look while the denoiser tells
-# the noise from the picture. Under little noise a word finds its object at once; under much there is nothing to find.
+# the noise from the picture. Under little noise a word finds its object at once; under much, only the side that the
+# prompt says.
 
 timesteps = [100, 300, 500, 700, 900]
 looks = [look(model, pictures[0], captions[0], timestep, hooks=[maps]) for timestep in timesteps]

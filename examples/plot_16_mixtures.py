@@ -58,7 +58,7 @@ plot.sheet(
 # other word. Above, “blue” stands for “red” in the first steps; below, in the last ones.
 
 swap = ReplaceToken("red", with_="blue")
-cuts = [0, 1, 2, 4, 8, 16, 25]
+cuts = [0, 8, 16, 18, 20, 22, 25]
 early = [sample(model, prompt, hooks=[only(swap, steps=range(cut))], seed=0, **settings) for cut in cuts]
 late = [sample(model, prompt, hooks=[only(swap, steps=range(cut, 25))], seed=0, **settings) for cut in cuts]
 plot.sheet(

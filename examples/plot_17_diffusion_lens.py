@@ -10,7 +10,7 @@ what the encoder has understood by then (Toker et al. 2024, “Diffusion Lens”
 # ## One picture for every layer
 #
 # `ReadLayer` is a transform at `prompt_embeds`. Layer 0 is the input: words that have not met yet. The last layer is
-# the model as it is. The seeds are chosen: this small model draws some rings twice, under the last layer too.
+# the model as it is. The seeds are chosen: this small model draws a ring twice now and then, under the last layer too.
 
 import sdprobe
 from sdprobe import AttentionMaps, ReadLayer, ReplaceToken, plot, sample

@@ -1,13 +1,15 @@
-"""How far the model's pictures keep to captions it never saw."""
+"""How far the model's pictures keep to captions it never saw, and how far `detect` is to be trusted in saying so."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from .detect import adherence
+from .detect import Found, adherence
 from .drawing import Image
 from .scenes import Scene, scene
 
@@ -70,3 +72,64 @@ def figures(
     result["relation"] = float(np.mean(relations)) if relations else 0.0
     result["background"] = float(np.mean(backgrounds)) if backgrounds else 0.0
     return result
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What a detector found held against what is there: three counts.
+
+    Attributes:
+        right: things found that are there.
+        found: things found.
+        there: things there.
+    """
+
+    right: int
+    found: int
+    there: int
+
+    @property
+    def precision(self) -> float:
+        """The share of things found that are there; 1 where nothing was found."""
+        return self.right / self.found if self.found else 1.0
+
+    @property
+    def recall(self) -> float:
+        """The share of things there that were found; 1 where nothing is there."""
+        return self.right / self.there if self.there else 1.0
+
+
+def agreement(
+    found: Iterable[Sequence[Found]],
+    there: Iterable[Sequence[tuple[str, str | None]]],
+    *,
+    shapes: bool = True,
+    least: float = 0.0,
+) -> Agreement:
+    """Hold what `detect` found in some pictures against what is there.
+
+    Args:
+        found: for each picture, what `detect` gives.
+        there: for each picture, the colour and the shape of each thing in it; `None` for a thing without a shape.
+        shapes: whether colour and shape must both be right, over things that have a shape; otherwise the colour alone,
+            over all things.
+        least: the score from which on a found thing counts.
+
+    Example:
+        >>> from sdprobe.shapes import detect, scene
+        >>> own = scene(3, objects=2, full=True)
+        >>> there = [[(thing.colour, thing.shape) for thing in own.objects]]
+        >>> agreement([detect(own.image)], there)
+        Agreement(right=2, found=2, there=2)
+        >>> agreement([[]], there).recall
+        0.0
+    """
+    right = claimed = existing = 0
+    for things, real in zip(found, there, strict=True):
+        kept = [thing for thing in things if thing.score >= least]
+        mine = Counter((f.colour, f.shape if shapes else None) for f in kept if f.shape or not shapes)
+        true = Counter((colour, shape if shapes else None) for colour, shape in real if shape or not shapes)
+        right += (mine & true).total()
+        claimed += mine.total()
+        existing += true.total()
+    return Agreement(right, claimed, existing)

@@ -40,6 +40,15 @@ FLOOR = {
     "colour word: pointing": (".90", ".80"),
     "above the random word (IoU)": ("–", ".20"),
 }
+GOAL = {
+    "colour found": ("1.00", ".97"),
+    "colour and shape found": (".95", ".85"),
+    "relation right (both found)": ("–", ".95"),
+    "background right": (".98", ".98"),
+    "colour word: mean IoU": (".70", ".60"),
+    "colour word: pointing": (".97", ".92"),
+    "above the random word (IoU)": (".35", ".35"),
+}
 
 
 @dataclass
@@ -120,7 +129,7 @@ def pointing(drawn: Sequence[Drawn], name: str) -> float:
 
 
 def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) -> str:
-    """The figures as a Markdown table, the floor beside them."""
+    """The figures as a Markdown table, floor and goal beside them."""
     share: Callable[[list[bool]], str] = lambda hits: f"{np.mean(hits):.2f}" if hits else "–"  # noqa: E731
     one, two = groups[1], groups[2]
     rows = {
@@ -135,8 +144,15 @@ def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) 
     gap = [iou(g.drawn, "colour word", thresholds["colour word"]) for g in (one, two)]
     control = [iou(g.drawn, "random word", thresholds["random word"]) for g in (one, two)]
     rows["above the random word (IoU)"] = [f"{a - b:.2f}" for a, b in zip(gap, control, strict=True)]
-    lines = [caption, "", "| | one object | two objects | floor (one, two) |", "|---|---|---|---|"]
-    lines += [f"| {name} | {a} | {b} | {', '.join(FLOOR.get(name, ()))} |" for name, (a, b) in rows.items()]
+    lines = [
+        caption,
+        "",
+        "| | one object | two objects | floor (one, two) | goal (one, two) |",
+        "|---|---|---|---|---|",
+    ]
+    for name, (a, b) in rows.items():
+        floor, goal = (", ".join(bars.get(name, ())) for bars in (FLOOR, GOAL))
+        lines.append(f"| {name} | {a} | {b} | {floor} | {goal} |")
     return "\n".join(lines)
 
 
@@ -174,9 +190,9 @@ def main() -> None:
         write(CARD, printed)
 
 
-def write(card: Path, printed: str) -> None:
-    """Put the table between its marks in the model card."""
-    begin, end = MARKS
+def write(card: Path, printed: str, marks: tuple[str, str] = MARKS) -> None:
+    """Put a table between its marks in the model card."""
+    begin, end = marks
     text = card.read_text()
     if begin not in text or end not in text:
         raise ValueError(f"{card} has no marks {begin} … {end}")
