@@ -7,7 +7,7 @@ The thumbnail of an example is one panel of one of its figures. A comment in the
 
     # mkdocs_gallery_thumbnail_panel = 2
 
-It is the panel's number in ``figure.axes``. mkdocs-gallery makes the thumbnail from the first image of an example, so
+It is the panel's number in ``figure.axes``; without such a comment it is the first panel. mkdocs-gallery makes the thumbnail from the first image of an example, so
 the first image is the panel, and the figures of the page follow it.
 """
 
@@ -31,17 +31,21 @@ for library in (diffusers, transformers):  # what they print while loading is no
 
 def panel(figure, number, side=SIDE):
     """One panel of a figure as a square picture: an image without its labels, any other plot with them."""
-    canvas, old = FigureCanvasAgg(figure), figure.canvas
-    canvas.draw()  # lays the figure out
-    ax = figure.axes[number]
-    box = ax.get_window_extent() if ax.images else ax.get_tightbbox(canvas.get_renderer())
-    dpi = figure.dpi
+    ax, before, dpi = figure.axes[number], figure.canvas, figure.dpi
+    canvas = FigureCanvasAgg(figure)
+
+    def extent():
+        """Where the panel lies on the canvas, once the figure is laid out."""
+        canvas.draw()
+        box = ax.get_window_extent() if ax.images else ax.get_tightbbox(canvas.get_renderer())
+        return box.frozen()
+
+    box = extent()
     figure.set_dpi(dpi * max(1.0, side / min(box.width, box.height)))
-    canvas.draw()
-    box = ax.get_window_extent() if ax.images else ax.get_tightbbox(canvas.get_renderer())
+    box = extent()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     figure.set_dpi(dpi)
-    figure.set_canvas(old)
+    figure.set_canvas(before)
     edges = (box.x0, drawn.height - box.y1, box.x1, drawn.height - box.y0)
     return ImageOps.pad(drawn.crop(tuple(round(edge) for edge in edges)), (side, side), color="white")
 
@@ -55,7 +59,7 @@ def last_figure(block, script):
     found["___shown"] = figure
     paths = script.run_vars.image_path_iterator
     if not len(paths):
-        next(paths)  # the thumbnail's
+        panel(figure, 0).save(next(paths))
     if marked := PANEL.search(block[1]):
         panel(figure, int(marked[1])).save(script.get_image_path(1))
     path = next(paths)
