@@ -60,10 +60,10 @@ plot.sheet(
 
 swap = ReplaceToken("red", with_="blue")
 cuts = [0, 8, 16, 18, 20, 22, 25]
-early = [sample(model, prompt, hooks=[only(swap, steps=range(cut))], seed=0, **settings) for cut in cuts]
-late = [sample(model, prompt, hooks=[only(swap, steps=range(cut, 25))], seed=0, **settings) for cut in cuts]
+early = [[only(swap, steps=range(cut))] if cut else [] for cut in cuts]  # a limit to no step at all is an error
+late = [[only(swap, steps=range(cut, 25))] if cut < 25 else [] for cut in cuts]
 plot.sheet(
-    [[run.images[0] for run in early], [run.images[0] for run in late]],
+    [[sample(model, prompt, hooks=hooks, seed=0, **settings).images[0] for hooks in row] for row in (early, late)],
     rows=["blue before", "blue from"],
     columns=[f"step {cut}" for cut in cuts],
 )

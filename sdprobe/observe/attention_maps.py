@@ -63,7 +63,7 @@ class AttentionMaps(Observer):
         rows: ``"cond"`` (the prompt), ``"uncond"`` (the negative prompt) or ``"both"``.
         keep: what to keep apart instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
         modules: fnmatch patterns on module names, e.g. ``("up_blocks.*",)``; None for all.
-        places: of ``"down"``, ``"mid"``, ``"up"``; None for all.
+        places: the block groups of a U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
         grids: only sites of these grids, ``(h, w)`` or a number for a square one; None for all.
         strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
     """
