@@ -27,14 +27,14 @@ seen = run[looks]
 
 things = detect(np.asarray(run.images[0]))
 centres = {thing.colour: np.argwhere(thing.mask).mean(0) / 4 for thing in things}  # a position is four pixels wide
-places = {name: tuple(int(v) for v in centre) for name, centre in centres.items()}
-places |= {"upper corner": (1, 1), "lower corner": (14, 14)}
+positions = {name: tuple(int(v) for v in centre) for name, centre in centres.items()}
+positions |= {"upper corner": (1, 1), "lower corner": (14, 14)}
 # mkdocs_gallery_thumbnail_panel = 1
 figure = plot.sheet(
-    [[run.images[0], *(seen.heat_map(place).cell() for place in places.values())]],
-    columns=["picture", *(f"from {name}" for name in places)],
+    [[run.images[0], *(seen.heat_map(position).cell() for position in positions.values())]],
+    columns=["picture", *(f"from {name}" for name in positions)],
 )
-for ax, (row, column) in zip(figure.axes[1:], places.values(), strict=True):
+for ax, (row, column) in zip(figure.axes[1:], positions.values(), strict=True):
     ax.plot(4 * column + 1.5, 4 * row + 1.5, "o", markersize=7, markeredgecolor="white", markerfacecolor="none")
 figure
 

@@ -172,7 +172,7 @@ def test_every_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text("utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
         name = page.relative_to(ROOT / "docs").as_posix()
-        assert name.startswith("gallery/") or re.search(rf"[ :] {re.escape(name)}$", nav, re.MULTILINE), name
+        assert name.startswith("gallery/") or re.search(rf"[-:] {re.escape(name)}$", nav, re.MULTILINE), name
 
 
 def test_the_gallery_lists_every_example_by_its_title():
