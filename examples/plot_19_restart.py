@@ -39,8 +39,8 @@ plot.sheet(
 )
 
 # %%
-# The position of the object is decided in the first third of the steps; its shape and colour can be changed much later.
-# The distance of the final latents shows how near each of these pictures is to that of the other prompt:
+# The position of the object is decided in the first ten steps; its shape and colour can be changed much later. The
+# distance of the final latents shows how near each of these pictures is to that of the other prompt:
 
 from matplotlib.figure import Figure
 

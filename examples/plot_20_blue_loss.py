@@ -11,7 +11,7 @@ the one of many courses on guidance: the distance of the blue channel to 0.9.
 #
 # Four seeds of sixteen: without guidance, with a low scale and with a high one. At scale 0 nothing changes, and the
 # loss is only recorded. White has a high blue channel too: with a prompt that says red, the gradient leads to a white
-# background and a small, pale circle, which has a low loss. The run minimises exactly the loss that was given.
+# background and a small, purplish circle, which has a low loss. The run minimises exactly the loss that was given.
 
 import torch
 from matplotlib.figure import Figure

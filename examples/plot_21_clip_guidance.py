@@ -50,8 +50,8 @@ def is_blue_in_cuts(pictures, step):
 #
 # A gradient through CLIP alone leads to patterns that change the features of CLIP and nothing that a person sees. A
 # gradient through the denoiser as well (`through="model"`), over random crops of each picture, suppresses such patterns
-# in part; some pictures still fade. `clip` bounds each change, and the first step is left out: there predicted x0 is
-# hardly a picture yet.
+# in part; some pictures still get another colour. `clip` bounds each change, and the first step is left out: there
+# predicted x0 is hardly a picture yet.
 
 settings = {"steps": 14, "guidance_scale": 1.5, "seed": list(range(16)), "images_per_prompt": 16, "progress": False}
 watched = LossGuidance(is_blue, 0)

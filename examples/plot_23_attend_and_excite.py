@@ -25,8 +25,8 @@ from sdprobe.shapes import detect
 model = sdprobe.load()
 settings = {"steps": 10, "guidance_scale": 3.0, "seed": list(range(16)), "images_per_prompt": 16, "progress": False}
 prompts = {
-    "a large red circle in the middle and a tiny blue star": ["circle", "star"],
-    "a cyan star on a red square": ["star", "square"],
+    "a large yellow star in the middle with a purple ring": ["star", "ring"],
+    "a red circle in the middle and a blue square": ["circle", "square"],
 }
 maps = AttentionMaps(grids=[8], keep="step")
 watching = {prompt: AttendAndExcite(words, scale=0) for prompt, words in prompts.items()}
@@ -37,7 +37,7 @@ first, second = prompts
 # mkdocs_gallery_thumbnail_panel = 8
 plot.sheet(
     [run.images[:8] for run in (before[first], after[first], before[second], after[second])],
-    rows=["circle, star", "excited", "star, square", "excited"],
+    rows=["star, ring", "excited", "circle, square", "excited"],
     columns=[f"seed {k}" for k in range(8)],
 )
 
@@ -50,7 +50,7 @@ plot.sheet(
 
 def rates(prompt, run, images=range(16)):
     """The share of pictures with both colours, and with both things in their colour and shape."""
-    asked = set(re.findall(r"(red|blue|cyan) (circle|square|star)", prompt))
+    asked = set(re.findall(r"(red|blue|yellow|purple) (circle|square|star|ring)", prompt))
     seen = [{(found.colour, found.shape) for found in detect(np.asarray(run.images[k]))} for k in images]
     colours = [{colour for colour, _ in asked} <= {colour for colour, _ in own} for own in seen]
     return np.mean(colours), np.mean([asked <= own for own in seen])
