@@ -7,8 +7,8 @@ The thumbnail of an example is one panel of one of its figures. A comment in the
 
     # mkdocs_gallery_thumbnail_panel = 2
 
-It is the panel's number in ``figure.axes``; without such a comment it is the first panel. mkdocs-gallery makes the thumbnail from the first image of an example, so
-the first image is the panel, and the figures of the page follow it.
+It is the panel's number in ``figure.axes``; without such a comment it is the first panel. mkdocs-gallery makes the
+thumbnail from the first image of an example, so the first image is the panel, and the figures of the page follow it.
 """
 
 import re

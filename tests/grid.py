@@ -154,7 +154,7 @@ def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
     yield "# Which hook in which family"
     yield ""
     yield "Every built-in hook is run on every family of models, with `sample` and with `attach` in the family's stock"
-    yield "pipeline. ✓: it works both ways, with results that are equal bit for bit, and both ways it keeps every law of"
+    yield "pipeline. ✓: it works both ways, with bit-identical results, and both ways it keeps every law of"
     yield "[`check_hook`](writing.md). A number: it raises the error below, both ways. This page is written by"
     yield "`python -m tests.grid` from these runs. Tests check that it is current, and `make grid` checks the laws of"
     yield "every ✓; with `attach` all laws but one, since the order of a pipeline's rows cannot be reversed."

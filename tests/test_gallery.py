@@ -1,4 +1,4 @@
-"""The gallery's thumbnails are square pictures of one panel, and links of pages lead to examples: one example is built."""
+"""Thumbnails are square pictures of one panel, and links lead to examples: a gallery of one example is built."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ plot.sheet([[Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue
 
 
 def test_a_gallery_of_one_example(tmp_path, monkeypatch):
-    """Built with the settings of the real site, strictly: a page that links to the file of the example, and the example."""
+    """Built with the settings of the real site, strictly."""
     for name, text in {
-        "docs/concepts/page.md": "# Page\n\n[An example](../../examples/plot_1_it.py), [all](../../examples/README.md)\n",
+        "docs/concepts/page.md": "# Page\n\n[One](../../examples/plot_1_it.py), [all](../../examples/README.md)\n",
         "docs/index.md": "# Start\n\n[An example](../examples/plot_1_it.py)\n",
         "examples/README.md": "# Gallery\n\n- [A title](plot_1_it.py)\n",
         "examples/plot_1_it.py": EXAMPLE,
