@@ -1,15 +1,15 @@
 """
-# From letters to conditioning
+# Text encoder: tokens, embeddings, layers
 
-What a diffusion model is told is not the prompt but a tensor. This page follows a prompt on its way there: tokens,
-their embeddings, positions, the layers of the text encoder, and what one word changes on that way.
+A diffusion model does not get the prompt as text. It gets a tensor. This page follows a prompt through the text
+encoder: tokens, token embeddings, positions, layers. It ends with what a change of one word changes in the tensor.
 """
 
 # %%
 # ## Tokens
 #
-# The tokenizer cuts the text into pieces it has numbers for. A word may be several of them, and the prompt is filled up
-# to the length the encoder was made for.
+# The tokenizer splits the text into tokens and gives each its number. A word may be several tokens. The prompt is
+# padded to the context length of the encoder.
 
 import sdprobe
 
@@ -18,18 +18,19 @@ prompt = "a checkered red circle above a blue star"
 print(sdprobe.tokens(model, prompt))
 
 # %%
-# ## The stages of the encoder
+# ## The stages of the text encoder
 #
-# Each token's embedding gets its position's added; layers mix them; the last one, normed, conditions the U-Net.
+# The embedding of each token is added to the embedding of its position. The layers mix the tokens. The output of the
+# last layer, after a layer norm, conditions the U-Net.
 
 stages = sdprobe.embed(model, prompt)
 print(stages)
 
 # %%
-# ## What the table of tokens knows
+# ## Cosines of token embeddings
 #
-# The cosine of every two words' embeddings, before any layer has seen them: the words for colours have drawn together,
-# and those for shapes, because what the model has to say of them is alike.
+# The cosine of every two words' embeddings, before the first layer. The words for colours are close to each other, and
+# so are the words for shapes: in training they occur in the same contexts.
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ shapes = ["circle", "square", "triangle", "star", "cross", "ring"]
 words = [*colours, *shapes]
 vectors = torch.nn.functional.normalize(sdprobe.embed(model, words).token[:, 1], dim=-1)
 
+# mkdocs_gallery_thumbnail_panel = 0
 figure = Figure(figsize=(5.6, 4.8), layout="constrained")
 ax = figure.subplots()
 cosines = (vectors @ vectors.T).numpy()
@@ -51,11 +53,11 @@ figure.colorbar(shown, label="cosine of token embeddings", shrink=0.8, extend="b
 figure
 
 # %%
-# ## What one word changes
+# ## The effect of one word
 #
-# The encoder is causal: a token is told of those before it and of none after it. So a swap of “red” changes nothing to
-# its left, at any layer. To its right, this encoder passes the colour to the noun it belongs to and to the relation,
-# and hardly to the other object: what binds a colour to its noun happens here, before the U-Net has seen anything.
+# The encoder is causal: a token attends to the tokens before it and to none after it. So a swap of “red” changes
+# nothing to its left, at any layer. To its right, this encoder passes the colour to the noun it belongs to and to the
+# relation, and hardly to the other object. The colour is bound to its noun in the text encoder, before the U-Net runs.
 
 read = stages.prompts[0]
 swapped = sdprobe.embed(model, prompt.replace(" red ", " green "))
@@ -81,6 +83,6 @@ figure.colorbar(shown, label="relative change")
 figure
 
 # %%
-# To the left of the word the change is nought, exactly:
+# To the left of the word the change is exactly zero:
 
 print(changes[:, : read.positions("red")[0]].abs().max().item())

@@ -1,14 +1,14 @@
 """
-# Ask CLIP
+# CLIP: similarity, zero-shot classification, nearest tokens
 
-CLIP (Radford et al. 2021) brings pictures and texts into one space, where the cosine between two vectors says how well
-they go together. `sdprobe.clip` asks the embedded model's own CLIP; `sdprobe.clip.load` takes any other.
+CLIP (Radford et al. 2021) maps pictures and texts into one space, where the cosine between two vectors says how well
+they match. `sdprobe.clip` uses the CLIP of the embedded model; `sdprobe.clip.load` loads any other.
 """
 
 # %%
-# ## Which text goes with which picture?
+# ## Similarity of pictures and texts
 #
-# Six rendered scenes and their captions. The brightest number of a column should stand in the row of its own caption.
+# Six rendered scenes and their captions. The largest number of each column should be in the row of its own caption.
 
 import numpy as np
 import torch
@@ -21,20 +21,21 @@ from sdprobe.shapes import BACKGROUNDS, COLOURS, SHAPES, Object, render, scene
 
 clip = sdprobe.clip.load()
 scenes = [scene(80_000_000 + k, objects=1 + k % 2, full=True) for k in range(6)]
+# mkdocs_gallery_thumbnail_panel = 0
 near = sdprobe.clip.similarity([own.image for own in scenes], [own.caption for own in scenes])
 near.plot()
 
 # %%
-# Times the scale that CLIP learned along with its vectors, the cosines become logits, and their softmax over the texts
-# says which of these texts it would choose. `near` prints both:
+# The cosines, multiplied by the scale that CLIP learned in training, are logits. Their softmax over the texts is the
+# probability of each text. `near` prints both:
 
 near
 
 # %%
-# ## Naming what was never named
+# ## Zero-shot classification
 #
-# To classify without training is to compare a picture with a sentence for every class. Three hundred scenes that no
-# training drew, each with one object:
+# Zero-shot classification compares a picture with one sentence for every class; nothing is trained. Here it is tried on
+# three hundred scenes with one object each, none of them from the training data:
 
 fresh = [scene(81_000_000 + k, objects=1, full=True) for k in range(300)]
 images = [own.image for own in fresh]
@@ -45,8 +46,9 @@ print(f"colour {np.mean([found == own.colour for found, own in zip(colours, trut
 print(f"shape  {np.mean([found == own.shape for found, own in zip(shapes, truth, strict=True)]):.3f}")
 
 # %%
-# A softmax has no “none of these”. Shown a colour that no word names, CLIP chooses all the same; only the cosines tell
-# that nothing fits as well as a right answer does. The last two pictures are blue and green, for comparison.
+# A softmax has no class “none of these”. For a colour that no word names, CLIP still gives a high probability to one of
+# the words; only the cosines show that nothing fits as well as a right answer does. The last two pictures are blue and
+# green, for comparison.
 
 tints = [(225, 30, 160), (170, 225, 40), (25, 120, 120), (130, 90, 50), (250, 170, 130)]
 tints += [COLOURS["blue"], COLOURS["green"]]
@@ -55,15 +57,15 @@ near = sdprobe.clip.classify(pictures, list(COLOURS), template="a {} circle")
 near.plot()
 
 # %%
-# The probabilities alone would not: lime and teal are called pink, with some confidence.
+# The probabilities alone do not show it: lime and teal get “pink”, with high probability.
 
 near.plot("probabilities")
 
 # %%
-# ## Arithmetic
+# ## Arithmetic with texts
 #
-# A difference of texts is a direction in the space that pictures share. Take a picture, go from "a red shape" to
-# "a blue shape", and look up which of the fresh pictures is nearest to where one arrives.
+# A difference of two texts is a direction in the space of pictures and texts. Start from the vector of a picture, add
+# the difference of "a blue shape" and "a red shape", and find the picture whose vector is nearest to the sum.
 
 vectors = clip.image_features(images)
 
@@ -98,11 +100,10 @@ for k, own in enumerate(truth):
 print("new colour {:.2f}, old shape {:.2f}".format(*np.mean(kept, axis=0)))
 
 # %%
-# ## Pooled against unpooled
+# ## Pooled and unpooled text
 #
-# A text enters the common space by one vector: the state of its end token. Stable Diffusion is given all the states
-# instead, one for each token. Below, the cosines between six texts: on the left of the pooled vector alone, on the
-# right of all the states together.
+# CLIP represents a text by one vector: the state of its end token. Stable Diffusion gets the states of all tokens
+# instead. Below are the cosines between six texts: on the left of the pooled vectors, on the right of all states.
 
 texts = [
     "a red circle left of a blue square",
@@ -136,22 +137,22 @@ for ax, (name, values) in zip(figure.subplots(1, 2, sharey=True), sides.items(),
 figure
 
 # %%
-# To the pooled vector a and b are one text: this CLIP hears which things there are, and what colour each has, but not
-# which of them is on the left. The states still tell a from b. The vector that a picture is compared with has lost
-# something that a denoiser could read.
+# For the pooled vector, a and b are nearly the same text: this CLIP encodes which things there are and their colours,
+# but not which of them is on the left. The states of all tokens differ. The pooled vector, which is compared with
+# pictures, has lost information that a denoiser could use.
 
 # %%
-# ## What is a vector close to?
+# ## Nearest tokens
 #
-# Before all this, a token is a row of a table. Which rows are nearest to a vector tells what it means. Of 663
-# tokens these are nearest to the sum of two colours: the two, and one that lies between them.
+# The input of the encoder is a table with one row for each token. The rows nearest to a vector tell what the vector
+# means. Of 663 tokens, these are nearest to the sum of two colours: the two themselves, and one between them.
 
 red, yellow = (sdprobe.clip.token_vectors(word)[0] for word in ("red", "yellow"))
 sdprobe.clip.nearest_tokens(red + yellow, k=3)
 
 # %%
-# The text encoder of the diffusion model has a table of its own. Textual inversion adds a row to it: here one for
-# magenta, learned from pictures and beginning with the vector of "shape". What is it close to?
+# The text encoder of the diffusion model has its own table. Textual inversion adds a row to it: here one for magenta,
+# learned from pictures, initialised with the vector of "shape". Which tokens are nearest to it?
 
 from sdprobe import learn_concept
 
@@ -166,8 +167,8 @@ concept = learn_concept(model, examples, "<hue>", init_word="shape", templates=[
 sdprobe.clip.nearest_tokens(concept, k=5, model=model)
 
 # %%
-# On the plane that holds most of what sets the colour words apart, they stand in a circle. Nobody told the model that
-# colours have an order.
+# Projected on the first two principal components of the colour words, the colours are in the order of the colour
+# circle. The training data does not contain this order.
 
 words = torch.cat([sdprobe.clip.token_vectors(word, model) for word in COLOURS])
 words, learned = (F.normalize(rows, dim=-1) for rows in (words, concept.vectors["text_encoder"]))
@@ -187,10 +188,11 @@ ax.spines[["top", "right"]].set_visible(False)
 figure
 
 # %%
-# ## The loss CLIP is trained with
+# ## The training loss of CLIP
 #
-# In a batch, each picture is to find its text, and each text its picture. How sharply it has to choose is the logit
-# scale, which is learned too. Where it came to rest is about where the loss of fresh pictures and captions is least:
+# In a batch, each picture is classified among all texts, and each text among all pictures. The logit scale sets how
+# sharp this classification is, and it is learned too. Its learned value is near the minimum of the loss on new pictures
+# and captions:
 
 captions = clip.text_features([own.caption for own in fresh[:64]])
 scales = np.geomspace(1, 300, 40)

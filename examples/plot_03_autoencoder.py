@@ -1,15 +1,16 @@
 """
-# Where the pictures really are
+# Autoencoder: latents, and what they lose
 
-Stable Diffusion never works on pixels. An autoencoder, trained before anything else, takes pictures to a small grid of
-numbers, the latents, and back. What it loses no prompt can bring back, so it is worth a look by itself.
+Stable Diffusion does not work on pixels. An autoencoder, trained before the denoiser, maps pictures to a small grid of
+numbers, the latents, and back. What the autoencoder loses, no prompt can restore.
 """
 
 # %%
-# ## Down and up again
+# ## Encode and decode
 #
-# Pictures that the model has never seen, drawn by the renderer of its world, and one that is not of its world at all.
-# Peak signal-to-noise ratio says how near the decoded picture is: above 30 dB the eye finds little.
+# Three pictures that are not in the training data, drawn by the renderer, and one of pure noise, which is unlike all
+# training data. The peak signal-to-noise ratio (PSNR) measures how near the decoded picture is: above 30 dB the
+# difference is hardly visible.
 
 import numpy as np
 from PIL import Image
@@ -24,32 +25,33 @@ noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), d
 encoded = encode(model, [*pictures, noise])
 back = decode(model, encoded.mean)
 names = [f"{value:.1f} dB" for value in psnr(back, encoded.pixels)]
+# mkdocs_gallery_thumbnail_panel = 5
 plot.sheet(
     [model.pictures(encoded.pixels), model.pictures(back)], rows=["given", "decoded"], columns=[*names[:3], names[3]]
 )
 
 # %%
-# ## What the channels hold
+# ## The channels of the latents
 #
-# Encoding gives a normal distribution for every place: a mean and a spread. The spread is small beside the noise that
-# diffusion adds, and largest where the picture is busy.
+# Encoding gives a normal distribution for every position of the latents: a mean and a standard deviation. The deviation
+# is small compared with the noise that diffusion adds. It is largest where the picture has most detail.
 
 encoded.channels(image=0)
 
 # %%
 # ## Sizes
 #
-# The sides are halved so many times, and what is left over is dropped. The factor of Stable Diffusion is 8; of the
-# embedded model, 4.
+# The encoder halves height and width several times, and drops what cannot be divided. The factor of Stable Diffusion is
+# 8; that of the embedded model is 4.
 
 for height, width in [(64, 64), (65, 50), (301, 300)]:
     print(sdprobe.sizes(model, height, width))
 
 # %%
-# ## Between two pictures
+# ## Interpolation between two pictures
 #
-# Latents are no pixels: half-way between two of them lies a cross-fade in part, and in part something that neither
-# picture held.
+# Latents are not pixels: a mean of two latents decodes partly to a cross-fade, and partly to something that is in
+# neither picture.
 
 ends = encoded.mean[:2]
 mixes = [(1 - share) * ends[:1] + share * ends[1:] for share in np.linspace(0, 1, 6)]

@@ -1,15 +1,15 @@
 """
-# The loop, written out by hand
+# Sampling loop in plain torch
 
-A text-to-image pipeline is four networks and a loop of a few lines. Here the loop is written out with nothing but
-torch and the parts of the pipeline, and held against `sample`, which must make the same picture to the last bit.
+A text-to-image pipeline is a few networks and a loop of a few lines. Here the loop is written in plain torch with the
+parts of the pipeline, and compared with `sample`, which makes the same picture, bit for bit.
 """
 
 # %%
-# ## The prompt becomes a tensor
+# ## From prompt to conditioning
 #
-# The tokenizer cuts the text into numbers and fills up to the length of the context; the text encoder makes a vector
-# of each. Guidance needs the same of the empty prompt. `pipe` is the diffusers pipeline underneath the model.
+# The tokenizer turns the text into numbers and pads them to the context length; the text encoder makes a vector of
+# each. Guidance needs the same for the empty prompt. `pipe` is the diffusers pipeline inside the model.
 
 import numpy as np
 import torch
@@ -34,10 +34,10 @@ conditioning = torch.cat([encoded(""), encoded(prompt)])
 print(tuple(conditioning.shape))
 
 # %%
-# ## Noise becomes latents
+# ## From noise to latents
 #
-# At every step the U-Net sees the latents twice, without the prompt and with it. Guidance goes from the one answer
-# towards the other and beyond, and the scheduler takes one step down in noise.
+# At every step the U-Net is called on the latents twice, without the prompt and with it. Guidance extrapolates from the
+# first prediction past the second, and the scheduler takes one step to a lower noise level.
 
 scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
 scheduler.set_timesteps(steps)
@@ -55,38 +55,39 @@ with torch.no_grad():
         x = scheduler.step(guided, t, x).prev_sample
 
 # %%
-# ## Latents become a picture
+# ## From latents to picture
 #
-# The autoencoder was trained on latents of its own scale; the U-Net on latents of unit variance.
+# The autoencoder and the U-Net use latents of different scale; `scaling_factor` converts between them.
 
 with torch.no_grad():
     pixels = pipe.vae.decode(x / pipe.vae.config.scaling_factor).sample
-by_hand = model.pictures((pixels / 2 + 0.5).clamp(0, 1))[0]
+plain = model.pictures((pixels / 2 + 0.5).clamp(0, 1))[0]
 
 # %%
 # ## The same loop, with hooks
 #
-# `sample` runs this very loop, in which each of these values passes a point where a hook can look or act. Here one
-# keeps the latents of every step.
+# `sample` runs the same loop. In it, each of these values passes a point where a hook can observe or change it. Here
+# one hook keeps the latents of every step.
 
 recorder = LatentRecorder()
 run = sample(
     model, prompt, hooks=[recorder], steps=steps, guidance_scale=scale, seed=seed, scheduler="DDIM", progress=False
 )
-difference = np.abs(np.asarray(by_hand, float) - np.asarray(run.images[0], float)).max(-1) / 255
-plot.sheet([[by_hand, run.images[0], difference]], columns=["by hand", "sample", "difference"])
+difference = np.abs(np.asarray(plain, float) - np.asarray(run.images[0], float)).max(-1) / 255
+# mkdocs_gallery_thumbnail_panel = 0
+plot.sheet([[plain, run.images[0], difference]], columns=["plain torch", "sample", "difference"])
 
 # %%
-# Not near, but equal: the latents of every step, and the last ones.
+# The latents of every step, and the final ones, are exactly equal:
 
 print(torch.equal(torch.stack(visited), run[recorder]["latents"]), torch.equal(x, run.latents))
 
 # %%
 # ## One step in numbers
 #
-# What does the scheduler do? Latents are x_t = √ᾱ · x0 + √(1 − ᾱ) · ε. The embedded model answers with v, as Stable
-# Diffusion 2 does (Salimans & Ho 2022), which says both what is picture and what is noise. DDIM (Song et al. 2020)
-# puts them together again with the next level's ᾱ, where there is less noise.
+# What does the scheduler do? Latents are x_t = √ᾱ · x0 + √(1 − ᾱ) · ε. The embedded model predicts v, as Stable
+# Diffusion 2 does (Salimans & Ho 2022). From v both the predicted picture x0 and the predicted noise ε follow. DDIM
+# (Song et al. 2020) adds them again, with the ᾱ of the next level, where there is less noise.
 
 i = 12
 t, after = scheduler.timesteps[i], scheduler.timesteps[i + 1]
@@ -101,8 +102,8 @@ following = alpha_after.sqrt() * x0 + (1 - alpha_after).sqrt() * noise
 print(f"{(following - visited[i + 1]).abs().max():.1e}")
 
 # %%
-# The parts of this step as pictures: what comes in is the sum of the two in the middle; what goes out is another sum
-# of the same two.
+# The parts of this step as pictures: x_t is a weighted sum of the two pictures in the middle, and the latents of the
+# next step are another weighted sum of the same two.
 
 shown = model.pictures(sdprobe.decode(model, torch.cat([x_t, x0, noise, following])))
 shares = [f"{alpha.sqrt():.2f} · $x_0$ + {(1 - alpha).sqrt():.2f} · ε", "predicted $x_0$", "predicted ε"]

@@ -1,14 +1,14 @@
 """
-# A run as a film
+# Previews, films and recordings of a run
 
-At every step the scheduler holds two pictures: x_t, the noisy one it steps from, and predicted x0, the clean one that
-the U-Net takes it for. Side by side they are a film of how the picture comes into being.
+At every step there are two pictures: x_t, which is noisy, and predicted x0, the clean picture that the U-Net predicts
+from it. This page shows both as a film, and keeps them as tensors and as numbers.
 """
 
 # %%
-# ## A contact sheet
+# ## All steps on one sheet
 #
-# `Preview` makes both pictures at every step. `film` puts them in order, here as a sheet for paper.
+# `Preview` makes both pictures at every step. `film` puts them in order, here on one sheet.
 
 import tempfile
 from pathlib import Path
@@ -20,15 +20,16 @@ model = sdprobe.load()
 decoded, linear, statistics = Preview(decoder="vae"), Preview(), Statistics()
 settings = {"steps": 25, "guidance_scale": 5.0, "seed": 1, "progress": False}
 run = sample(model, "a red circle above a green square", hooks=[decoded, linear, statistics], **settings)
+# mkdocs_gallery_thumbnail_panel = 10
 film(run[decoded]).sheet(columns=7)
 
 # %%
-# Large masses and their colours come first, edges after them: what is settled at the end could be told from predicted
-# x0 at a third of the way, while x_t still looks like noise.
+# Large areas and their colours are formed first, edges later. At a third of the steps predicted x0 already shows the
+# final picture, while x_t still looks like noise.
 #
-# ## As it moves
+# ## As a GIF
 #
-# A GIF needs nothing more; an MP4 needs `pip install 'sdprobe[video]'`.
+# A GIF needs no further package; an MP4 needs `pip install 'sdprobe[video]'`.
 
 with tempfile.TemporaryDirectory() as folder:
     path = film(run[decoded]).gif(Path(folder) / "circle.gif", fps=8)
@@ -47,26 +48,27 @@ ax.imshow(frame)
 figure
 
 # %%
-# ## While it is made
+# ## Previews during the run
 #
-# A decoder can cost as much as the step that it shows. A linear map from latents to RGB costs next to nothing, and
-# shows nearly the same, one pixel for each place of the latents; it is fitted once for a model. What is given as
-# `Preview(show=...)` is called with the pictures as soon as they are there.
+# A decoder can cost as much as the step itself. A linear map from latents to RGB costs almost nothing, and shows nearly
+# the same, one pixel for each position of the latents; it is fitted once for each model. The function given as
+# `Preview(show=...)` is called with the pictures of every step during the run.
 
 film(run[linear]).sheet(columns=7)
 
 # %%
 # ## In numbers
 #
-# `Statistics` keeps no tensors, only how large they are, and what a prompt changes in what the U-Net says.
+# `Statistics` keeps no tensors, only their mean, deviation and norm, and how much the prompt changes the output of the
+# U-Net.
 
 run[statistics].plot()
 
 # %%
-# ## On disk
+# ## Recordings on disk
 #
-# `LatentRecorder` keeps the tensors themselves. With a folder, every step is a file as soon as it is done: memory stays
-# flat, and a run that is killed leaves what it had finished. A recording is read step by step, without the run.
+# `LatentRecorder` keeps the tensors. With a folder, it writes a file at the end of every step: memory does not grow,
+# and a run that is stopped leaves the files of its finished steps. A recording is read step by step, without the run.
 
 with tempfile.TemporaryDirectory() as folder:
     recorder = LatentRecorder(keep=("latents", "denoised"), folder=Path(folder) / "run")

@@ -1,16 +1,16 @@
 """
 # Classifier-free guidance
 
-At every step the U-Net is asked twice: what it says of the noisy picture with the prompt, and without. Guidance goes
-from the second towards the first, and beyond it: uncond + scale · (cond − uncond). Scale 0 is no prompt, 1 is the
-prompt alone, and above 1 the difference that the prompt makes is made larger (Ho & Salimans 2022).
+At every step the U-Net makes two predictions from the noisy picture: with the prompt and without it. Guidance
+extrapolates from the second past the first: uncond + scale · (cond − uncond). Scale 0 ignores the prompt, scale 1 uses
+it alone, and a scale above 1 increases the effect of the prompt (Ho & Salimans 2022).
 """
 
 # %%
-# ## How much
+# ## Scales
 #
-# The same noise under several scales. A low scale leaves size and place to chance, a high one makes colours harder and
-# edges rougher.
+# The same noise with several scales. With a low scale, size and position vary; a high scale gives harder colours and
+# rougher edges.
 
 import sdprobe
 from sdprobe import Guidance, LatentRecorder, Observer, RescaleGuidance, Statistics, only, plot, sample
@@ -18,13 +18,14 @@ from sdprobe.sampling.side_by_side import side_by_side
 
 model = sdprobe.load()
 prompt = "a red circle left of a blue square on a white background"
+# mkdocs_gallery_thumbnail_panel = 3
 side_by_side(model, prompt, rows={"seed": [0, 3]}, columns={"guidance_scale": [1, 2, 5, 10, 20]}, steps=20)
 
 # %%
 # ## The two predictions
 #
-# Every row of the denoiser's batch is labelled. At `noise_pred` a step also holds what the denoiser returned for all
-# rows, so the clean picture that each of the two predictions speaks of can be seen.
+# Every row of the denoiser's batch has a label. At `noise_pred` a step also holds what the denoiser returned for all
+# rows, so predicted x0 can be shown for each of the two predictions.
 
 
 class Apart(Observer):
@@ -50,16 +51,16 @@ plot.sheet(
 )
 
 # %%
-# Without a prompt, too, the U-Net finds the objects once they have begun to show in the noise: from then on the two
-# predictions agree. The cosine between its two outputs, to the right, tells when the prompt matters: early.
+# Without a prompt, too, the U-Net finds the objects once they show in the noise: from then on the two predictions
+# agree. The cosine between its two outputs, on the right, shows when the prompt matters: in the early steps.
 
 run[statistics].plot()
 
 # %%
-# ## When
+# ## Schedules of the scale
 #
-# So a scale can be a schedule: `Guidance` takes one number, one for each step, or a function of the step, in place of
-# the run's own. `only` limits it: here guidance is cut off in one half of the steps (Kynkäänniemi et al. 2024).
+# The scale can follow a schedule: `Guidance` takes one number, one for each step, or a function of the step, in place
+# of the scale of the run. `only` limits it: here guidance is off in one half of the steps (Kynkäänniemi et al. 2024).
 
 several = {"seed": [0, 1, 3], "images_per_prompt": 3, "guidance_scale": 5.0} | settings
 schedules = {
@@ -74,10 +75,10 @@ seeds = [f"seed {seed}" for seed in several["seed"]]
 plot.sheet([[own.images[i] for own in runs] for i in range(3)], rows=seeds, columns=list(schedules))
 
 # %%
-# ## Less glare
+# ## Rescaled guidance
 #
-# A high scale makes every prediction larger than the ones the U-Net was trained on. `RescaleGuidance` brings the guided
-# noise back to the standard deviation of the conditional one, in part or all the way (Lin et al. 2023).
+# A high scale makes every prediction larger than those the U-Net was trained on. `RescaleGuidance` rescales the guided
+# noise to the standard deviation of the conditional one, in part or fully (Lin et al. 2023).
 
 from matplotlib.figure import Figure
 
@@ -98,8 +99,8 @@ plot.sheet(
 )
 
 # %%
-# The standard deviation of predicted x0 says what it does, most where guidance is strongest: early. So it can also
-# decide on another picture.
+# The standard deviation of predicted x0 shows the effect. It is largest in the early steps, where guidance is
+# strongest; so rescaling can also lead to another picture.
 
 figure = Figure(figsize=(5, 3), layout="constrained")
 ax = figure.subplots()
@@ -111,10 +112,10 @@ ax.legend(title="rescaled by", frameon=False)
 figure
 
 # %%
-# ## Away from something
+# ## Negative prompts
 #
-# What stands in the place of “no prompt” is what guidance goes away from. A negative prompt names it. It is no surgery:
-# away from a white background, the blue square goes too.
+# Guidance moves away from the prediction without a prompt. A negative prompt replaces this prediction. It is not
+# precise: with the negative prompt “a white background”, the blue square is lost too.
 
 negatives = ["", "a white background", "a black background", "a red circle", "a blue square"]
 runs = [sample(model, "a red circle left of a blue square", negative_prompt=text, **several) for text in negatives]

@@ -1,16 +1,16 @@
 """
-# Keep a part, make a part anew
+# Image-to-image, inpainting and outpainting
 
-A picture can be entered in the middle of the process: noised to the level of some step, and cleaned from there with a
-prompt. `Inpaint` does so at every step for the part of a picture that is to stay, while the rest is free.
+A run can start from a given picture: noise of some step is added to it, and the run removes it with a prompt. `Inpaint`
+does so at every step for the part of a picture that is kept, while the rest is made new.
 """
 
 # %%
 # ## Image to image
 #
-# `strength` says how much of a picture to replace, or `start_step` with which step to begin. From the first step little
-# of it is left, from later ones its place and its background. The last steps still cut the corners, but are too few to
-# change the colour.
+# `strength` is the share of the steps that are taken, and so how much of the picture is replaced; `start_step` names
+# the first step instead. From early steps little of the picture is left; from later ones, the position of the object
+# and the background. The last steps change some edges, but not the colour.
 
 import numpy as np
 from PIL import Image
@@ -34,8 +34,8 @@ plot.sheet([[picture, *others]], columns=["picture", *(f"from step {start}" for 
 # %%
 # ## Inpainting
 #
-# White is made anew, black is kept. The mask can be drawn; or it can be where a word was looked at, here the heat map
-# of “red”, to paint over the object or everything but the object.
+# The white part of the mask is made new, the black part is kept. The mask can be drawn, or it can be made from a heat
+# map, here that of “red”: to repaint the object, or everything but the object.
 
 drawn = np.zeros((64, 64), dtype=bool)
 drawn[32:, :] = True
@@ -47,6 +47,7 @@ cases = {
 }
 seeds = {"seed": [0, 1, 2, 3], "images_per_prompt": 4}
 runs = [sample(model, prompt, hooks=[Inpaint(picture, mask)], **seeds, **settings) for prompt, mask in cases.items()]
+# mkdocs_gallery_thumbnail_panel = 2
 plot.sheet(
     [[picture, Image.fromarray(mask), *run.images] for mask, run in zip(cases.values(), runs, strict=True)],
     rows=["“a blue square”", "“a yellow circle”", "“a black background”"],
@@ -54,10 +55,10 @@ plot.sheet(
 )
 
 # %%
-# ## What is kept is kept
+# ## The kept part is exact
 #
-# In x_t the kept part is always the picture at the step's own noise level, so the U-Net sees both parts in one light,
-# and what it paints fits. Every pixel outside the mask is the autoencoder's own, to the last bit.
+# In x_t the kept part is always the given picture at the noise level of the step, so both parts have the same noise
+# level and the new part fits the kept one. Every kept pixel is that of the autoencoder, bit for bit.
 
 preview = Preview(decoder="vae")
 run = sample(model, "a blue square on a white background", hooks=[Inpaint(picture, drawn), preview], seed=2, **settings)
@@ -66,29 +67,29 @@ film(run[preview]).sheet(columns=7)
 # %%
 # ## Outpainting
 #
-# A picture with room around it is painted outwards: the mask is the room. What the room is filled with beforehand only
-# matters at the edge, where the autoencoder looks across; so the edge is drawn out. The stripes go on where they
-# were, though the run makes a picture larger than any the model has learned from.
+# Outpainting adds a border to a picture: the mask is the border. What the border is filled with beforehand matters only
+# at the edge of the picture, where the autoencoder sees both sides; so the edge pixels are repeated. The stripes
+# continue where they were, though the picture is larger than any the model was trained on.
 
 inner = sample(model, "a red circle above a green square on a striped background", seed=0, **settings).images[0]
-room = 16
-canvas = Image.fromarray(np.pad(np.asarray(inner), ((room, room), (room, room), (0, 0)), mode="edge"))
+border = 16
+canvas = Image.fromarray(np.pad(np.asarray(inner), ((border, border), (border, border), (0, 0)), mode="edge"))
 outside = np.ones((canvas.height, canvas.width), dtype=bool)
-outside[room:-room, room:-room] = False
+outside[border:-border, border:-border] = False
 prompts = ["a striped background", "a red circle above a green square on a striped background"]
 large = {"height": canvas.height, "width": canvas.width} | seeds | settings
 runs = [sample(model, prompt, hooks=[Inpaint(canvas, outside)], **large) for prompt in prompts]
 plot.sheet(
     [[canvas, Image.fromarray(outside), *run.images] for run in runs],
     rows=["“a striped\nbackground”", "“a red circle\nabove a green …”"],
-    columns=["picture, drawn out", "mask", *(f"seed {seed}" for seed in seeds["seed"])],
+    columns=["picture, edge repeated", "mask", *(f"seed {seed}" for seed in seeds["seed"])],
 )
 
 # %%
-# ## It composes
+# ## Composition with other hooks
 #
-# Inpainting is a hook like any other: here a word of the prompt is swapped in the text encoder, and a third hook keeps
-# where “blue” is looked at.
+# Inpainting is a hook and runs together with others: here one word of the prompt is swapped in the text encoder, and a
+# third hook records the attention to “blue”.
 
 swap = ReplaceToken("square", with_="circle")
 run = sample(

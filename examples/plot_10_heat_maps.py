@@ -1,16 +1,15 @@
 """
-# Where does the model look?
+# Cross-attention heat maps of words
 
-While a picture is being made, every place of it attends to the words of the prompt. `AttentionMaps` adds that
-attention up. What comes out is a heat map for each word: where in the picture the word was looked at. The maps are
-made while sampling, beside the model's own computation, and the picture is the one you would get without them.
+While a picture is made, every position of it attends to the words of the prompt. `AttentionMaps` sums this attention.
+The result is a heat map for each word: where in the picture the word was attended to. The maps are computed beside the
+model's own computation, so the picture is the same as without them.
 """
 
 # %%
 # ## A map for every word
 #
-# Four pictures of one prompt. `keep` says what is to stay apart instead of being summed over: here the steps and the
-# layers.
+# Four pictures of one prompt. `keep` names what is kept apart instead of summed over: here the steps and the layers.
 
 import numpy as np
 
@@ -25,21 +24,22 @@ run = sample(model, prompt, hooks=[maps], images_per_prompt=4, **settings)
 run
 
 # %%
-# The run holds what the hook recorded: `run[maps]`. Each heat map knows the picture it lies on, and is shown on its
-# own scale, from its least to its greatest value.
+# The run holds what the hook recorded: `run[maps]`. Each heat map belongs to one picture, and is drawn on its own
+# scale, from its minimum to its maximum.
 
 rows = []
 for i, picture in enumerate(run.images):
     heats = run[maps].heat_maps(image=i)
     rows.append([picture, *(heat.cell() for heat in heats.values())])
+# mkdocs_gallery_thumbnail_panel = 2
 plot.sheet(rows, rows=[f"seed {seed}" for seed in run.seed], columns=["picture", *heats])
 
 # %%
-# ## How good is a map?
+# ## Heat maps against object masks
 #
-# The objects have plain colours, so the picture itself says where each of them is: at the pixels whose colour is near
-# to the one named. Against this mask a map can be measured: by intersection over union (IoU), after a threshold, or by
-# whether its hottest place hits the object. The map of a phrase is the mean of its words' maps.
+# The objects have plain colours, so the picture itself shows where each object is: at the pixels near the colour that
+# the prompt names. A map is compared with this mask in two ways: by intersection over union (IoU) after a threshold,
+# and by whether the maximum of the map is on the object. The map of a phrase is the mean of the maps of its words.
 
 from sdprobe.shapes.drawing import COLOURS
 
@@ -56,23 +56,24 @@ for i, picture in enumerate(run.images):
         above = heat.resize(mask.shape).mask()
         rows.append([picture, mask.astype(float), heat.cell(), above.float().numpy()])
         names.append(f"{word}, seed {run.seed[i]}")
-        print(f"{names[-1]:14} IoU {heat.iou(mask):.2f}   hottest place inside: {heat.points_into(mask)}")
+        print(f"{names[-1]:14} IoU {heat.iou(mask):.2f}   maximum inside: {heat.points_into(mask)}")
 
 # %%
-# Of the first two pictures, object and map side by side:
+# Object and map for the first two pictures:
 
 plot.sheet(rows[:4], rows=names[:4], columns=["picture", "pixels near", "heat map", "heat map > 0.4"])
 
 # %%
-# ## When does the model decide?
+# ## By step
 #
-# Steps run from noise (step 0) to the picture. The maps of single steps show when a word finds its place.
+# Steps run from noise (step 0) to the picture. The maps of single steps show at which step a word is bound to a
+# position.
 
 run[maps].grid(by="step", words=["red", "blue"], most=7)
 
 # %%
-# ## And in which layer?
+# ## By layer
 #
-# Not every layer binds words to places. Some attend to a word everywhere, or nowhere.
+# Not every layer binds words to positions. Some attend to a word everywhere, or nowhere.
 
 run[maps].grid(by="layer", words=["red", "circle", "blue", "square"])

@@ -1,15 +1,15 @@
 """
-# Words, steps, layers, heads
+# Heat maps by step, layer and head
 
-A heat map is a sum over steps, layers and heads. What do the parts of the sum look like? `AttentionMaps(keep=...)`
-keeps them apart, and everything can be asked for alone: this word, at this step, in this layer, by this head.
+A heat map is a sum over steps, layers and heads. `AttentionMaps(keep=...)` keeps the parts of the sum, so a map can be
+made for one word at one step, in one layer, by one head.
 """
 
 # %%
 # ## By step and layer
 #
-# One word, from the first step to the last, and from the way down through the middle to the way up. The words find
-# their places first in the layers on the way up with the finest grid.
+# One word, from the first step to the last, in the down blocks, the middle block and the up blocks. The word is bound
+# to a position first in the up blocks with the finest grid.
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -40,6 +40,7 @@ own = run[maps]
 
 modules, names = zip(*run[sites].names.items(), strict=True)
 steps = [0, 3, 6, 9, 12, 15, 19]
+# mkdocs_gallery_thumbnail_panel = 46
 plot.sheet(
     [[own.heat_map("green", step=step, layer=layer).cell() for step in steps] for layer in modules],
     rows=names,
@@ -50,8 +51,8 @@ plot.sheet(
 # %%
 # ## By head
 #
-# A layer has several heads, each with attention of its own. In the last layer, every word by every head: heads 1 and 2
-# bind words to things, in the others no word keeps to its own.
+# A layer has several heads. In the last layer, every word by every head: heads 1 and 2 attend to the objects; the other
+# heads do not follow any one word.
 
 words = ["green", "star", "above", "purple", "circle"]
 heads = range(4)
@@ -63,11 +64,11 @@ plot.sheet(
 )
 
 # %%
-# ## All of it in numbers
+# ## IoU by step, layer and head
 #
-# Where the objects really are is known: a detector that knows colours and shapes finds them in the picture. So every
-# map of a word can be held against the mask of its object, and all layers, heads and steps become one figure. Averaged
-# over two words and the pictures of the first four seeds:
+# The positions of the objects are known: a detector finds colours and shapes in the picture. So every map of a word is
+# compared with the mask of its object, for all layers, heads and steps, in one figure. The values are means over two
+# words and the pictures of the first four seeds:
 
 pictures = {"images_per_prompt": 4, "seed": [0, 1, 2, 3]}
 run = sample(model, prompt, hooks=[maps], steps=20, guidance_scale=5.0, progress=False, **pictures)
@@ -96,17 +97,17 @@ figure.colorbar(shown, label="mean IoU with the object")
 figure
 
 # %%
-# The sum over everything is a compromise, and a single layer can do better:
+# The sum over all layers is not the best map; a single layer can be better:
 
 best = modules[int(by_step.mean(1).argmax())]
 print(f"all layers, heads and steps: {overlap():.2f}")
 print(f"{names[modules.index(best)]} alone, all heads and steps: {overlap(layer=best):.2f}")
 
 # %%
-# ## What a map is made of
+# ## Sums of the probabilities
 #
-# Every entry of what was kept is a probability: over all tokens, those of each place sum to 1, at every step, in every
-# layer, for every head. The least and the greatest of these sums:
+# Every recorded entry is a probability: over all tokens, those of each position sum to 1, at every step, in every
+# layer, for every head. The smallest and the largest of these sums:
 
 sums = own.row_sums()
 print(f"{sums.min():.5f} to {sums.max():.5f}")

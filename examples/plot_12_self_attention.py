@@ -1,15 +1,15 @@
 """
-# The picture looks at itself
+# Self-attention maps
 
-In cross-attention places look at words. In self-attention they look at each other, and a place that belongs to a thing
-looks at the rest of that thing. Nobody told the model what a thing is.
+In cross-attention, positions of the picture attend to words. In self-attention they attend to each other, and a
+position on an object attends to the rest of that object. No training label says what an object is.
 """
 
 # %%
-# ## Where does a place look?
+# ## Attention from one position
 #
-# `SelfAttentionMaps` keeps one matrix for each grid: from every place to every other, the mean over layers, heads and
-# steps. A row of it is a heat map. Four places, marked by a ring: two objects and two corners of the background.
+# `SelfAttentionMaps` keeps one matrix for each grid: from every position to every other, the mean over layers, heads
+# and steps. A row of it is a heat map. Four positions, marked by a ring: two objects and two corners of the background.
 
 import numpy as np
 import torch
@@ -26,22 +26,23 @@ run = sample(model, prompt, hooks=[looks, maps], steps=25, guidance_scale=5.0, s
 seen = run[looks]
 
 things = detect(np.asarray(run.images[0]))
-centres = {thing.colour: np.argwhere(thing.mask).mean(0) / 4 for thing in things}  # one place is four pixels
-places = {name: tuple(int(v) for v in centre) for name, centre in centres.items()}
-places |= {"upper corner": (1, 1), "lower corner": (14, 14)}
+centres = {thing.colour: np.argwhere(thing.mask).mean(0) / 4 for thing in things}  # a position is four pixels wide
+positions = {name: tuple(int(v) for v in centre) for name, centre in centres.items()}
+positions |= {"upper corner": (1, 1), "lower corner": (14, 14)}
+# mkdocs_gallery_thumbnail_panel = 1
 figure = plot.sheet(
-    [[run.images[0], *(seen.heat_map(place).cell() for place in places.values())]],
-    columns=["picture", *(f"from {name}" for name in places)],
+    [[run.images[0], *(seen.heat_map(position).cell() for position in positions.values())]],
+    columns=["picture", *(f"from {name}" for name in positions)],
 )
-for ax, (row, column) in zip(figure.axes[1:], places.values(), strict=True):
+for ax, (row, column) in zip(figure.axes[1:], positions.values(), strict=True):
     ax.plot(4 * column + 1.5, 4 * row + 1.5, "o", markersize=7, markeredgecolor="white", markerfacecolor="none")
 figure
 
 # %%
-# ## Without any question
+# ## Components of the self-attention matrix
 #
-# The matrix has a spectrum. Its leading components, as Hertz et al. (2022) draw them, tell the things from the
-# background, and then from each other: at 16 × 16, where this model keeps outlines. At 8 × 8 little is left of them.
+# The leading components of the matrix, drawn as by Hertz et al. (2022), separate the objects from the background, and
+# then from each other: at 16 × 16, where this model represents outlines. At 8 × 8 this is hardly visible.
 
 plot.sheet(
     [[part.normalized().values.numpy() for part in seen.components(5, grid=grid)] for grid in (16, 8)],
@@ -50,17 +51,18 @@ plot.sheet(
 )
 
 # %%
-# ## Sharper heat maps
+# ## Heat maps refined by self-attention
 #
-# If places of one thing look at each other, a word's heat map can be sent along: each place takes the mean of the map
-# over the places that it looks at. This is a product with the self-attention matrix, here once and three times.
+# If the positions of one object attend to each other, self-attention can spread the heat map of a word over the object:
+# each position takes the mean of the map over the positions it attends to. This is a product with the self-attention
+# matrix, here applied once and three times.
 
 matrix = seen.matrix(grid=16)
 truth = {thing.colour: thing.mask for thing in things}
 
 
 def spread(heat, times):
-    """The heat map, sent along self-attention."""
+    """The heat map, multiplied by the self-attention matrix."""
     values = heat.resize((16, 16)).values.flatten()
     for _ in range(times):
         values = matrix @ values
@@ -71,12 +73,12 @@ rows = {word: [spread(run[maps].heat_map(word), times) for times in (0, 1, 3)] f
 plot.sheet(
     [[run.images[0], *(heat.cell() for heat in heats), truth[word].astype(float)] for word, heats in rows.items()],
     rows=[f"“{word}”" for word in rows],
-    columns=["picture", "heat map", "sent along once", "three times", "the object"],
+    columns=["picture", "heat map", "spread once", "three times", "the object"],
 )
 
 # %%
-# It brings a map nearer to its object, in the mean of eight pictures and at nearly every threshold. To send it along
-# three times changes little more.
+# This brings the map nearer to its object, in the mean over eight pictures and at nearly every threshold. Three times
+# changes little more than once.
 
 several = {"images_per_prompt": 8, "seed": list(range(8))}
 run = sample(model, prompt, hooks=[looks, maps], steps=25, guidance_scale=5.0, progress=False, **several)
@@ -92,7 +94,7 @@ for i, picture in enumerate(run.images):
 
 figure = Figure(figsize=(5, 3), layout="constrained")
 ax = figure.subplots()
-labels = {0: "heat map", 1: "sent along once", 3: "three times"}
+labels = {0: "heat map", 1: "spread once", 3: "three times"}
 for (times, found), style in zip(scores.items(), ("-", "--", ":"), strict=True):
     ax.plot(thresholds, np.mean(found, axis=0), style, color="black", label=labels[times])
 ax.set(xlabel="threshold of the normalised map", ylabel="mean IoU with the object", ylim=(0, 1))

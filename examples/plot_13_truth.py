@@ -1,16 +1,17 @@
 """
-# How right is a heat map?
+# Heat maps against ground truth
 
-A heat map shows where a word was looked at. Is that where the word's object is? On photographs one would have to ask
-people; in a world of coloured shapes the truth is known, and so are the controls that a map has to beat.
+A heat map shows where a word was attended to. Is this where the word's object is? For photographs this needs
+annotations by people. For the coloured shapes of the embedded model the ground truth is known, and so are the controls
+that a map must be better than.
 """
 
 # %%
 # ## Two kinds of map
 #
 # `"mean"` is the mean probability over all sites, heads and steps. `"daam"` is the map of Tang et al. (2023): layers
-# and heads are resized one by one, the middle block is left out. Prompts are captions of scenes that no training drew;
-# a detector finds each object in the picture that was made.
+# and heads are resized one by one, the middle block is left out. The prompts are captions of scenes that are not in the
+# training data; a detector finds each object in the generated picture.
 
 import numpy as np
 import torch
@@ -37,14 +38,16 @@ rows = []
 for i, word, _, mask in cases[:8:2]:
     kinds = (own.heat_map(word, image=i, method=method) for method in ("mean", "daam"))
     rows.append([run.images[i], mask.astype(float), *(heat.cell() for heat in kinds)])
+# mkdocs_gallery_thumbnail_panel = 2
 plot.sheet(rows, rows=[f"“{word}”" for _, word, *_ in cases[:8:2]], columns=["picture", "truth", "mean", "daam"])
 
 # %%
-# ## Measured
+# ## IoU and controls
 #
-# A map becomes a mask by a threshold, and the overlap of two masks is their intersection over union (IoU). Which
-# threshold is fair? All of them, drawn as a curve. The controls: the map of the *other* object's colour, the map of the
-# start token, which stands in every prompt, and a round spot in the middle, which knows nothing of the picture.
+# A threshold makes a mask from a map. The overlap of two masks is their intersection over union (IoU). It depends on
+# the threshold, so it is drawn as a curve over all thresholds. The controls are the map of the *other* object's colour,
+# the map of the start token, which is in every prompt, and a Gaussian in the middle, which does not depend on the
+# picture.
 
 y, x = torch.meshgrid(torch.linspace(-1, 1, 16), torch.linspace(-1, 1, 16), indexing="ij")
 spot = sdprobe.HeatMap(torch.exp(-2 * (x**2 + y**2)))
@@ -53,7 +56,7 @@ kinds = {
     "daam": lambda i, word, other: own.heat_map(word, image=i, method="daam"),
     "the other word": lambda i, word, other: own.heat_map(other, image=i),
     "start token": lambda i, word, other: own.heat_map("<start>", image=i),
-    "spot in the middle": lambda i, word, other: spot,
+    "Gaussian in the middle": lambda i, word, other: spot,
 }
 thresholds = np.linspace(0.05, 0.95, 19)
 curves, points = {}, {}
@@ -75,15 +78,15 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 figure
 
 # %%
-# The pointing game (Zhang et al. 2016) needs no threshold: does the hottest place lie on the object?
+# The pointing game (Zhang et al. 2016) needs no threshold: is the maximum of the map on the object?
 
 for name in kinds:
-    print(f"{name:19} best IoU {curves[name].max():.2f}   hottest place inside {points[name]:.2f}")
+    print(f"{name:22} best IoU {curves[name].max():.2f}   maximum inside {points[name]:.2f}")
 
 # %%
 # ## Colour words and shape words
 #
-# Not every word of a noun phrase is bound as tightly. The threshold is the one that is best for all colour words.
+# The words of a noun phrase are not equally well localised. The threshold is the one that is best for all colour words.
 
 level = float(thresholds[curves["mean"].argmax()])
 parts = {"colour": [], "shape": [], "both": []}
@@ -96,11 +99,11 @@ for part, found in parts.items():
     print(f"{part:7} mean IoU {np.mean(found):.2f}")
 
 # %%
-# ## Given pictures
+# ## Maps of given pictures
 #
-# A picture from elsewhere has no run. `look` noises it to one level and calls the denoiser once. Here the pictures are
-# rendered, so the masks are exact. With how much noise should one look? With little: a map cannot be sharper than what
-# the denoiser still makes out.
+# A given picture has no run. `look` adds noise of one level to it and calls the denoiser once. Here the pictures are
+# rendered, so the masks are exact. Which noise level gives the best maps? A low one: a map cannot be sharper than what
+# the denoiser can still recognise.
 
 timesteps = [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
 images = [own.image for own in captions]

@@ -1,15 +1,16 @@
 """
-# Real pictures
+# DDIM inversion: maps and edits of given pictures
 
-Heat maps and edits need a run, and a run makes its own picture. Inversion finds a run for a given one: the noise from
-which the model would have made it.
+Heat maps and edits need a run, and a run makes its own picture. Inversion finds a run for a given picture: the noise
+from which the model makes nearly this picture.
 """
 
 # %%
-# ## To noise and back
+# ## Inversion and reconstruction
 #
-# Three pictures by the renderer, none of them ever seen by the model. `invert` runs DDIM upwards, from picture to
-# noise; the run downwards retraces it. Without guidance each comes back nearly as near as the autoencoder allows.
+# Three pictures by the renderer, not from the training data. `invert` runs DDIM backwards, from picture to noise;
+# `sample` runs it forwards again. Without guidance each picture is reconstructed nearly as well as the autoencoder
+# allows.
 
 import sdprobe
 from sdprobe import AttentionMaps, ReplaceToken, decode, encode, invert, look, plot, psnr
@@ -31,26 +32,26 @@ for caption, near, limit in zip(captions, inverted.psnr(again), limits, strict=T
     print(f"{near:.1f} dB (autoencoder alone {limit:.1f} dB): {caption}")
 plot.sheet(
     [model.pictures(inverted.pixels), inverted.run.images, again.images],
-    rows=["given", "its noise", "back again"],
+    rows=["given", "its noise", "reconstructed"],
 )
 
 # %%
 # ## Heat maps of a given picture
 #
-# The run back again is a run like any other. What looks on its way looks at the picture that was given.
+# The reconstruction is a run like any other. Its heat maps are heat maps of the given picture.
 
 words = [("red", "circle", "blue", "square"), ("yellow", "star", "green", "triangle")]
 plot.sheet(
     [[again.images[i], *(again[maps].heat_map(word, image=i).cell() for word in words[i])] for i in range(2)],
     rows=[own.caption.split(" on a ")[0].replace(" of ", "\nof ") for own in scenes[:2]],
-    columns=["back again", "first colour", "first shape", "second colour", "second shape"],
+    columns=["reconstructed", "first colour", "first shape", "second colour", "second shape"],
 )
 
 # %%
 # ## Edits
 #
-# What changes something on the way back changes the picture that was given. A little guidance makes the new word heard.
-# The swaps shown are chosen: some others move the thing, and “red” for “purple” bends it.
+# A transform in the reconstruction edits the given picture. A little guidance makes the new word more effective. The
+# swaps shown are selected: some others move the object, and “red” for “purple” deforms it.
 
 circle = render([Object("circle", "red", (30, 33), 16)], background="white")
 edits = [
@@ -64,14 +65,15 @@ for own, swaps in edits:
     for word, other in swaps:
         swap = ReplaceToken(word, with_=other)
         rows[-1].append(one.sample(hooks=[swap], guidance_scale=2.0, progress=False).images[0])
+# mkdocs_gallery_thumbnail_panel = 3
 plot.sheet(rows, columns=["given", "another colour", "another colour", "another shape"])
 
 # %%
-# ## One look
+# ## A single call of the denoiser
 #
-# Where only attention is wanted, one call is enough: noise the picture to a level, and look while the denoiser tells
-# the noise from the picture. Under little noise a word finds its object at once; under much, only the side that the
-# prompt says.
+# If only attention is needed, one call of the denoiser is enough: add noise of one level to the picture, and record the
+# attention while the denoiser predicts the noise. With little noise a word is localised on its object; with much noise,
+# only the side that the prompt names is left.
 
 timesteps = [100, 300, 500, 700, 900]
 looks = [look(model, pictures[0], captions[0], timestep, hooks=[maps]) for timestep in timesteps]

@@ -1,9 +1,9 @@
 """
-# Swap one word
+# Token replacement: swap one word
 
-A `Transform` changes what flows through the loop. `ReplaceToken` makes the smallest change a prompt can have: at one
-word, the text encoder is given another word's embedding. The prompt, its length and the initial noise stay as they
-are, so whatever differs in the picture comes from this one vector.
+A `Transform` changes values in the loop. `ReplaceToken` is the smallest change of a prompt: for one word, the text
+encoder gets another word's token embedding. The prompt, its length and the initial noise are the same, so every
+difference in the picture comes from this one vector.
 """
 
 # %%
@@ -25,10 +25,11 @@ swapped = {
 }
 
 # %%
-# The maps are read by the prompt's own words: in every run `"red circle"` are the two token positions one of which was
-# swapped. One hook object served six runs; each run holds its own record.
+# The maps use the words of the original prompt: in every run `"red circle"` is the same two token positions, one of
+# which was swapped. One hook object was used in six runs; each run holds its own record.
 
 runs = [plain, *swapped.values()]
+# mkdocs_gallery_thumbnail_panel = 1
 plot.sheet(
     [
         [run.images[0] for run in runs],
@@ -40,10 +41,10 @@ plot.sheet(
 )
 
 # %%
-# ## When do the two runs part?
+# ## From which step the runs differ
 #
-# Both begin with the same noise. The distance between their latents, step by step, tells when the swapped word
-# begins to matter.
+# Both start from the same noise. The distance between their latents, step by step, shows from which step the swapped
+# word matters.
 
 from matplotlib.figure import Figure
 
@@ -58,9 +59,9 @@ ax.legend(frameon=False)
 figure
 
 # %%
-# ## A swap is what it says
+# ## A swap equals writing the other word
 #
-# Giving the word another word's embedding is, to the last bit, writing the other word:
+# To give a word another word's embedding is, bit for bit, to write the other word:
 
 written = sample(model, prompt.replace("red", "green"), **settings)
 print(bool((written.latents == swapped["red → green"].latents).all()))

@@ -1,15 +1,15 @@
 """
-# Mixtures, and who sees them
+# Mixtures of tokens and of prompts
 
-Between two words lies a line of vectors that no word names. Here tokens are mixed, whole prompts are mixed, and then
-the question is turned around: which steps, and which layers, have to see the other word?
+Between the embeddings of two words are vectors that belong to no word. Here tokens are mixed, then whole prompts. Then
+a swap of a word is limited: which steps, and which layers, must get the other word to change the picture?
 """
 
 # %%
 # ## A token between two words
 #
-# `MixTokens` puts a weighted sum of words' embeddings where a word stands, before the text encoder. Everything else,
-# the noise too, stays the same.
+# `MixTokens` replaces a word's embedding by a weighted sum of words' embeddings, before the text encoder. Everything
+# else, the noise too, is the same.
 
 import sdprobe
 from sdprobe import MixPrompts, MixTokens, ReplaceToken, only, plot, sample
@@ -24,6 +24,7 @@ mixed = [
     sample(model, [prompt] * 2, hooks=[MixTokens({"red": 1 - w, "blue": w}, at="red")], seed=seeds, **settings)
     for w in weights
 ]
+# mkdocs_gallery_thumbnail_panel = 3
 plot.sheet(
     [[run.images[i] for run in mixed] for i in range(len(seeds))],
     rows=[f"seed {seed}" for seed in seeds],
@@ -31,9 +32,9 @@ plot.sheet(
 )
 
 # %%
-# ## A chimera of two prompts
+# ## A mixture of two prompts
 #
-# `MixPrompts` mixes behind the encoder instead: the sum of what it makes of two whole sentences.
+# `MixPrompts` mixes after the text encoder: it adds the outputs for two whole prompts, with weights.
 
 chimeras = [
     sample(
@@ -54,15 +55,15 @@ plot.sheet(
 # %%
 # ## Which steps decide?
 #
-# `only` limits any hook. Limited, a swap leaves the prompt as it is; in the steps it is given, the denoiser is told the
-# other word. Above, “blue” stands for “red” in the first steps; below, in the last ones.
+# `only` limits any hook. A limited swap leaves the prompt as it is; in the given steps the denoiser gets the other
+# word. In the first row “blue” replaces “red” in the first steps; in the second row, in the last steps.
 
 swap = ReplaceToken("red", with_="blue")
 cuts = [0, 8, 16, 18, 20, 22, 25]
-early = [sample(model, prompt, hooks=[only(swap, steps=range(cut))], seed=0, **settings) for cut in cuts]
-late = [sample(model, prompt, hooks=[only(swap, steps=range(cut, 25))], seed=0, **settings) for cut in cuts]
+early = [[only(swap, steps=range(cut))] if cut else [] for cut in cuts]  # a limit to no step at all is an error
+late = [[only(swap, steps=range(cut, 25))] if cut < 25 else [] for cut in cuts]
 plot.sheet(
-    [[run.images[0] for run in early], [run.images[0] for run in late]],
+    [[sample(model, prompt, hooks=hooks, seed=0, **settings).images[0] for hooks in row] for row in (early, late)],
     rows=["blue before", "blue from"],
     columns=[f"step {cut}" for cut in cuts],
 )
@@ -70,14 +71,14 @@ plot.sheet(
 # %%
 # ## Which layers decide?
 #
-# The same by site: only the attention at 16 × 16, or only that at 8 × 8, reads the other word.
+# The same by attention site: only the sites at 16 × 16, or only those at 8 × 8, get the other word.
 
 sites = {
     "none": [],
     "16 × 16 only": [only(swap, sites=lambda site: site.grid == (16, 16))],
     "8 × 8 only": [only(swap, sites=lambda site: site.grid == (8, 8))],
     "middle only": [only(swap, sites="mid_block.*")],
-    "on the way up": [only(swap, sites="up_blocks.*")],
+    "up blocks only": [only(swap, sites="up_blocks.*")],
     "all": [swap],
 }
 layers = [sample(model, [prompt] * 2, hooks=hooks, seed=seeds, **settings) for hooks in sites.values()]
@@ -88,7 +89,7 @@ plot.sheet(
 )
 
 # %%
-# With every step and every site, the limited swap is the swap, to the last bit:
+# With every step and every site, the limited swap equals the swap, bit for bit:
 
 everywhere = sample(model, prompt, hooks=[only(swap, steps=range(25))], seed=0, **settings)
 print(bool((everywhere.latents == sample(model, prompt, hooks=[swap], seed=0, **settings).latents).all()))

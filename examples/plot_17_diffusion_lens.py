@@ -1,16 +1,16 @@
 """
-# The diffusion lens
+# Diffusion Lens: a picture from each layer of the text encoder
 
-A text encoder has layers, and the U-Net is shown the last. What if it were shown an earlier one? Sent through the
-encoder's final norm, every layer's hidden states are conditioning of the right size, and the picture made of them shows
-what the encoder has understood by then (Toker et al. 2024, “Diffusion Lens”).
+A text encoder has layers, and the U-Net is conditioned on the last. The Diffusion Lens conditions it on an earlier one:
+the final norm of the encoder is applied to the hidden states of that layer, and the picture shows what the encoder
+represents there (Toker et al. 2024).
 """
 
 # %%
 # ## One picture for every layer
 #
-# `ReadLayer` is a transform at `prompt_embeds`. Layer 0 is the input: words that have not met yet. The last layer is
-# the model as it is. The seeds are chosen: this small model draws a ring twice now and then, under the last layer too.
+# `ReadLayer` is a transform at `prompt_embeds`. Layer 0 is the input: words without context. The last layer is the
+# unchanged model. The seeds are selected: this small model sometimes draws a ring twice, with the last layer too.
 
 import sdprobe
 from sdprobe import AttentionMaps, ReadLayer, ReplaceToken, plot, sample
@@ -23,6 +23,7 @@ layers = range(len(sdprobe.embed(model, prompts).hidden_states))
 maps = AttentionMaps()
 runs = [sample(model, prompts, hooks=[ReadLayer(layer), maps], **settings) for layer in layers]
 names = ["input", *(f"layer {layer}" for layer in layers[1:])]
+# mkdocs_gallery_thumbnail_panel = 2
 plot.sheet(
     [[run.images[i] for run in runs] for i in range(len(prompts))],
     rows=["a red circle on a\nblack background", "a green star above\na yellow square", "a small blue ring"],
@@ -30,9 +31,9 @@ plot.sheet(
 )
 
 # %%
-# ## Does the U-Net find the words?
+# ## Heat maps for each layer
 #
-# The heat map of the first noun of every prompt, under the same conditioning.
+# The heat map of the first noun of every prompt, with the same conditioning.
 
 nouns = ["circle", "star", "ring"]
 plot.sheet(
@@ -42,9 +43,9 @@ plot.sheet(
 )
 
 # %%
-# ## It composes
+# ## Composition with a token swap
 #
-# A swap of a token happens before the layers, so the lens sees it.
+# A token is swapped before the layers, so the swap shows in the picture of every layer.
 
 swapped = [
     sample(

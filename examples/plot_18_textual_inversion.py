@@ -1,15 +1,15 @@
 """
-# Teach it a word
+# Textual inversion: learn a new word
 
 The embedded model has eight words for colours. Here it learns a ninth, from sixteen pictures: textual inversion (Gal et
-al. 2022) fits one new token embedding by the loss the model was trained with, and leaves the model as it is.
+al. 2022) trains one new token embedding with the training loss of the model, and leaves the model as it is.
 """
 
 # %%
-# ## What to learn
+# ## The pictures to learn from
 #
-# Shapes of every kind, in every place, on every background. What they share is a colour between pink, red and purple
-# that no word names.
+# Shapes of every kind, at every position, on every background. What they have in common is a colour between pink, red
+# and purple that no word names.
 
 import textwrap
 
@@ -31,11 +31,12 @@ for k in range(16):
 plot.sheet([pictures[:8], pictures[8:]])
 
 # %%
-# ## Learning
+# ## Training the embedding
 #
-# The vector begins as that of "pink". Every step noises four of the pictures, tells the denoiser of "a &lt;hue&gt;
-# shape", and moves the vector to where the denoiser errs less. The captions say "shape", so that the word need not.
-# With a `checkpoint` the learning could be interrupted, and resumed to the same bits.
+# The vector is initialised with that of "pink". Every step adds noise to four of the pictures, conditions the denoiser
+# on "a &lt;hue&gt; shape", and takes a gradient step on the vector. The templates contain the word "shape", so that the
+# new word need not stand for it. With a `checkpoint` the training can be interrupted and resumed, with bit-identical
+# results.
 
 model = sdprobe.load()
 settings = {
@@ -48,9 +49,9 @@ concept = learn_concept(model, pictures, "<hue>", **settings)
 concept
 
 # %%
-# The concept keeps the loss of every step. How large that is depends above all on which noise was drawn, so it is
-# compared with that of a vector that stays where it began: with the same seed, and with steps too short to count, the
-# same noise is drawn for the same pictures.
+# The concept keeps the loss of every step. The loss depends mostly on the noise that was drawn. So it is compared with
+# the loss of a vector that is not trained: with the same seed and a learning rate of nearly zero, the same noise is
+# drawn for the same pictures.
 
 from matplotlib.figure import Figure
 
@@ -73,8 +74,8 @@ figure
 # %%
 # ## The word in new prompts
 #
-# `UseConcept` gives the prompts of a run the new word; afterwards tokenizer and encoder are as they were. The captions
-# below were not among those learned from. Each column begins with one noise.
+# `UseConcept` gives the prompts of a run the new word; afterwards tokenizer and encoder are as they were. The prompts
+# below are not among the templates. Each column starts from the same noise.
 
 prompts = [
     "a {} star",
@@ -89,15 +90,16 @@ maps = AttentionMaps()
 before = sample(model, [text.format("pink") for text in prompts], **settings)
 after = sample(model, [text.format("<hue>") for text in prompts], hooks=[UseConcept(concept), maps], **settings)
 heat = [after[maps].heat_map("<hue>", image=k) for k in range(len(prompts))]
+# mkdocs_gallery_thumbnail_panel = 6
 plot.sheet(
     [before.images, after.images, [own.cell() for own in heat]],
-    rows=["“pink”", "“<hue>”", "where “<hue>” acts"],
+    rows=["“pink”", "“<hue>”", "map of “<hue>”"],
     columns=["\n".join(textwrap.wrap(text.format("…"), 16)) for text in prompts],
 )
 
 # %%
-# How far is what was drawn from the colour it should have? In pictures of one object, all that is not grey is the
-# object.
+# The distance between the drawn colour and the learned one. In pictures of one object, all pixels that are not grey
+# belong to the object.
 
 
 def distance(picture):

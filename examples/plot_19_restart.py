@@ -1,16 +1,16 @@
 """
-# Go back and turn off
+# Restarting from a step
 
-When is it settled what a picture will show? A run that kept `Checkpoints` can be gone on from at any of its steps, with
-another prompt or other hooks. What comes before the step is then the same run; what comes after is another.
+At which step is it decided what a picture shows? A run that kept `Checkpoints` can be resumed from any of its steps,
+with another prompt or other hooks. The steps before are the same; the steps after differ.
 """
 
 # %%
-# ## Exactly where it stood
+# ## An unchanged restart is exact
 #
-# A checkpoint holds the latents, what the scheduler remembers of earlier steps, and where the noise generator is. With
-# nothing changed, the new run ends in the very same picture, also with a scheduler that remembers and one that draws
-# noise at every step.
+# A checkpoint holds the latents, what the scheduler remembers of earlier steps, and the state of the noise generator.
+# With nothing changed, the resumed run gives the same picture, also with multistep schedulers and with schedulers that
+# draw noise at every step.
 
 import sdprobe
 from sdprobe import AttentionMaps, Checkpoints, Guidance, plot, resume, sample
@@ -25,13 +25,13 @@ for scheduler in ("DDIM", "DPMSolverMultistep", "EulerAncestralDiscrete"):
 # %%
 # ## Another word from a step on
 #
-# The prompt is changed at one step after another. To the left the new prompt has the whole run, to the right only the
-# last steps.
+# The prompt is changed at a step. On the left the new prompt is used in all steps, on the right only in the last ones.
 
 seeds = {"seed": [2, 4, 6], "images_per_prompt": 3}
 run = sample(model, "a large red circle", hooks=[Checkpoints()], **seeds, **settings)
 turned = {step: resume(run, step, prompt="a large blue square", progress=False) for step in range(0, 24, 2)}
 shown = (0, 2, 4, 6, 8, 12, 16, 20)
+# mkdocs_gallery_thumbnail_panel = 4
 plot.sheet(
     [[*(turned[step].images[i] for step in shown), run.images[i]] for i in range(3)],
     rows=[f"seed {seed}" for seed in seeds["seed"]],
@@ -39,8 +39,8 @@ plot.sheet(
 )
 
 # %%
-# Where the object stands is settled within the first ten steps; its shape and colour can be turned long after. The
-# distance of the final latents says how near each of these pictures is to that of the other prompt:
+# The position of the object is decided in the first ten steps; its shape and colour can be changed much later. The
+# distance of the final latents shows how near each of these pictures is to that of the other prompt:
 
 from matplotlib.figure import Figure
 
@@ -65,8 +65,8 @@ figure
 # %%
 # ## Other hooks
 #
-# Steps keep their numbers, so a hook that knows steps means the same in the new run, and only what is asked for is
-# computed: here, heat maps and a stronger guidance for the second half.
+# Steps keep their numbers, so a hook that uses step numbers means the same in the resumed run, and only the steps from
+# there on are computed: here with heat maps and a higher guidance scale for the second half.
 
 maps = AttentionMaps()
 half = resume(run, 12, hooks=[maps, Guidance(12.0)], progress=False)

@@ -1,17 +1,17 @@
 """
-# Steer with a loss
+# Loss guidance
 
-Anything that can be measured on a picture, with a gradient, can steer a run. At every step the denoiser's output says
-what the picture is going to be; `LossGuidance` decodes that prediction, measures it, and pushes the step down the
-gradient. The loss of every course on guidance is the distance of the blue channel to 0.9.
+Any differentiable function of a picture can guide a run. At every step the denoiser's output gives predicted x0;
+`LossGuidance` decodes it, computes the loss, and changes the step along the negative gradient. The first loss here is
+the one of many courses on guidance: the distance of the blue channel to 0.9.
 """
 
 # %%
 # ## The blue channel
 #
-# Four seeds of sixteen, without guidance, with a little of it and with much. At scale 0 nothing changes, and the loss
-# is only watched. White is blue, too: where the prompt says red, the cheapest way to a high blue channel is a white
-# background and a small, purplish circle. A loss is taken at its word.
+# Four seeds of sixteen: without guidance, with a low scale and with a high one. At scale 0 nothing changes, and the
+# loss is only recorded. White has a high blue channel too: with a prompt that says red, the gradient leads to a white
+# background and a small, purplish circle, which has a low loss. The run minimises exactly the loss that was given.
 
 import torch
 from matplotlib.figure import Figure
@@ -47,11 +47,11 @@ for scale, run in runs.items():
     print(f"scale {scale:4g}: {values.mean():.3f}, from {values.min():.3f} to {values.max():.3f}")
 
 # %%
-# ## Bluer and bluer
+# ## A loss that says what is meant
 #
-# A loss that says what is meant is the distance to the colour blue in all three channels, and a prompt that leaves the
-# colour open does not pull the other way. Beside the pictures, the share of blue pixels over all sixteen seeds: those
-# whose blue is above their red and green by a quarter of the range.
+# The distance to the colour blue in all three channels is nearer to what is meant, and a prompt without a colour does
+# not contradict it. Below, the share of blue pixels over all sixteen seeds: those whose blue is above their red and
+# green by a quarter of the range.
 
 coloured = {
     scale: sample(model, "a circle", hooks=[LossGuidance(losses.colour("blue"), scale, clip=0.3)], **settings)
@@ -61,6 +61,7 @@ for scale, run in coloured.items():
     red, green, own_blue = sdprobe.decode(model, run.latents).unbind(1)
     is_blue = own_blue > torch.maximum(red, green) + 0.25
     print(f"scale {scale:4g}: {is_blue.float().mean():.0%} of the pixels are blue")
+# mkdocs_gallery_thumbnail_panel = 1
 plot.sheet(
     [[run.images[k] for run in coloured.values()] for k in range(4)],
     rows=[f"seed {k}" for k in range(4)],
@@ -68,18 +69,18 @@ plot.sheet(
 )
 
 # %%
-# ## What happened, step by step
+# ## Losses and gradients by step
 #
-# The run keeps the losses before each push, the norms of the gradients, and how much of the noise each push changed.
-# Nearly all of the push is in the first step, where the noise is highest and a picture still costs little to change.
+# The run keeps the loss before each change, the norm of the gradient, and how much of the noise each change replaced.
+# Nearly all of the change is in the first step, where the noise level is highest.
 
 runs[8][guidance[8]].plot()
 
 # %%
 # ## Overshooting
 #
-# A scale that is fit for the last step is far too large for the first. Three remedies: a bound on the change (`clip`),
-# a gradient of a fixed length (`normalize`), and a scale that depends on the step.
+# A scale that suits the last step is far too large for the first. Three remedies: a bound on the change (`clip`), a
+# gradient of a fixed length (`normalize`), and a scale that depends on the step.
 
 few = settings | {"seed": [0, 1, 2, 3], "images_per_prompt": 4}
 ways = {
@@ -107,11 +108,11 @@ plot.sheet(
 )
 
 # %%
-# ## Several at once
+# ## Several losses at once
 #
-# Guidances are hooks, and run together: here a blue left half and a yellow right half, each its own loss with a mask.
-# Both push the background too; what comes of it lies between them. Prompt, scale and bound were
-# found by trying; others made worse pictures.
+# Several `LossGuidance` hooks run together: here a blue left half and a yellow right half, each with its own loss and a
+# mask. Both change the background too, and the result lies between them. Prompt, scale and bound were selected by
+# trying; others gave worse pictures.
 
 left = torch.zeros(64, 64)
 left[:, :32] = 1

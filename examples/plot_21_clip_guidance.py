@@ -1,15 +1,15 @@
 """
-# Steer with CLIP
+# CLIP guidance
 
-The prompt asks for a circle and leaves the colour open. A loss asks CLIP which of eight colours it sees, and pushes
-every step towards blue. Nothing is trained for it, and not a word of the prompt is changed.
+The prompt asks for a circle without a colour. The loss is the probability that CLIP gives to blue among eight colours,
+and its gradient guides every step. Nothing is trained, and the prompt is not changed.
 """
 
 # %%
-# ## A classifier out of CLIP
+# ## A zero-shot classifier as a loss
 #
-# The cosines of a picture with eight sentences, times CLIP's own scale, are the logits of eight classes. The loss is
-# the negative log-probability of one of them.
+# The cosines of a picture with eight sentences, times the logit scale of CLIP, are the logits of eight classes. The
+# loss is the negative log-probability of one of them.
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ with torch.no_grad():
 
 
 def logits(pictures):
-    """How CLIP tells the eight colours apart."""
+    """The logits of the eight colours."""
     return clip.logit_scale * clip.image_features(pictures) @ words.T
 
 
@@ -33,7 +33,7 @@ is_blue = losses.log_probability(logits, labels.index("blue"))
 
 
 def is_blue_in_cuts(pictures, step):
-    """The same, of four random parts of each picture, with a little noise: one pattern seldom fools them all."""
+    """The same, over four random crops of each picture, with a little noise, which few adversarial patterns survive."""
     dice = torch.Generator().manual_seed(step.index)
     found = []
     for _ in range(4):
@@ -46,18 +46,19 @@ def is_blue_in_cuts(pictures, step):
 
 
 # %%
-# ## Before and after
+# ## With and without guidance
 #
-# A gradient through CLIP alone finds patterns that move CLIP and no one else. Through the denoiser as well
-# (`through="model"`), and of random cuts of each picture, what does not belong to a picture is filtered out in part:
-# some pictures come to another colour all the same.
-# `clip` keeps each push within a bound, and the first step is left out: there the prediction is hardly a picture yet.
+# A gradient through CLIP alone leads to patterns that change the features of CLIP and nothing that a person sees. A
+# gradient through the denoiser as well (`through="model"`), over random crops of each picture, suppresses such patterns
+# in part; some pictures still get another colour. `clip` bounds each change, and the first step is left out: there
+# predicted x0 is hardly a picture yet.
 
 settings = {"steps": 14, "guidance_scale": 1.5, "seed": list(range(16)), "images_per_prompt": 16, "progress": False}
 watched = LossGuidance(is_blue, 0)
 pushed = LossGuidance(is_blue_in_cuts, 20, start=1, through="model", apply="sample", clip=0.2)
 before = sample(model, "a circle", hooks=[watched], **settings)
 after = sample(model, "a circle", hooks=[pushed], **settings)
+# mkdocs_gallery_thumbnail_panel = 8
 plot.sheet(
     [[run.images[k] for k in range(8)] for run in (before, after)],
     rows=["no guidance", "towards blue"],
@@ -65,9 +66,9 @@ plot.sheet(
 )
 
 # %%
-# CLIP is convinced easily: the similarity (cosine) of its features and those of “a blue circle” rises, and so does its
-# certainty. A detector that knows nothing of CLIP counts the pictures, of all sixteen, in which there is a blue thing,
-# and gives the lower and more honest number:
+# The cosine between the picture's features and those of “a blue circle” rises, and so does the probability that CLIP
+# gives to blue. A detector that does not use CLIP counts the pictures, of all sixteen, in which there is a blue object,
+# and gives a lower number, which is the fairer one:
 
 for name, run in {"no guidance": before, "towards blue": after}.items():
     with torch.no_grad():
@@ -79,6 +80,6 @@ for name, run in {"no guidance": before, "towards blue": after}.items():
     print(f"blue says CLIP {says} times of 16, the detector {shown}")
 
 # %%
-# ## Step by step
+# ## Losses by step
 
 after[pushed].plot()

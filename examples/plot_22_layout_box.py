@@ -1,15 +1,15 @@
 """
-# Put it there
+# Layout guidance: an object inside a box
 
-A prompt says what is in a picture, and only roughly where. Before a step is taken, `LayoutGuidance` asks the denoiser
-where it looks at a word, and pushes the latents until it looks inside a box. Nothing is trained for it.
+A prompt says what is in a picture, and only roughly where. Before a step, `LayoutGuidance` computes the cross-attention
+to a word, and changes the latents until this attention is inside a box. Nothing is trained.
 """
 
 # %%
-# ## Before and after
+# ## With and without a box
 #
-# Sixteen seeds of a red circle; it is to be in the upper left quarter of the picture. Two steps of ten are pushed:
-# where a thing will be is settled early.
+# Sixteen seeds of a red circle, which has to be in the upper left quarter of the picture. Two steps of ten are changed:
+# the position of an object is decided early.
 
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -37,14 +37,15 @@ def outlined(figure, *boxes):
 
 LINE = {"fill": False, "edgecolor": "#56b4e9", "linestyle": "--", "linewidth": 1.2}
 seeds = [f"seed {k}" for k in range(8)]
+# mkdocs_gallery_thumbnail_panel = 8
 outlined(plot.sheet([run.images[:8] for run in runs.values()], list(runs), seeds), box)
 
 # %%
-# ## In numbers
+# ## Measured with a detector
 #
-# The pictures have plain colours, so the circle's pixels are known. How many of them lie inside the box, and how well
-# does the frame around the circle match the box (intersection over union)? A circle that fills the box would have an
-# IoU of 1; a smaller one inside it has less.
+# The pictures have plain colours, so a detector finds the pixels of the circle. How many of them are inside the box,
+# and how well does the circle's bounding box match the given box (intersection over union)? A circle that fills the box
+# has an IoU of 1; a smaller one inside it has less.
 
 
 def fit(picture, colour, own):
@@ -66,10 +67,10 @@ for name, run in runs.items():
     print(f"{name:12} inside the box {share:.2f}, IoU of the frame with the box {iou:.2f}")
 
 # %%
-# ## What the denoiser looks at
+# ## Heat maps of the word
 #
-# `AttentionMaps` records the loop's own calls, which see the latents as they were pushed. The maps of “circle” over the
-# steps, for one seed: with the box, the word is looked at there from the first step on.
+# `AttentionMaps` records the calls of the loop, which see the latents after the change. The maps of “circle” by step,
+# for one seed: with a box, the attention to the word is inside it from the first step on.
 
 steps = [0, 1, 2, 4, 6, 9]
 cells = [
@@ -79,15 +80,14 @@ cells = [
 plot.sheet(cells, rows=list(runs), columns=["picture", *(f"step {step}" for step in steps)])
 
 # %%
-# The loss before each step, and how often it was pushed:
+# The loss before each step, and how often the latents were changed:
 
 after[layout].plot()
 
 # %%
 # ## Two boxes
 #
-# Each word has its own. The relation of the prompt and the boxes can even disagree: the prompt says left, the boxes say
-# right.
+# Each word has its own box. Boxes can contradict the prompt: here the prompt says left, the boxes say right.
 
 prompt = "a red circle left of a blue square"
 boxes = {"circle": (0.5, 0.25, 1.0, 0.75), "square": (0.0, 0.25, 0.5, 0.75)}
@@ -101,10 +101,10 @@ for name, run in pairs.items():
 outlined(plot.sheet([run.images[:8] for run in pairs.values()], list(pairs), seeds), *boxes.values())
 
 # %%
-# ## How strong?
+# ## The scale
 #
-# A tenth of the default moves the circle part of the way. Ten times the default brings it no further, and changes more
-# of the picture that nobody asked about: its background.
+# A tenth of the default scale moves the circle part of the way. Ten times the default moves it no further, and changes
+# more of the background.
 
 few = settings | {"seed": list(range(8)), "images_per_prompt": 8}
 scales = [3, 30, 300]

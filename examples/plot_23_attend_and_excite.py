@@ -1,16 +1,17 @@
 """
-# Nothing left out
+# Attend-and-Excite: nothing left out
 
-Asked for two things in unusual words, a model often draws one. Attend-and-Excite looks at its attention while it draws:
-a word that no place of the picture looks at will not be drawn. So the latents are pushed until some place does.
+If a prompt names two objects, a model often draws only one. Attend-and-Excite (Chefer et al. 2023) uses the
+cross-attention while the picture is made: an object whose word gets little attention everywhere is often missing. So
+the latents are changed until some position attends to each word.
 """
 
 # %%
-# ## A model that leaves things out
+# ## Prompts with missing objects
 #
-# The embedded model knows “a red circle in the middle” and “a red circle and a blue square”, and was never told both at
-# once. Sixteen seeds each of two such prompts, and the same with `AttendAndExcite` for their two nouns. They are among
-# those that it helps most.
+# The training captions of the embedded model contain “a red circle in the middle” and “a red circle and a blue square”,
+# but never both in one caption. Sixteen seeds each of two such prompts, without and with `AttendAndExcite` for their
+# two nouns. The two prompts are among those for which it helps most.
 
 import re
 
@@ -33,6 +34,7 @@ exciting = {prompt: AttendAndExcite(words, scale=10, thresholds={}) for prompt, 
 before = {prompt: sample(model, prompt, hooks=[watching[prompt], maps], **settings) for prompt in prompts}
 after = {prompt: sample(model, prompt, hooks=[exciting[prompt], maps], **settings) for prompt in prompts}
 first, second = prompts
+# mkdocs_gallery_thumbnail_panel = 8
 plot.sheet(
     [run.images[:8] for run in (before[first], after[first], before[second], after[second])],
     rows=["star, ring", "excited", "circle, square", "excited"],
@@ -40,10 +42,10 @@ plot.sheet(
 )
 
 # %%
-# ## In numbers
+# ## Measured with a detector
 #
-# A detector that knows nothing of the model counts the pictures in which both colours are seen, and those in which both
-# things are, each in its colour and its shape.
+# A detector that does not use the model counts the pictures with both colours, and those with both objects, each in its
+# colour and its shape.
 
 
 def rates(prompt, run, images=range(16)):
@@ -61,9 +63,10 @@ for prompt in prompts:
         print(f"    {name:8} both colours {colours:.2f}, both things in colour and shape {things:.2f}")
 
 # %%
-# ## What it did
+# ## The loss by step
 #
-# The loss is 1 less the greatest attention to the word that is neglected most. With scale 0 it is only watched.
+# The loss is 1 minus the maximum of the attention to a word, for the word with the lowest maximum. With scale 0 it is
+# only recorded.
 
 figure = Figure(figsize=(7, 2.6), layout="constrained")
 for ax, prompt in zip(figure.subplots(1, 2, sharey=True), prompts, strict=True):
@@ -79,8 +82,8 @@ for ax, prompt in zip(figure.subplots(1, 2, sharey=True), prompts, strict=True):
 figure
 
 # %%
-# The maps of the two words in the first, the third and the fifth step, of a seed that left one thing out. What was
-# neglected has found a place.
+# The maps of the two words in the first, the third and the fifth step, for a seed in which one object was missing. With
+# `AttendAndExcite` the missing object has a position.
 
 
 def both(prompt, run, k):
@@ -108,11 +111,11 @@ plot.sheet(
 )
 
 # %%
-# ## Where to look
+# ## The grid of the attention
 #
-# Attention is seen at several grids, and not all of them bind words to places. Left to itself, `AttendAndExcite` takes
-# the coarsest of the down and up blocks: 16×16 in Stable Diffusion, as in the paper, 8×8 here. The rate of both colours
-# over both prompts, by grid:
+# Attention is computed at several grids, and not all of them bind words to positions. By default `AttendAndExcite` uses
+# the coarsest grid of the down and up blocks: 16×16 in Stable Diffusion, as in the paper, 8×8 here. The rate of both
+# colours over both prompts, by grid:
 
 print(f"{'plain':8} {np.mean([rates(prompt, before[prompt])[0] for prompt in prompts]):.2f}")
 for grid in (16, 8, 4):

@@ -1,16 +1,17 @@
 """
-# Guidance beyond the prompt
+# Perturbed-attention and self-attention guidance
 
-Classifier-free guidance goes away from “no prompt”. Other guidances go away from a denoiser that has been hindered in
-some way, and need no prompt; others keep a high scale within bounds. Here they all draw the same sixteen captions,
-which the model was never shown in training, from the same sixteen seeds, and a detector says what can be seen.
+Classifier-free guidance moves away from the prediction without a prompt. Other guidances move away from the prediction
+of a degraded denoiser, and need no prompt; others limit the effect of a high scale. Here each of them is used for the
+same sixteen captions, which are not in the training data, with the same sixteen seeds, and a detector counts the
+objects.
 """
 
 # %%
-# ## What is counted
+# ## The measure
 #
-# Objects that are there in the colour and the shape asked for, of thirty-two; and values of the pixels that lie at 0 or
-# 255, where nothing more can be told apart.
+# Two numbers: the objects in the colour and the shape of the caption, of thirty-two; and the share of pixel values at 0
+# or 255, which are clipped.
 
 import numpy as np
 
@@ -54,37 +55,38 @@ def sheet(names, shown=(0, 1, 2, 5)):
 
 
 # %%
-# ## Without “no prompt”
+# ## Guidance without an unconditional prediction
 #
-# `PerturbedAttention` goes away from what the denoiser says when, in its self-attention, every place sees itself alone:
-# then it has no idea of how parts belong together. The paper does that in the middle of the U-Net only. This small
-# U-Net hardly uses its middle, so here it is done everywhere. `SelfAttentionGuidance` goes away from the picture that
-# is blurred where self-attention is high. Both work where guidance is 1, that is, none; either costs one further call
-# of the denoiser at each step, as much as classifier-free guidance does. In twelve steps the embedded model needs none
-# of them; in four, some things come out broken.
+# `PerturbedAttention` moves away from the prediction with an identity in place of self-attention: every position
+# attends to itself alone, so the structure of objects is lost. The paper does that in the middle block of the U-Net
+# only. This small U-Net hardly uses its middle block, so here it is done everywhere. `SelfAttentionGuidance` moves away
+# from the picture that is blurred where self-attention is high. Both work at guidance scale 1, that is, without
+# classifier-free guidance; each costs one further call of the denoiser at each step, as much as classifier-free
+# guidance does. In twelve steps the embedded model needs none of them; in four, some objects are broken.
 
 draw("no guidance", [], 1.0, steps=4)
 draw("self-attention\nguidance", [SelfAttentionGuidance(0.75)], 1.0, steps=4)
 draw("perturbed attention\nin the middle", [PerturbedAttention(3.0)], 1.0, steps=4)
 draw("perturbed attention\neverywhere", [PerturbedAttention(0.5, modules="*")], 1.0, steps=4)
 draw("classifier-free\nscale 3", [], 3.0, steps=4)
+# mkdocs_gallery_thumbnail_panel = 3
 sheet(list(runs))
 
 # %%
-# What is guided twice is guided more: with classifier-free guidance, the two add up to a picture that is harder than
-# either alone, and no better.
+# Together with classifier-free guidance the two effects add up: the contrast is higher than with either alone, and the
+# pictures are no better.
 
 draw("both", [PerturbedAttention(0.5, modules="*")], 3.0, steps=4)
 for name in ("classifier-free\nscale 3", "perturbed attention\neverywhere", "both"):
     print(f"{name.replace(chr(10), ' '):30s} {drawn[name]:.0%} drawn, {clipped[name]:.0%} of the pixels clipped")
 
 # %%
-# ## A scale that is too high, and what helps
+# ## High scales and their remedies
 #
-# At scale 15 colours glare and shapes break. Three remedies: `RescaleGuidance` takes the spread of the noise back to
-# that of the conditional one; `DynamicThreshold` keeps each image's predicted x0 within what it would span under a
-# milder guidance (“mimic scale”); and an interval does without guidance where the noise is at its highest, and where it
-# is nearly gone.
+# At scale 15 colours are saturated and shapes break. Three remedies: `RescaleGuidance` rescales the noise to the
+# standard deviation of the conditional one; `DynamicThreshold` limits predicted x0 of each image to the range it would
+# have at a lower scale (“mimic scale”); and an interval turns guidance off at the highest and at the lowest noise
+# levels.
 
 
 def mild(step):
@@ -101,5 +103,5 @@ draw("in an interval", [only(Guidance(1.0), steps=lambda step: not LOW < step.si
 sheet(["scale 15", "rescaled by 0.7", "dynamic threshold", "in an interval"])
 
 # %%
-# The threshold clips next to nothing, at the price of paler colours; the interval keeps them, and some of the glare.
-# All can be combined: they are hooks, and act in the order given.
+# The threshold clips almost nothing, but the colours are paler; the interval keeps the colours, and part of their
+# saturation. All can be combined: they are hooks, and act in the order given.

@@ -1,16 +1,16 @@
 """
-# Inside a stock pipeline
+# Hooks in a stock diffusers pipeline
 
-Code that already calls a pipeline of diffusers need not be rewritten to look inside it. `attach` lets hooks act and
-look while the pipeline runs its own loop: text-to-image, image-to-image, inpainting, ControlNet. Inside the `with` the
-pipeline is called as ever; when the `with` is left, it is as it was.
+Code that already calls a diffusers pipeline need not be rewritten to use hooks. With `attach`, hooks act while the
+pipeline runs its own loop: text-to-image, image-to-image, inpainting, ControlNet. Inside the `with` the pipeline is
+called as before; after the `with` it is unchanged.
 """
 
 # %%
-# ## A plain pipeline
+# ## Text-to-image
 #
-# The embedded model is a `StableDiffusionPipeline` like any other. Here it is called twice with the same seed, the
-# second time with hooks attached. They only look, so the pictures are the same to the last bit.
+# The embedded model is a `StableDiffusionPipeline`. Here it is called twice with the same seed, the second time with an
+# observer attached. The pictures are the same, bit for bit.
 
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
@@ -45,21 +45,22 @@ def row(picture, record, words):
 
 
 words = ["red", "circle", "blue", "square"]
+# mkdocs_gallery_thumbnail_panel = 2
 plot.sheet([row(watched, run[maps], words)], columns=["picture", *words])
 
 # %%
 # ## The same as `sample`
 #
-# The points are passed in the same order with the same values, so both ways come to the same maps.
+# The points come in the same order with the same values, so both ways give the same maps.
 
 ours = sample(pipe, prompt, hooks=[maps], steps=25, guidance_scale=5.0, seed=0, progress=False)
 [torch.equal(run[maps].heat_map(word).values, ours[maps].heat_map(word).values) for word in words]
 
 # %%
-# ## From a picture
+# ## Image-to-image
 #
-# An image-to-image pipeline on the same parts, which starts from the picture above and is asked for another one. What
-# `strength` leaves of the steps is what the hooks see.
+# An image-to-image pipeline with the same components starts from the picture above, with another prompt. The hooks act
+# in the steps that `strength` leaves.
 
 redraw = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
 redraw.set_progress_bar_config(disable=True)
@@ -70,16 +71,16 @@ words = ["red", "circle", "green", "star"]
 plot.sheet([row(changed, redrawn[maps], words)], columns=["picture", *words])
 
 # %%
-# ## Hooks that change something
+# ## Transforms
 #
-# act in a stock pipeline too: one prompt, but for the word "blue" the denoiser is told "yellow".
+# Transforms act in a stock pipeline too: here the denoiser gets "yellow" for the word "blue" of the prompt.
 
 with attach(pipe, hooks=[ReplaceToken("blue", with_="yellow")]):
     swapped = call(pipe)
 plot.sheet([[plain, changed, swapped]], columns=["the pipeline", "image-to-image", "blue → yellow"])
 
 # %%
-# The pipeline itself has kept nothing of all this.
+# Afterwards the pipeline is unchanged.
 
 again = call(pipe)
 bool(again.tobytes() == plain.tobytes())

@@ -1,15 +1,15 @@
 """
-# Five hooks at once
+# Composition: five hooks at once
 
-A swapped word, a guidance schedule, a loss that pushes, heat maps and a film: five ideas that know nothing of each
-other, in one pass. What holds for any number of hooks is said by laws, and here they are looked at.
+A swapped word, a guidance schedule, a loss, heat maps and a film: five hooks that do not know of each other, in one
+run. The laws that hold for any number of hooks are checked here.
 """
 
 # %%
-# ## One pass
+# ## One run with five hooks
 #
-# Transforms act in the order given; then observers see what came out. The heat maps below are those of the picture as
-# it was made, with every change.
+# Transforms act in the order given; then observers see the result. The heat maps below are those of the picture with
+# every change.
 
 import itertools
 
@@ -31,14 +31,14 @@ run = sample(model, prompt, hooks=[swap, schedule, push, maps, preview], **setti
 film(run[preview]).sheet(columns=7)
 
 # %%
-# ## Any of them, alone or together
+# ## An ablation over all subsets
 #
-# A list of hooks is put together like any other list. So an ablation is a loop: every subset of the three changes,
-# under the same two observers.
+# Hooks are given as a list, so an ablation is a loop: every subset of the three changes, with the same two observers.
 
 changes = {"star": swap, "8 → 2": schedule, "dark": push}
 subsets = [names for k in range(4) for names in itertools.combinations(changes, k)]
 runs = [sample(model, prompt, hooks=[*(changes[name] for name in names), maps], **settings) for names in subsets]
+# mkdocs_gallery_thumbnail_panel = 7
 plot.sheet(
     [
         [own.images[0] for own in runs],
@@ -50,18 +50,18 @@ plot.sheet(
 )
 
 # %%
-# The swap does in every column what it does alone. The push depends on what it meets: under the falling guidance alone
-# it comes to little, and with the star to as much as ever. Hooks know nothing of each other, but what one of them
-# changed is what the next is given.
+# The swap has the same effect in every column. The effect of the loss depends on the other hooks: with the falling
+# guidance alone it is small, and with the star it is as large as alone. Each hook gets the values that the others
+# changed.
 #
 # ## The laws
 #
-# `Hooks` makes one hook of several, and how they are nested does not matter.
+# `Hooks` makes one hook of several, and their nesting does not matter.
 
 print(Hooks(swap, Hooks(schedule, push)) == Hooks(Hooks(swap, schedule), push))
 
 # %%
-# Observers change nothing, wherever they stand; transforms at different points do not depend on their order.
+# Observers change nothing, at any position in the list; transforms at different points do not depend on their order.
 
 looking_first = sample(model, prompt, hooks=[preview, maps, swap, schedule, push], **settings)
 other_order = sample(model, prompt, hooks=[schedule, push, swap], **settings)
@@ -69,7 +69,7 @@ for other in (looking_first, other_order):
     print(torch.equal(other.latents, run.latents))
 
 # %%
-# At one point the order counts, as it should: a word that is first made longer and then replaced is replaced.
+# At one point the order matters, as it should: a word that is first made longer and then replaced is simply replaced.
 
 longer = sdprobe.ScaleToken("circle", 3.0)
 first, then, alone = (
@@ -78,9 +78,9 @@ first, then, alone = (
 print(torch.equal(first.latents, alone.latents), torch.equal(then.latents, alone.latents))
 
 # %%
-# ## Nothing stays behind
+# ## The model is unchanged
 #
-# Afterwards the model is as it was: a plain run makes the very picture that the diffusers pipeline makes.
+# Afterwards the model is unchanged: a run without hooks makes the same picture as the diffusers pipeline.
 
 model.pipe.set_progress_bar_config(disable=True)
 stock = model.pipe(

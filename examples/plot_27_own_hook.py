@@ -1,15 +1,15 @@
 """
-# A hook of one's own
+# Writing a hook
 
-A hook is a class with a method for each point of the loop it cares for. Here are one that looks and one that
-changes, both a few lines, and both run together with the hooks that come with the package.
+A hook is a class with a method for each point of the loop at which it acts. Here are one observer and one transform,
+each of a few lines, run together with the hooks of the package.
 """
 
 # %%
 # ## An observer
 #
-# How strongly does guidance push, at each step? `model_output` passes a point before guidance, with one entry for each
-# row: the rows say which of them saw the prompt and which the empty one. What a hook records it makes in `start`.
+# How strong is guidance at each step? The point `model_output` comes before guidance, with one entry for each row; the
+# label of a row says whether it got the prompt or the empty prompt. A hook creates its records in `start`.
 
 import torch
 
@@ -17,28 +17,28 @@ import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, plot, sample
 
 
-class GuidancePush(sdprobe.Observer):
+class GuidanceNorm(sdprobe.Observer):
     """The root mean square of (cond - uncond), step by step."""
 
     def start(self, run):
-        self.push = []
+        self.norms = []
 
     def model_output(self, x, step):
         roles = [row.role for row in step.rows]
         cond = x[[i for i, role in enumerate(roles) if role == "cond"]]
         uncond = x[[i for i, role in enumerate(roles) if role == "uncond"]]
-        self.push.append((cond - uncond).square().mean().sqrt().item())
+        self.norms.append((cond - uncond).square().mean().sqrt().item())
 
 
 # %%
 # ## A transform
 #
-# A word can be made louder or quieter: multiply its probabilities at every cross-attention site, then let each place's
-# probabilities sum to 1 again. `attention` is given the call as the model is about to make it; `with_probs` returns
-# the same call with other probabilities. Rows of the empty prompt are left alone.
+# The attention to a word can be increased or decreased: multiply its probabilities at every cross-attention site, then
+# normalise the probabilities of each position to 1. `attention` gets the call that the model is about to make;
+# `with_probs` returns the same call with other probabilities. Rows of the empty prompt are not changed.
 
 
-class Louder(sdprobe.Transform):
+class ScaleAttention(sdprobe.Transform):
     """Multiply the attention to a word, or a phrase, by a factor."""
 
     kinds = ("cross",)
@@ -56,19 +56,18 @@ class Louder(sdprobe.Transform):
 
 
 # %%
-# ## All together
+# ## Both in one run
 #
-# Transforms act in the order given; observers see what came out. So the maps below show the attention as it was
-# changed.
+# Transforms act in the order given; observers see the result. So the maps below show the attention after the change.
 
 model = sdprobe.load()
-push, maps, latents = GuidancePush(), AttentionMaps(), LatentRecorder(keep=("denoised",), steps=(0, 6, 12, 24))
+norms, maps, latents = GuidanceNorm(), AttentionMaps(), LatentRecorder(keep=("denoised",), steps=(0, 6, 12, 24))
 factors = [0.0, 1.0, 4.0, 16.0]
 runs = [
     sample(
         model,
         "a red circle left of a blue square on a white background",
-        hooks=[push, Louder("blue square", factor), maps, latents],
+        hooks=[norms, ScaleAttention("blue square", factor), maps, latents],
         steps=25,
         guidance_scale=5.0,
         seed=0,
@@ -76,6 +75,7 @@ runs = [
     )
     for factor in factors
 ]
+# mkdocs_gallery_thumbnail_panel = 7
 plot.sheet(
     [[run.images[0] for run in runs], [run[maps].heat_map("blue square").cell() for run in runs]],
     rows=["picture", "“blue square”"],
@@ -83,8 +83,7 @@ plot.sheet(
 )
 
 # %%
-# What the model takes the clean picture to be, early and late (predicted x0, which `LatentRecorder` kept at four
-# steps), for the first and the last of these runs:
+# Predicted x0, early and late (`LatentRecorder` kept it at four steps), for the first and the last of these runs:
 
 
 def decoded(run):
@@ -102,14 +101,14 @@ plot.sheet(
 )
 
 # %%
-# And what the observer recorded:
+# The record of the observer:
 
 from matplotlib.figure import Figure
 
 figure = Figure(figsize=(5, 3), layout="constrained")
 ax = figure.subplots()
 for run, factor, style in zip(runs, factors, ("-", "--", "-.", ":"), strict=True):
-    ax.plot(run[push].push, style, label=f"“blue square” × {factor:g}")
+    ax.plot(run[norms].norms, style, label=f"“blue square” × {factor:g}")
 ax.set(xlabel="step", ylabel="root mean square\nof cond − uncond")
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False)

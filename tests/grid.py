@@ -153,11 +153,11 @@ def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
     reasons: dict[str, int] = {}
     yield "# Which hook in which family"
     yield ""
-    yield "Every built-in hook is run on every family of models, by `sample` and in the family's stock pipeline by"
-    yield "`attach`. ✓: it works by both, both come to the same, bit for bit, and by both it keeps every law of the"
-    yield "[conformance kit](writing.md). A number: it cannot, and says why, in the words below; again by both. This"
-    yield "page is written by `python -m tests.grid` from the runs themselves; tests see that it is current, and that"
-    yield "every ✓ keeps the laws (`make grid`): attached all but one, since a pipeline's rows cannot be turned round."
+    yield "Every built-in hook is run on every family of models, with `sample` and with `attach` in the family's stock"
+    yield "pipeline. ✓: it works both ways, with bit-identical results, and both ways it keeps every law of"
+    yield "[`check_hook`](writing.md). A number: it raises the error below, both ways. This page is written by"
+    yield "`python -m tests.grid` from these runs. Tests check that it is current, and `make grid` checks the laws of"
+    yield "every ✓; with `attach` all laws but one, since the order of a pipeline's rows cannot be reversed."
     yield ""
     yield f"| hook | {' | '.join(SHOWN)} |"
     yield f"|---|{':-:|' * len(SHOWN)}"
@@ -172,7 +172,7 @@ def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
         yield f"{number}. {reason}"
     yield ""
     yield "Stable Diffusion 2 runs as 1, 3 as 3.5, Flux.1 schnell as dev, and PixArt-α as PixArt-Σ: they differ in"
-    yield "weights and schedules, which hooks do not ask about."
+    yield "weights and schedules, on which hooks do not depend."
 
 
 def _plain(reason: str) -> str:

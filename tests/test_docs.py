@@ -11,8 +11,11 @@ import contextlib
 import doctest
 import inspect
 import io
+import os
 import re
+import runpy
 import shlex
+import subprocess
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +24,9 @@ import matplotlib
 import pytest
 
 import sdprobe
+import sdprobe.plot
+import sdprobe.shapes
+import sdprobe.testing
 from sdprobe.cli import main
 from sdprobe.core import registry
 from sdprobe.model import loading
@@ -102,20 +108,78 @@ def test_tables_of_settings_can_be_read(source):
     assert tomllib.loads(source)
 
 
-def test_links_between_pages():
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            if "gallery/" in target:  # made of the examples
-                name = re.sub(r"^mkd_glr_(plot_\w+)_\d{3}$", r"\1", Path(target).stem)  # one of its figures
-                source = ROOT / "examples" / ("README.md" if name == "index" else f"{name}.py")
-                assert source.exists(), f"{page.name} links to {target}"
-            else:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def links(text):
+    """The relative links of a page."""
+    return [m.group(1) for m in LINK.finditer(FENCE.sub("", text))]
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    """Every file of the repository, and every folder that holds one."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [Path(name) for name in listed.split("\0") if name]
+    return {*files, *(folder for file in files for folder in file.parents)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_point_to_files_of_the_repository(page, tracked):
+    """So they are followed on a code host and in a bare clone, where no site has been built."""
+    for target in links(page.read_text("utf-8")):
+        path = Path(os.path.relpath(page.parent / target, ROOT))
+        assert path in tracked, f"{page.name} links to {target}"
+
+
+def test_links_between_examples(tracked):
+    for example in (ROOT / "examples").glob("plot_*.py"):
+        for target in links(example.read_text("utf-8")):
+            assert Path("examples", target) in tracked, f"{example.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT], ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_of_the_site_stay_within_it(page):
+    """In the site, links to examples lead to their pages in the gallery, which are made when it is built."""
+    to_gallery = runpy.run_path(str(ROOT / "docs" / "links.py"))["to_gallery"]
+    name = "gallery/index.md" if page.parent.name == "examples" else page.relative_to(ROOT / "docs").as_posix()
+    made = {f"gallery/{path.stem}.md" for path in (ROOT / "examples").glob("plot_*.py")} | {"gallery/index.md"}
+    for target in links(to_gallery(page.read_text("utf-8"), name)):
+        path = os.path.normpath(os.path.join(os.path.dirname(name), target))
+        assert path in made or (ROOT / "docs" / path).is_file(), f"{name} links to {target}"
+
+
+def test_links_to_examples_become_links_to_the_gallery():
+    to_gallery = runpy.run_path(str(ROOT / "docs" / "links.py"))["to_gallery"]
+    text = "[a](../../examples/plot_27_own_hook.py), [b](../../examples/README.md), [c](rows.md)"
+    inside = "[a](../gallery/plot_27_own_hook.md), [b](../gallery/index.md), [c](rows.md)"
+    assert to_gallery(text, "concepts/x.md") == inside
+    assert to_gallery("[a](../examples/plot_10_heat_maps.py#iou)", "x.md") == "[a](gallery/plot_10_heat_maps.md#iou)"
+    assert to_gallery("[a](plot_10_heat_maps.py)", "gallery/index.md") == "[a](plot_10_heat_maps.md)"
+    assert to_gallery("[a](./plot_10_heat_maps.py)", "gallery/plot_10_heat_maps.md") == "[a](./plot_10_heat_maps.py)"
 
 
 def test_every_public_name_is_in_the_api():
-    listed = set(re.findall(r"^::: sdprobe\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE))
-    assert listed == set(sdprobe.__all__)
+    pages = [page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
+    listed = [name for text in pages for name in re.findall(r"^::: sdprobe\.([\w.]+)$", text, re.MULTILINE)]
+    modules = (sdprobe.clip, sdprobe.losses, sdprobe.plot, sdprobe.shapes, sdprobe.testing)
+    public = [f"{module.__name__.removeprefix('sdprobe.')}.{name}" for module in modules for name in module.__all__]
+    assert sorted(listed) == sorted([*sdprobe.__all__, *public])
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name.startswith("gallery/") or re.search(rf"[-:] {re.escape(name)}$", nav, re.MULTILINE), name
+
+
+def test_the_gallery_lists_every_example_by_its_title():
+    text = (ROOT / "examples" / "README.md").read_text("utf-8")
+    titles = {path.name: path.read_text("utf-8").split("\n")[1] for path in (ROOT / "examples").glob("plot_*.py")}
+    assert {m[2]: f"# {m[1]}" for m in re.finditer(r"\[([^]]+)\]\((plot_\w+\.py)\)", text)} == titles
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/concepts/hooks.md"])

@@ -3,7 +3,9 @@
 What an example changes of the process is set back after it, so that each runs as it would alone.
 """
 
+import ast
 import random
+import re
 import runpy
 import time
 from pathlib import Path
@@ -80,3 +82,11 @@ def test_an_example_is_a_story_with_a_picture(example):
     assert said.strip()
     assert len(cells) >= 3
     assert ".sheet(" in text or "figure" in text
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_names_one_panel_for_its_thumbnail(example):
+    marked = [cell for cell in example.read_text("utf-8").split("\n# %%\n") if "thumbnail_panel" in cell]
+    assert len(marked) == 1
+    assert len(re.findall(r"^# mkdocs_gallery_thumbnail_panel = \d+$", marked[0], re.MULTILINE)) == 1
+    assert isinstance(ast.parse(marked[0]).body[-1], ast.Expr), "the cell ends with the figure"

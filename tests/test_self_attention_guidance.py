@@ -143,5 +143,5 @@ def test_with_perturbed_attention_either_may_be_first(tiny):
 def test_errors(tiny):
     with pytest.raises(ValueError, match="sigma is above 0, not 0"):
         SelfAttentionGuidance(sigma=0)
-    with pytest.raises(ValueError, match="a blur of sigma 3 reaches 12 places beyond the edges of 8×8 latents"):
+    with pytest.raises(ValueError, match="a blur of sigma 3 reaches 12 positions beyond the edges of 8×8 latents"):
         run(tiny, SelfAttentionGuidance(sigma=3))

@@ -60,7 +60,7 @@ def test_errors(tiny):
     own = run(tiny, maps)[maps]
     with pytest.raises(ValueError, match=r"grid \(4, 4\) was not recorded"):
         own.matrix(grid=4)
-    with pytest.raises(ValueError, match=r"place \(9, 0\) lies outside"):
+    with pytest.raises(ValueError, match=r"position \(9, 0\) lies outside"):
         own.heat_map((9, 0))
     with pytest.raises(ValueError, match="the mask is empty"):
         own.heat_map(torch.zeros(8, 8))

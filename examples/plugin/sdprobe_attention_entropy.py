@@ -13,11 +13,11 @@ from sdprobe import Attention, Observer, Run, Site
 
 
 class AttentionEntropy(Observer):
-    """The entropy of each token's cross-attention over the places of the picture, at every step.
+    """The entropy of each token's cross-attention over the positions of the picture, at every step.
 
-    What a token is given is taken as a distribution over the places, at every site and head, and its entropy divided by
-    that of an even one; the mean over sites and heads is kept. Words that name a thing are looked at from fewer
-    places than words such as "a" and "of".
+    The attention to a token is normalised to a distribution over the positions, at every site and head, and its entropy
+    is divided by that of a uniform one; the mean over sites and heads is kept. Fewer positions attend to words for
+    objects than to words such as "a" and "of".
 
     >>> import sdprobe
     >>> from sdprobe_attention_entropy import AttentionEntropy
@@ -38,7 +38,7 @@ class AttentionEntropy(Observer):
 
     def attention(self, attn: Attention, site: Site) -> None:
         if attn.query.shape[-2] == 1:
-            return  # on a single place nothing can be spread
+            return  # with a single position there is no distribution
         probs = attn.probs(rows="cond").float()
         given = probs / probs.sum(-2, keepdim=True)
         entropy = torch.special.entr(given).sum(-2) / math.log(given.shape[-2])
@@ -49,7 +49,7 @@ class AttentionEntropy(Observer):
 
     @property
     def values(self) -> Tensor:
-        """``[steps, images, tokens]``: from 0, all at one place, to 1, spread evenly."""
+        """``[steps, images, tokens]``: from 0, all at one position, to 1, uniform."""
         return torch.stack([total / self._counts[step] for step, total in self._sums.items()])
 
     def of(self, word: str) -> Tensor:

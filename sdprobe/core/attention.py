@@ -28,7 +28,7 @@ class Attention:
     """The final query, key, value and mask of one attention call (after LoRA, norms and rotary embeddings).
 
     Args:
-        query: ``[rows, heads, queries, width]``; the queries are the places of the picture.
+        query: ``[rows, heads, queries, width]``; the queries are the positions of the picture.
         key: ``[rows, heads, keys, width]``; in cross-attention the keys are the tokens of the prompt.
         value: ``[rows, heads, keys, width]``.
         mask: added to the scores (or a boolean that keeps), or None.

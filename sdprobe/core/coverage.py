@@ -1,4 +1,4 @@
-"""What a run's hooks did: how often each acted, and which places inside the denoiser they asked for and saw."""
+"""What a run's hooks did: how often each acted, and which sites inside the denoiser they asked for and saw."""
 
 from __future__ import annotations
 

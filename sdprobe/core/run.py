@@ -151,11 +151,11 @@ class Site:
     Args:
         name: the module's dotted name.
         kind: ``"cross"``, ``"self"`` or ``"joint"`` for attention; ``"activation"`` for a module's output.
-        place: the first part of the network's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
+        place: the block group, the first part of the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
         grid: ``(h, w)`` of the picture's tokens there, or None where they are not laid out as a picture.
         heads: attention heads; 0 for an activation.
         step: the step.
-        image: where the picture's places stand on the axis of queries; at self- and joint attention of keys too.
+        image: where the picture's positions stand on the axis of queries; at self- and joint attention of keys too.
         text: where the prompt's tokens stand on the axis of keys; at joint attention of queries too. None where there
             are none.
 

@@ -1,4 +1,4 @@
-"""Which places of the picture look at which word: cross- and joint attention, accumulated while sampling.
+"""Which positions of the picture attend to which word: cross- and joint attention, accumulated while sampling.
 
 What is held does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps. More
 is kept only when asked. Maps are brought to one size once, at the end: resizing is linear, so it may come last.
@@ -64,7 +64,7 @@ class AttentionMaps(Observer):
         rows: ``"cond"`` (the prompt), ``"uncond"`` (the negative prompt) or ``"both"``.
         keep: what to keep apart instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
         modules: fnmatch patterns on module names, e.g. ``("up_blocks.*",)``; None for all.
-        places: of ``"down"``, ``"mid"``, ``"up"``; None for all.
+        places: the block groups of a U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
         grids: only sites of these grids, ``(h, w)`` or a number for a square one; None for all.
         strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
     """
@@ -100,7 +100,7 @@ class AttentionMaps(Observer):
         self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
         self.readings = PromptReadings.of_run(run, self.roles, self.words)
         self.apart = set(self.keep) | {"layer", "head"}
-        self.sums: dict[Key, Float[Tensor, "images heads places tokens"]] = {}
+        self.sums: dict[Key, Float[Tensor, "images heads positions tokens"]] = {}
         self.counts: dict[Key, int] = {}
 
     def attention(self, attn: Attention, site: Site) -> None:
@@ -121,7 +121,7 @@ class AttentionMaps(Observer):
                 seen = attn.probs(rows=role, queries=site.image, tokens=site.tokens(columns))
                 self._add(Key(role, step, layer, site.grid, reading), seen)
 
-    def _add(self, key: Key, probs: Float[Tensor, "images heads places tokens"]) -> None:
+    def _add(self, key: Key, probs: Float[Tensor, "images heads positions tokens"]) -> None:
         if "head" not in self.apart:
             probs = probs.mean(1, keepdim=True)
         self.counts[key] = self.counts.get(key, 0) + 1

@@ -18,7 +18,7 @@ Shown = Literal["latents", "denoised"]
 class Preview(Observer):
     """Pictures of predicted x0, and of the noisy latents, at every step.
 
-    ``"linear"`` is fast: one pixel for each place of the latents, by a linear map to RGB that is fitted once for the
+    ``"linear"`` is fast: one pixel for each position of the latents, by a linear map to RGB that is fitted once for the
     model. ``"vae"`` is the model's own decoder, which for a large model can cost as much as the step itself.
     `sdprobe.only` limits it to some steps.
 

@@ -1,4 +1,4 @@
-"""Which places of the picture look at which other places: self-attention, accumulated while sampling."""
+"""Which positions of the picture attend to which other positions: self-attention, accumulated while sampling."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class SelfAttentionMaps(Observer):
     >>> maps = sdprobe.SelfAttentionMaps()
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[maps], steps=4, seed=0, progress=False)
     >>> run[maps].heat_map((8, 8))
-    HeatMap('place (8, 8)', 16×16)
+    HeatMap('position (8, 8)', 16×16)
     >>> len(run[maps].components(3))
     3
 
     Args:
         grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for every grid of at most
-            32 × 32 places: the matrix of a 64 × 64 grid takes 67 MB per picture.
+            32 × 32 positions: the matrix of a 64 × 64 grid takes 67 MB per picture.
         modules: fnmatch patterns on module names; None for all.
         strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
     """
@@ -55,7 +55,7 @@ class SelfAttentionMaps(Observer):
 
     def start(self, run: Run) -> None:
         self.run = run
-        self.sums: dict[Grid, Float[Tensor, "images places seen"]] = {}
+        self.sums: dict[Grid, Float[Tensor, "images positions seen"]] = {}
         self.counts: dict[Grid, int] = {}
 
     def attention(self, attn: Attention, site: Site) -> None:
@@ -69,7 +69,7 @@ class SelfAttentionMaps(Observer):
         self.sums[grid] = self.sums[grid].add_(mean) if grid in self.sums else mean
         self.counts[grid] = self.counts.get(grid, 0) + 1
 
-    def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "places seen"]:
+    def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "positions seen"]:
         """The mean self-attention matrix of one picture; None is the largest grid recorded.
 
         Each row sums to 1; at joint attention to less, the rest goes to the text.
@@ -79,10 +79,10 @@ class SelfAttentionMaps(Observer):
         return self.sums[chosen][image] / self.counts[chosen]
 
     def heat_map(self, at: Grid | Shaped[Any, "H W"], image: int = 0, grid: int | Grid | None = None) -> HeatMap:
-        """Where a place, or a region, looks.
+        """What a position, or a region, attends to.
 
         Args:
-            at: ``(row, column)`` on the grid, or a mask of any size, whose places are averaged.
+            at: ``(row, column)`` on the grid, or a mask of any size, whose positions are averaged.
             image: the picture's number.
             grid: which grid; None is the largest recorded.
         """
@@ -91,8 +91,8 @@ class SelfAttentionMaps(Observer):
         if isinstance(at, tuple):
             row, column = at
             if not (0 <= row < h and 0 <= column < w):
-                raise ValueError(f"place {at} lies outside the grid of {h}×{w}")
-            values, word = matrix[row * w + column], f"place {at}"
+                raise ValueError(f"position {at} lies outside the grid of {h}×{w}")
+            values, word = matrix[row * w + column], f"position {at}"
         else:
             mask = torch.empty(0) if isinstance(at, str) else torch.as_tensor(at).float()
             if mask.ndim != 2:

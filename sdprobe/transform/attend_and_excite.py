@@ -21,10 +21,10 @@ THRESHOLDS: Mapping[float, float] = MappingProxyType({0.0: 0.05, 0.2: 0.5, 0.4: 
 
 
 class AttendAndExcite(AttentionGuidance):
-    """Push x_t, in the early steps, until every word is looked at by some place of the picture.
+    """Push x_t, in the early steps, until every word is attended to by some position of the picture.
 
-    Models leave out objects of the prompt; then no place looks at their words. The loss is that of the word that is
-    neglected most: 1 less its greatest attention anywhere, on maps at one grid that are averaged over heads and sites,
+    Models leave out objects of the prompt; then no position attends to their words. The loss is that of the most
+    neglected word: 1 less its greatest attention anywhere, on maps at one grid that are averaged over heads and sites,
     taken without the start token, sharpened over the words, and smoothed a little.
 
     >>> import sdprobe

@@ -39,8 +39,8 @@ class Inpaint(Transform):
         picture: of the run's size: PIL, a file, or a tensor ``[images, 3, height, width]`` in [0, 1]; or clean latents
             ``[images, channels, h, w]``, such as `Run.latents`. One for all images of the run, or one for each.
         mask: of the picture's size, what to make anew: PIL or a file (white), or booleans ``[height, width]`` or
-            ``[images, height, width]`` (True), for example ``heat_map.resize((64, 64)).mask()``. A place of the latents
-            is made anew if any of its pixels is.
+            ``[images, height, width]`` (True), for example ``heat_map.resize((64, 64)).mask()``. A position of the
+            latents is made anew if any of its pixels is.
 
     Raises:
         ValueError: where the picture or the mask has not the run's size, or there are neither one nor one for each.

@@ -30,7 +30,7 @@ class LayoutGuidance(AttentionGuidance):
 
     Args:
         boxes: by word, its box (left, top, right, bottom) as shares of the picture from 0 to 1, (0, 0) the upper left
-            corner. A place that lies in the box in part counts in part.
+            corner. A position that lies in the box in part counts in part.
         scale: how strong; one number, one for each step, or what gives it for a `Step`. 0 only records.
         stop: the step to push no more from; None is a fifth of the steps, as the paper's 10 of 50.
         repeats: how often, at most, a step is pushed.
@@ -84,7 +84,7 @@ class LayoutGuidance(AttentionGuidance):
 
 
 def inside_of(box: Box, site: Float[Tensor, "heads h w tokens"]) -> Float[Tensor, "h w"]:
-    """How much of each place of a site's grid lies in a box, from 0 to 1."""
+    """How much of each position of a site's grid lies in a box, from 0 to 1."""
     (_, h, w, _), (left, top, right, bottom) = site.shape, box
     return torch.outer(_covered(top, bottom, h), _covered(left, right, w))
 

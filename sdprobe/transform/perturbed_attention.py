@@ -1,4 +1,4 @@
-"""Guidance away from a denoiser that sees every place by itself."""
+"""Guidance away from a denoiser in which every position attends to itself alone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sdprobe.transform.guidance import Guidance, Scale
 class PerturbedAttention(Transform):
     """Guide away from what the denoiser says when its self-attention is the identity: x + scale · (cond − perturbed).
 
-    Where every place attends to itself alone, what it looks like is kept and how the parts belong together is lost;
-    guidance goes the other way. In joint attention a place of the picture attends to itself and to the text. It needs
-    no prompt and no unconditional rows, and adds to classifier-free guidance where there is some. Every step that is
+    Where every position attends to itself alone, what it looks like is kept and how the parts belong together is lost;
+    guidance goes the other way. In joint attention a position of the picture attends to itself and to the text. It
+    needs no prompt and no unconditional rows, and adds to classifier-free guidance. Every step that is
     guided asks the denoiser once more, for the conditional rows; the run's other transforms act in that call too, and
     its observers do not see it.
 

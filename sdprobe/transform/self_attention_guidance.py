@@ -22,8 +22,8 @@ Latents = Shaped[Tensor, "images channels h w"]
 class SelfAttentionGuidance(Transform):
     """Guide away from what the denoiser says when predicted x0 is blurred where self-attention is high.
 
-    At a step that is guided: x0 is predicted, the places that get more self-attention than the average are blurred in
-    it, the same noise is put back, and the denoiser is asked what noise ε̂ it finds now; the noise becomes
+    At a step that is guided: x0 is predicted, the positions that get more self-attention than the average are blurred
+    in it, the same noise is put back, and the denoiser is asked what noise ε̂ it finds now; the noise becomes
     ε + scale · (ε' − ε̂). All of it (x0, attention, ε' and ε̂) is of the unconditional rows, or of the conditional ones
     in a run without classifier-free guidance. Observers do not see the further call.
 
@@ -43,7 +43,7 @@ class SelfAttentionGuidance(Transform):
     Args:
         scale: 0 is nothing, exactly, and asks nothing; one number, one for each call of the denoiser, or what gives it
             for a `Step`. The usual one for Stable Diffusion is 0.75.
-        sigma: of the Gaussian that blurs, in places of the latents.
+        sigma: of the Gaussian that blurs, in positions of the latents.
         modules: whose self-attention is looked at, in joint attention the picture's of itself: patterns on the dotted
             names of modules; of several, the mean. None is the middle: of a U-Net, as in the paper, its middle block;
             of a transformer, of which the paper has nothing to say, the middle one of its blocks.
@@ -72,8 +72,8 @@ class SelfAttentionGuidance(Transform):
         if site.step.further:
             return attn
         if site.grid is None:
-            raise ValueError(f"the places of {site.name} are not laid out as a picture: look elsewhere, by modules=...")
-        # What each place is given by all others: on average 1, or with the text beside them somewhat less.
+            raise ValueError(f"the positions of {site.name} are not laid out as a picture: choose other modules=")
+        # What each position is given by all others: on average 1, or with the text beside them somewhat less.
         role = _guided(site.step)
         given = attn.probs(role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
         given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
@@ -111,7 +111,7 @@ def _blurred(x: Latents, sigma: float) -> Latents:
     reach = math.ceil(4 * sigma)
     if reach >= min(x.shape[-2:]):
         size = "×".join(map(str, x.shape[-2:]))
-        raise ValueError(f"a blur of sigma {sigma:g} reaches {reach} places beyond the edges of {size} latents")
+        raise ValueError(f"a blur of sigma {sigma:g} reaches {reach} positions beyond the edges of {size} latents")
     places = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
     weights = torch.exp(-((places / sigma) ** 2) / 2)
     weights = (weights / weights.sum()).to(x.dtype).expand(x.shape[1], 1, -1)

@@ -32,7 +32,7 @@ class Layout:
     text_first: bool = False
 
     def grid_of(self, x: Tensor) -> Grid | None:
-        """The grid of a module's output, where it is one: ``[rows, channels, h, w]``, or ``[rows, places, width]``."""
+        """The grid of a module's output, if it is one: ``[rows, channels, h, w]``, or ``[rows, positions, width]``."""
         if x.ndim == 4:
             return int(x.shape[-2]), int(x.shape[-1])
         return self.grids.get(x.shape[1]) if x.ndim == 3 else None

@@ -22,7 +22,7 @@ class Flux(TransformerModel):
     """Flux.1 dev, which is told the guidance scale, and Flux.1 schnell, which has none.
 
     Guidance is embedded, so there are rows of the prompt alone; a negative prompt is left out, as in the pipeline. In
-    joint attention the text stands before the picture. Four places of the latents are one token: hooks are shown
+    joint attention the text stands before the picture. Four positions of the latents are one token: hooks are shown
     latents as a picture, ``[images, channels, h, w]``, and only the network is shown them packed.
     """
 
@@ -89,13 +89,13 @@ class Flux(TransformerModel):
         # In the later blocks text and picture are one stream, whose attention has no part for added text.
         return "joint" if super().attention_kind(module) else None
 
-    def packed(self, latents: Latents) -> Shaped[Tensor, "rows places packed"]:
-        """Latents as the pipeline hands them on: four places of the picture are one."""
+    def packed(self, latents: Latents) -> Shaped[Tensor, "rows positions packed"]:
+        """Latents as the pipeline hands them on: four positions of the picture are one."""
         packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)
         return packed
 
-    def unpacked(self, packed: Shaped[Tensor, "rows places packed"], h: int, w: int) -> Latents:
-        """What the pipeline hands on, as a picture of so many places."""
+    def unpacked(self, packed: Shaped[Tensor, "rows positions packed"], h: int, w: int) -> Latents:
+        """What the pipeline hands on, as a picture of so many positions."""
         factor = self.pipe.vae_scale_factor
         latents: Tensor = self.pipe._unpack_latents(packed, h * factor, w * factor, factor)
         return latents

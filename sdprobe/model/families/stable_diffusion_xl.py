@@ -22,7 +22,7 @@ ADDED = ("text_embeds", "time_ids")
 class StableDiffusionXL(UNetModel):
     """Stable Diffusion XL, the base model.
 
-    Both encoders read the same places of the prompt; ``prompt_embeds`` holds their states side by side, the width of
+    Both encoders read the same token positions; ``prompt_embeds`` holds their states side by side, the width of
     the first before the width of the second.
     """
 

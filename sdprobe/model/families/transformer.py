@@ -16,7 +16,7 @@ class TransformerModel(Model):
 
     @property
     def patch(self) -> int:
-        """How many places of the latents, each way, are one token."""
+        """How many positions of the latents, each way, are one token."""
         return int(self.denoiser.config.patch_size)
 
     @property
