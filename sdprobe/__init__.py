@@ -1,4 +1,4 @@
-"""sdprobe: look inside a latent diffusion model, or meddle with it, through small composable hooks."""
+"""sdprobe: observe and change the inside of latent diffusion models with small composable hooks."""
 
 from sdprobe import clip as clip
 from sdprobe import losses as losses
