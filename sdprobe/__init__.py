@@ -1,4 +1,4 @@
-"""sdprobe: observe a latent diffusion model, or change its values while it runs, with small composable hooks."""
+"""sdprobe: observe and change the inside of latent diffusion models with small composable hooks."""
 
 from sdprobe import clip as clip
 from sdprobe import losses as losses

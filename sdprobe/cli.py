@@ -24,7 +24,7 @@ from sdprobe.sampling.loop import sample
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 for input that cannot be."""
+    """Run the command line; return the exit code: 0, or 2 after an error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["hooks"]:
         print(registry.hooks())
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         paths = draw(options)
     except Exception as error:
-        notes = getattr(error, "__notes__", [])  # what a hook raises says whose it is, whatever it is
+        notes = getattr(error, "__notes__", [])  # an error from a hook has notes, and may be of any type
         if not notes and not isinstance(error, (ValueError, TypeError, KeyError, OSError, RuntimeError)):
             raise
         message = str(error).strip().splitlines() or [type(error).__name__]
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw(options: argparse.Namespace) -> list[Path]:
-    """Make the picture and its word heat maps, and write them. Returns the files written."""
+    """Generate the images and their word heat maps, and write them. Return the paths of the files."""
     if not options.prompt.strip():
         raise ValueError('the prompt is empty; write for example: sdprobe "a red circle left of a blue square"')
     asked = [parse_hook(text) for text in options.hook]
@@ -72,7 +72,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
 def write(
     run: Run, maps: AttentionMaps, out: Path, asked: list[tuple[str, dict[str, Any]]], model: str | None
 ) -> list[Path]:
-    """The pictures, one overlay per word, a contact sheet, and the settings as JSON."""
+    """Write the images, one overlay per word, a contact sheet, and the settings as JSON; return the paths."""
     paths: list[Path] = []
     rows: list[list[plot.Cell]] = []
     for i, picture in enumerate(run.images):
@@ -95,7 +95,7 @@ def write(
 
 
 def parse_hook(text: str) -> tuple[str, dict[str, Any]]:
-    """``name:key=value,key=value`` as a name and its configuration; values are read as JSON where they are JSON.
+    """Parse ``name:key=value,key=value`` to a name and a configuration; values are parsed as JSON if possible.
 
     >>> parse_hook('replace-token:word=circle,with_=square')
     ('replace-token', {'word': 'circle', 'with_': 'square'})
