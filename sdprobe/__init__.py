@@ -14,6 +14,7 @@ from sdprobe.core.limits.steps import after, every, when
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.recording import Recording
 from sdprobe.core.registry import create, hooks, register
+from sdprobe.core.renamed import keep_old_names
 from sdprobe.core.rows import Row
 from sdprobe.core.run import Conditioned, Run, Settings, Site, State, Step, Text
 from sdprobe.model.base import Model
@@ -154,3 +155,5 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+keep_old_names()

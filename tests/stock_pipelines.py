@@ -34,6 +34,7 @@ from diffusers import (
 )
 from PIL import Image
 
+import sdprobe
 from tests.families import flux, stable_diffusion_3, stable_diffusion_xl
 from tests.tiny import stable_diffusion
 
@@ -199,6 +200,19 @@ def called(stock: Stock, prompt: Any = "a red circle", seed: int = 0, **given: A
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # some pipelines also draw from torch's own generator
     return stock.pipe(prompt, generator=generator, **usual | dict(stock.given) | given).images
+
+
+def attached(stock: Stock, *given: Any, prompt: Any = "a red circle", **asked: Any) -> Any:
+    """The run of a call of a pipeline with hooks attached."""
+    with sdprobe.attach(stock.pipe, given) as run:
+        called(stock, prompt, **asked)
+    return run
+
+
+def sampled(stock: Stock, *given: Any, prompt: Any = "a red circle", guidance_scale: float = 3.0, **asked: Any) -> Any:
+    """The same run by our own loop."""
+    fixed = {"steps": 3, "guidance_scale": guidance_scale, "seed": 0, "progress": False} | asked
+    return sdprobe.sample(stock.pipe, prompt, hooks=given, **fixed)
 
 
 def _on_tiny(kind: Any, parts: Mapping[str, Any] | None = None, **given: Any) -> Stock:

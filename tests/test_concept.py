@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import sdprobe
 from sdprobe.core.concept import Concept, load_concept
 
 TOKEN = "<my-style>"
@@ -200,11 +201,28 @@ def test_a_pickle_that_wants_to_run_code_runs_nothing(tmp_path, call, place, wri
 
 
 UNFIT = {
-    "two concepts": ({"<a>": ONE, "<b>": ONE}, "holds '<a>', '<b>', not one concept; read is"),
-    "two parameters": ({"string_to_param": {"<a>": ONE, "<b>": ONE}}, "holds '<a>', '<b>', not one concept"),
-    "no dictionary of parameters": ({"string_to_param": ONE}, "holds Tensor, not one concept"),
+    "two concepts": ({"<a>": ONE, "<b>": ONE}, r"holds 2 concepts, '<a>', '<b>': choose one, as in token='<a>'"),
+    "two parameters": ({"string_to_param": {"<a>": ONE, "<b>": ONE}}, "holds 2 concepts, '<a>', '<b>': choose one"),
+    "no dictionary of parameters": ({"string_to_param": ONE}, "holds Tensor, not a concept; read is"),
     "nothing": ({}, "holds dict; read is"),
     "a list": ([ONE], "holds list; read is"),
+    "no numbers": ({TOKEN: torch.full((1, 8), torch.nan)}, "vectors of text_encoder must be finite: 8 of its 8"),
+    "an infinite number": ({TOKEN: torch.tensor([1.0, torch.inf])}, "1 of its 2 numbers are NaN or infinite"),
+    "two for one encoder": (
+        {"clip_l": ONE, "text_encoders_0": ONE},
+        "holds 'clip_l', 'text_encoders_0', two of them for one encoder",
+    ),
+    "a network": ({"conv_in.weight": ONE, "conv_in.bias": ONE}, "the weights of a network, 'conv_in.weight' among"),
+    "a LoRA of web UIs": (
+        {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": SEVERAL},
+        r"concept.pt is a LoRA, not a concept: it holds 'lora_te_.*pipe.load_lora_weights\('.*concept.pt'\)",
+    ),
+    "a LoRA of diffusers": (
+        {"unet.up.attn1.to_q.lora_A.weight": SEVERAL, "unet.up.attn1.to_q.lora_B.weight": ONE},
+        "is a LoRA",
+    ),
+    "a LoRA of old diffusers": ({"up.attn1.processor.to_q_lora.down.weight": SEVERAL}, "is a LoRA"),
+    "a LyCORIS": ({"down_0.hada_w1_a": SEVERAL}, "is a LoRA"),
     "a text": ({TOKEN: "style"}, "text_encoder holds str, not a tensor"),
     "whole numbers": (
         {TOKEN: torch.ones(2, 8, dtype=torch.long)},
@@ -240,6 +258,58 @@ def test_what_a_file_says_of_itself_is_not_believed(tmp_path, about):
     save_file({TOKEN: ONE}, tmp_path / "concept", metadata={f"sdprobe.{name}": said for name, said in about.items()})
     with pytest.raises(ValueError, match="concept"):
         load_concept(tmp_path / "concept")
+
+
+PIVOTAL = {
+    "of Stable Diffusion 1": ({"text_encoders_0": numbers(2, 8)}, ("text_encoder",)),
+    "of two encoders": (
+        {"text_encoders_0": numbers(2, 8), "text_encoders_1": numbers(2, 12)},
+        ("text_encoder", "text_encoder_2"),
+    ),
+    "of Flux": ({"clip_l": numbers(2, 8), "t5": numbers(2, 12)}, ("text_encoder", "text_encoder_2")),
+}
+
+
+@pytest.mark.parametrize("what", PIVOTAL)
+def test_pivotal_tuning(tmp_path, what):
+    content, encoders = PIVOTAL[what]
+    save_file(content, tmp_path / "emb.safetensors")
+    found = load_concept(tmp_path / "emb.safetensors", token="<s>")
+    assert found.token == "<s>"
+    assert load_concept(tmp_path / "emb.safetensors").token is None
+    for encoder, value in zip(encoders, content.values(), strict=True):
+        assert torch.equal(found.vectors[encoder], value)
+    assert set(found.vectors) == set(encoders)
+
+
+@pytest.mark.parametrize("content", [{"<a>": ONE, "<b>": SEVERAL}, web_ui({"<a>": ONE, "<b>": SEVERAL})])
+def test_one_of_several_tokens(tmp_path, content):
+    path = tmp_path / "two.bin"
+    torch.save(content, path)
+    for token, value in (("<a>", ONE), ("<b>", SEVERAL)):
+        found = load_concept(path, token=token)
+        assert found.token == token
+        assert torch.equal(found.vectors["text_encoder"], value.reshape(-1, 8))
+        assert sdprobe.UseConcept(path, token=token).token == token
+        assert torch.equal(sdprobe.UseConcept(path, token=token).concept.vectors["text_encoder"], value.reshape(-1, 8))
+    for refused in (load_concept, sdprobe.UseConcept):
+        with pytest.raises(ValueError, match=r"holds no concept '<c>'; it holds '<a>', '<b>'"):
+            refused(path, token="<c>")
+        with pytest.raises(ValueError, match=r"holds 2 concepts, '<a>', '<b>': choose one, as in token='<a>'"):
+            refused(path)
+
+
+def test_a_token_that_a_file_of_one_does_not_hold(tmp_path):
+    torch.save({"<a>": ONE}, tmp_path / "one.bin")
+    with pytest.raises(ValueError, match=r"holds no concept '<b>'; it holds '<a>'"):
+        load_concept(tmp_path / "one.bin", token="<b>")
+    assert sdprobe.UseConcept(tmp_path / "one.bin", token="<b>").token == "<b>"  # there it is a name for it
+
+
+@pytest.mark.parametrize("name", ["lora", "lora-style", "<lora_style>", "alpha", "flora_up"])
+def test_a_token_may_speak_of_a_lora(tmp_path, name):
+    save_file({name: ONE}, tmp_path / "one.safetensors")
+    assert load_concept(tmp_path / "one.safetensors").token == name
 
 
 def test_what_is_not_there(tmp_path):

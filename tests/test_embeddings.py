@@ -63,3 +63,13 @@ def test_several_prompts_and_input_of_another_shape(tiny):
     assert sdprobe.embed(tiny, ["a star", "a ring"]).pooled.shape == (2, 16)
     with pytest.raises(ValueError, match=r"input must be \[1, 16, 16\]"):
         sdprobe.embed(tiny, "a star", input=torch.zeros(2, 16, 16))
+
+
+def test_within_a_run_it_says_what_to_ask_there(tiny):
+    class Embed(sdprobe.Observer):
+        def prompt_embeds(self, x, text):
+            sdprobe.embed(tiny, "a star")
+
+    with pytest.raises(RuntimeError, match=r"embed cannot be called by a hook .*text.encode\(\[...\]\) gives"):
+        run(tiny, Embed())
+    assert sdprobe.embed(tiny, "a star").prompts[0].text == "a star"

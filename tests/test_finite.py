@@ -1,60 +1,59 @@
-"""Latents that are no numbers: the run says so at its end, and where it began."""
+"""Numbers that end in a black picture are refused before a run."""
 
 from __future__ import annotations
-
-import warnings
 
 import pytest
 import torch
 
 import sdprobe
-from sdprobe import attach
 from tests.laws.strategies import run
-from tests.tiny import stable_diffusion
 
-NAN = float("nan")
-
-
-def spoil(point, at):
-    """A transform that makes values NaN at one point, in one step."""
-    return sdprobe.only(sdprobe.on(point, lambda x: x * NAN), steps=at)
-
-
-@pytest.mark.parametrize("point", ["latents", "model_output", "noise_pred", "sample"])
-@pytest.mark.parametrize("at", [0, 2])
-def test_the_step_and_the_hook_are_named(tiny, point, at):
-    same = sdprobe.on(point, lambda x: x + 0)
-    with pytest.warns(UserWarning, match=rf"That began in only\(on\('{point}'.*\)\.{point}, step {at} of 4"):
-        result = run(tiny, same, spoil(point, at), same, steps=4)
-    assert result.latents.isnan().all()
-
-
-@pytest.mark.parametrize("point", ["token_embeds", "prompt_embeds"])
-def test_a_change_of_the_text_is_named(tiny, point):
-    with pytest.warns(UserWarning, match=rf"That began in on\('{point}', .*\)\.{point}$"):
-        run(tiny, sdprobe.on(point, lambda x: x * NAN))
-
-
-def test_what_no_hook_did_is_said_too():
-    pipe = stable_diffusion()
-    with torch.no_grad():
-        pipe.unet.conv_out.bias.fill_(NAN)
-    with pytest.warns(UserWarning, match="That began in step 0, before step 1"):
-        sdprobe.sample(pipe, "a star", steps=3, seed=0, progress=False)
-    with pytest.warns(UserWarning, match="in the last step, in what the denoiser or the scheduler made"):
-        sdprobe.sample(pipe, "a star", steps=1, seed=0, progress=False)
+NAN, INF = float("nan"), float("inf")
+VECTOR = torch.tensor([1.0, NAN])
+REFUSED = {
+    "ReplaceToken": (lambda: sdprobe.ReplaceToken("circle", with_=VECTOR), "with_ must be finite: 1 of its 2"),
+    "AddVector": (lambda: sdprobe.AddVector("circle", VECTOR), "the vector must be finite: 1 of its 2"),
+    "AddVector, by encoder": (lambda: sdprobe.AddVector("circle", {"text_encoder": VECTOR}), "text_encoder must be"),
+    "AddVector, scale": (
+        lambda: sdprobe.AddVector("circle", torch.ones(2), scale=INF),
+        "scale must be a finite number",
+    ),
+    "MixTokens": (lambda: sdprobe.MixTokens({"star": NAN}, at="circle"), "the weight of 'star' must be a finite"),
+    "MixPrompts": (lambda: sdprobe.MixPrompts({"a star": -INF}), "the weight of 'a star' must be a finite .* not -inf"),
+    "ScaleToken": (lambda: sdprobe.ScaleToken("circle", NAN), "factor must be a finite number, not nan"),
+    "ScalePrompt": (lambda: sdprobe.ScalePrompt(INF), "factor must be a finite number, not inf"),
+    "NoisePrompt": (lambda: sdprobe.NoisePrompt(NAN), "amount must be a finite number, not nan"),
+    "Guidance": (lambda: sdprobe.Guidance(NAN), "scale must be a finite number, not nan"),
+    "Guidance, steps": (lambda: sdprobe.Guidance([1.0, INF]), "scale must be a finite number, not inf"),
+    "PerturbedAttention": (lambda: sdprobe.PerturbedAttention(NAN), "scale must be a finite number"),
+    "SelfAttentionGuidance": (lambda: sdprobe.SelfAttentionGuidance(INF), "scale must be a finite number"),
+    "LossGuidance": (lambda: sdprobe.LossGuidance(torch.sum, NAN), "scale must be a finite number"),
+    "AttendAndExcite": (lambda: sdprobe.AttendAndExcite(["circle"], NAN), "scale must be a finite number"),
+    "Concept": (lambda: sdprobe.Concept({"text_encoder": VECTOR[None]}), "vectors of text_encoder must be finite"),
+}
 
 
-def test_attached_too():
-    pipe = stable_diffusion()
-    pipe.set_progress_bar_config(disable=True)
-    with attach(pipe, spoil("noise_pred", 1)), pytest.warns(UserWarning, match="noise_pred, step 1 of 3"):
-        pipe("a star", num_inference_steps=3)
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_number_is_refused_as_it_is_made(what):
+    make, message = REFUSED[what]
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
-def test_what_is_mended_on_the_way_is_no_fault(tiny):
-    mends = sdprobe.on("noise_pred", lambda x: x.nan_to_num())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert run(tiny, spoil("noise_pred", 1), mends).latents.isfinite().all()
-        assert run(tiny).latents.isfinite().all()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sdprobe.ScalePrompt("2"),
+        lambda: sdprobe.Guidance("7"),
+        lambda: sdprobe.Guidance(["7"]),
+        lambda: sdprobe.MixPrompts({"a star": None}),
+    ],
+)
+def test_what_is_a_text_is_refused(make):
+    with pytest.raises(TypeError, match="is a number, not"):
+        make()
+
+
+def test_a_scale_that_a_function_gives(tiny):
+    with pytest.raises(ValueError, match="the scale of step 1 must be a finite number, not nan"):
+        run(tiny, sdprobe.Guidance(lambda step: NAN if step.index else 2.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe import AddVector, LatentRecorder, ReplaceToken
+from sdprobe import AddVector, LatentRecorder, ReplaceToken, attach
 from sdprobe.testing import footprint
 from tests import families
 from tests.laws.strategies import run, same_run
@@ -96,3 +96,20 @@ def test_only_what_is_named_is_a_leaf(tiny):
 def test_what_is_no_leaf_is_refused(tiny, asked):
     with pytest.raises(ValueError, match="needs_grad is True, False, or a tuple of leaves among 'latents'"):
         run(tiny, Slopes(asked))
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_attached_the_slopes_are_the_same(make):
+    pipe, names = make(), ("latents", "prompt_embeds")
+    pipe.set_progress_bar_config(disable=True)
+    slopes = Slopes(names)
+    sampled = sdprobe.sample(pipe, "a red circle", hooks=[slopes], **SETTINGS)
+    generator = torch.Generator().manual_seed(0)
+    own = {"use_resolution_binning": False} if make is families.pixart else {}
+    with attach(pipe, [slopes]) as run_:
+        pipe("a red circle", num_inference_steps=2, height=16, width=16, generator=generator, **own)
+    for ours, theirs in zip(sampled[slopes].slopes, run_[slopes].slopes, strict=True):
+        assert set(ours) == set(theirs) == set(names)
+        assert all(torch.equal(ours[name], theirs[name]) for name in names)
+    with pytest.raises(ValueError, match="token_embeds is no leaf in it"), attach(pipe, [Slopes(EVERY)]):
+        pipe("a red circle", num_inference_steps=2)

@@ -60,6 +60,33 @@ def test_overlap_by_hand():
     assert HeatMap(torch.zeros(2, 2)).iou(torch.zeros(2, 2)) == 0.0
 
 
+@pytest.mark.parametrize("compare", [HeatMap.iou, HeatMap.points_into])
+def test_a_mask_of_another_shape_is_refused(compare):
+    heat, picture = torch.eye(4), Image.new("RGB", (32, 16))
+    for mask in (torch.ones(4), torch.ones(1, 4, 4), torch.ones(0, 4), np.ones(16)):
+        with pytest.raises(ValueError, match=r"a mask is \[h, w\], a number for each place, not \["):
+            compare(HeatMap(heat), mask)
+    with pytest.raises(ValueError, match=r"the mask is 8×4, and the map is 4×4: give a mask of that size"):
+        compare(HeatMap(heat), torch.ones(8, 4))
+    with pytest.raises(ValueError, match=r"the mask is 16×16, and the picture is 16×32"):
+        compare(HeatMap(heat, "", picture), torch.ones(16, 16))
+    for mask in (torch.ones(16, 32), torch.ones(8, 16), torch.ones(4, 4)):  # the picture's ratio, or the map's own size
+        assert compare(HeatMap(heat, "", picture), mask)
+    assert compare(HeatMap(heat), torch.ones(8, 8))
+
+
+@pytest.mark.parametrize("size", [64, (64,), (64, 64, 1), 64.0, (64.0, 64), "ab", None])
+def test_a_size_is_a_height_and_a_width(size):
+    with pytest.raises(ValueError, match=r"a map's size is \(height, width\), such as \(64, 64\), not"):
+        HeatMap(torch.eye(4)).resize(size)
+
+
+def test_a_size_of_nothing():
+    with pytest.raises(ValueError, match="height and width are 1 or more, not 0 and 4"):
+        HeatMap(torch.eye(4)).resize((0, 4))
+    assert HeatMap(torch.eye(4)).resize([np.int64(8), 2]).values.shape == (8, 2)
+
+
 @given(low=st.floats(0.05, 0.5), more=st.floats(0.0, 0.4), seed=numbers)
 def test_a_higher_threshold_keeps_less(low, more, seed):
     heat = HeatMap(random_map(6, 6, seed))

@@ -13,6 +13,7 @@ from sdprobe.core.coverage import HookCalls
 from sdprobe.testing import footprint
 from tests import families
 from tests.laws.strategies import run, same_run
+from tests.tiny import stable_diffusion
 
 STEPS = 10
 SWAP = ReplaceToken("circle", with_="star")
@@ -128,3 +129,14 @@ def test_a_further_call_counts_what_acts_in_it(tiny):
     alone, asked = run(tiny, same), run(tiny, same, Asks())
     assert asked.coverage.hooks[0].total == 2 * alone.coverage.hooks[0].total
     assert torch.equal(alone.latents, asked.latents)
+
+
+@pytest.mark.parametrize("hook", [only(SWAP, steps=[10]), only(MAPS, sites=never), only(MAPS, rows=[1])])
+def test_attached_too(hook):
+    pipe = stable_diffusion()
+    pipe.set_progress_bar_config(disable=True)
+    pipe("a red circle", num_inference_steps=10)  # what the pipeline itself notes on its parts
+    before = footprint(pipe)
+    with pytest.raises(ValueError, match="would never act"), sdprobe.attach(pipe, [hook]):
+        pipe("a red circle", num_inference_steps=10)
+    assert footprint(pipe) == before

@@ -225,3 +225,9 @@ def test_a_look_finds_the_object(embedded):
     for i in range(4):
         for word, mask in zip(("red", "blue"), own.masks, strict=True):
             assert result[maps].heat_map(word, image=i).points_into(torch.from_numpy(mask))
+
+
+@pytest.mark.parametrize("timestep", [[100, 200], 100.0, "100", None])
+def test_a_look_is_at_one_timestep(tiny, timestep):
+    with pytest.raises(ValueError, match="timestep is one whole number for the one call, not"):
+        look(tiny, Image.new("RGB", (16, 16)), "a star", timestep)

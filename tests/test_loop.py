@@ -21,7 +21,18 @@ from tests.laws.strategies import affine, run, same_run
         ({"latents": torch.zeros(1, 4, 4, 4)}, r"\(1, 4, 8, 8\), not \(1, 4, 4, 4\)"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts for 1 prompts"),
         ({"steps": 2.5}, "steps is a whole number, not 2.5"),
-        ({"seed": -1}, "from 0 to"),
+        ({"steps": 2.0}, "steps is a whole number, not 2.0: write 2"),
+        ({"width": 64.0}, "width is a whole number, not 64.0: write 64"),
+        ({"height": 64.0}, "height is a whole number, not 64.0: write 64"),
+        ({"images_per_prompt": 1.0}, "images_per_prompt is a whole number, not 1.0: write 1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, not nan"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must be a finite number, not inf"),
+        ({"latents": torch.full((1, 4, 8, 8), torch.nan)}, "latents must be finite: 256 of its 256 numbers are NaN"),
+        ({"image": torch.zeros(1, 3, 16, 16), "strength": float("nan")}, "strength must be a finite number, not nan"),
+        ({"seed": -1}, r"from 0 to 2\*\*64 - 1, not -1; torch takes it for 18446744073709551615"),
+        ({"seed": 2**64}, r"from 0 to 2\*\*64 - 1, not 18446744073709551616"),
+        ({"seed": torch.tensor(3.0)}, "seed is a whole number, not tensor"),
+        ({"seed": 3.0}, "seed is a whole number, not 3.0"),
         ({"seed": "one"}, "seed is a whole number, not 'o'"),
         ({"strength": 0.5}, "no image is given"),
         ({"image": torch.zeros(3, 3, 16, 16)}, "3 pictures to start from for 1 prompts"),
@@ -32,6 +43,35 @@ from tests.laws.strategies import affine, run, same_run
 def test_settings_that_cannot_be_are_refused(tiny, settings, message):
     with pytest.raises(ValueError, match=message):
         run(tiny, **settings)
+
+
+def test_a_setting_of_another_kind_is_refused(tiny):
+    with pytest.raises(TypeError, match="guidance_scale is a number, not '7'"):
+        run(tiny, guidance_scale="7")
+    with pytest.raises(TypeError, match=r"latents are a tensor .*, not list"):
+        run(tiny, latents=[0.0])
+
+
+@pytest.mark.parametrize("seed", [torch.tensor(3), np.int64(3), np.array(3), np.uint8(3)])
+def test_a_seed_may_be_a_whole_number_of_numpy_or_torch(tiny, seed):
+    own = run(tiny, seed=seed)
+    assert same_run(own, run(tiny, seed=3))
+    assert type(own.seed) is int
+    latents = torch.ones(1, 4, 8, 8)
+    assert torch.equal(sdprobe.add_noise(tiny, latents, 0, seed=seed), sdprobe.add_noise(tiny, latents, 0, seed=3))
+
+
+@pytest.mark.parametrize("seeds", [torch.tensor([3, 4]), np.array([3, 4]), (np.int64(3), torch.tensor(4))])
+def test_seeds_may_be_an_array(tiny, seeds):
+    own = run(tiny, seed=seeds, images_per_prompt=2)
+    assert same_run(own, run(tiny, seed=[3, 4], images_per_prompt=2))
+    assert own.seed == (3, 4)
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1])
+def test_every_seed_that_torch_takes(tiny, seed):
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+    assert same_run(run(tiny, seed=seed), run(tiny, latents=noise))
 
 
 def test_a_prompt_is_text(tiny):

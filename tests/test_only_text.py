@@ -36,7 +36,7 @@ def models():
 
 
 @pytest.mark.parametrize("family", SHOWN)
-@given(hook=hooks, guidance=st.sampled_from([1.0, 3.0]))
+@given(hook=hooks | st.just(affine("pooled_embeds", 0.5, 0.25)), guidance=st.sampled_from([1.0, 3.0]))
 def test_in_all_steps_and_for_all_rows_it_is_the_hook(models, family, hook, guidance):
     """What the denoiser is told besides the tokens' embeddings changes with them: the vector of the whole prompt."""
     model, settings = models[family], SETTINGS | {"guidance_scale": guidance, "images_per_prompt": 2, "steps": 2}
@@ -102,7 +102,9 @@ def test_attached_it_is_the_same(models, family):
 def test_shown_to_every_site_of_cross_attention(models, family, hook):
     """That is all there is; but SDXL's network is told a vector of the whole prompt besides, which no site shows."""
     shown, whole = (run(models[family], own) for own in (only(hook, sites="*"), hook))
-    assert same_run(shown, whole) == (family != "Stable Diffusion XL" or not overrides(hook, "token_embeds"))
+    assert same_run(shown, whole) == (
+        family != "Stable Diffusion XL" or not (overrides(hook, "token_embeds") or overrides(hook, "pooled_embeds"))
+    )
 
 
 class TextAndAttention(sdprobe.Transform):

@@ -67,3 +67,10 @@ def test_errors(tiny):
     nothing = SelfAttentionMaps(grids=[5])
     with pytest.raises(ValueError, match="no self-attention was recorded"):
         run(tiny, nothing)[nothing].matrix()
+
+
+@pytest.mark.parametrize("at", [[3, 4], "circle", 5, []])
+def test_a_place_or_a_region(tiny, at):
+    maps = SelfAttentionMaps()
+    with pytest.raises(ValueError, match=r"heat_map takes one place \(row, column\), or a mask \[H, W\], not"):
+        run(tiny, maps)[maps].heat_map(at)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
+from sdprobe.core.prompt import Prompt
 from tests import clip_vocabulary, tiny
 from tests.families import FAMILIES
+from tests.laws.strategies import run
 
 WORDS = st.sampled_from(["a", "red", "circle", "checkered", "drawing", "corgi", "t-shirt"])
 
@@ -86,3 +89,76 @@ def test_every_family_spells_what_it_has_read(family):
     texts = ["a red circle", "a star of blue"]
     table = sdprobe.tokens(model, texts)
     assert sdprobe.detokenize(model, [prompt.ids for prompt in table.prompts]) == texts
+
+
+def reads(text, *pieces):
+    """A prompt that a tokenizer reads in these pieces, one after the other in the text."""
+    spans, at = [], 0
+    for piece in pieces:
+        at = text.index(piece, at)
+        spans.append((at, at + len(piece)))
+        at += len(piece)
+    return Prompt.from_spans(text, range(len(pieces)), pieces, ["word"] * len(pieces), spans)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "word", "positions"),
+    [
+        ("紅色的圓形", ["紅色", "的", "圓形"], "圓形", (2,)),
+        ("紅色的圓形", ["紅色", "的", "圓形"], "紅色的", (0, 1)),
+        ("紅色的圓形和circles", ["紅色", "的", "圓", "形", "和", "circles"], "圓形", (2, 3)),
+        ("紅色的圓形和circles", ["紅色", "的", "圓", "形", "和", "circles"], "Circles", (5,)),
+        ("赤い丸と青い丸", ["赤い", "丸", "と", "青い", "丸"], "丸", (1, 4)),
+        ("วงกลมสีแดง", ["วงกลม", "สี", "แดง"], "สีแดง", (1, 2)),
+        ("紅色 圓形", ["紅色", "圓形"], "紅色 圓形", (0, 1)),
+    ],
+)
+def test_a_part_of_a_text_without_spaces(text, pieces, word, positions):
+    assert reads(text, *pieces).positions(word) == positions
+
+
+@pytest.mark.parametrize("word", ["circle", "ircle", "circl", "red", "é"])
+def test_a_part_of_a_word_with_spaces_around_is_none(word):
+    prompt = reads(
+        "a reddish circles café, 和circles", "a", "red", "dish", "circle", "s", "caf", "é", "和", "circle", "s"
+    )
+    assert prompt.occurrences(word) == ()
+    with pytest.raises(sdprobe.WordNotInPrompt, match="is not in the prompt"):
+        prompt.positions(word)
+
+
+def test_a_part_that_begins_or_ends_within_a_token():
+    prompt = reads("紅色的圓形", "紅色", "的圓", "形")
+    for word in ("圓形", "色的圓", "的"):
+        assert prompt.occurrences(word) == ()
+        with pytest.raises(
+            sdprobe.WordNotInPrompt, match=r"'.*' stands in '紅色的圓形', but does not begin and end with"
+        ):
+            prompt.positions(word)
+    with pytest.raises(sdprobe.WordNotInPrompt, match=r"which there are '的圓\|形': ask for whole ones"):
+        prompt.positions("圓形")
+
+
+def test_a_part_of_a_text_without_spaces_past_the_context(embedded):
+    prompt = embedded.read("紅" * 40 + "圓形")
+    with pytest.raises(sdprobe.WordNotInPrompt, match="'圓形' lies past the 32 tokens that are read"):
+        prompt.positions("圓形")
+
+
+def test_a_part_of_a_text_is_read_by_a_real_tokenizer(embedded):
+    prompt = embedded.read("紅色圓形")
+    positions = prompt.positions("圓形")
+    assert positions
+    assert {prompt.spans[i] for i in positions} == {(2, 3), (3, 4)}
+    assert prompt.positions("紅色圓形") == tuple(range(1, positions[-1] + 1))
+
+
+@pytest.mark.parametrize("word", [["circle"], None, 2.0, ("a", "circle")])
+def test_one_word_is_asked_for(tiny, word):
+    maps = sdprobe.AttentionMaps()
+    result = run(tiny, maps, prompt="a circle")
+    with pytest.raises(
+        TypeError, match="a word is a text, such as 'circle', or a token position; ask for one, not for"
+    ):
+        result[maps].heat_map(word)
+    assert result.prompts[0].positions(np.int64(2)) == (2,)

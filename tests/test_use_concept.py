@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from functools import cache
 
 import diffusers
@@ -14,13 +15,12 @@ from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 import sdprobe
-from sdprobe.core.compose import METHODS
 from sdprobe.core.concept import Concept
 from sdprobe.model.text.added_tokens import add_to_tokenizers
 from sdprobe.testing import footprint
 from sdprobe.transform.use_concept import UseConcept
-from tests.families import pixart
-from tests.laws.strategies import affine, points, run, same_run, same_values, seen
+from tests.families import flux, pixart
+from tests.laws.strategies import CALLED, affine, points, run, same_run, same_values, seen
 from tests.laws.test_cleanup import Deliberate, raising
 from tests.tiny import stable_diffusion, tokenizer
 
@@ -216,7 +216,7 @@ def test_nothing_is_left(tiny):
 
 @given(
     kind=st.sampled_from([sdprobe.Observer, sdprobe.Transform]),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(CALLED),
     error=st.sampled_from([Deliberate, KeyboardInterrupt]),
     first=st.booleans(),
 )
@@ -245,6 +245,10 @@ def sdxl():
     )
 
 
+def plain(text, tokenizer):
+    return text
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_pair_for_a_pipeline_of_two_encoders(count):
     pipe = sdxl()
@@ -257,7 +261,7 @@ def test_a_pair_for_a_pipeline_of_two_encoders(count):
             text_encoder=getattr(loaded, name),
             tokenizer=getattr(loaded, f"tokenizer{number}"),
         )
-    brought = add_to_tokenizers(ours, {TOKEN: pair})
+    brought = add_to_tokenizers(ours, {TOKEN: pair}, plain)
     first, second = (brought[name].add_to(getattr(ours, name).get_input_embeddings()) for name in sorted(brought))
     with first, second:
         found = ours.encode_prompt(f"a {TOKEN}", negative_prompt=f"{TOKEN} star", device="cpu")
@@ -266,7 +270,7 @@ def test_a_pair_for_a_pipeline_of_two_encoders(count):
     assert TOKEN not in pipe.tokenizer.get_vocab()
     assert TOKEN not in pipe.tokenizer_2.get_vocab()
     with pytest.raises(ValueError, match=f"'{TOKEN}' was learned for text_encoder; .* text_encoder and text_encoder_2"):
-        add_to_tokenizers(copy.copy(pipe), {TOKEN: concept()})
+        add_to_tokenizers(copy.copy(pipe), {TOKEN: concept()}, plain)
 
 
 def test_a_concept_of_another_model(tiny):
@@ -308,8 +312,79 @@ def test_a_token_in_no_prompt(tiny):
     assert whole_footprint(tiny.pipe) == before
 
 
-@pytest.mark.parametrize("prompt", ["a <My-Style>", "a " * 13 + TOKEN])
-def test_a_token_of_which_only_a_part_would_be_read(tiny, prompt):
+CAPITALS = ["<MyStyle>", "MyStyle", "EasyNegative", "UPPER", "Bad_Prompt-v2"]
+
+
+@pytest.mark.parametrize("token", CAPITALS)
+def test_a_name_with_capitals_is_what_diffusers_gives_for_one_vector(tiny, token):
+    texts = {"prompt": f"a {token} circle", "negative_prompt": f"{token}, a ring"}
+    one = concept(1, token)
+    assert same_run(run(tiny, UseConcept(one), **texts), run(with_loaded(tiny, one), **texts))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("written", [str, str.lower, str.upper])
+@pytest.mark.parametrize("token", CAPITALS)
+def test_a_name_with_capitals_is_a_name_in_small_letters(tiny, token, written, count):
+    """And it may be written in either: of several vectors, diffusers would read the first alone."""
+    small = concept(count, token.lower())
+    texts = {"prompt": "a {0} circle, {0}", "negative_prompt": "a ring of {0}"}
+    expected = run(with_loaded(tiny, small), **{side: text.format(token.lower()) for side, text in texts.items()})
+    use = UseConcept(concept(count, token))
+    ours = run(tiny, use, **{side: text.format(written(token)) for side, text in texts.items()})
+    assert same_run(ours, expected)
+    assert ours.prompts[0].words == expected.prompts[0].words
+    assert len(ours.prompts[0].positions(token)) == 2 * count
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_that_another_begins_with(tiny, order):
+    """Diffusers spells out the shorter within the longer."""
+    short, long = concept(2, "Easy"), concept(2, "EasyNegative", seed=2)
+    ours = run(tiny, *[UseConcept(short), UseConcept(long)][::order], prompt="an EasyNegative of Easy")
+    renamed = concept(2, "<x>"), concept(2, "<y>", seed=2)
+    assert same_run(ours, run(tiny, *map(UseConcept, renamed), prompt="an <y> of <x>"))
+
+
+def test_names_that_only_capitals_tell_apart(tiny):
+    with pytest.raises(ValueError, match="the tokenizer has a token '<cat>' already"):
+        run(tiny, UseConcept(concept(1, "<Cat>")), UseConcept(concept(1, "<cat>", seed=2)), prompt="a <Cat>")
+
+
+@pytest.mark.parametrize("token", CAPITALS[:2])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_name_with_capitals_beside_t5(token, count):
+    """T5's tokenizers tell capitals from small letters."""
+    model = sdprobe.load(flux())
+    vectors = {"text_encoder": numbers(count), "text_encoder_2": numbers(count, 32)}
+    ours, small = (UseConcept(Concept(vectors, name)) for name in (token, token.lower()))
+    settings = {"height": 16, "width": 16}
+    expected = run(model, small, prompt=f"a {token.lower()} circle", **settings)
+    for written in (token, token.lower(), token.upper()):
+        assert same_run(run(model, ours, prompt=f"a {written} circle", **settings), expected)
+
+
+@pytest.mark.parametrize("token", CAPITALS[:3])
+def test_a_name_with_capitals_where_the_text_is_told_in_small_letters(token):
+    model, settings = sdprobe.load(pixart()), {"height": 16, "width": 16}
+    vectors = {"text_encoder": numbers(1, 32)}
+    plain = run(model, prompt=f"a {token} circle", **settings)
+    small = run(model, UseConcept(Concept(vectors, token.lower())), prompt=f"a {token} circle", **settings)
+    ours = run(model, UseConcept(Concept(vectors, token)), prompt=f"a {token} circle", **settings)
+    assert same_run(ours, small)
+    assert not same_run(ours, plain)
+
+
+def test_a_token_that_the_pipeline_cleans_away():
+    pipe = pixart()
+    pipe._text_preprocessing = lambda text, clean_caption=False: [re.sub("<.*?>", "", text).lower()]  # as with bs4
+    use = UseConcept(Concept({"text_encoder": numbers(1, 32)}, "<My-Style>"))
+    with pytest.raises(ValueError, match=r"PixArtAlphaPipeline cleans .* leaves '' of '<My-Style>': .* as 'MyStyle'"):
+        run(sdprobe.load(pipe), use, prompt="<My-Style>")
+
+
+def test_a_token_of_which_only_a_part_would_be_read(tiny):
+    prompt = "a " * 13 + TOKEN
     with pytest.raises(ValueError, match=f"of the 2 vectors of '{TOKEN}' only 1 would be read in '{prompt}'"):
         run(tiny, UseConcept(concept(2)), prompt=prompt)
     run(tiny, UseConcept(concept(1)), prompt=prompt)

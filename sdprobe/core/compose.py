@@ -54,6 +54,9 @@ class Hooks:
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
         return self._pass("prompt_embeds", x, text)
 
+    def pooled_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._pass("pooled_embeds", x, text)
+
     def latents(self, x: Tensor, step: Step) -> Tensor:
         return self._pass("latents", x, step)
 
@@ -95,7 +98,7 @@ class Hooks:
                 run.coverage.count_calls_of(own, _name(own), points, own.strict)
             yield live
         run.coverage.warn_of_idle()
-        run.finite.warn(run.latents)
+        run.nan_trace.warn(run.latents)
 
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
         """Only the hooks that say something at a point, and at a module of that name and kind."""
@@ -138,13 +141,13 @@ class Hooks:
     def _pass(self, point: str, value: Value, place: Any) -> Value:
         if self.run is not None and isinstance(place, Step) and point == "latents":
             before = f"step {place.index - 1}" if place.index else "the initial latents"
-            self.run.finite.note(f"in {before}, before step {place.index}", value)
+            self.run.nan_trace.note(f"in {before}, before step {place.index}", value)
         for leaf in self.leaves:
             if isinstance(leaf, Transform) and overrides(leaf, point):
                 given, value = value, checked(leaf, point, value, called(leaf, point, value, place))
                 self._count(leaf, point)
                 if self.run is not None and value is not given:
-                    self.run.finite.note(f"in {_name(leaf)}.{point}{_step_of(place)}", value)
+                    self.run.nan_trace.note(f"in {_name(leaf)}.{point}{_step_of(place)}", value)
         for leaf in self.leaves:
             if isinstance(leaf, Observer) and overrides(leaf, point):
                 called(leaf, point, value, place)

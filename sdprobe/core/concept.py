@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,13 +20,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.finite import refuse_not_finite
 
 PAIR = MappingProxyType({"clip_l": "text_encoder", "clip_g": "text_encoder_2"})
 """The names that files for Stable Diffusion XL give its two encoders."""
 
+ENCODERS = MappingProxyType(
+    {**PAIR, "text_encoders_0": "text_encoder", "text_encoders_1": "text_encoder_2", "t5": "text_encoder_2"}
+)
+"""Those, and the names that diffusers' advanced DreamBooth scripts give the encoders of SDXL and Flux."""
+
 NAMELESS = ("*", "emb_params")  # what stands in files where a token's name would
 FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
-SHAPES = "a tensor, {token: tensor}, {'clip_l': tensor, 'clip_g': tensor}, or {'string_to_param': {'*': tensor}}"
+LISTED = 10  # of the tokens in a file, so many are named where one must be chosen
+SHAPES = (
+    "a tensor, {token: tensor}, {'clip_l': tensor, 'clip_g': tensor}, {'text_encoders_0': tensor, ...}, or "
+    "{'string_to_param': {'*': tensor}}"
+)
+ADAPTER = re.compile(r"(?:^|[._])(?:lora[._](?:A|B|up|down|mid|te\d?|unet|linear_layer)|hada_w\d|lokr_w\d)(?:[._]|$)")
+"""What the parts of a LoRA, or of one of its kin, are called."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +76,7 @@ class Concept:
                 raise ValueError(
                     f"the vectors of {name} must be numbers [vectors, width], not {found.dtype} {list(found.shape)}"
                 )
+            refuse_not_finite(f"the vectors of {name}", found)
         if len({len(found) for found in self.vectors.values()}) != 1:
             raise ValueError(f"a concept has as many vectors for every encoder, and at least one, not {self._sizes()}")
 
@@ -121,41 +134,66 @@ class Concept:
         return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def load_concept(path: str | Path) -> Concept:
+def load_concept(path: str | Path, token: str | None = None) -> Concept:
     """A learned concept from any of the files in circulation.
 
     Read are, as ``.safetensors``, ``.bin`` or ``.pt``: ``{token: vectors}`` as diffusers writes it, the
     ``string_to_param`` files of the original code and of web UIs (a plain dict or a ``ParameterDict``), the pair
-    ``clip_l`` and ``clip_g`` of Stable Diffusion XL, and a bare tensor. One vector may be ``[width]``, several are
-    ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its name.
+    ``clip_l`` and ``clip_g`` of Stable Diffusion XL, ``text_encoders_0`` and ``text_encoders_1`` (or ``clip_l`` and
+    ``t5``) of pivotal tuning, as diffusers' advanced DreamBooth scripts write them, and a bare tensor. One vector may
+    be ``[width]``, several are ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its
+    name.
 
     >>> import tempfile
     >>> import torch
     >>> import sdprobe
     >>> path = Path(tempfile.mkdtemp()) / "learned_embeds.bin"
-    >>> torch.save({"<my-style>": torch.zeros(64)}, path)
-    >>> sdprobe.load_concept(path)
-    Concept('<my-style>', 1 × 64)
+    >>> torch.save({"<my-style>": torch.zeros(64), "<dog>": torch.zeros(64)}, path)
+    >>> sdprobe.load_concept(path, token="<dog>")
+    Concept('<dog>', 1 × 64)
 
     Args:
         path: a file, or a folder that holds ``learned_embeds.safetensors`` or ``learned_embeds.bin``.
+        token: which of the tokens the file holds; None for the only one. What the file gives no name, is given this.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: for a file that holds something else, and for a pickle that wants to run code. Nothing of it is
-            executed.
+        ValueError: for a file that holds something else (a LoRA, say), or several tokens of which none was chosen; and
+            for a pickle that wants to run code. Nothing of it is executed.
     """
+    held = concepts_in(path)
+    if token in held:
+        return held[token]
+    first, *others = held.values()
+    if not others and token is None:
+        return first
+    if not others and first.token is None:
+        return replace(first, token=token)
+    names = ", ".join([*map(repr, list(held)[:LISTED]), *[f"and {len(held) - LISTED} more"] * (len(held) > LISTED)])
+    if token is not None:
+        raise ValueError(f"{path} holds no concept {token!r}; it holds {names}")
+    raise ValueError(f"{path} holds {len(held)} concepts, {names}: choose one, as in token={first.token!r}")
+
+
+def concepts_in(path: str | Path) -> dict[str | None, Concept]:
+    """Every concept that a file holds, by its token; raises as `load_concept` does."""
     file = _file(Path(path))
     data, about = _content(file)
-    token, found = _named(data, file)
-    for name, value in found.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{file}: {name} holds {type(value).__name__}, not a tensor; read is {SHAPES}")
-    vectors = {name: value.detach() if value.ndim > 1 else value.detach()[None] for name, value in found.items()}
-    try:
-        return Concept(vectors, about.get("token") or token, about.get("losses", ()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file} holds no concept: {error}") from error
+    found: dict[str | None, Concept] = {}
+    named = _named(data, file)
+    for token, by_encoder in named.items():
+        for name, value in by_encoder.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(
+                    f"{file}: of {token!r}, {name} holds {type(value).__name__}, not a tensor; read is {SHAPES}"
+                )
+        vectors = {n: value.detach() if value.ndim > 1 else value.detach()[None] for n, value in by_encoder.items()}
+        try:
+            concept = Concept(vectors, (len(named) == 1 and about.get("token")) or token, about.get("losses", ()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file} holds no concept: {error}") from error
+        found[concept.token] = concept
+    return found
 
 
 def _file(path: Path) -> Path:
@@ -202,21 +240,40 @@ class _Held:
         self._parameters = state["_parameters"]
 
 
-def _named(data: Any, file: Path) -> tuple[str | None, dict[str, Any]]:
-    """The token a file names, and what it holds for each encoder."""
+def _named(data: Any, file: Path) -> dict[str | None, dict[str, Any]]:
+    """What a file holds for each encoder, by the token it names."""
     if isinstance(data, Tensor):
-        return None, {"text_encoder": data}
+        return {None: {"text_encoder": data}}
     if not isinstance(data, Mapping) or not data:
         raise ValueError(f"{file} holds {type(data).__name__}; read is {SHAPES}")
-    if set(data) <= set(PAIR):
-        return None, {PAIR[name]: value for name, value in data.items()}
+    _refuse_weights(data, file)
+    if set(data) <= set(ENCODERS):
+        by_encoder = {ENCODERS[name]: value for name, value in data.items()}
+        if len(by_encoder) != len(data):
+            raise ValueError(f"{file} holds {', '.join(map(repr, data))}, two of them for one encoder")
+        return {None: by_encoder}
     name = None
     if "string_to_param" in data:
         name, data = data.get("name"), data["string_to_param"]
         data = getattr(data, "_parameters", data)
-    if not isinstance(data, Mapping) or len(data) != 1:
-        keys = ", ".join(map(repr, data)) if isinstance(data, Mapping) else type(data).__name__
-        raise ValueError(f"{file} holds {keys}, not one concept; read is {SHAPES}")
+    if not isinstance(data, Mapping) or not data:
+        raise ValueError(f"{file} holds {type(data).__name__}, not a concept; read is {SHAPES}")
+    if len(data) > 1:
+        return {str(key): {"text_encoder": value} for key, value in data.items()}
     ((key, value),) = data.items()
     token = name if isinstance(name, str) and name else key
-    return (None if token in NAMELESS else str(token)), {"text_encoder": value}
+    return {None if token in NAMELESS else str(token): {"text_encoder": value}}
+
+
+def _refuse_weights(data: Mapping[Any, Any], file: Path) -> None:
+    """Refuse files that hold layers, by the names of what they hold."""
+    keys = [key for key in data if isinstance(key, str)]
+    if adapter := next((key for key in keys if ADAPTER.search(key)), None):
+        raise ValueError(
+            f"{file} is a LoRA, not a concept: it holds {adapter!r}. It changes layers: load it into the pipeline, "
+            f"pipe.load_lora_weights({str(file)!r}), and then sdprobe.load(pipe)"
+        )
+    if layer := next((key for key in keys if key.endswith((".weight", ".bias"))), None):
+        raise ValueError(
+            f"{file} holds the weights of a network, {layer!r} among them, not a concept; read is {SHAPES}"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +21,12 @@ class Conditioned:
 
     embeds: Shaped[Tensor, "batch tokens width"] = field(repr=False)
     arguments: Mapping[str, Shaped[Tensor, "batch ..."]] = field(repr=False)
+
+    @property
+    def told(self) -> Mapping[str, Shaped[Tensor, "batch ..."]]:
+        """The old name of `arguments`."""
+        warnings.warn("Conditioned.told is called arguments now", DeprecationWarning, stacklevel=2)
+        return self.arguments
 
     def of(self, entries: list[int]) -> Conditioned:
         """That of some of the prompts."""

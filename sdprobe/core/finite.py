@@ -1,35 +1,29 @@
-"""Where values of a run first were no numbers: noted as it goes, asked only at its end, so that no device waits."""
+"""Numbers that a run can compute with. One that is NaN or infinite ends in a black picture, without a word."""
 
 from __future__ import annotations
 
-import warnings
+import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
-class Finite:
-    """Whether what passed the points of a run was all numbers."""
+def refuse_not_finite(name: str, value: Any) -> None:
+    """Refuse a number, or a tensor, that is NaN or infinite in any entry; and what is no number at all.
 
-    def __init__(self) -> None:
-        self._noted: list[tuple[str, Tensor]] = []
+    Args:
+        name: what the user calls it.
+        value: a number, or a tensor of numbers.
 
-    def note(self, where: str, x: Any) -> None:
-        """Note whether a value is all numbers, if it is a tensor; nothing is waited for."""
-        if isinstance(x, Tensor):
-            self._noted.append((where, torch.isfinite(x.detach()).all()))
-
-    @property
-    def first_broken(self) -> str | None:
-        """Where a value first held NaN or an infinity; None where none did."""
-        return next((where for where, finite in self._noted if not finite), None)
-
-    def warn(self, latents: Tensor | None) -> None:
-        """Warn of final latents that are no numbers, and say where that began."""
-        if latents is None or torch.isfinite(latents).all():
-            return
-        began = self.first_broken or "in the last step, in what the denoiser or the scheduler made of finite latents"
-        warnings.warn(
-            f"the final latents hold NaN or infinities, so the pictures show nothing. That began {began}", stacklevel=2
-        )
+    Raises:
+        TypeError: for what is no number, a text for instance.
+        ValueError: for NaN and for infinity.
+    """
+    if isinstance(value, Tensor):
+        if not value.isfinite().all():
+            count = int((~value.isfinite()).sum())
+            raise ValueError(f"{name} must be finite: {count} of its {value.numel()} numbers are NaN or infinite")
+    elif not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is a number, not {value!r}")
+    elif not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")

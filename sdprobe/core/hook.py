@@ -7,6 +7,7 @@ point                               value                                       
 ==================================  =============================================  ===================
 ``token_embeds(x, text)``           ``[batch, tokens, width]`` before positions    `sdprobe.Text`
 ``prompt_embeds(x, text)``          ``[batch, tokens, width]``                     `sdprobe.Text`
+``pooled_embeds(x, text)``          ``[batch, width]``, of the whole prompt        `sdprobe.Text`
 ``latents(x, step)``                x_t, ``[images, channels, h, w]``              `sdprobe.Step`
 ``attention(attn, site)``           `sdprobe.Attention`, at every site asked for   `sdprobe.Site`
 ``activation(x, site)``             a named module's output                        `sdprobe.Site`
@@ -16,6 +17,9 @@ point                               value                                       
 ``final_latents(x, run)``           ``[images, channels, h, w]``                   `sdprobe.Run`
 ``image(x, run)``                   ``[images, 3, H, W]`` in [0, 1]                `sdprobe.Run`
 ==================================  =============================================  ===================
+
+``pooled_embeds`` is passed in the families whose denoiser is told one vector of the whole prompt besides its tokens:
+Stable Diffusion XL and 3, and Flux.
 
 ``start(run)`` is called before the first point and ``finish(run)`` after the last, whatever was raised in between.
 
@@ -41,6 +45,7 @@ from sdprobe.core.short_repr import short_repr
 POINTS = (
     "token_embeds",
     "prompt_embeds",
+    "pooled_embeds",
     "latents",
     "attention",
     "activation",
@@ -107,6 +112,7 @@ class Observer:
     def start(self, run: Run) -> None: ...
     def token_embeds(self, x: Tensor, text: Text) -> None: ...
     def prompt_embeds(self, x: Tensor, text: Text) -> None: ...
+    def pooled_embeds(self, x: Tensor, text: Text) -> None: ...
     def latents(self, x: Tensor, step: Step) -> None: ...
     def attention(self, attn: Attention, site: Site) -> None: ...
     def activation(self, x: Tensor, site: Site) -> None: ...
@@ -158,6 +164,9 @@ class Transform:
         return x
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return x
+
+    def pooled_embeds(self, x: Tensor, text: Text) -> Tensor:
         return x
 
     def latents(self, x: Tensor, step: Step) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,13 @@ from typing import Literal
 TokenRole = Literal["start", "word", "end", "pad"]
 
 WORD = re.compile(r"<[^<>\s]+>|\w+(?:[-'’]\w+)*")
+UNSPACED = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao; Tibetan; Burmese; Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # Japanese syllables
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Chinese characters
+)
+"""Scripts that are written without spaces between words."""
+SPACED = rf"[^\W{UNSPACED}]"  # a letter of a script with spaces, or a digit
 SPECIAL: Mapping[str, TokenRole] = MappingProxyType({"<start>": "start", "<end>": "end", "<pad>": "pad"})
 
 
@@ -73,32 +81,38 @@ class Prompt:
         """The token positions of every occurrence of a word, a phrase or a special name.
 
         Case and the amount of white space do not matter. ``"<start>"``, ``"<end>"`` and ``"<pad>"`` name the tokens
-        the tokenizer adds. Empty where the prompt does not hold the word.
+        the tokenizer adds. In scripts without spaces, such as Chinese, Japanese or Thai, a word is any part of the text
+        that begins and ends with tokens. Empty where the prompt does not hold the word.
         """
+        if not isinstance(word, str):
+            raise TypeError(f"a word is a text, such as 'circle', or a token position; ask for one, not for {word!r}")
         if word.lower() in self.words:
             return self.words[word.lower()]
         if word in SPECIAL:
             found = tuple(i for i, role in enumerate(self.roles) if role == SPECIAL[word])
             return (found,) if found else ()
-        if not word.split():
-            return ()
-        pattern = r"\s+".join(re.escape(part) for part in word.split())
-        pattern = (r"(?<!\w)" if word.strip()[0].isalnum() else "") + pattern
-        pattern += r"(?!\w)" if word.strip()[-1].isalnum() else ""
-        matches = re.finditer(pattern, self.text, re.IGNORECASE)
-        return tuple(p for p in (self._under(*m.span()) for m in matches) if p)
+        spans = (span for span in self._written(word) if not self._cuts_token(*span))
+        return tuple(positions for positions in (self._under(*span) for span in spans) if positions)
 
     def positions(self, word: str | int, occurrence: int | None = None) -> tuple[int, ...]:
         """The token positions of a word: of all its occurrences together, or of one (0 is the first).
 
         A number is a position already. Raises `WordNotInPrompt` for a word, or an occurrence, that is not there.
         """
-        if isinstance(word, int):
+        if not isinstance(word, str) and hasattr(word, "__index__"):
+            word = operator.index(word)
             if not -len(self.ids) <= word < len(self.ids):
                 raise WordNotInPrompt(f"token {word} is outside the prompt's {len(self.ids)} tokens")
             return (word % len(self.ids),)
+        assert not isinstance(word, int)  # which is a position
         found = self.occurrences(word)
-        if not found and any(part.lower() in map(str.lower, self.cut) for part in word.split()):
+        if not found and (cut := [span for span in self._written(word) if self._cuts_token(*span)]):
+            around = "".join(self.text[slice(*self.spans[i])] + "|" for i in self._under(*cut[0])).rstrip("|")
+            raise WordNotInPrompt(
+                f"{word!r} stands in {self.text!r}, but does not begin and end with tokens, which there are "
+                f"{around!r}: ask for whole ones"
+            )
+        if not found and (self._written(word) or any(p.lower() in map(str.lower, self.cut) for p in word.split())):
             raise WordNotInPrompt(f"{word!r} lies past the {len(self.ids)} tokens that are read of {self.text!r}")
         if not found:
             raise WordNotInPrompt(f"{word!r} is not in the prompt {self.text!r}; its words are {self._listed()}")
@@ -117,6 +131,10 @@ class Prompt:
             raise ValueError(f"no token comes from {encoder!r} here; the prompt is read by {', '.join(self.parts)}")
         return self.parts[encoder]
 
+    def text_for(self, encoder: str) -> str:
+        """The text that a text encoder is given: this one, unless a pipeline was given several."""
+        return self.text
+
     def spelt(self, position: int) -> str:
         """A token without the mark that its vocabulary puts at the end, or the beginning, of a word."""
         return self.tokens[position].removesuffix("</w>").removeprefix("▁")
@@ -131,6 +149,21 @@ class Prompt:
         """
         past = max((last for _, last in self.spans), default=0)
         return tuple(match.group() for match in WORD.finditer(self.text) if match.end() > past)
+
+    def _written(self, word: str) -> list[tuple[int, int]]:
+        """Where in the text a word stands: between letters of scripts with spaces, only as a whole word."""
+        if not word.split():
+            return []
+        pattern = r"\s+".join(re.escape(part) for part in word.split())
+        first, last = word.strip()[0], word.strip()[-1]
+        pattern = (f"(?<!{SPACED})" if first.isalnum() and re.match(SPACED, first) else "") + pattern
+        pattern += f"(?!{SPACED})" if last.isalnum() and re.match(SPACED, last) else ""
+        return [match.span() for match in re.finditer(pattern, self.text, re.IGNORECASE)]
+
+    def _cuts_token(self, first: int, past: int) -> bool:
+        """Whether a part of the text that stands within a run of letters begins or ends inside a token."""
+        inside = [edge for edge in (first, past) if re.match(r"\w\w", self.text[max(edge - 1, 0) : edge + 1])]
+        return any(a < edge < b for edge in inside for a, b in self.spans)
 
     def _under(self, first: int, past: int) -> tuple[int, ...]:
         return tuple(i for i, (a, b) in enumerate(self.spans) if a < b and a < past and b > first)

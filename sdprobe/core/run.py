@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdprobe.core.conditioned import Conditioned as Conditioned
 from sdprobe.core.coverage import Coverage as Coverage
-from sdprobe.core.finite import Finite
+from sdprobe.core.nan_trace import NanTrace
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.rows import Role as Role
 from sdprobe.core.rows import Row as Row
@@ -38,12 +38,13 @@ class Text:
     Args:
         encoder: the name of the pipeline's encoder, for example ``"text_encoder"``. A pipeline of several passes
             ``token_embeds`` once for each, and ``prompt_embeds`` once, of all together: there it is the names of those
-            that made them, ``"text_encoder+text_encoder_2"``.
+            that made them, ``"text_encoder+text_encoder_2"``; at ``pooled_embeds`` of those that made the vector.
         prompts: one prompt per batch entry, as this encoder reads it; its positions are those of the value's tokens.
         role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
         run: the run.
         lookup: gives a word's own token embeddings ``[tokens, width]`` from this encoder's table.
-        encode: gives what other texts would be at ``prompt_embeds``, ``[texts, tokens, width]``, past no hook.
+        encode: gives what other texts would be at ``prompt_embeds``, ``[texts, tokens, width]``, or, asked there, at
+            ``pooled_embeds``, ``[texts, width]``; past no hook.
         layers: gives every layer's hidden states of these prompts, past the transforms at ``token_embeds`` and through
             the encoder's final norm; the last are ``prompt_embeds`` as they enter that point.
         again: gives what has become of these prompts, encoded anew past every transform as it now is (`Conditioned`).
@@ -54,7 +55,7 @@ class Text:
     role: Role
     run: Run = field(repr=False)
     lookup: Callable[[str], Float[Tensor, "tokens width"]] = field(repr=False)
-    encode: Callable[[Sequence[str]], Shaped[Tensor, "texts tokens width"]] = field(repr=False)
+    encode: Callable[[Sequence[str]], Shaped[Tensor, "texts ..."]] = field(repr=False)
     layers: Callable[[], tuple[Shaped[Tensor, "batch tokens width"], ...]] = field(repr=False)
     again: Callable[[], Conditioned] = field(repr=False)
 
@@ -222,7 +223,7 @@ class Run:
         self.roles: tuple[Role, ...] = model.roles(settings.guidance_scale)
         self.images: list[Image] = []
         self.latents: torch.Tensor | None = None
-        self.coverage, self.finite = Coverage(), Finite()
+        self.coverage, self.nan_trace = Coverage(), NanTrace()
         self.resumed_at = 0
         self.records: list[tuple[object, Any]] = []
         self.names: dict[str, object] = {}

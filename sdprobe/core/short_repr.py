@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from types import FunctionType
 from typing import Any
 
 LONGEST = 400  # letters of one value, dictionaries of dictionaries included
@@ -19,6 +20,8 @@ class _Short(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             return f"{type(x).__name__}{tuple(x.shape)}"
+        if isinstance(x, FunctionType):
+            return x.__qualname__.rpartition("<locals>.")[2]
         return super().repr1(x, level)
 
 

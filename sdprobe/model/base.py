@@ -81,6 +81,9 @@ class Model(PipelineParts, ABC):
     ) -> Shaped[Tensor, "rows channels h w"]:
         """What the network returns for rows in its own scale, at the scheduler's number of a noise level."""
 
+    def refuse_picture_prompt(self) -> None:
+        """Raise ValueError where the network asks for a picture beside the prompt, which a run of ours has not."""
+
     def besides(self, settings: Settings) -> DenoiserArguments:
         """What the denoiser is told besides the prompts, an entry for each image, by the names of its arguments."""
         return {}
@@ -115,7 +118,7 @@ class Model(PipelineParts, ABC):
     # What the loop asks for, in its order.
 
     def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
-        """The conditioning for every row, past the points ``token_embeds`` and ``prompt_embeds``."""
+        """The conditioning for every row, past the points of the text."""
         return conditioned(self, run, hooks, roles)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
@@ -204,12 +207,13 @@ class Model(PipelineParts, ABC):
         Where words are brought, it also has a tokenizer of its own; while `add_tokens` is open, the encoders know them.
         With a state, the scheduler is that of the state, and the steps begin there.
         """
+        self.refuse_picture_prompt()
         run_model = copy.copy(self)
         run_model.pipe = copy.copy(self.pipe)
         run_model.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
         run_model.settings = settings
         run_model.pipe.scheduler = scheduler
-        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words)
+        run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
         run_model.first = settings.start_step * scheduler.order
         if state is not None:
             run_model.begin = state.index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def load(
     StableDiffusion(StableDiffusionPipeline, denoiser ... M parameters)
 
     Args:
-        source: None for the model that is shipped with the package (offline); a folder in diffusers' format; a
+        source: None for the model that is shipped with the package (offline); ``"shapes-joint"`` for the second of its
+            kind, a transformer with joint attention, once it is trained; a folder in diffusers' format; a
             single checkpoint file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and
             moved or cast where ``dtype`` or ``device`` ask for it).
@@ -101,16 +103,38 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
     if source is None:
         with without_bars():
             return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
+    if source == "shapes-joint":
+        return _shapes_joint(options)
     path = Path(source).expanduser()
     if path.is_file():
         return from_single_file(path, options)
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise FileNotFoundError(f"{path} holds no model_index.json: it is no folder in diffusers' format")
-        return DiffusionPipeline.from_pretrained(path, **options)
+        return DiffusionPipeline.from_pretrained(path, **{**_left_out(path), **options})
     if isinstance(source, Path) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{source} is neither a file or folder here nor a hub id like 'owner/name'")
     return DiffusionPipeline.from_pretrained(str(source), **options)
+
+
+def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
+    if not (shapes.JOINT_WEIGHTS / "model_index.json").is_file():
+        raise FileNotFoundError(
+            "'shapes-joint' is not shipped with this version. To train it: python -m sdprobe.shapes.train joint; "
+            "then put it in its place: python -m sdprobe.shapes.train export-joint"
+        )
+    # Its weights are stored as float16, to be small; it computes in float32 unless told otherwise.
+    with without_bars():
+        return DiffusionPipeline.from_pretrained(
+            shapes.JOINT_WEIGHTS,
+            **{**_left_out(shapes.JOINT_WEIGHTS), "torch_dtype": torch.float32, "local_files_only": True, **options},
+        )
+
+
+def _left_out(folder: Path) -> dict[str, None]:
+    """Text encoders that a pipeline was saved without, such as T5; diffusers wants to be told of them once more."""
+    index = json.loads((folder / "model_index.json").read_text())
+    return {name: None for name, part in index.items() if name.startswith(("text", "token")) and part == [None, None]}
 
 
 @contextmanager

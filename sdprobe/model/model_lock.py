@@ -9,6 +9,11 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+
+class RunUnderWay(RuntimeError):
+    """A run of the model is under way in this very thread, which a hook of it has asked for another."""
+
+
 _locks: WeakKeyDictionary[nn.Module, _Lock] = WeakKeyDictionary()
 _waiting: dict[int, _Lock] = {}
 _looking = threading.Lock()
@@ -51,7 +56,7 @@ class _Lock:
 
     def _refuse(self, me: int) -> None:
         if self._owner == me:
-            raise RuntimeError(
+            raise RunUnderWay(
                 "a run of this model is under way in this very thread: a hook cannot start another run of the model "
                 "it is attached to. Run it before or after, or on a second model"
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings
+from sdprobe.model.call_signature import CallSignature
 from sdprobe.model.model_lock import lock
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
+from sdprobe.model.seeds import checked_seed
 from sdprobe.model.text.encoder_stages import States, states
+from sdprobe.model.text.prompt_of_texts import PromptOfTexts
 from sdprobe.model.text.read_prompt import read, side_by_side
 
 Latents = Shaped[Tensor, "images channels h w"]
@@ -34,7 +37,8 @@ class PipelineParts:
         network: the pipeline's name of its denoiser.
         token_axis: the encoders whose tokens stand one after the other at ``prompt_embeds``; those of one tuple share
             their places.
-        pooling: further encoders, which give one vector for the whole prompt.
+        pooling: the encoders that make the one vector of the whole prompt, where the denoiser is told one.
+        asked: what the pipeline's call, where one is under way, was asked for in the place of its defaults.
     """
 
     network: ClassVar[str] = "transformer"
@@ -44,6 +48,7 @@ class PipelineParts:
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self.device_of_run: torch.device | None = None
+        self.asked: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def denoiser(self) -> Any:
@@ -86,6 +91,15 @@ class PipelineParts:
         tokenizer = self.tokenizer_of(encoder)
         return read(tokenizer, text, self.spelt(text, tokenizer), self.length(encoder))
 
+    def read_each(self, texts: Mapping[str, str]) -> Prompt:
+        """The prompt as the denoiser is shown it where encoders may be given different texts, by their names."""
+        there = {name: texts[name] for name in self.text_encoders}
+        if len(set(there.values())) == 1:
+            return self.read(there[self.first_shown])
+        shown = [[name for name in names if name in there] for names in self.token_axis]
+        readings = [{name: self.read(there[name], name) for name in names} for names in shown if names]
+        return PromptOfTexts.from_readings(there, readings)
+
     def spelt(self, text: str, tokenizer: Any) -> str:
         """The text as a tokenizer is given it: a textual inversion of several vectors is spelt out."""
         convert = getattr(self.pipe, "maybe_convert_prompt", None)
@@ -94,7 +108,7 @@ class PipelineParts:
     def length(self, encoder: str) -> int:
         """How many tokens an encoder is given: CLIP's context; of T5 as many as the pipeline asks for."""
         if "t5" in getattr(self.pipe, encoder).config.model_type:
-            return int(self.default("max_sequence_length"))
+            return int(self.argument("max_sequence_length"))
         return int(self.tokenizer_of(encoder).model_max_length)
 
     def text_states(self, prompts: Sequence[Prompt], given: Shaped[Tensor, "batch tokens width"] | None) -> States:
@@ -124,7 +138,11 @@ class PipelineParts:
 
     def default(self, name: str) -> Any:
         """The pipeline's own default for an argument of its call."""
-        return inspect.signature(self.pipe.__call__).parameters[name].default
+        return CallSignature.of(self.pipe).default(name)
+
+    def argument(self, name: str) -> Any:
+        """What the call under way was asked for, or the pipeline's own default."""
+        return self.asked[name] if name in self.asked else self.default(name)
 
     def default_size(self) -> tuple[int, int]:
         """The height and width, in pixels, that the model was made for."""
@@ -166,7 +184,8 @@ class PipelineParts:
 
     def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
         """Pictures in [0, 1] that gradients pass, by the decoder alone: no safety checker looks at them."""
-        return picture_of(self.pipe.vae, x0)
+        with self.freeze_parameters(torch.is_grad_enabled()):
+            return picture_of(self.pipe.vae, x0)
 
     def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
         """The decoded tensor as PIL pictures."""
@@ -184,21 +203,41 @@ class PipelineParts:
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
     @contextmanager
-    def freeze_parameters(self) -> Iterator[None]:
-        """While this is open, gradients reach the latents alone: none is kept for any parameter."""
-        parts = (part for part in self.pipe.components.values() if isinstance(part, nn.Module))
-        learning = [p for part in parts for p in part.parameters() if p.requires_grad]
+    def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:
+        """While this is open, gradients reach the latents alone: none is kept for any parameter.
+
+        Args:
+            wanted: whether there are gradients at all. Without, parameters go on asking for theirs: torch takes other
+                kernels for weights that do not, and the last bits of a small picture may depend on it.
+
+        Raises ValueError where gradients are wanted through parameters that were made in inference mode.
+        """
+        every = [p for part in self.pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
+        if wanted and any(parameter.is_inference() for parameter in every):
+            raise ValueError(
+                "a hook wants gradients, and this pipeline was built under torch.inference_mode(), whose parameters no "
+                "gradient passes: build it outside"
+            )
+        learning = [parameter for parameter in every if parameter.requires_grad]
+        collected = [parameter.grad for parameter in learning]
         try:
-            for parameter in learning:
-                parameter.requires_grad_(False)
+            for parameter, own in zip(learning, collected, strict=True):
+                if own is not None:
+                    parameter.grad = None
+                if wanted:
+                    parameter.requires_grad_(False)
             yield
         finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
+            for parameter, own in zip(learning, collected, strict=True):
+                if wanted:
+                    parameter.requires_grad_(True)
+                if parameter.grad is not own:
+                    parameter.grad = own
 
 
 def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
     """CPU generators for a seed, or one for each of several."""
+    seed = checked_seed(seed)
     if isinstance(seed, int):
         return torch.Generator("cpu").manual_seed(seed)
     return [torch.Generator("cpu").manual_seed(s) for s in seed]

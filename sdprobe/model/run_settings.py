@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
-
-Seed = int | Sequence[int]
+from sdprobe.model.seeds import Seed as Seed
+from sdprobe.model.seeds import checked_seed
 
 
 def fill(
@@ -50,17 +51,18 @@ def fill(
             f"picture: it starts from noise, without an image"
         )
     strength, start_step = _entered(model, image, steps, strength, start_step)
+    usual_scale = model.default("guidance_scale")
     usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
     made = Settings(
         prompt=prompts,
         negative_prompt=negatives,
         steps=steps,
-        guidance_scale=float(model.default("guidance_scale") if guidance_scale is None else guidance_scale),
+        guidance_scale=_number("guidance_scale", usual_scale if guidance_scale is None else guidance_scale),
         seed=_seed(seed),
         scheduler=scheduler,
-        height=usual_height if height is None else height,
-        width=usual_width if width is None else width,
-        images_per_prompt=images_per_prompt,
+        height=usual_height if height is None else _whole("height", height),
+        width=usual_width if width is None else _whole("width", width),
+        images_per_prompt=_whole("images_per_prompt", images_per_prompt),
         negative_given=negative_prompt is not None,
         strength=strength,
         start_step=start_step,
@@ -98,7 +100,7 @@ def changed(
             found[name] = texts
             found |= {"negative_given": True} if name == "negative_prompt" else {}
     if guidance_scale is not None:
-        found["guidance_scale"] = float(guidance_scale)
+        found["guidance_scale"] = _number("guidance_scale", guidance_scale)
     return replace(settings, **found)
 
 
@@ -112,17 +114,20 @@ def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
 def _seed(seed: Seed | None) -> int | tuple[int, ...]:
     if seed is None:
         return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
-    numbers = tuple(_whole("seed", own) for own in (seed if isinstance(seed, Iterable) else (seed,)))
-    if unfit := [number for number in numbers if not 0 <= number < 2**63]:
-        raise ValueError(f"a seed is a number from 0 to 2**63 - 1, not {unfit[0]}")
-    return numbers if isinstance(seed, Iterable) else numbers[0]
+    return checked_seed(seed)
 
 
 def _whole(name: str, given: Any) -> int:
     try:
         return operator.index(given)
     except TypeError:
-        raise ValueError(f"{name} is a whole number, not {given!r}") from None
+        whole = isinstance(given, float) and given.is_integer()
+        raise ValueError(f"{name} is a whole number, not {given!r}{f': write {int(given)}' if whole else ''}") from None
+
+
+def _number(name: str, given: Any) -> float:
+    refuse_not_finite(name, given)
+    return float(given)
 
 
 def _entered(
@@ -141,7 +146,9 @@ def _entered(
         if not 0 <= _whole("start_step", start) < steps:
             raise ValueError(f"start_step {start} is not one of {steps} steps, counted from 0")
         return (steps - start) / steps, start
-    strength = 0.8 if strength is None else float(strength)  # the default of diffusers' image-to-image pipeline
+    strength = (
+        0.8 if strength is None else _number("strength", strength)
+    )  # the default of diffusers' image-to-image pipeline
     return strength, model.left_out(steps, strength)
 
 
@@ -154,7 +161,11 @@ def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> N
         raise ValueError(f"strength {made.strength} of {made.steps} steps leaves none: it lies in (0, 1]")
     if isinstance(made.seed, tuple) and len(made.seed) != made.images:
         raise ValueError(f"{len(made.seed)} seeds for {made.images} images: give one number, or one per image")
+    if latents is not None and not isinstance(latents, Tensor):
+        raise TypeError(f"latents are a tensor [images, channels, h, w], not {type(latents).__name__}")
     if latents is not None and tuple(latents.shape) != (made.images, *shape):
         raise ValueError(
             f"latents must be [images, channels, h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}"
         )
+    if latents is not None:
+        refuse_not_finite("latents", latents)

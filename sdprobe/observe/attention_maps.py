@@ -6,7 +6,7 @@ is kept only when asked. Maps are brought to one size once, at the end: resizing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
-from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Run, Site
 from sdprobe.core.short_repr import short_repr
 from sdprobe.observe.daam import daam_map
+from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap, resize
 
 Keep = Literal["step", "layer", "head"]
@@ -31,12 +31,13 @@ UNASKED_BYTES = 4_000_000
 
 
 class Key(NamedTuple):
-    """Which sum: None where it runs over all steps, or all layers of a grid."""
+    """Which sum: None where it runs over all steps, or all layers of a grid; and of which prompts, by their number."""
 
     role: Role
     step: int | None
     layer: str | None
     grid: tuple[int, int]
+    reading: int
 
 
 class AttentionMaps(Observer):
@@ -97,7 +98,7 @@ class AttentionMaps(Observer):
         self.run = run
         self._refuse(run)
         self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
-        self.columns = None if self.words is None else self._columns(self.words)
+        self.readings = PromptReadings.of_run(run, self.roles, self.words)
         self.apart = set(self.keep) | {"layer", "head"}
         self.sums: dict[Key, Float[Tensor, "images heads positions tokens"]] = {}
         self.counts: dict[Key, int] = {}
@@ -114,8 +115,11 @@ class AttentionMaps(Observer):
                 continue  # where a pipeline calls its denoiser for each role by itself
             step = site.step.index if "step" in self.apart else None
             layer = site.name if "layer" in self.apart else None
-            seen = attn.probs(rows=role, queries=site.image, tokens=site.tokens(self.columns))
-            self._add(Key(role, step, layer, site.grid), seen)
+            reading = self.readings.of_rows(site.step.rows, role)
+            columns = self.readings.columns[reading]
+            if columns != []:  # a prompt that a callback gives may hold none of the words
+                seen = attn.probs(rows=role, queries=site.image, tokens=site.tokens(columns))
+                self._add(Key(role, step, layer, site.grid, reading), seen)
 
     def _add(self, key: Key, probs: Float[Tensor, "images heads positions tokens"]) -> None:
         if "head" not in self.apart:
@@ -182,22 +186,24 @@ class AttentionMaps(Observer):
         role = role or self.roles[0]
         if role not in self.roles:
             raise ValueError(f"rows of role {role!r} were not recorded: use AttentionMaps(rows='both')")
-        prompt = self.run.prompt_of(image, role)
-        columns = self._recorded(prompt, word, occurrence, encoder)
+        self.run.prompt_of(image, role)  # says how many images there are
         keys = self._matching(role, step, layer, head)
+        columns = self.readings.columns_for(dict.fromkeys(k.reading for k in keys), image, word, occurrence, encoder)
+        held = {key: columns[key.reading] for key in keys if key.reading in columns}
         if method == "daam":
-            values = self._daam(keys, image, columns, head)
+            values = self._daam(held, image, head)
         elif method == "mean":
-            values = self._mean(keys, image, columns, head)
+            values = self._mean(held, image, head)
         else:
             raise ValueError(f"method is 'mean' or 'daam', not {method!r}")
         picture = self.run.images[image] if self.run.images else None
-        return HeatMap(values, word if isinstance(word, str) else prompt.spelt(word), picture)
+        if isinstance(word, int):
+            word = self.readings.prompts[next(iter(held)).reading][image].spelt(word)
+        return HeatMap(values, word, picture)
 
     def heat_maps(self, image: int = 0, method: Method = "mean", *, role: Role | None = None) -> dict[str, HeatMap]:
         """The heat map of every word recorded, in the order of the prompt."""
-        prompt = self.run.prompt_of(image, role or self.roles[0])
-        recorded = [word for word in prompt.words if self._has(prompt.positions(word))]
+        recorded = self._words(image, role or self.roles[0])
         return {word: self.heat_map(word, None, image, method, role=role) for word in recorded}
 
     def grid(self, by: Keep, words: Sequence[str] | None = None, image: int = 0, most: int = 8) -> Figure:
@@ -213,8 +219,7 @@ class AttentionMaps(Observer):
             raise ValueError(f"{by}s were not kept apart: record with AttentionMaps(keep=({by!r},))")
         every, count = across[by], min(most, len(across[by]))
         chosen = [every[round(i * (len(every) - 1) / max(count - 1, 1))] for i in range(count)]
-        prompt = self.run.prompt_of(image, self.roles[0])
-        shown = list(words or (word for word in prompt.words if self._has(prompt.positions(word))))
+        shown = list(words or self._words(image, self.roles[0]))
         cells = [[self.heat_map(w, image=image, **{by: c}).cell() for c in chosen] for w in shown]  # type: ignore[arg-type]
         return plot.sheet(cells, rows=shown, columns=[_label(by, c) for c in chosen])
 
@@ -224,7 +229,7 @@ class AttentionMaps(Observer):
         At joint attention it is what goes to the text, and less than 1: the rest goes to the picture. Softmax runs
         over the whole key axis, so anything else would show a fault, or a transform's doing.
         """
-        if self.columns is not None:
+        if self.words is not None:
             raise ValueError("row sums need every token: record with words=None")
         means = [total.sum(-1) / self.counts[key] for key, total in self.sums.items()]
         return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
@@ -236,25 +241,11 @@ class AttentionMaps(Observer):
         if self.grids is not None and not set(self.grids) & set(grids):
             raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {grids}")
 
-    def _columns(self, words: Sequence[str | int]) -> list[int]:
-        prompts = [self.run.prompt_of(i, role) for role in self.roles for i in range(self.run.settings.images)]
-        found: set[int] = set()
-        for word in words:
-            holding = [p for p in prompts if isinstance(word, int) or p.occurrences(word)]
-            for prompt in holding or prompts[:1]:
-                found.update(prompt.positions(word))
-        return sorted(found)
-
-    def _has(self, positions: tuple[int, ...]) -> bool:
-        return self.columns is None or set(positions) <= set(self.columns)
-
-    def _recorded(self, prompt: Prompt, word: str | int, occurrence: int | None, encoder: str | None) -> list[int]:
-        positions = prompt.positions(word, occurrence)
-        if encoder is not None:
-            positions = tuple(p for p in positions if p in prompt.of(encoder))
-        if not self._has(positions):
-            raise ValueError(f"{word!r} was not recorded: only the words {self.words} were")
-        return list(positions) if self.columns is None else [self.columns.index(p) for p in positions]
+    def _words(self, image: int, role: Role) -> list[str]:
+        """The words recorded of an image, of all the prompts that it was shown."""
+        numbers = dict.fromkeys(key.reading for key in self.sums if key.role == role)
+        found = dict.fromkeys(word for number in numbers for word in self.readings.recorded(number, image))
+        return list(found) or [*self.run.prompt_of(image, role).words][:0]  # which says where they are not known
 
     def _matching(self, role: Role, step: int | None, layer: str | None, head: int | None) -> list[Key]:
         for name, value in (("step", step), ("layer", layer), ("head", head)):
@@ -277,22 +268,24 @@ class AttentionMaps(Observer):
         word: Tensor = self.sums[key][image, heads][..., columns].mean(-1).unflatten(-1, key.grid)
         return word
 
-    def _mean(self, keys: list[Key], image: int, columns: list[int], head: int | None) -> Float[Tensor, "h w"]:
-        size = max((key.grid for key in keys), key=lambda grid: grid[0] * grid[1])
+    def _mean(self, held: Mapping[Key, list[int]], image: int, head: int | None) -> Float[Tensor, "h w"]:
+        size = max((key.grid for key in held), key=lambda grid: grid[0] * grid[1])
         by_grid: dict[tuple[int, int], Tensor] = {}
-        for key in keys:
+        for key, columns in held.items():
             own = self._word(key, image, columns, head).mean(0)
             by_grid[key.grid] = by_grid[key.grid] + own if key.grid in by_grid else own
         total = torch.stack([resize(own, size, "bilinear") for own in by_grid.values()]).sum(0)
-        return total / sum(self.counts[key] for key in keys)
+        return total / sum(self.counts[key] for key in held)
 
-    def _daam(self, keys: list[Key], image: int, columns: list[int], head: int | None) -> Float[Tensor, "h w"]:
+    def _daam(self, held: Mapping[Key, list[int]], image: int, head: int | None) -> Float[Tensor, "h w"]:
         if not {"layer", "head"} <= self.apart:
             raise ValueError(
                 "DAAM's map needs layers and heads apart: record with AttentionMaps(keep=('layer', 'head'))"
             )
+        if len({len(columns) for columns in held.values()}) > 1:
+            raise ValueError("the word is of more tokens in one of this run's prompts than in another: ask for a step")
         sums: dict[str, Tensor] = {}
-        for key in keys:
+        for key, columns in held.items():
             own = self.sums[key][image, slice(None) if head is None else slice(head, head + 1)][..., columns]
             own = own.unflatten(1, key.grid).movedim(-1, 1)  # [heads, tokens, h, w]
             sums[str(key.layer)] = sums[str(key.layer)] + own if str(key.layer) in sums else own

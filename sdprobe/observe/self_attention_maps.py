@@ -94,7 +94,10 @@ class SelfAttentionMaps(Observer):
                 raise ValueError(f"position {at} lies outside the grid of {h}×{w}")
             values, word = matrix[row * w + column], f"position {at}"
         else:
-            mask = torch.as_tensor(at).float()[None, None]
+            mask = torch.empty(0) if isinstance(at, str) else torch.as_tensor(at).float()
+            if mask.ndim != 2:
+                raise ValueError(f"heat_map takes one place (row, column), or a mask [H, W], not {at!r}")
+            mask = mask[None, None]
             inside = torch.nn.functional.interpolate(mask, size=(h, w), mode="area").flatten()
             if not inside.sum():
                 raise ValueError("the mask is empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any, cast
@@ -53,6 +54,13 @@ class HeatMap:
 
     def resize(self, size: tuple[int, int], mode: str = "bicubic") -> HeatMap:
         """The map at another size ``(h, w)``, interpolated (``"bicubic"`` as DAAM, ``"bilinear"``, ``"area"``...)."""
+        try:
+            height, width = map(operator.index, size)
+        except (TypeError, ValueError):
+            raise ValueError(f"a map's size is (height, width), such as (64, 64), not {size!r}") from None
+        if height < 1 or width < 1:
+            raise ValueError(f"a map's height and width are 1 or more, not {height} and {width}")
+        size = (height, width)
         return replace(self, values=resize(self.values.float(), size, mode))
 
     def normalized(self) -> HeatMap:
@@ -65,15 +73,21 @@ class HeatMap:
         return self.normalized().values > threshold
 
     def iou(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD) -> float:
-        """Intersection over union with the mask of an object, at the mask's size; 0 where both are empty."""
-        truth = torch.as_tensor(mask, device=self.values.device).bool()
+        """Intersection over union with the mask of an object, at the mask's size; 0 where both are empty.
+
+        Raises ValueError for a mask that is not ``[h, w]``, or does not have the shape of the picture.
+        """
+        truth = self._fitting(mask)
         own = self.resize((truth.shape[0], truth.shape[1])).mask(threshold)
         union = (own | truth).sum().item()
         return (own & truth).sum().item() / union if union else 0.0
 
     def points_into(self, mask: Shaped[Any, "h w"]) -> bool:
-        """The pointing game (Zhang et al. 2016): whether the hottest place, at the mask's size, lies in the mask."""
-        truth = torch.as_tensor(mask, device=self.values.device).bool()
+        """The pointing game (Zhang et al. 2016): whether the hottest place, at the mask's size, lies in the mask.
+
+        Raises ValueError as `iou`.
+        """
+        truth = self._fitting(mask)
         own = self.resize((truth.shape[0], truth.shape[1])).values
         return bool(truth.flatten()[own.argmax()])
 
@@ -93,6 +107,21 @@ class HeatMap:
         file = BytesIO()
         self.overlay().savefig(file, format="png")
         return file.getvalue()
+
+    def _fitting(self, mask: Any) -> Bool[Tensor, "h w"]:
+        """A mask as a tensor; one of another shape would be compared with what it does not lie on."""
+        truth = torch.as_tensor(mask, device=self.values.device).bool()
+        if truth.ndim != 2 or not truth.numel():
+            raise ValueError(f"a mask is [h, w], a number for each place, not {list(truth.shape)}")
+        own = tuple(self.values.shape)
+        whole, of = ((self.picture.height, self.picture.width), "the picture") if self.picture else (own, "the map")
+        height, width = truth.shape
+        if (height, width) != own and height * whole[1] != width * whole[0]:
+            raise ValueError(
+                f"the mask is {height}×{width}, and {of} is {whole[0]}×{whole[1]}: give a mask of that size, or of "
+                f"another with the same ratio of height to width"
+            )
+        return truth
 
     def _shown(self) -> Any:
         height, width = (self.picture.height, self.picture.width) if self.picture else self.values.shape

@@ -116,7 +116,7 @@ def loop(
     """The loop itself: from noise, from a picture, or from where another run stood."""
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
-    with model.lock(), torch.inference_mode(False), torch.no_grad(), model.freeze_parameters():
+    with model.lock(), torch.inference_mode(False), torch.no_grad():
         run_model = model.prepare_run(scheduler, settings, stack.brings, state)
         prompts, negative_prompts = (
             tuple(map(run_model.read, texts)) for texts in (settings.prompt, settings.negative_prompt)
@@ -125,7 +125,7 @@ def loop(
         run.names = dict(by_name)
         run.resumed_at = run_model.begin
         generator = generators(run.seed) if state is None else copied_generator(state.generator)
-        with run_model.add_tokens(), stack.open(run) as hooks:
+        with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
             module_hooks = ModuleHooks.of_run(run_model, run, hooks)
             module_hooks.refuse_unreachable(run_model, run)
             conditioning = run_model.encode(run, hooks, run.roles)

@@ -9,11 +9,14 @@ from .scenes import Scene, pair, render, scene
 
 WEIGHTS = Path(__file__).parent / "weights"
 """The shipped model, in diffusers' folder format, and the CLIP beside it in `clip/`."""
+JOINT_WEIGHTS = Path(__file__).parent / "weights_joint"
+"""The second model, `StableDiffusion3Pipeline` in the same format, once it is trained."""
 
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
     "JOINS",
+    "JOINT_WEIGHTS",
     "PLACES",
     "RELATIONS",
     "SHAPES",

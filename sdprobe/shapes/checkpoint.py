@@ -7,7 +7,7 @@ one that was not (given a budget in steps; with a budget in time the learning ra
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -58,12 +58,16 @@ class Training:
         modules: what is trained, by name. Averages are kept of all of it.
         lr: the highest learning rate.
         averaging: the decay of the running average of the weights.
-        seed: of the one generator every random draw of the loop should come from.
+        seed: of the generators every random draw of the loop should come from: torch's own, of the processor and, for
+            modules on a GPU, of that.
+        bf16: within `autocast`, compute in bfloat16 where that is safe; weights stay in float32.
+        muon: modules whose matrices are trained by Muon (Jordan et al. 2024) instead of AdamW; needs torch 2.9.
 
     Attributes:
         step: steps taken.
         seconds: time spent in them.
         generator: the random state, part of the checkpoint.
+        device: where the modules are.
     """
 
     def __init__(
@@ -75,17 +79,29 @@ class Training:
         averaging: float = 0.999,
         seed: int = 0,
         fresh: bool = False,
+        bf16: bool = False,
+        muon: Iterable[nn.Module] = (),
     ) -> None:
-        self.folder, self.lr, self.averaging = folder, lr, averaging
+        self.folder, self.lr, self.averaging, self.bf16 = folder, lr, averaging, bf16
         self.modules = nn.ModuleDict(dict(modules))
+        self.device = next(self.modules.parameters()).device
         self.weights: list[Tensor] = [w for w in self.modules.parameters() if w.requires_grad]
+        matrices = [w for module in muon for w in module.parameters() if w.ndim == 2]
+        others = [w for w in self.weights if all(w is not matrix for matrix in matrices)]
         groups = [
-            {"params": [w for w in self.weights if w.ndim > 1], "weight_decay": weight_decay},
-            {"params": [w for w in self.weights if w.ndim <= 1], "weight_decay": 0.0},
+            {"params": [w for w in others if w.ndim > 1], "weight_decay": weight_decay},
+            {"params": [w for w in others if w.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)
+        self.optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)]
+        if matrices:
+            self.optimisers.append(
+                torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
         self.average = [w.detach().clone() for w in self.weights]
         self.generator = torch.Generator().manual_seed(seed)
+        self._random_there: Tensor | None = None
+        if self.device.type == "cuda":
+            self._random_there = torch.Generator(self.device).manual_seed(seed).get_state()
         self.step, self.seconds = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         if not fresh and self.path.exists():
@@ -113,7 +129,8 @@ class Training:
             on_save: called at every checkpoint, for figures and exports.
             constant: the part of the budget before the learning rate falls.
         """
-        torch.set_rng_state(self.generator.get_state())  # modules draw (dropout, sampling) from the global generator
+        # Modules draw (dropout, sampling) from the global generators.
+        self._set_random(self.generator.get_state(), self._random_there)
         self.modules.train()
         saved, mean = time.monotonic(), 0.0
         with tqdm(desc=self.folder.name, initial=self.step, unit="step", mininterval=10) as bar:
@@ -129,13 +146,19 @@ class Training:
                     saved = time.monotonic()
         self._save(on_save)
 
+    def autocast(self) -> torch.autocast:
+        """Inside, a loss is computed in bfloat16 where that was asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
     def _update(self, loss: Tensor, factor: float) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * factor
-        self.optimiser.zero_grad()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * factor
+            optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights, 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         with torch.no_grad():  # early on the average follows closely, or it would remember the random start
             torch._foreach_lerp_(self.average, self.weights, 1 - min(self.averaging, self.step / (self.step + 20)))
@@ -166,12 +189,14 @@ class Training:
     def _save(self, on_save: Callable[[], None] | None) -> None:
         # Figures may draw random numbers; the run goes on as if they had not.
         state = torch.get_rng_state()
+        there = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         self.generator.set_state(state)
         content = {
             "weights": self.modules.state_dict(),
             "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "random": state,
+            "random_there": there,
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -179,13 +204,21 @@ class Training:
             torch.save(content, beside)
         if on_save:
             on_save()
+        self._set_random(state, there)
+
+    def _set_random(self, state: Tensor, there: Tensor | None) -> None:
         torch.set_rng_state(state)
+        if there is not None:
+            torch.cuda.set_rng_state(there, self.device)
 
     def _resume(self) -> None:
-        content = torch.load(self.path, weights_only=True)
+        content = torch.load(self.path, map_location="cpu", weights_only=True)
         self.modules.load_state_dict(content["weights"])
         with torch.no_grad():
             torch._foreach_copy_(self.average, content["average"])
-        self.optimiser.load_state_dict(content["optimiser"])
+        for optimiser, state in zip(self.optimisers, content["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         self.generator.set_state(content["random"])
+        if self.device.type == "cuda" and content["random_there"] is not None:
+            self._random_there = content["random_there"]
         self.step, self.seconds = content["step"], content["seconds"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from .detect import Found, adherence
 from .drawing import Image
@@ -30,23 +30,31 @@ def held_out(count: int, objects: int, first: int = HELD_OUT) -> list[Scene]:
 
 
 def draw(
-    pipeline: StableDiffusionPipeline, captions: Sequence[str], steps: int = 25, guidance: float = 5.0, batch: int = 32
+    pipeline: DiffusionPipeline,
+    captions: Sequence[str],
+    steps: int = 25,
+    guidance: float = 5.0,
+    batch: int = 32,
+    **options: Any,
 ) -> list[Image]:
-    """One picture for each caption, each from its own noise."""
+    """One picture for each caption, each from its own noise. Options go to the pipeline's call."""
     call: Any = pipeline
     pictures: list[Image] = []
     for start in range(0, len(captions), batch):
         part = list(captions[start : start + batch])
         noises = [torch.Generator().manual_seed(start + k) for k in range(len(part))]
-        made = call(part, num_inference_steps=steps, guidance_scale=guidance, generator=noises, output_type="np").images
+        settings = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": noises, **options}
+        made = call(part, output_type="np", **settings).images
         pictures.extend((made * 255).round().astype(np.uint8))
     return pictures
 
 
 def figures(
-    pipeline: StableDiffusionPipeline, count: int = 100, steps: int = 25, guidance: float = 5.0
+    pipeline: DiffusionPipeline, count: int = 100, steps: int = 25, guidance: float = 5.0, **options: Any
 ) -> dict[str, float]:
     """Shares of what was asked for and is seen, over `count` captions of one object and as many of two.
+
+    Options go to the pipeline's call.
 
     Returns:
         `colour_1`, `colour_2`: objects whose colour is seen, in pictures of one and of two; `shape_1`, `shape_2`: those
@@ -58,10 +66,8 @@ def figures(
     backgrounds: list[bool] = []
     for objects in (1, 2):
         asked = held_out(count, objects)
-        seen = [
-            adherence(own.objects, own.background, picture)
-            for own, picture in zip(asked, draw(pipeline, [own.caption for own in asked], steps, guidance), strict=True)
-        ]
+        pictures = draw(pipeline, [own.caption for own in asked], steps, guidance, **options)
+        seen = [adherence(own.objects, own.background, picture) for own, picture in zip(asked, pictures, strict=True)]
         result[f"colour_{objects}"] = float(np.mean([ok for own in seen for ok in own.colours]))
         result[f"shape_{objects}"] = float(np.mean([ok for own in seen for ok in own.shapes]))
         for own, got in zip(asked, seen, strict=True):

@@ -3,9 +3,16 @@
 import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel
 
+from .joint import open_joint
 from .tokenizer import build
 
 SCHEDULER: dict[str, object] = {
@@ -53,3 +60,10 @@ def export(folder: Path) -> None:
     for part in ("vae", "clip"):
         if (folder / part).is_dir():
             shutil.copytree(folder / part, WEIGHTS / part, dirs_exist_ok=True)
+
+
+def export_joint(folder: Path) -> None:
+    """Put the newest pipeline with joint attention of a training folder to the package's weights, as float16."""
+    from . import JOINT_WEIGHTS
+
+    open_joint(folder / "joint-pipeline", torch.float16).save_pretrained(JOINT_WEIGHTS)

@@ -68,7 +68,14 @@ def psnr(autoencoder: AutoencoderKL, pictures: Tensor) -> float:
 
 
 def train_autoencoder(
-    folder: Path, budget: Budget, *, pictures: int = 12_000, batch: int = 16, decoder_only: bool = False, seed: int = 0
+    folder: Path,
+    budget: Budget,
+    *,
+    pictures: int = 12_000,
+    batch: int = 16,
+    decoder_only: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> None:
     """Train, and write the averaged weights to `folder/vae` at every checkpoint.
 
@@ -79,24 +86,25 @@ def train_autoencoder(
         batch: pictures per step.
         decoder_only: start from `folder/vae`, keep its encoder, and look at the squared error alone.
         seed: of weights, pictures and order.
+        device: where to train.
     """
     torch.manual_seed(seed)
     model = AutoencoderKL.from_pretrained(folder / "vae") if decoder_only else new_autoencoder()
     if decoder_only:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
-    model.to(memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)
     rng = np.random.default_rng(seed + (1000 if decoder_only else 0))
     wide = 0.3 if decoder_only else 0.6
     pool = to_tensor(
         [wide_picture(rng) if rng.random() < wide else scene(rng).image for _ in tqdm(range(pictures), "drawing")]
-    )
-    held_out = to_tensor([scene(10**6 + k).image for k in range(128)])
+    ).to(device)
+    held_out = to_tensor([scene(10**6 + k).image for k in range(128)]).to(device)
     name = "decoder" if decoder_only else "autoencoder"
     training = Training(folder / name, {"vae": model}, 1e-3 if decoder_only else 2e-3, 0.0, 0.995, seed)
 
     def loss(progress: float) -> Tensor:
-        x = pool[torch.randint(len(pool), (batch,))]
+        x = pool[torch.randint(len(pool), (batch,), device=device)]
         if progress < 0.6:  # crops first: many more steps in the same time
             top, left = torch.randint(0, SIZE // 2 + 1, (2,)).tolist()
             x = x[:, :, top : top + SIZE // 2, left : left + SIZE // 2]

@@ -124,13 +124,13 @@ def figures(
     """
 
     def embed(captions: list[str]) -> Tensor:
-        return text_features(model, token_ids(tokenizer, captions))
+        return text_features(model, token_ids(tokenizer, captions).to(model.device))
 
     def share(image: Tensor, captions: list[str], right: list[int]) -> float:
-        return float(((image @ embed(captions).T).argmax(1) == torch.tensor(right)).float().mean())
+        return float(((image @ embed(captions).T).argmax(1).cpu() == torch.tensor(right)).float().mean())
 
     ones = [scene(seed + k, objects=1, full=True) for k in range(count)]
-    seen = image_features(model, pictures(ones))
+    seen = image_features(model, pictures(ones).to(model.device))
     things = [s.objects[0] for s in ones]
     result = {
         "colour": share(
@@ -156,7 +156,7 @@ def figures(
         right.append(say(a, relation(a, b), b, (a.colour, b.colour)))
         colours.append(say(a, relation(a, b), b, (b.colour, a.colour)))
         relations.append(say(a, opposite[relation(a, b)], b, (a.colour, b.colour)))
-    seen = image_features(model, pictures(twos))
+    seen = image_features(model, pictures(twos).to(model.device))
     nearness = (seen * embed(right)).sum(1)
     result["swapped_colours"] = float((nearness > (seen * embed(colours)).sum(1)).float().mean())
     result["swapped_relation"] = float((nearness > (seen * embed(relations)).sum(1)).float().mean())
@@ -164,7 +164,14 @@ def figures(
 
 
 def train_clip(
-    folder: Path, budget: Budget, *, pairs: int = 12_000, batch: int = 64, start: Path | None = None, seed: int = 0
+    folder: Path,
+    budget: Budget,
+    *,
+    pairs: int = 12_000,
+    batch: int = 64,
+    start: Path | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> None:
     """Train, and write the averaged weights to `folder/clip` at every checkpoint.
 
@@ -175,6 +182,7 @@ def train_clip(
         batch: scenes per step, pairs kept together.
         start: a folder with a CLIP to start from, where there is no checkpoint.
         seed: of weights, scenes and order.
+        device: where to train.
     """
     torch.manual_seed(seed)
     tokenizer = build(folder / "clip")
@@ -183,23 +191,26 @@ def train_clip(
     kind_head = nn.Linear(64, len(COLOURS) * len(SHAPES) + len(BACKGROUNDS))
     rng = np.random.default_rng(seed)
     scenes = [s for _ in tqdm(range(pairs), "drawing") for s in pair(rng)]
-    images = pictures(scenes)
-    cells = torch.from_numpy(np.stack([cell_labels(s) for s in scenes])).long().flatten(2)
-    kinds = torch.from_numpy(np.stack([kind_labels(s) for s in scenes])).float()
-    ids = token_ids(tokenizer, [s.caption for s in scenes])
+    images = pictures(scenes).to(device)
+    cells = torch.from_numpy(np.stack([cell_labels(s) for s in scenes])).long().flatten(2).to(device)
+    kinds = torch.from_numpy(np.stack([kind_labels(s) for s in scenes])).float().to(device)
+    ids = token_ids(tokenizer, [s.caption for s in scenes]).to(device)
     seen, said = facts(scenes), claims([s.statement for s in scenes])
     del scenes
+    for part in (model, cell_head, kind_head):
+        part.to(device)
     training = Training(
         folder / "clip-training", {"clip": model, "cells": cell_head, "kinds": kind_head}, 1.5e-3, 0.02, 0.995, seed
     )
 
     def loss(progress: float) -> Tensor:
-        rows = (2 * torch.randint(pairs, (batch // 2, 1)) + torch.arange(2)).flatten()
+        chosen = (2 * torch.randint(pairs, (batch // 2, 1)) + torch.arange(2)).flatten()
+        rows = chosen.to(device)
         tower = model.vision_model(pixel_values=pixel_values(images[rows]), output_hidden_states=True)
         image = F.normalize(model.visual_projection(tower.pooler_output), dim=-1)
         scores = model.logit_scale.exp().clamp(max=100) * image @ text_features(model, ids[rows]).T
-        index = rows.numpy()
-        targets = torch.from_numpy(truth(seen[index], said[index])).float()
+        index = chosen.numpy()
+        targets = torch.from_numpy(truth(seen[index], said[index])).float().to(device)
         per_image = -(scores.log_softmax(1) * targets).sum(1) / targets.sum(1)
         per_text = -(scores.log_softmax(0) * targets).sum(0) / targets.sum(0)
         shapes, colours = cell_head(tower.hidden_states[0]).split((1 + len(SHAPES), 2 + len(COLOURS)), dim=-1)

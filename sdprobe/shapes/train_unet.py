@@ -15,25 +15,14 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from .checkpoint import Budget, Training
+from .encoded import DROPPED, POOL, Pools
 from .evaluate import figures
 from .export import SCHEDULER, pipeline
-from .scenes import scene
 from .tokenizer import build
-from .train_autoencoder import scaled, to_tensor
 from .train_clip import text_config, token_ids
-
-POOL = 48_000
-"""Scenes held at a time."""
-PASSES = 4
-"""How often each is seen, on average, before the next ones are drawn."""
-DROPPED = 0.1
-"""Share of captions left out, for classifier-free guidance."""
-_VALIDATION = 256
-_SCENES_PER_SEED = 1_000_000
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -71,41 +60,28 @@ class Float32Attention:
             layer(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2).float()
             for layer, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(q.device.type, enabled=False):
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         result: Tensor = attn.to_out[1](attn.to_out[0](mixed))
         return result
 
 
-@torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, tokenizer: CLIPTokenizer, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Latents `[count, 4, 16, 16]` and caption ids `[count, 32]` of the scenes of so many seeds.
-
-    Every other scene is of two objects; of the rest as many as `scene` draws.
-    """
-    noise = torch.Generator().manual_seed(first)
-    latents: list[Tensor] = []
-    captions: list[str] = []
-    for start in tqdm(range(first, first + count, 64), "scenes", leave=False):
-        scenes = [scene(seed, 2 if seed % 2 else None) for seed in range(start, min(start + 64, first + count))]
-        posterior = vae.encode(scaled(to_tensor([own.image for own in scenes]))).latent_dist
-        latents.append(posterior.sample(noise) * vae.config.scaling_factor)
-        captions.extend(own.caption for own in scenes)
-    return torch.cat(latents), token_ids(tokenizer, captions)
-
-
-def draw_times(count: int) -> Tensor:
+def draw_times(count: int, device: torch.device) -> Tensor:
     """Times of training, 0 to 999: a third uniform, a third normal around the middle, a third at high noise."""
-    middle = (500 + 130 * torch.randn(count)).clamp(0, 999).long()
-    of_each = torch.stack([torch.randint(0, 1000, (count,)), middle, torch.randint(650, 1000, (count,))])
-    return of_each[torch.randint(0, 3, (count,)), torch.arange(count)]
+
+    def between(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (count,), device=device)
+
+    middle = (500 + 130 * torch.randn(count, device=device)).clamp(0, 999).long()
+    of_each = torch.stack([between(0, 1000), middle, between(650, 1000)])
+    return of_each[between(0, 3), torch.arange(count, device=device)]
 
 
 def v_error(
     unet: UNet2DConditionModel, text: CLIPTextModel, latents: Tensor, ids: Tensor, times: Tensor, noise: Tensor
 ) -> Tensor:
     """Squared error of v = sqrt(abar) noise - sqrt(1 - abar) x0, for each scene."""
-    kept = DDIMScheduler(**SCHEDULER).alphas_cumprod[times].view(-1, 1, 1, 1)
+    kept = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(times.device)[times].view(-1, 1, 1, 1)
     signal, spread = kept.sqrt(), (1 - kept).sqrt()
     noised = (signal * latents + spread * noise).contiguous(memory_format=torch.channels_last)
     v = unet(noised, times, text(ids).last_hidden_state, return_dict=False)[0].float()
@@ -122,8 +98,11 @@ def train_unet(
     lr: float = 1.2e-3,
     bf16: bool = False,
     judged: int = 24,
+    unseen: int = 256,
     start: Path | None = None,
     seed: int = 0,
+    device: str = "cpu",
+    workers: int = 0,
 ) -> None:
     """Train, and write the pipeline of averaged weights to `folder/pipeline` at every checkpoint.
 
@@ -134,43 +113,44 @@ def train_unet(
         batch: scenes per step.
         pool: scenes held at a time.
         lr: the highest learning rate.
-        bf16: compute in bfloat16, keep weights in float32; for processors with AMX.
+        bf16: compute in bfloat16, keep weights in float32; for GPUs, and processors with AMX.
         judged: captions of one object, and as many of two, drawn and judged at every checkpoint.
+        unseen: scenes no training draws, for the error at every checkpoint.
         start: a pipeline folder whose U-Net and text encoder to start from, where there is no checkpoint.
         seed: of weights, noise and order; every seed has a million scenes of its own, up to seed 9.
+        device: where to train.
+        workers: processes that draw scenes ahead.
     """
     torch.manual_seed(seed)
+    on = torch.device(device)
     tokenizer = build(folder / "pipeline" / "tokenizer")
-    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False).to(on)
     unet = UNet2DConditionModel.from_pretrained(start / "unet") if start else new_unet()
     text = CLIPTextModel.from_pretrained(start / "text_encoder") if start else _start_of_text(folder / "clip")
-    unet.to(memory_format=torch.channels_last).train()
-    training = Training(folder / "unet", {"unet": unet, "text_encoder": text.train()}, lr, seed=seed)
-    empty = token_ids(tokenizer, [""])[0]
-    unseen = encode_scenes(vae, tokenizer, 10_000_000, _VALIDATION)
-    held: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def scenes_of(step: int) -> tuple[Tensor, Tensor]:
-        # Which scenes are at hand depends on the step alone, so that a resumed run sees what it would have seen.
-        number = step * batch // (pool * PASSES)
-        if number not in held:
-            held.clear()
-            held[number] = encode_scenes(vae, tokenizer, seed * _SCENES_PER_SEED + number * pool, pool)
-        return held[number]
+    unet.to(on, memory_format=torch.channels_last).train()
+    training = Training(folder / "unet", {"unet": unet, "text_encoder": text.to(on).train()}, lr, bf16=bf16, seed=seed)
+    empty = token_ids(tokenizer, [""])[0].to(on)
+    pools = Pools(vae, folder / "scenes", batch, pool, seed, workers)
+    shown = pools.unseen(unseen)
+    shown_ids = token_ids(tokenizer, shown.captions).to(on)
+    ids_of: dict[int, Tensor] = {}
 
     def loss(_: float) -> Tensor:
-        latents, ids = scenes_of(training.step)
-        rows = torch.randint(len(ids), (batch,))
-        said = torch.where(torch.rand(batch, 1) < DROPPED, empty, ids[rows])
-        times = draw_times(batch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return v_error(unet, text, latents[rows], said, times, torch.randn_like(latents[rows])).mean()
+        scenes, number = pools.at(training.step), pools.number(training.step)
+        if number not in ids_of:
+            ids_of.clear()
+            ids_of[number] = token_ids(tokenizer, scenes.captions).to(on)
+        rows = torch.randint(pool, (batch,), device=on)
+        said = torch.where(torch.rand(batch, 1, device=on) < DROPPED, empty, ids_of[number][rows])
+        x0 = scenes.latents[rows]
+        with training.autocast():
+            return v_error(unet, text, x0, said, draw_times(batch, on), torch.randn_like(x0)).mean()
 
     def on_save() -> None:
         with training.averaged(), torch.no_grad():
-            noise = torch.randn(unseen[0].shape, generator=torch.Generator().manual_seed(3))
-            times = torch.linspace(10, 990, _VALIDATION).long()
-            parts = zip(*(x.view(-1, 64, *x.shape[1:]) for x in (*unseen, times, noise)), strict=True)
+            noise = torch.randn(shown.latents.shape, generator=torch.Generator().manual_seed(3)).to(on)
+            times = torch.linspace(10, 990, unseen).long().to(on)
+            parts = zip(*(x.split(64) for x in (shown.latents, shown_ids, times, noise)), strict=True)
             errors = torch.cat([v_error(unet, text, *part) for part in parts])
             made = pipeline(folder / "pipeline", vae, unet, text)
             made.set_progress_bar_config(disable=True)
@@ -179,9 +159,10 @@ def train_unet(
                 samples=training.step * batch, v_error=float(errors.mean()), **quarters, **figures(made, judged)
             )
 
-    if bf16:
+    if bf16 and on.type == "cpu":
         unet.set_attn_processor(Float32Attention())
     training.run(loss, budget, every=480, on_save=on_save, constant=2 / 3)
+    pools.close()
 
 
 def _start_of_text(clip: Path) -> CLIPTextModel:

@@ -16,6 +16,8 @@ from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
 from sdprobe.stock_pipelines.pipeline_listener import attachable, copy_for_call, intercept_calls, listen_to_pipeline
+from sdprobe.stock_pipelines.prompts_read import read_prompts
+from sdprobe.stock_pipelines.shown_rows import ShownRows
 
 
 @contextmanager
@@ -41,14 +43,23 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
     What is special to it:
 
     - A run is one call: a second call inside the ``with`` is refused.
-    - Rows are what the pipeline shows its denoiser: no ``"uncond"`` without guidance; ``"cond"``, ``"image"`` and
-      ``"uncond"``, in this order, in InstructPix2Pix. Where Flux is given ``true_cfg_scale`` it calls its denoiser
-      twice a step, and ``model_output`` is passed twice, each time with its own rows.
+    - Rows are what the pipeline shows its denoiser, call by call: no ``"uncond"`` without guidance, nor after a
+      callback has cut it off; ``"cond"``, ``"image"`` and ``"uncond"``, in this order, in InstructPix2Pix. Where Flux
+      is given ``true_cfg_scale`` it calls its denoiser twice a step, and ``model_output`` is passed twice, each time
+      with its own rows. `run.roles` are those that the run begins with.
     - Given ``prompt_embeds`` in place of a text, hooks that ask for a word say that the words are not known.
+    - Words are those that the denoiser is shown: of each text encoder, those of the text it is given (``prompt_2``,
+      ``prompt_3``), as far as ``max_sequence_length`` lets it read. Flux shows its denoiser ``prompt_2``; in Stable
+      Diffusion 3 ``prompt`` and ``prompt_2`` share the first places, and ``prompt_3`` has the others; in SDXL both
+      texts share all places. Where two texts share places, a word of either stands at its place.
     - ``run.seed`` is known where the pipeline was given a new generator, or one for each image.
-    - A callback of one's own is called as ever, and what it changes is what the next point is shown.
+    - A callback of one's own is called as ever, and what it changes is what the next point is shown. What it calls by
+      itself, such as the denoiser or an encoder, passes no hook and is not counted in `run.coverage`.
+    - A callback may give the pipeline another prompt (``prompt_embeds``). From there on rows are of that prompt: of the
+      text, where the callback had ``pipe.encode_prompt`` make it, else of embeddings whose words are not known. Hooks
+      at the points of the text do not act on it, limited or not. `run.prompts` are those that the run begins with, and
+      `AttentionMaps` give a word's map over the steps whose prompt holds it.
     - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.
-    - Texts for a second encoder (``prompt_2``) are heeded, but words are those of ``prompt``.
 
     Args:
         pipe: a live pipeline: text-to-image of any family that `sdprobe.load` knows, and of Stable Diffusion, SDXL,
@@ -73,7 +84,7 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
                 "write another `with sdprobe.attach(...)` for each"
             )
         run.begun = True
-        return _attached(model, stack, by_name, run, call, CallArguments.of(call, args, kwargs))
+        return _call_past_hooks(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
 
     with model.lock(), intercept_calls(model.pipe, through):
         yield run
@@ -98,7 +109,7 @@ class AttachedRun(Run):
         return super().__repr__() if "settings" in vars(self) else "Run(the pipeline has not been called yet)"
 
 
-def _attached(
+def _call_past_hooks(
     model: Model,
     stack: Hooks,
     by_name: Mapping[str, Hook],
@@ -107,16 +118,23 @@ def _attached(
     arguments: CallArguments,
 ) -> Any:
     """One call of the pipeline, past the hooks."""
-    with torch.inference_mode(False), torch.no_grad(), model.freeze_parameters():
+    if "token_embeds" in stack.grad_leaves:
+        raise ValueError(
+            "a stock pipeline encodes its prompts once, without gradients, so token_embeds is no leaf in it: ask for "
+            "prompt_embeds, or run the hook by sdprobe.sample"
+        )
+    with torch.inference_mode(False), torch.no_grad():
         if isinstance(model, InstructPix2Pix):
             model.image_guidance_scale = arguments.get("image_guidance_scale")
         settings = arguments.settings(model)
-        run_model = copy_for_call(model, settings, stack.brings)
-        run.fill(model, settings, arguments.prompts(run_model), arguments.negative_prompts(run_model))
-        run.roles = arguments.roles(model, settings)
+        run_model = copy_for_call(model, settings, stack.brings, arguments.reading)
+        given, count = arguments.bound.arguments, len(settings.prompt)
+        prompts = read_prompts(run_model, given, "prompt")
+        run.fill(model, settings, prompts, read_prompts(run_model, given, "negative_prompt", count))
         run.names = dict(by_name)
-        with run_model.add_tokens(), stack.open(run) as hooks:
-            pipeline_call = PipelineCall(model, run_model, run, hooks, arguments)
+        rows = ShownRows(model, run, arguments)
+        with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
+            pipeline_call = PipelineCall(model, run_model, run, hooks, arguments, rows)
             with pipeline_call.watched, listen_to_pipeline(model, pipeline_call):
-                args, kwargs = arguments.with_callback(pipeline_call.on_step_end)
+                args, kwargs = arguments.replace_callbacks(pipeline_call.on_step_end, pipeline_call.call_aside)
                 return pipeline_call.on_return(call(*args, **kwargs))

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sdprobe.core.prompt import Prompt, WordNotInPrompt
-from sdprobe.core.run import Role, Settings
+from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
-from sdprobe.model.families.flux import Flux
-
-GIVEN = "(prompt_embeds)"
+from sdprobe.model.call_signature import BoundCall, CallSignature
+from sdprobe.stock_pipelines.prompts_read import READING, Side, texts_of
 
 
 @dataclass(frozen=True)
 class CallArguments:
     """The arguments of one call of a pipeline, those left out filled in with its defaults."""
 
-    bound: inspect.BoundArguments
+    bound: BoundCall
 
     @classmethod
-    def of(cls, call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallArguments:
-        """What a call is asked for. Raises TypeError for arguments that it does not take."""
-        bound = inspect.signature(call).bind(*args, **kwargs)
-        bound.apply_defaults()
-        return cls(bound)
+    def of(cls, pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> CallArguments:
+        """What a call of a pipeline is asked for. Raises TypeError for arguments that it does not take."""
+        return cls(CallSignature.of(pipe).bind(args, kwargs))
 
     def get(self, name: str) -> Any:
         """An argument; None where the pipeline has none of this name."""
         return self.bound.arguments.get(name)
 
+    # The caller's own callbacks.
+
     @property
     def own_callback(self) -> Callable[..., dict[str, Any]] | None:
-        """What the caller has called at the end of each step."""
+        """What the caller has called at the end of each step, and what may give the pipeline other values."""
         callback: Callable[..., dict[str, Any]] | None = self.get("callback_on_step_end")
         return callback
 
@@ -49,61 +45,50 @@ class CallArguments:
 
     @property
     def calls_back(self) -> bool:
-        """Whether the pipeline calls anything at the end of a step."""
+        """Whether the pipeline calls anything at the end of a step that may give it other values."""
         return "callback_on_step_end" in self.bound.arguments
 
-    def with_callback(self, at_step_end: Callable[..., Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments, with a function that is called at the end of each step and shown the latents."""
-        bound = copy.copy(self.bound)
-        bound.arguments = dict(self.bound.arguments)
+    def replace_callbacks(
+        self, at_step_end: Callable[..., Any], aside: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments with callbacks that are listened to.
+
+        Args:
+            at_step_end: what is called at the end of each step, and shown the latents.
+            aside: makes of an older callback, which is shown the latents only, one during which nothing is heard.
+        """
+        new: dict[str, Any] = {}
         if self.calls_back:
-            bound.arguments["callback_on_step_end"] = at_step_end
             shown = [*(self.callback_inputs if self.own_callback is not None else ()), "latents"]
-            bound.arguments["callback_on_step_end_tensor_inputs"] = list(dict.fromkeys(shown))
-        return bound.args, bound.kwargs
+            new["callback_on_step_end"] = at_step_end
+            new["callback_on_step_end_tensor_inputs"] = list(dict.fromkeys(shown))
+        if callable(older := self.get("callback")):
+            new["callback"] = aside(older)
+        return self.bound.replaced(new)
 
     # What it says of the run.
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The prompts' texts."""
-        return self._texts("prompt")
+    def reading(self) -> Mapping[str, Any]:
+        """What it says of how texts are read."""
+        return {name: self.get(name) for name in READING if self.get(name) is not None}
 
     @property
-    def negative_texts(self) -> tuple[str, ...]:
-        """The negative prompts' texts, one for each prompt."""
-        found = self._texts("negative_prompt")
-        return found * len(self.texts) if len(found) == 1 else found
-
-    def prompts(self, run_model: Model) -> tuple[Prompt, ...]:
-        """The prompts, as the model reads them."""
-        return tuple(
-            PromptOfEmbeddings.by(self.get("prompt_embeds")) if t == GIVEN else run_model.read(t) for t in self.texts
-        )
-
-    def negative_prompts(self, run_model: Model) -> tuple[Prompt, ...]:
-        """The negative prompts, as the model reads them."""
-        embeds = self.get("negative_prompt_embeds")
-        return tuple(
-            PromptOfEmbeddings.by(embeds) if text == GIVEN else run_model.read(text) for text in self.negative_texts
-        )
-
-    def roles(self, model: Model, settings: Settings) -> tuple[Role, ...]:
-        """Which groups of rows its denoiser will be shown."""
-        told = self._says("negative_prompt") or self.get("negative_prompt_embeds") is not None
-        if isinstance(model, Flux) and told and (self.get("true_cfg_scale") or 1.0) > 1:
-            return ("cond", "uncond")  # each in a call of its own
-        return model.roles(settings.guidance_scale)
+    def negative_given(self) -> bool:
+        """Whether there is a negative prompt, in words or embeddings."""
+        return self._says("negative_prompt") or self.get("negative_prompt_embeds") is not None
 
     def settings(self, model: Model) -> Settings:
         """The settings of the run, as far as the arguments tell them; sizes are the pipeline's usual ones."""
         height, width = self._size(model)
-        schedule = self.get("timesteps") or self.get("sigmas")
+        schedules = (self.get("timesteps"), self.get("sigmas"))
+        schedule = next((own for own in schedules if own is not None), None)
         scale, strength = self.get("guidance_scale"), self.get("strength")
+        texts, negative = texts_of(self.bound.arguments, "prompt"), texts_of(self.bound.arguments, "negative_prompt")
         return Settings(
-            prompt=self.texts,
-            negative_prompt=self.negative_texts,
-            negative_given=self._says("negative_prompt") or self.get("negative_prompt_embeds") is not None,
+            prompt=texts,
+            negative_prompt=negative * len(texts) if len(negative) == 1 else negative,
+            negative_given=self.negative_given,
             steps=int(self.get("num_inference_steps")) if schedule is None else len(schedule),
             guidance_scale=1.0 if scale is None else float(scale),
             seed=seed_of(self.get("generator")),
@@ -114,15 +99,9 @@ class CallArguments:
             strength=None if strength is None else float(strength),
         )
 
-    def _texts(self, name: str) -> tuple[str, ...]:
-        given, embeds = self.get(name), self.get(f"{name}_embeds")
-        if given is None and embeds is not None:
-            return (GIVEN,) * len(embeds)
-        return (given or "",) if given is None or isinstance(given, str) else tuple(given)
-
-    def _says(self, name: str) -> bool:
-        usual = self.bound.signature.parameters.get(name)
-        return usual is not None and self.get(name) is not None and self.get(name) != usual.default
+    def _says(self, name: Side) -> bool:
+        given = self.get(name)
+        return name in self.bound.usual and given is not None and given != self.bound.usual[name]
 
     def _size(self, model: Model) -> tuple[int, int]:
         usual = model.default_size()
@@ -142,49 +121,3 @@ def seed_of(generator: Any) -> int | tuple[int, ...] | None:
     seeds = [seed_of(one) for one in generator or ()]
     found = tuple(seed for seed in seeds if isinstance(seed, int))
     return found if found and len(found) == len(seeds) else None
-
-
-class PromptOfEmbeddings(Prompt):
-    """A prompt of which only the embeddings were given: its words are not known."""
-
-    @classmethod
-    def by(cls, embeds: torch.Tensor) -> PromptOfEmbeddings:
-        """The prompt of embeddings ``[batch, tokens, width]``; a token is called by its number."""
-        numbers = range(embeds.shape[1])
-        return cls("", tuple(numbers), tuple(f"token {i}" for i in numbers), UnknownWords())
-
-    def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
-        raise _unknown()
-
-    def positions(self, word: str | int, occurrence: int | None = None) -> tuple[int, ...]:
-        if isinstance(word, int):
-            return super().positions(word)
-        raise _unknown()
-
-
-class UnknownWords(Mapping[str, Any]):
-    """In the place of a prompt's words: an error that says why there are none."""
-
-    def __getitem__(self, word: str) -> Any:
-        raise _unknown()
-
-    def __iter__(self) -> Iterator[str]:
-        raise _unknown()
-
-    def __len__(self) -> int:
-        raise _unknown()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, UnknownWords)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return "(not known)"
-
-
-def _unknown() -> WordNotInPrompt:
-    return WordNotInPrompt(
-        "the pipeline was given prompt_embeds instead of a text, so which words they hold is not known: ask for a "
-        "token by its number, or give the pipeline the text"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
+from sdprobe.core.limits.only_text import TEXT
+from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Run
 from sdprobe.model.base import Model
 from sdprobe.model.text.conditioning import EMBEDS, encode_role, prompts_of
+from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, texts_of
 
 Call = Callable[..., Any]
 
@@ -34,7 +37,7 @@ GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 def encode_by_role(
     run_model: Model, run: Run, hooks: Hooks, roles: Sequence[Role], stock: Call, args: Any, kwargs: Any
 ) -> Any:
-    """What a pipeline's own ``encode_prompt`` returns for this call of it, past ``token_embeds`` and ``prompt_embeds``.
+    """What a pipeline's own ``encode_prompt`` returns for this call of it, past the points of the text.
 
     Args:
         run_model: the run's model.
@@ -51,7 +54,7 @@ def encode_by_role(
     bound.apply_defaults()
     given = bound.arguments
     returned = stock(*args, **kwargs)
-    acting = {point: hooks.at(point) for point in ("token_embeds", "prompt_embeds")}
+    acting = {point: hooks.at(point) for point in TEXT}
     if not any(map(len, acting.values())):
         return returned
     sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}
@@ -62,7 +65,7 @@ def encode_by_role(
     }
     if isinstance(returned, Tensor):  # all rows as one: with three-way guidance, cond, image and uncond
         return torch.cat([each["cond"][0], each["uncond"][0], each["uncond"][0]]) if len(each) > 1 else each["cond"][0]
-    places = RETURNED.get(type(run_model).pipelines[0], {"cond": (0, 1), "uncond": (0, 1)})
+    places = places_of(run_model)
     found = list(returned)
     for role in roles:
         for place, x in zip(places[role], each[role], strict=False):
@@ -70,12 +73,46 @@ def encode_by_role(
     return tuple(found)
 
 
+def prefix_of(role: Role, given: Mapping[str, Any]) -> str:
+    """How the arguments of ``encode_prompt`` that are of a role begin; Flux has one call for each role."""
+    return "negative_" if role == "uncond" and "negative_prompt" in given else ""
+
+
+def places_of(run_model: Model) -> Mapping[Role, tuple[int, ...]]:
+    """Where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then others."""
+    return RETURNED.get(type(run_model).pipelines[0], {"cond": (0, 1), "uncond": (0, 1)})
+
+
+def embeddings_of(run_model: Model, returned: Any, roles: Sequence[Role]) -> dict[Role, Tensor]:
+    """Of what a call of ``encode_prompt`` returned, the embeddings of the tokens of each role."""
+    if isinstance(returned, Tensor):  # with three-way guidance, cond, image and uncond
+        return dict(zip(roles, returned.chunk(3 if len(roles) > 1 else 1), strict=False))
+    return {role: returned[places_of(run_model)[role][0]] for role in roles}
+
+
+def read_encoded(
+    model: Model, stock: Call, args: Any, kwargs: Any, returned: Any
+) -> Iterator[tuple[tuple[Prompt, ...], Tensor]]:
+    """The prompts that a call of ``encode_prompt`` was given as texts, with the embeddings that it returned of them."""
+    bound = inspect.signature(stock).bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    reader = copy.copy(model)
+    reader.asked = {name: given[name] for name in READING if name in given}
+    roles: tuple[Role, ...] = ("cond", "uncond") if given.get("do_classifier_free_guidance") else ("cond",)
+    count = len(texts_of(given, "prompt"))
+    for role, embeds in embeddings_of(model, returned, roles).items():
+        side: Side = "negative_prompt" if role == "uncond" else "prompt"
+        if given.get(f"{side}_embeds") is None:
+            yield read_prompts(reader, given, side, count), embeds
+
+
 def _side(
     run_model: Model, run: Run, hooks: Hooks, role: Role, stock: Call, given: Mapping[str, Any]
 ) -> tuple[Tensor, ...]:
     """What is made of the prompts of one role: the embeddings of their tokens, past the hooks, and the pooled."""
     texts = [prompt.text for prompt in prompts_of(run, role)]
-    prefix = "negative_" if role == "uncond" and "negative_prompt" in given else ""
+    prefix = prefix_of(role, given)
     embeds = given.get(f"{prefix}prompt_embeds")
 
     def encode_prompt(asked: list[str], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -84,7 +121,7 @@ def _side(
         # A negative prompt is read to the last layer, whatever clip_skip says of the prompt.
         new |= {name: given[name] for name in (*BOTH, *(("clip_skip",) * (not prefix))) if name in given}
         if asked == texts:
-            for name in ("prompt_2", "prompt_3"):
+            for name in ("prompt", "prompt_2", "prompt_3"):
                 if (own := given.get(prefix + name)) is not None:
                     new[name] = [own] * len(texts) if isinstance(own, str) else own
             if embeds is not None:

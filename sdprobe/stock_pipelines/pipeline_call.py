@@ -1,8 +1,4 @@
-"""A call of a stock pipeline on its way past the points: what `listening` tells becomes what `sample` does by itself.
-
-The pipeline keeps its latents in a variable of its own, which nobody else can write to. So latents that a hook has
-changed are put in their place wherever the pipeline hands its own on: to the denoiser, to ControlNet, to the scheduler.
-"""
+"""One call of a stock pipeline on its way past the points, in the order in which the pipeline does things."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,17 +18,21 @@ from sdprobe.model.base import Model
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
-from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.pixart import PixArt
+from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
-from sdprobe.stock_pipelines.encode_by_role import encode_by_role
-from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, shown_of, with_shown
+from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
+from sdprobe.stock_pipelines.pipeline_listener import Caller
+from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
+from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
+from sdprobe.stock_pipelines.shown_rows import ShownRows
 
 Call = Callable[..., Any]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class PipelineCall:
-    """One call of a pipeline.
+    """One call of a pipeline: what the pipeline does is told here, and passes the run's hooks.
 
     Args:
         model: the model of the pipeline.
@@ -39,22 +40,27 @@ class PipelineCall:
         run: the run that is filled.
         hooks: its hooks.
         arguments: what the pipeline was asked for.
+        rows: what the rows are that it shows its networks.
     """
 
-    def __init__(self, model: Model, run_model: Model, run: Run, hooks: Hooks, arguments: CallArguments) -> None:
+    def __init__(
+        self, model: Model, run_model: Model, run: Run, hooks: Hooks, arguments: CallArguments, rows: ShownRows
+    ) -> None:
         self.model, self.run_model, self.run = model, run_model, run
-        self.hooks, self.arguments = hooks, arguments
-        self.listening, self.running = True, False
-        self.roles: tuple[Role, ...] = ()
-        self.module_hooks = ModuleHooks.of_run(self.run_model, run, hooks)
-        self._steps: Iterator[Callable[..., Step]] | None = None
-        self._step: Step | None = None
-        self._replaced = False
-        self._index = -1
-        self._scaled: Any = None
-        self._controlled = getattr(model.pipe, "controlnet", None) is not None
-        self._calls: list[tuple[tuple[Row, ...], DenoiserCall, Tensor]] = []
+        self.hooks, self.arguments, self.rows = hooks, arguments, rows
+        self.caller: Caller = "pipeline"
+        self.latents = ReplacedLatents(run_model, run)
+        self.module_hooks = ModuleHooks.of_run(run_model, run, hooks)
         self.watched = ExitStack()  # the bracket around the denoiser, where an error leaves it open
+        self.controlled = getattr(model.pipe, "controlnet", None) is not None
+        self.index = -1
+        self.steps: Iterator[Callable[..., Step]] | None = None
+        # Of the step under way:
+        self.step: Step | None = None
+        self.timestep: Any = None  # what the scheduler scaled the latents by, where it did
+        self.unscaled: Tensor | None = None  # the latents before that
+        self.told: list[tuple[tuple[Row, ...], DenoiserCall]] = []  # the calls of the denoiser
+        self.outputs: list[Tensor] = []  # and what they returned
 
     # What the pipeline does, in its order.
 
@@ -62,15 +68,9 @@ class PipelineCall:
         """A pipeline encodes its prompts: all of them at once, or one side of them with each call."""
         given = inspect.signature(stock).bind(*args, **kwargs)
         given.apply_defaults()
-        guided = given.arguments.get("do_classifier_free_guidance")
-        if guided is None:  # Flux: the prompts, then in a further call the negative ones
-            sides: tuple[Role, ...] = ("uncond",) if self.roles else ("cond",)
-            self.roles = (*self.roles, *sides)
-        else:
-            self.roles = self.run_model.roles(self.run.settings.guidance_scale) if guided else ("cond",)
-            sides = tuple(role for role in self.roles if role != "image")
-        with self._paused():
-            return encode_by_role(self.run_model, self.run, self.hooks, sides, stock, args, kwargs)
+        roles = self.rows.roles_encoded(given.arguments.get("do_classifier_free_guidance"))
+        with self.hear_nothing("hook"):
+            return encode_by_role(self.run_model, self.run, self.hooks, roles, stock, args, kwargs)
 
     def on_get_timesteps(self, timesteps: Tensor) -> None:
         """A pipeline that starts from a picture leaves out the timesteps that the picture has passed."""
@@ -79,88 +79,88 @@ class PipelineCall:
         self.run.settings = replace(self.run.settings, start_step=self.run_model.first // scheduler.order)
 
     def on_scale_model_input(self, stock: Call, rows: Tensor, timestep: Any) -> Tensor:
-        """A pipeline scales its latents, one copy for each group of rows, to what the denoiser is shown."""
-        self._scaled, self._unscaled = timestep, rows
-        if self._controlled:
-            rows = self._entering(rows)
+        """A pipeline scales its latents, one copy for each group of rows, to what its networks are shown."""
+        self.timestep, self.unscaled = timestep, rows
+        if self.controlled:  # ControlNet is shown them before the denoiser is
+            rows = self.put_latents_in(rows)
         scaled: Tensor = stock(rows, timestep)
         return scaled
 
-    def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline shows its latents to ControlNet."""
-        args, kwargs = (args, kwargs) if self._scaled is not None else self._with_entering(args, kwargs)
-        return args, self._besides(args, kwargs)
+        if self.timestep is None:
+            args, kwargs = with_shown(args, kwargs, self.put_latents_in(shown_of(args, kwargs)))
+        return args, self.limit_text_beside(args, kwargs)
 
-    def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline calls its denoiser."""
-        if self._step is None:
-            args, kwargs = self._beginning(args, kwargs)
-        elif self._scaled is None:
-            args, kwargs = self._with_entering(args, kwargs)
-        step = self._at()
-        count = len(shown_of(args, kwargs))
-        rows = self._rows()[sum(len(rows) for rows, _, _ in self._calls) :][:count]
-        if len(rows) < count and self._calls:
-            return args, self._besides(args, kwargs)  # a further call for some guidance of the pipeline's own
-        if len(rows) < count:
-            raise ValueError(
-                f"the pipeline shows its denoiser {count} rows, but {len(rows)} are known to it: "
-                f"{', '.join(self.roles) or 'none'} of {self.run.settings.images} images"
-            )
-        self._told, self._own = (rows, DenoiserCall(args, kwargs, count)), replace(step, rows=rows)
-        self.watched.enter_context(self.module_hooks.listen(self._own))
-        self.listening, self.running = False, True
-        return args, apply_limited_text(kwargs, self._own)
+        count, before = len(shown_of(args, kwargs)), tuple(row for rows, _ in self.told for row in rows)
+        rows = self.rows.of_call(count, embeds_of(args, kwargs), before)
+        if rows is not None:
+            self.told.append((rows, DenoiserCall(args, kwargs, count)))
+        if self.step is None:
+            args, kwargs = self.begin_step_at_denoiser(args, kwargs)
+        elif self.timestep is None:
+            args, kwargs = with_shown(args, kwargs, self.put_latents_in(shown_of(args, kwargs)))
+        if rows is None:
+            return args, self.limit_text_beside(args, kwargs)
+        self.told[-1] = (rows, DenoiserCall(args, kwargs, count))
+        step = replace(self.current_step(), rows=rows)
+        self.watched.enter_context(self.module_hooks.listen(step))
+        self.caller = "denoiser"
+        kwargs, leaves = grow_prompt_leaf(apply_limited_text(kwargs, step), self.hooks)
+        self.step = replace(self.current_step(), leaves={**step.leaves, **leaves})
+        return args, kwargs
 
     def on_denoised(self, output: Tensor) -> Tensor:
         """The denoiser returns."""
         self.watched.close()
-        self.running = False
-        step = self._own
+        step = replace(self.current_step(), rows=self.told[-1][0])
         channels = step.latents.shape[1]
-        came = self._unpack(output)
+        came = self.latents.show(output)
         own = came if came.shape[1] == channels else came[:, :channels]  # the rest is its own spread: learned sigma
-        new = self.hooks.model_output(own, step)
-        self._calls.append((*self._told, new))
-        if new is not own:
-            output = self._pack(new if own is came else torch.cat([new, came[:, channels:]], dim=1), output)
-        self.listening = True
-        return output
+        self.caller = "pipeline"
+        with self.hear_nothing("hook"):
+            new = self.hooks.model_output(own, step)
+        self.outputs.append(new)
+        if new is own:
+            return output
+        return self.latents.hand_back(new if own is came else torch.cat([new, came[:, channels:]], dim=1), output)
 
     def on_scheduler_step(
         self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         """A pipeline gives its scheduler what it made of the denoiser's output, and its latents."""
-        if self._step is None:
+        if self.step is None:
             return stock(noise_pred, timestep, x, *args, **kwargs)
-        with self._paused():
-            output = torch.cat([output for _, _, output in self._calls])
-            step = replace(self._step, rows=tuple(r for rows, _, _ in self._calls for r in rows), model_output=output)
-            guided = self._unpack(noise_pred)
+        with self.hear_nothing("hook"):
+            rows = tuple(row for rows, _ in self.told for row in rows)
+            step = replace(self.step, rows=rows, model_output=torch.cat(self.outputs))
+            guided = self.latents.show(noise_pred)
             new = self.hooks.noise_pred(guided, step)
-            noise_pred = noise_pred if new is guided else self._pack(new, noise_pred)
+            noise_pred = noise_pred if new is guided else self.latents.hand_back(new, noise_pred)
             came = step.latents.detach()
             new = self.hooks.sample(came, step)
         torch.set_grad_enabled(False)
-        self._step, self._scaled, self._calls = None, None, []
-        x = self._pack(new, x) if self._replaced or new is not came else x
+        x = self.latents.hand_back(new, x) if self.latents.instead is not None or new is not came else x
+        self.step = self.timestep = self.unscaled = self.latents.instead = None
+        self.told, self.outputs = [], []
         found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
-        if self._is_last and not self.arguments.calls_back:
+        if self.is_last_step and not self.arguments.calls_back:
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
             taken = 1 if isinstance(self.run_model, PixArt) and self.run.settings.steps == 1 < len(found) else 0
-            with self._paused():
-                return (*found[:taken], self._final(found[taken]), *found[taken + 1 :])
+            return (*found[:taken], self.pass_final_latents(found[taken]), *found[taken + 1 :])
         return found
 
     def on_step_end(self, pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         """A step has ended: what the caller's own callback changes comes first."""
-        own = self.arguments.own_callback
-        inputs = {name: values[name] for name in self.arguments.callback_inputs} if own is not None else {}
-        changed: dict[str, Any] = {} if own is None else own(pipe, index, timestep, inputs)
-        if self._is_last or getattr(pipe, "interrupt", False):
-            latents = changed.get("latents", values["latents"])
-            with self._paused():
-                changed = {**changed, "latents": self._final(latents)}
+        own, changed = self.arguments.own_callback, dict[str, Any]()
+        if own is not None:
+            with self.hear_nothing("callback"):
+                changed = own(pipe, index, timestep, {name: values[name] for name in self.arguments.callback_inputs})
+            self.rows.expect(changed)
+        if self.is_last_step or getattr(pipe, "interrupt", False):
+            changed = {**changed, "latents": self.pass_final_latents(changed.get("latents", values["latents"]))}
         return changed
 
     def on_postprocess(self, stock: Call, image: Tensor, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
@@ -168,7 +168,7 @@ class PipelineCall:
         if output_type == "latent":
             return stock(image, output_type, *args, **kwargs)
         processor = self.model.pipe.image_processor
-        with self._paused():
+        with self.hear_nothing("hook"):
             pixels = self.hooks.image(stock(image, "pt", *args, **kwargs), self.run)
             self.run.images = self.model.pictures(pixels)
         if output_type == "pt":
@@ -182,101 +182,89 @@ class PipelineCall:
             self.run.images = images
         return found
 
-    # What a hook can ask of a step.
+    # What a callback and a hook do in between.
+
+    def on_encode_in_callback(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
+        """A callback encodes a prompt for its own ends: no hook acts, but the text is known if it is given back."""
+        returned = stock(*args, **kwargs)
+        for prompts, embeds in read_encoded(self.model, stock, args, kwargs, returned):
+            self.rows.remember(prompts, embeds)
+        return returned
+
+    def call_aside(self, callback: Call) -> Call:
+        """A callback that is shown the latents only, called as one that nothing is heard of."""
+
+        @wraps(callback)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.hear_nothing("callback"):
+                return callback(*args, **kwargs)
+
+        return call
 
     def predict(self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
         """`Step.predict`: the pipeline's own call of its denoiser, once more."""
-        if not self._calls and not self.module_hooks.busy:
+        if not self.told and not self.module_hooks.busy:
             raise RuntimeError(
                 "in an attached pipeline step.predict repeats the pipeline's own call of its denoiser; with ControlNet "
                 "that is not yet known at latents: call it at model_output or noise_pred"
             )
-        replay = RepeatedDenoiser(self.model, self._scaled)
-        asked = [call for call in self._calls if role is None or any(row.role == role for row in call[0])]
-        with self._paused():
+        replay = RepeatedDenoiser(self.model, self.timestep)
+        asked = [call for call in self.told if role is None or any(row.role == role for row in call[0])]
+        with self.hear_nothing("hook"):
             parts = [
-                predicting(replay, self.module_hooks, told)(replace(step, rows=rows), x, hooks, role)  # type: ignore[arg-type]
-                for rows, told, _ in asked or self._calls[:1]
+                predicting(replay, self.module_hooks, told)(replace(step, rows=rows), x, hooks, role)
+                for rows, told in asked or self.told[:1]
             ]
         return torch.cat(parts)
 
-    def _final(self, latents: Tensor) -> Tensor:
-        came = self._unpack(latents)
-        self.run.latents = self.hooks.final_latents(came, self.run)
-        return latents if self.run.latents is came else self._pack(self.run.latents, latents)
+    # The step.
 
-    def _unpack(self, x: Tensor) -> Tensor:
-        """Latents of the pipeline as hooks are shown them: a picture."""
-        if not isinstance(self.run_model, Flux):
-            return x
-        return self.run_model.unpacked(x, *self.run_model.latent_size(self.run.settings))
+    def put_latents_in(self, rows: Tensor) -> Tensor:
+        """What a network is given instead of the pipeline's latents, from the step's beginning on."""
+        if self.step is None:
+            self.begin_step(rows)
+        return self.latents.replace_in(rows)
 
-    def _pack(self, x: Tensor, like: Tensor) -> Tensor:
-        """Latents of a hook as the pipeline goes on with them, in the form of those that they replace."""
-        return (self.run_model.packed(x) if isinstance(self.run_model, Flux) else x).to(like.dtype)
-
-    def _besides(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a network is told beside the loop's own call: of all rows, or of the conditional ones alone."""
-        rows, count = self._rows(), len(shown_of(args, kwargs))
-        rows = rows if len(rows) == count else tuple(row for row in rows if row.role == "cond")
-        if len(rows) != count:
-            return kwargs
-        told = apply_limited_text(kwargs, replace(self._at(), rows=rows))
-        # Some ControlNets are told zeros in the place of what is said of the whole prompt, whatever it is.
-        changed = (name for name, was in kwargs.items() if isinstance(was, Tensor) and told[name] is not was)
-        return told | {name: kwargs[name] for name in changed if not kwargs[name].any()}
-
-    def _with_entering(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return with_shown(args, kwargs, self._entering(shown_of(args, kwargs)))
-
-    def _beginning(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A step begins with the call of its denoiser, which can be repeated from then on."""
-        told = DenoiserCall(args, kwargs, len(shown_of(args, kwargs)))
-        shown = shown_of(args, kwargs) if self._scaled is None else self._unscaled
-        self._calls = [(self._rows()[: told.rows], told, shown)]
-        self._entering(shown)
-        self._calls = []
-        if not self._replaced:
+    def begin_step_at_denoiser(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """Begin a step with the call of its denoiser, which can be repeated from then on."""
+        shown = shown_of(args, kwargs) if self.unscaled is None else self.unscaled
+        rows = self.put_latents_in(shown)
+        if self.latents.instead is None:
             return args, kwargs
-        rows = self._entering(shown)
-        if self._scaled is not None:
-            with self._paused():
-                rows = self.model.pipe.scheduler.scale_model_input(rows, self._scaled)
-        return told.showing(rows)
+        if self.timestep is not None:
+            with self.hear_nothing("hook"):
+                rows = self.model.pipe.scheduler.scale_model_input(rows, self.timestep)
+        return DenoiserCall(args, kwargs, len(shown)).showing(rows)
 
-    def _entering(self, rows: Tensor) -> Tensor:
-        """What the denoiser and its like are given instead of the pipeline's latents, from the step's beginning on."""
-        images = self.run.settings.images
-        if len(rows) % images:
-            raise ValueError(f"the pipeline shows {len(rows)} rows of latents for {images} images")
-        if self._step is None:
-            with self._paused():
-                self._begin(self._unpack(rows[:images]))
-        if not self._replaced:
-            return rows
-        return torch.cat([self._pack(self._at().latents, rows)] * (len(rows) // images))
-
-    def _begin(self, x: Tensor) -> None:
-        self._index += 1
-        if self._steps is None:
-            self._fit(x)
+    def begin_step(self, rows: Tensor) -> None:
+        """Begin a step: its latents pass their point."""
+        self.rows.groups(len(rows))
+        x = self.latents.show(rows[: self.run.settings.images])
+        self.index += 1
+        if self.steps is None:
+            self.fit_size(x)
+            self.module_hooks.refuse_unreachable(self.run_model, self.run)
             generator = self.arguments.get("generator")
             generator = torch.default_generator if generator is None else generator
-            self._steps = self.run_model.steps(self.run, self.roles, generator, self.predict)
-        made = next(self._steps)
+            self.steps = self.run_model.steps(self.run, self.run.roles, generator, self.predict)
+        step_at = next(self.steps)
+        step = step_at(x)
+        step = replace(step, total=self.pipeline_total or step.total, rows=self.rows.expected())
+        with self.hear_nothing("hook"):
+            new = self.hooks.latents(x, step)
+        gradients = self.hooks.needs_grad
+        own = new.detach().requires_grad_(gradients)
+        self.latents.instead = own if new is not x or gradients else None
+        self.step = replace(step, latents=own, leaves={"latents": own} if "latents" in self.hooks.grad_leaves else {})
+        torch.set_grad_enabled(gradients)
 
-        def step_at(x: Tensor) -> Step:
-            step = made(x)
-            total = getattr(self.model.pipe, "_num_timesteps", None) or step.total
-            return replace(step, total=total, rows=self._rows())
+    def current_step(self) -> Step:
+        """The step under way."""
+        if self.step is None:
+            raise RuntimeError("the pipeline called its denoiser twice in one step, in a way that attach does not know")
+        return self.step
 
-        came = step_at(x)
-        new = self.hooks.latents(x, came)
-        self._replaced = new is not x or self.hooks.needs_grad
-        self._step = step_at(new.detach().requires_grad_(self.hooks.needs_grad))
-        torch.set_grad_enabled(self.hooks.needs_grad)
-
-    def _fit(self, x: Tensor) -> None:
+    def fit_size(self, x: Tensor) -> None:
         """Set the run's size to that of its latents, where the arguments had not told it."""
         if tuple(x.shape[-2:]) != self.run_model.latent_size(self.run.settings):
             factor = self.model.pipe.vae_scale_factor
@@ -284,27 +272,39 @@ class PipelineCall:
             self.run.settings = replace(self.run.settings, height=height, width=width)
             self.module_hooks = ModuleHooks.of_run(self.run_model, self.run, self.hooks)
 
-    def _at(self) -> Step:
-        if self._step is None:
-            raise RuntimeError("the pipeline called its denoiser twice in one step, in a way that attach does not know")
-        return self._step
+    def limit_text_beside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a network is told beside the loop's own call, where limited transforms of the text tell it another."""
+        count = len(shown_of(args, kwargs))
+        rows = self.rows.beside(count)
+        if len(rows) != count:
+            return kwargs
+        told = apply_limited_text(kwargs, replace(self.current_step(), rows=rows))
+        # Some ControlNets are told zeros in the place of what is said of the whole prompt, whatever it is.
+        changed = (name for name, was in kwargs.items() if isinstance(was, Tensor) and told[name] is not was)
+        return told | {name: kwargs[name] for name in changed if not kwargs[name].any()}
 
-    def _rows(self) -> tuple[Row, ...]:
-        images = range(self.run.settings.images)
-        return tuple(Row(i, self.run.prompt_of(i, role), role) for role in self.roles for i in images)
+    def pass_final_latents(self, latents: Tensor) -> Tensor:
+        """The latents after the last step, past their point."""
+        came = self.latents.show(latents)
+        with self.hear_nothing("hook"):
+            self.run.latents = self.hooks.final_latents(came, self.run)
+        return latents if self.run.latents is came else self.latents.hand_back(self.run.latents, latents)
 
     @property
-    def _is_last(self) -> bool:
-        total = getattr(self.model.pipe, "_num_timesteps", None)
-        scheduler = self.model.pipe.scheduler
-        return self._index + 1 == (len(scheduler.timesteps) - self.run_model.first if total is None else total)
+    def pipeline_total(self) -> int | None:
+        """How many steps the pipeline says it takes."""
+        return getattr(self.model.pipe, "_num_timesteps", None)
+
+    @property
+    def is_last_step(self) -> bool:
+        left = len(self.model.pipe.scheduler.timesteps) - self.run_model.first
+        return self.index + 1 == (self.pipeline_total or left)
 
     @contextmanager
-    def _paused(self) -> Iterator[None]:
-        """While this is open, what is called is called by a hook, or for one, and not by the pipeline."""
-        before = self.listening
-        self.listening = False
+    def hear_nothing(self, caller: Caller) -> Iterator[None]:
+        """While this is open, what is called is called by a hook or a callback, and not by the pipeline."""
+        before, self.caller = self.caller, caller
         try:
             yield
         finally:
-            self.listening = before
+            self.caller = before

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -50,15 +50,21 @@ VARIANTS = {
 
 Call = Callable[..., Any]
 
+Caller = Literal["pipeline", "denoiser", "hook", "callback"]
+"""Who calls at the moment: the pipeline, its denoiser from within, a hook, or a callback of the caller's own."""
+
 
 @runtime_checkable
 class PipelineListener(Protocol):
-    """What is told of a call of a pipeline. Each is given what the stock code would do next, and may answer for it."""
+    """What is told of a call of a pipeline. Each is given what the stock code would do next, and may answer for it.
 
-    listening: bool
-    running: bool
+    It is told of what the pipeline itself calls; of what a callback calls, of the prompts that are encoded alone.
+    """
+
+    caller: Caller
 
     def on_encode_prompt(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
+    def on_encode_in_callback(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
     def on_get_timesteps(self, timesteps: Tensor) -> None: ...
     def on_scale_model_input(self, stock: Call, rows: Tensor, timestep: Any) -> Tensor: ...
     def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
@@ -92,13 +98,20 @@ def _attached_by(family: type[Model]) -> tuple[str, ...]:
     return tuple(name for own in family.pipelines for name in (own, *VARIANTS.get(own, ())))
 
 
-def copy_for_call(model: Model, settings: Settings, words: Mapping[str, Concept]) -> Model:
-    """A copy of a model for one call of its pipeline: the same parts, and tokenizers that know the words brought."""
+def copy_for_call(model: Model, settings: Settings, words: Mapping[str, Concept], asked: Mapping[str, Any]) -> Model:
+    """A copy of a model for one call of its pipeline: the same parts, and tokenizers that know the words brought.
+
+    Args:
+        model: the model.
+        settings: the run's.
+        words: the words that hooks bring.
+        asked: what the call is asked for of how texts are read.
+    """
     run_model = copy.copy(model)
     run_model.pipe = copy.copy(model.pipe)
     run_model.pipe.__class__ = getattr(type(model.pipe), "_own", type(model.pipe))
-    run_model.settings = settings
-    run_model.added_tokens = add_to_tokenizers(run_model.pipe, words)
+    run_model.settings, run_model.asked = settings, asked
+    run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
     return run_model
 
 
@@ -136,35 +149,43 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
     encode = "encode_prompt" if hasattr(pipe, "encode_prompt") else "_encode_prompt"
     with ExitStack() as wired:
 
-        def wire(owner: Any, name: str, answer: Callable[..., Any]) -> None:
+        def wire(owner: Any, name: str, **answers: Callable[..., Any]) -> None:
             if hasattr(owner, name):
-                wired.enter_context(intercept_method(owner, name, answer, listener))
+                wired.enter_context(intercept_method(owner, name, listener, answers))
 
-        wire(pipe, encode, listener.on_encode_prompt)
-        wire(pipe, "get_timesteps", _answer_get_timesteps(listener))
-        wire(pipe, "run_safety_checker", _answer_unheard(listener))
-        wire(pipe.scheduler, "scale_model_input", listener.on_scale_model_input)
-        wire(pipe.scheduler, "step", listener.on_scheduler_step)
-        wire(pipe.image_processor, "postprocess", listener.on_postprocess)
+        wire(pipe, encode, pipeline=listener.on_encode_prompt, callback=listener.on_encode_in_callback)
+        wire(pipe, "get_timesteps", pipeline=_tell_timesteps(listener))
+        wire(pipe, "run_safety_checker", pipeline=_hear_nothing_during(listener))
+        wire(pipe.scheduler, "scale_model_input", pipeline=listener.on_scale_model_input)
+        wire(pipe.scheduler, "step", pipeline=listener.on_scheduler_step)
+        wire(pipe.image_processor, "postprocess", pipeline=listener.on_postprocess)
         network, beside = getattr(pipe, model.network), getattr(pipe, "controlnet", None)
-        wired.callback(network.register_forward_pre_hook(_told(listener, "on_denoise"), with_kwargs=True).remove)
-        wired.callback(network.register_forward_hook(_returned(listener)).remove)
+        wired.callback(network.register_forward_pre_hook(_tell_call(listener, "on_denoise"), with_kwargs=True).remove)
+        wired.callback(network.register_forward_hook(_tell_output(listener)).remove)
         if beside is not None:
-            wired.callback(beside.register_forward_pre_hook(_told(listener, "on_controlnet"), with_kwargs=True).remove)
+            tell = _tell_call(listener, "on_controlnet")
+            wired.callback(beside.register_forward_pre_hook(tell, with_kwargs=True).remove)
         yield
 
 
 @contextmanager
-def intercept_method(owner: Any, name: str, answer: Callable[..., Any], listener: PipelineListener) -> Iterator[None]:
+def intercept_method(
+    owner: Any, name: str, listener: PipelineListener, answers: Mapping[str, Callable[..., Any]]
+) -> Iterator[None]:
     """While this is open, a method of one object is answered by a function, which is given the method first.
 
-    Not while the listener is not listening: then it is a hook that calls, not the pipeline.
+    Args:
+        owner: the object.
+        name: its method.
+        listener: who knows who calls at the moment.
+        answers: the function for each caller that is listened to; for others the method is what it always is.
     """
     stock, had = getattr(owner, name), name in vars(owner)
 
     @wraps(stock)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return answer(stock, *args, **kwargs) if listener.listening else stock(*args, **kwargs)
+        answer = answers.get(listener.caller)
+        return stock(*args, **kwargs) if answer is None else answer(stock, *args, **kwargs)
 
     setattr(owner, name, call)
     try:
@@ -176,7 +197,7 @@ def intercept_method(owner: Any, name: str, answer: Callable[..., Any], listener
             vars(owner).pop(name, None)
 
 
-def _answer_get_timesteps(listener: PipelineListener) -> Callable[..., Any]:
+def _tell_timesteps(listener: PipelineListener) -> Callable[..., Any]:
     """The answer for a pipeline's ``get_timesteps``, which leaves out those that a picture to start from has passed."""
 
     def get_timesteps(stock: Call, *args: Any, **kwargs: Any) -> Any:
@@ -187,29 +208,33 @@ def _answer_get_timesteps(listener: PipelineListener) -> Callable[..., Any]:
     return get_timesteps
 
 
-def _answer_unheard(listener: PipelineListener) -> Callable[..., Any]:
+def _hear_nothing_during(listener: PipelineListener) -> Callable[..., Any]:
     """The answer for a method during which the listener is told of nothing."""
 
     def call(stock: Call, *args: Any, **kwargs: Any) -> Any:
-        listener.listening = False
+        before, listener.caller = listener.caller, "hook"
         try:
             return stock(*args, **kwargs)
         finally:
-            listener.listening = True
+            listener.caller = before
 
     return call
 
 
-def _told(listener: PipelineListener, name: str) -> Callable[..., Any]:
+def _tell_call(listener: PipelineListener, name: str) -> Callable[..., Any]:
+    """A hook of a network that tells of each call that the pipeline makes of it."""
+
     def hook(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return getattr(listener, name)(args, kwargs) if listener.listening else None
+        return getattr(listener, name)(args, kwargs) if listener.caller == "pipeline" else None
 
     return hook
 
 
-def _returned(listener: PipelineListener) -> Callable[..., Any]:
+def _tell_output(listener: PipelineListener) -> Callable[..., Any]:
+    """A hook of a denoiser that tells of what it returns from a call that was told of."""
+
     def hook(network: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not listener.running:
+        if listener.caller != "denoiser":
             return output
         if isinstance(output, tuple):
             return (listener.on_denoised(output[0]), *output[1:])

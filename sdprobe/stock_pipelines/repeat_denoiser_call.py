@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from sdprobe.core.run import Step
 from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.pipeline import Latents
+from sdprobe.model.text.conditioning import EMBEDS
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ def shown_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shaped[Tensor,
     return shown
 
 
+def embeds_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shaped[Tensor, "rows tokens width"] | None:
+    """What a network is told of the prompts, among the arguments of a call of it; None where it is told nothing."""
+    told: Tensor | None = kwargs.get(EMBEDS, args[2] if len(args) > 2 else None)
+    return told
+
+
 def with_shown(args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call of a network, with something else shown to it."""
     if args:
@@ -69,6 +77,10 @@ class RepeatedDenoiser:
 
     def __init__(self, model: Any, timestep: Any) -> None:
         self.model, self.timestep = model, timestep
+
+    def freeze_parameters(self) -> AbstractContextManager[None]:
+        frozen: AbstractContextManager[None] = self.model.freeze_parameters()
+        return frozen
 
     def narrowed(self, told: DenoiserCall, rows: slice | list[int]) -> DenoiserCall:
         return told.of(rows)

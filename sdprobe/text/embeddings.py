@@ -13,6 +13,7 @@ from torch import Tensor
 from sdprobe.core.prompt import Prompt
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
+from sdprobe.model.model_lock import RunUnderWay
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,10 +85,18 @@ def embed(
             prompt then says only where its end token is.
 
     Raises:
-        ValueError: for input embeddings of another shape than the prompt's own.
+        ValueError: for input embeddings of another shape than the prompt's own; for an encoder other than CLIP's.
+        RuntimeError: from inside a hook of a run of the model, saying what to ask there.
     """
     own = load(model)
     texts = [prompt] if isinstance(prompt, str) else prompt
     prompts = tuple(own.read(text, own.text_encoders[0]) for text in texts)
-    with own.lock(), torch.no_grad():
-        return Embeddings(prompts, *own.text_states(prompts, input))
+    try:
+        with own.lock(), torch.no_grad():
+            return Embeddings(prompts, *own.text_states(prompts, input))
+    except RunUnderWay as error:
+        raise RuntimeError(
+            "embed cannot be called by a hook while a run of its model is under way: at the points of the text, "
+            "text.encode([...]) gives what other texts would be there, and text.lookup(word) a word's vectors; or call "
+            "embed before the run"
+        ) from error

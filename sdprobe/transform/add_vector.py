@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Run, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
@@ -42,6 +43,9 @@ class AddVector(AtWord):
     ) -> None:
         super().__init__(word, occurrence, role)
         self.vector, self.scale = vector, scale
+        for name, own in {"the vector": vector}.items() if isinstance(vector, Tensor) else vector.items():
+            refuse_not_finite(name, own)
+        refuse_not_finite("scale", scale)
 
     def vectors(self, own: Vectors, text: Text) -> Vectors:
         vector = self.vector if isinstance(self.vector, Tensor) else self.vector.get(text.encoder)

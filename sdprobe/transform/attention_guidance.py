@@ -18,7 +18,7 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run, Site, Step
-from sdprobe.transform.guidance import Guidance, Scale
+from sdprobe.transform.guidance import Guidance, Scale, checked_scale
 
 Grid = tuple[int, int]
 Word = str | int | tuple[str, int]
@@ -113,7 +113,7 @@ class AttentionGuidance(Transform):
         self.words = (words,) if isinstance(words, str) else tuple(words)
         if not self.words:
             raise ValueError("give at least one word")
-        self.scale, self.stop, self.repeats, self.enough = scale, stop, repeats, enough
+        self.scale, self.stop, self.repeats, self.enough = checked_scale(scale), stop, repeats, enough
         self.grids = None if grids is None else tuple((g, g) if isinstance(g, int) else g for g in grids)
 
     @abstractmethod

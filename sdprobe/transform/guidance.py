@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Run, Step
 
@@ -41,7 +43,7 @@ class Guidance(Transform):
     """
 
     def __init__(self, scale: Scale) -> None:
-        self.scale = tuple(scale) if isinstance(scale, Iterable) else scale
+        self.scale = checked_scale(scale)
 
     def start(self, run: Run) -> None:
         if "uncond" not in run.roles:
@@ -57,9 +59,25 @@ class Guidance(Transform):
     def at(self, step: Step) -> float:
         """The scale of a step."""
         if callable(self.scale):
-            return self.scale(step)
+            refuse_not_finite(f"the scale of step {step.index}", scale := self.scale(step))
+            return scale
         if not isinstance(self.scale, tuple):
             return self.scale
         if len(self.scale) != step.total:
             raise ValueError(f"{len(self.scale)} scales for {step.total} calls of the denoiser: give one for each")
         return self.scale[step.index]
+
+
+def checked_scale(scale: Scale) -> float | tuple[float, ...] | Callable[[Step], float]:
+    """A scale as a hook keeps it: a number, one for each step, or a function. NaN and infinity are refused."""
+    if isinstance(scale, str):
+        raise TypeError(f"scale is a number, not {scale!r}")
+    if callable(scale):
+        return scale
+    if isinstance(scale, Iterable) and getattr(scale, "ndim", 1) != 0:  # a tensor of one number has no entries
+        each = tuple(scale)
+        for number in each:
+            refuse_not_finite("scale", number)
+        return each
+    refuse_not_finite("scale", scale)
+    return cast(float, scale)

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.run import Run, Step
-from sdprobe.transform.guidance import Guidance, Scale
+from sdprobe.transform.guidance import Guidance, Scale, checked_scale
 
 Space = Literal["image", "latent"]
 Through = Literal["x0", "model"]
@@ -120,7 +120,7 @@ class LossGuidance(Transform):
             raise TypeError(f"a loss is a function of pictures or latents, not {loss!r}")
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
-        self.loss, self.scale, self.every, self.first, self.stop = loss, scale, every, start, stop
+        self.loss, self.scale, self.every, self.first, self.stop = loss, checked_scale(scale), every, start, stop
         self.space, self.through, self.apply = space, through, apply
         self.normalize, self.clip, self.limit, self.bad, self.checkpoint = normalize, clip, limit, bad, checkpoint
         self.needs_grad = through == "model"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Role, Text
 
@@ -13,7 +14,9 @@ from sdprobe.core.run import Role, Text
 class MixPrompts(Transform):
     """Show the denoiser a weighted sum of several texts' embeddings in place of the prompt's: a chimera.
 
-    The weights are taken as they are: of any sign, and of any sum.
+    The weights are taken as they are: of any sign, and of any sum. Where the denoiser is told one vector of the whole
+    prompt besides (Stable Diffusion XL and 3, Flux), that is mixed alike: with weight 1 on another text, the picture is
+    that text's. On PixArt, whose denoiser is told which tokens to look at, those stay the prompt's own.
 
     >>> import sdprobe
     >>> chimera = sdprobe.MixPrompts({"a circle": 0.35, "a star": 0.65})
@@ -36,9 +39,17 @@ class MixPrompts(Transform):
     def __init__(self, weights: Mapping[str, float], role: Role = "cond") -> None:
         if not weights:
             raise ValueError("a mixture needs at least one text with its weight, such as {'a circle': 0.5, ...}")
+        for text, weight in weights.items():
+            refuse_not_finite(f"the weight of {text!r}", weight)
         self.weights, self.role = dict(weights), role
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._mixed(x, text)
+
+    def pooled_embeds(self, x: Tensor, text: Text) -> Tensor:
+        return self._mixed(x, text)
+
+    def _mixed(self, x: Tensor, text: Text) -> Tensor:
         if text.role != self.role:
             return x
         # In batches of the run's own size: an encoder's last bits may depend on how many texts it is given.

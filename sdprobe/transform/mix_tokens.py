@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
@@ -41,6 +42,8 @@ class MixTokens(AtWord):
         super().__init__(at, occurrence, role)
         if not weights:
             raise ValueError("a mixture needs at least one word with its weight, such as {'circle': 0.5, 'star': 0.5}")
+        for word, weight in weights.items():
+            refuse_not_finite(f"the weight of {word!r}", weight)
         self.weights, self.at = dict(weights), at
 
     def vectors(self, own: Vectors, text: Text) -> Vectors:

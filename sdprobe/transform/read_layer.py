@@ -12,7 +12,8 @@ class ReadLayer(Transform):
     """Condition the denoiser on the hidden states of one of the text encoder's layers, through its final norm.
 
     One run for each layer shows how the encoder comes by what it means. It composes: what transforms at
-    `token_embeds` changed, the layers have read.
+    `token_embeds` changed, the layers have read. A vector of the whole prompt (Stable Diffusion XL and 3, Flux) has no
+    layers of its own, and stays what it was.
 
     >>> import sdprobe
     >>> model = sdprobe.load()

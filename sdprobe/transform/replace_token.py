@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sdprobe.core.concept import Concept, load_concept
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
@@ -47,6 +48,8 @@ class ReplaceToken(AtWord):
         super().__init__(word, occurrence, role)
         is_file = isinstance(with_, Path) or (isinstance(with_, str) and with_.endswith(FILES))
         self.with_ = load_concept(with_) if is_file else with_  # type: ignore[arg-type]
+        if isinstance(self.with_, Tensor):
+            refuse_not_finite("with_", self.with_)
 
     def vectors(self, own: Vectors, text: Text) -> Vectors:
         if isinstance(self.with_, str):

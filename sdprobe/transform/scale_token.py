@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Text
 from sdprobe.transform.at_word import AtWord, Vectors
 
@@ -25,6 +26,7 @@ class ScaleToken(AtWord):
 
     def __init__(self, word: str, factor: float, occurrence: int | None = None, role: Role = "cond") -> None:
         super().__init__(word, occurrence, role)
+        refuse_not_finite("factor", factor)
         self.factor = factor
 
     def vectors(self, own: Vectors, text: Text) -> Vectors:

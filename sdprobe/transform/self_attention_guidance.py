@@ -66,24 +66,24 @@ class SelfAttentionGuidance(Transform):
 
     def start(self, run: Run) -> None:
         self.modules = (run.model.middle,) if self.modules is None else self.modules
-        self._role: Role = "uncond" if "uncond" in run.roles else "cond"
-        self._seen: list[Latents] = []
+        self._seen: dict[Role, list[Latents]] = {}
 
     def attention(self, attn: Attention, site: Site) -> Attention:
-        if site.step.further or all(row.role != self._role for row in site.step.rows):
+        if site.step.further:
             return attn
         if site.grid is None:
             raise ValueError(f"the positions of {site.name} are not laid out as a picture: choose other modules=")
         # What each position is given by all others: on average 1, or with the text beside them somewhat less.
-        given = attn.probs(self._role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
+        role = _guided(site.step)
+        given = attn.probs(role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
         given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
         heat = given.unflatten(-1, site.grid).unsqueeze(1)
-        self._seen.append(F.interpolate(heat, site.step.latents.shape[-2:]))
+        self._seen.setdefault(role, []).append(F.interpolate(heat, site.step.latents.shape[-2:]))
         return attn
 
     def model_output(self, x: Tensor, step: Step) -> Tensor:
         if self._seen:
-            self._heat, self._seen = self._seen, []
+            self._heat, self._seen = self._seen, {}
         return x
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
@@ -91,13 +91,19 @@ class SelfAttentionGuidance(Transform):
         if not scale:
             return x
         assert step.model_output is not None  # at noise_pred there is one
-        x0 = step.denoised(step.model_output[step.rows_of(self._role)])
-        high = torch.stack(self._heat).mean(0) > 1
+        role = _guided(step)
+        x0 = step.denoised(step.model_output[step.rows_of(role)])
+        high = torch.stack(self._heat[role]).mean(0) > 1
         degraded = torch.where(high, _blurred(x0, self.sigma), x0)
         latents = step.latents + step.signal * (degraded - x0)  # the noise in them stays
-        found = replace(step, latents=latents).denoised(step.predict(latents, role=self._role))
+        found = replace(step, latents=latents).denoised(step.predict(latents, role=role))
         # In terms of x0, which every prediction type has, ε' − ε̂ is signal / noise · (x0 found − x0 degraded).
         return x + step.output_for(scale * (degraded - found), torch.zeros_like(x0)).to(x.dtype)
+
+
+def _guided(step: Step) -> Role:
+    """Whose answer is guided: the unconditional rows', or where a call has none, the conditional ones'."""
+    return "uncond" if any(row.role == "uncond" for row in step.rows) else "cond"
 
 
 def _blurred(x: Latents, sigma: float) -> Latents:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdprobe.core.concept import Concept, load_concept
+from sdprobe.core.concept import Concept, concepts_in, load_concept
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Run
 
@@ -30,7 +30,8 @@ class UseConcept(Transform):
 
     Args:
         concept: a `Concept`, or the file of one (see `load_concept`).
-        token: what to call it in the prompts; None for the token its file names.
+        token: what to call it in the prompts, in letters of either case; None for the token its file names. Of a file
+            of several tokens it is the one to take.
 
     Raises:
         WordNotInPrompt: where no prompt of the run, nor a negative one, holds the token.
@@ -43,7 +44,11 @@ class UseConcept(Transform):
     """
 
     def __init__(self, concept: Concept | str | Path, token: str | None = None) -> None:
-        self.concept = load_concept(concept) if isinstance(concept, (str, Path)) else concept
+        if isinstance(concept, (str, Path)):
+            held = concepts_in(concept)
+            # Of a file of one, the token is what to call it.
+            concept = load_concept(concept, token if token in held or len(held) > 1 else None)
+        self.concept = concept
         if not isinstance(self.concept, Concept):
             raise TypeError(f"a concept is a Concept or a file of one, not {type(concept).__name__}")
         named = self.concept.token if token is None else token
@@ -58,10 +63,12 @@ class UseConcept(Transform):
         prompts = (*run.prompts, *run.negative_prompts)
         if not any(prompt.occurrences(self.token) for prompt in prompts):
             run.prompts[0].positions(self.token)  # says which words there are
+        names = {self.token.lower(), *(f"{self.token}_{i}".lower() for i in range(1, len(self.concept)))}
         for prompt in prompts:
             for positions in prompt.occurrences(self.token):
-                if len(positions) < len(self.concept):
+                read = names & {prompt.spelt(position).lower() for position in positions}
+                if len(read) < len(self.concept):
                     raise ValueError(
-                        f"of the {len(self.concept)} vectors of {self.token!r} only {len(positions)} would be read in "
-                        f"{prompt.text!r}: write it in these very letters, within the first {len(prompt.ids)} tokens"
+                        f"of the {len(self.concept)} vectors of {self.token!r} only {len(read)} would be read in "
+                        f"{prompt.text!r}: write it within the first {len(prompt.ids)} tokens"
                     )

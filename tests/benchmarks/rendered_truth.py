@@ -6,6 +6,7 @@ a random other word of the prompt, the start token, and a prior that always poin
 
     python tests/benchmarks/rendered_truth.py            prints the table
     python tests/benchmarks/rendered_truth.py --write    and writes it into the model card
+    python tests/benchmarks/rendered_truth.py --model shapes-joint      another model, here that with joint attention
 """
 
 from __future__ import annotations
@@ -22,15 +23,21 @@ from tqdm.auto import tqdm
 
 import sdprobe
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.shapes import WEIGHTS
+from sdprobe.shapes import JOINT_WEIGHTS, WEIGHTS
 from sdprobe.shapes.detect import adherence, detect
 from sdprobe.shapes.evaluate import HELD_OUT, held_out
 from sdprobe.shapes.scenes import Scene
 
-CARD = WEIGHTS / "README.md"
 MARKS = ("<!-- rendered truth: begin -->", "<!-- rendered truth: end -->")
+PLACES = ("down", "up")
+"""Where a U-Net's maps are taken from; a transformer's are taken from every block."""
 BATCH = 20
 THRESHOLDS = np.linspace(0.05, 0.95, 37)
+JOINT_FLOOR = {
+    "colour found": (".90", ".90"),
+    "colour and shape found": (".60", ".60"),
+    "relation right (both found)": ("–", ".80"),
+}
 FLOOR = {
     "colour found": (".95", ".85"),
     "colour and shape found": (".60", ".45"),
@@ -73,7 +80,7 @@ class Group:
 def observe(model: sdprobe.Model, scenes: Sequence[Scene], seed: int, steps: int, guidance_scale: float) -> Group:
     """Draw a picture for every caption and look at it and at its heat maps."""
     group, rng = Group(), np.random.default_rng(seed)
-    maps = sdprobe.AttentionMaps(places=("down", "up"))
+    maps = sdprobe.AttentionMaps(places=PLACES if model.network == "unet" else None)
     for start in tqdm(range(0, len(scenes), BATCH), unit_scale=BATCH, desc=f"{len(scenes[0].objects)} objects"):
         part = scenes[start : start + BATCH]
         run = sdprobe.sample(
@@ -128,7 +135,9 @@ def pointing(drawn: Sequence[Drawn], name: str) -> float:
     return float(np.mean(hits)) if hits else 0.0
 
 
-def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) -> str:
+def table(
+    groups: dict[int, Group], thresholds: dict[str, float], caption: str, floor: dict[str, tuple[str, str]] = FLOOR
+) -> str:
     """The figures as a Markdown table, floor and goal beside them."""
     share: Callable[[list[bool]], str] = lambda hits: f"{np.mean(hits):.2f}" if hits else "–"  # noqa: E731
     one, two = groups[1], groups[2]
@@ -151,8 +160,8 @@ def table(groups: dict[int, Group], thresholds: dict[str, float], caption: str) 
         "|---|---|---|---|---|",
     ]
     for name, (a, b) in rows.items():
-        floor, goal = (", ".join(bars.get(name, ())) for bars in (FLOOR, GOAL))
-        lines.append(f"| {name} | {a} | {b} | {floor} | {goal} |")
+        least, goal = (", ".join(bars.get(name, ())) for bars in (floor, GOAL))
+        lines.append(f"| {name} | {a} | {b} | {least} | {goal} |")
     return "\n".join(lines)
 
 
@@ -162,7 +171,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=120, help="captions of one object, and as many of two")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance-scale", type=float, default=5.0)
-    parser.add_argument("--model", help="default: the embedded model")
+    parser.add_argument("--model", help="shapes-joint, or a folder of a model of shapes; default: the embedded model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -179,15 +188,22 @@ def main() -> None:
         for objects in (1, 2)
     }
     chosen = ", ".join(f"{name} {value:.3f}" for name, value in thresholds.items())
+    where = " and ".join(PLACES) if model.network == "unet" else "all"
     caption = (
         f"{2 * given.prompts} held-out prompts, one seed each, {given.steps} steps, guidance {given.guidance_scale:g}. "
-        f"Heat maps are means over down and up blocks; thresholds, chosen on {len(other)} objects of other prompts: "
+        f"Heat maps are means over {where} blocks; thresholds, chosen on {len(other)} objects of other prompts: "
         f"{chosen}."
     )
-    printed = table(groups, thresholds, caption)
+    printed = table(groups, thresholds, caption, FLOOR if model.network == "unet" else JOINT_FLOOR)
     print(printed)
     if given.write:
-        write(CARD, printed)
+        write(card_of(given.model), printed)
+
+
+def card_of(model: str | None) -> Path:
+    """The card of a model as `sdprobe.load` names it."""
+    folder = {None: WEIGHTS, "shapes-joint": JOINT_WEIGHTS}.get(model) or Path(str(model))
+    return folder / "README.md"
 
 
 def write(card: Path, printed: str, marks: tuple[str, str] = MARKS) -> None:

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 import sdprobe
 import sdprobe.core.hook
-from sdprobe.core.compose import METHODS
-from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
 
-from .strategies import MODULES, hooks, run, same_run, seen, stacks
+from .strategies import CALLED, MODULES, PASSED, hooks, run, same_run, seen, stacks
 
 
 class Deliberate(Exception):
@@ -41,7 +39,7 @@ def test_a_run_leaves_nothing(tiny, stack):
 @given(
     stack=st.lists(hooks, max_size=2),
     kind=st.sampled_from([sdprobe.Observer, sdprobe.Transform]),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(CALLED),
     error=st.sampled_from([Deliberate, KeyboardInterrupt]),
     at=st.integers(0, 2),
 )
@@ -55,7 +53,7 @@ def test_an_error_at_any_point_leaves_nothing_and_says_where(tiny, stack, kind, 
     assert same_run(run(tiny), expected)
 
 
-@pytest.mark.parametrize("failing", [None, *POINTS])
+@pytest.mark.parametrize("failing", [None, *PASSED])
 def test_finish_is_called_in_reverse_for_every_hook_that_started(tiny, failing):
     log = []
 
@@ -93,7 +91,7 @@ def test_finish_is_not_called_for_a_hook_that_did_not_start(tiny):
     assert log == []
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", PASSED)
 def test_a_hook_that_writes_in_place_is_refused_by_name(tiny, point):
     def act(self, x, place):
         (x.query if point == "attention" else x).mul_(2)

@@ -23,7 +23,19 @@ from sdprobe.core.compose import METHODS
 from sdprobe.core.hook import POINTS, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.testing import footprint
-from tests.laws.strategies import MODULES, affine, factors, hooks, points, run, same_run, same_values, seen, shifts
+from tests.laws.strategies import (
+    MODULES,
+    PASSED,
+    affine,
+    factors,
+    hooks,
+    points,
+    run,
+    same_run,
+    same_values,
+    seen,
+    shifts,
+)
 from tests.tiny import stable_diffusion
 
 DEADLINE = 120.0
@@ -241,7 +253,7 @@ class Machine(RuleBasedStateMachine):
             assert same_run(result, run(models()[model], fold(stack)))
         assert same_run(run(models()[model]), plain(model))
 
-    @rule(outer=stacks, inner=stacks, model=which, point=st.sampled_from(POINTS))
+    @rule(outer=stacks, inner=stacks, model=which, point=st.sampled_from(PASSED))
     def runs_within_a_run(self, outer: list[Any], inner: list[Any], model: int, point: str) -> None:
         nested = starting(point, models()[1 - model], inner)
         (result,) = together(lambda: run(models()[model], *outer, nested))
@@ -250,13 +262,13 @@ class Machine(RuleBasedStateMachine):
         assert same_run(result, run(models()[model], fold(outer)))
         assert same_run(result[nested].inner, run(models()[1 - model], fold(inner)))
 
-    @rule(outer=stacks, model=which, point=st.sampled_from(POINTS))
+    @rule(outer=stacks, model=which, point=st.sampled_from(PASSED))
     def a_run_within_a_run_of_its_own_model_is_refused(self, outer: list[Any], model: int, point: str) -> None:
         (result,) = together(lambda: run(models()[model], *outer, starting(point, models()[model], [])))
         assert isinstance(result, RuntimeError)
         assert "cannot start another run of the model" in str(result)
 
-    @rule(a=stacks, b=stacks, of_a=which, of_b=which, error=st.none() | errors, method=st.sampled_from(POINTS))
+    @rule(a=stacks, b=stacks, of_a=which, of_b=which, error=st.none() | errors, method=st.sampled_from(PASSED))
     def runs_beside_each_other(
         self, a: list[Any], b: list[Any], of_a: int, of_b: int, error: type[BaseException] | None, method: str
     ) -> None:

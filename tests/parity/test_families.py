@@ -24,7 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     "negative prompt": {"negative_prompt": "a green square"},
 }
 USUAL = {"prompt": "a red circle", "steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 16}
-BLOCK = {"unet": ("mid_block*",), "transformer": ("*transformer_blocks.0*",)}
+BLOCK = {"unet": "mid_block*", "transformer": "*transformer_blocks.0*"}
 
 
 class Seen(sdprobe.Observer):
@@ -40,8 +40,8 @@ class Seen(sdprobe.Observer):
 class Everywhere(sdprobe.Observer):
     """How often each point is passed, and what it is told of rows and encoders."""
 
-    def __init__(self, modules: tuple[str, ...]) -> None:
-        self.modules = modules
+    def __init__(self, block: str) -> None:
+        self.modules = (block,)
 
     def start(self, run):
         self.passed = dict.fromkeys(POINTS, 0)
@@ -64,16 +64,18 @@ class Everywhere(sdprobe.Observer):
         assert x.shape[:2] == (len(text.prompts), len(text.prompts[0].ids))
         self.encoders.append(("prompt_embeds", text.encoder, text.role))
 
+    def pooled_embeds(self, x, text):
+        self._at("pooled_embeds", x)
+        assert len(x) == len(text.prompts)
+        assert torch.equal(text.encode([prompt.text for prompt in text.prompts]), x) or not x.any()
+        self.encoders.append(("pooled_embeds", text.encoder, text.role))
+
     def latents(self, x, step):
         self._at("latents", x)
         self.rows = step.rows
 
     def attention(self, attn, site):
         self._at("attention", attn)
-
-    def activation(self, x, site):
-        self._at("activation", x)
-        assert site.grid is None or x.shape[1] == site.grid[0] * site.grid[1] or x.shape[-2:] == site.grid
 
     def model_output(self, x, step):
         self._at("model_output", x)
@@ -149,14 +151,30 @@ def test_text_to_image(models, family, case):
     assert_same(models[family], **USUAL | CASES[case])
 
 
+class Inside(sdprobe.Observer):
+    """How often activations are passed, of modules that return one tensor."""
+
+    def __init__(self, block: str) -> None:
+        self.modules = (f"{block}to_q",)
+
+    def start(self, run):
+        self.passed = 0
+
+    def activation(self, x, site):
+        self.passed += 1
+        assert site.grid is None or x.shape[1] == site.grid[0] * site.grid[1] or x.shape[-2:] == site.grid
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_point_is_passed(models, family):
     model = models[family]
-    look = Everywhere(BLOCK[model.network])
-    run = sdprobe.sample(model, hooks=[look], progress=False, **USUAL)
+    look, inside = Everywhere(BLOCK[model.network]), Inside(BLOCK[model.network])
+    run = sdprobe.sample(model, hooks=[look, inside], progress=False, **USUAL)
     seen = run[look]
+    seen.passed["activation"] = run[inside].passed
     roles = model.roles(USUAL["guidance_scale"])
-    assert all(seen.passed.values())
+    silent = [point for point, times in seen.passed.items() if not times]
+    assert silent == ([] if model.pooling else ["pooled_embeds"])
     assert [(row.role, row.image, row.prompt.text) for row in seen.rows] == [
         (role, 0, {"cond": "a red circle", "uncond": ""}[role]) for role in roles
     ]
@@ -167,6 +185,8 @@ def test_every_point_is_passed(models, family):
     assert read == [("token_embeds", encoder) for encoder in model.text_encoders]
     assert {role for point, _, role in seen.encoders if point == "token_embeds"} == set(roles) - zeroed
     assert [role for point, _, role in seen.encoders if point == "prompt_embeds"] == list(roles)
+    pooled = [(encoder, role) for point, encoder, role in seen.encoders if point == "pooled_embeds"]
+    assert pooled == ([("+".join(model.pooling), role) for role in roles] if model.pooling else [])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -63,8 +63,9 @@ def test_clip_names_what_it_sees(clip: VisionTextDualEncoderModel) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "clip", local_files_only=True)
     reached = figures(clip, tokenizer, count=200, seed=60_000_000)
     assert reached["colour"] >= 0.99
-    assert reached["shape"] >= 0.95
-    assert reached["swapped_colours"] >= 0.85
+    assert reached["shape"] >= 0.98
+    assert reached["swapped_colours"] >= 0.95
+    assert reached["background"] >= 0.75
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from sdprobe.core.limits.limited_hook import Limit, LimitedHook, Rows, Sites, St
 from sdprobe.core.limits.only_text import TEXT, LimitedTextEdit, text_points
 from sdprobe.core.run import Role
 
+SHOWN = ("token_embeds", "prompt_embeds")  # a change of which a site of cross-attention can be shown
 AT_SITES = ("attention", "activation")
 OF_ROWS = (*TEXT, *AT_SITES, "model_output")
 
@@ -94,7 +95,8 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
     if not points:
         raise ValueError(f"{hook!r} acts at no point, so there is nothing to limit")
     edits_text = isinstance(hook, Transform) and any(point in TEXT for point in points)
-    if limit.sites is not None and not edits_text and not any(point in AT_SITES for point in points):
+    at_sites = (*AT_SITES, *(SHOWN if isinstance(hook, Transform) else ()))
+    if limit.sites is not None and not any(point in at_sites for point in points):
         raise ValueError(f"{acts}, which no site has: only `steps` and `rows` can limit it")
     if edits_text and "activation" in points and limit.sites is not None:
         raise ValueError(f"{hook!r} acts on the text and on activations: to limit its sites, make two hooks of it")

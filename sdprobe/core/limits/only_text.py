@@ -21,7 +21,7 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.limits.row_subset import with_rows_of
 from sdprobe.core.run import Conditioned, Role, Run, Site, Step, Text, side_of
 
-TEXT = ("token_embeds", "prompt_embeds")
+TEXT = ("token_embeds", "prompt_embeds", "pooled_embeds")
 Acting = frozenset[int]
 """Which of a run's limited transforms of the text act, by their numbers in the order given."""
 
@@ -94,6 +94,8 @@ class LimitedTextEdit(LimitedHook):
         every = _all(step.run)
         acted: set[int] = set()
         for i, row in enumerate(step.rows):
+            if row.prompt != step.run.prompt_of(row.image, row.role):
+                continue  # a callback has given the pipeline another prompt: what was changed of the text went with it
             acting = Acting(k for k, own in here if own.includes_row(row))
             made = self.encode_with(acting, step.run) if self.is_first_of(acting, step.run) else {}
             if side_of(row.role) in made:

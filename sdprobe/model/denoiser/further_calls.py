@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Step
-from sdprobe.model.base import Model
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 
 Predict = Callable[[Step, Tensor, Iterable[Any], Role | None], Tensor]
 
 
-def predicting(run_model: Model, module_hooks: ModuleHooks, conditioning: Any) -> Predict:
+def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> Predict:
     """What `Step.predict` asks: the denoiser, told what this run tells it, past the run's transforms in it."""
 
     def predict(step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
@@ -32,7 +33,9 @@ def predicting(run_model: Model, module_hooks: ModuleHooks, conditioning: Any) -
                 raise ValueError(f"this run has no rows of role {role!r}: its guidance scale needs none")
             told = run_model.narrowed(conditioning, step.rows_of(role))
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
-        with module_hooks.with_hooks(Hooks(*hooks)).listen(at):
-            return run_model.denoise(x, at, told)
+        frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
+        with frozen, module_hooks.with_hooks(Hooks(*hooks)).listen(at):
+            output: Tensor = run_model.denoise(x, at, told)
+            return output
 
     return predict

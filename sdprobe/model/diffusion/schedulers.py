@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from typing import Any
 
 from diffusers import schedulers as diffusers_schedulers
@@ -83,6 +84,10 @@ def one_call(pipe: Any, timestep: int) -> Any:
     """
     _refuse_flow(pipe.scheduler)
     usual = DDIMScheduler.from_config(pipe.scheduler.config)
+    try:
+        timestep = operator.index(timestep)
+    except TypeError:
+        raise ValueError(f"timestep is one whole number for the one call, not {timestep!r}") from None
     if not 0 <= timestep < len(usual.betas):
         raise ValueError(f"a timestep of this model lies between 0 and {len(usual.betas) - 1}, not {timestep}")
     return DDIMScheduler.from_config(

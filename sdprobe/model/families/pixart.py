@@ -50,7 +50,7 @@ class PixArt(TransformerModel):
 
     @property
     def _cleans(self) -> bool:
-        return bool(self.default("clean_caption")) and is_bs4_available() and is_ftfy_available()
+        return bool(self.argument("clean_caption")) and is_bs4_available() and is_ftfy_available()
 
     def latent_size(self, settings: Settings) -> tuple[int, int]:
         height, width = self._worked_at(settings)

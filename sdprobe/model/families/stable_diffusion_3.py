@@ -24,6 +24,7 @@ class StableDiffusion3(TransformerModel):
 
     pipelines = ("StableDiffusion3Pipeline",)
     token_axis = (("text_encoder", "text_encoder_2"), ("text_encoder_3",))
+    pooling = ("text_encoder", "text_encoder_2")
     img2img = StableDiffusion3Img2ImgPipeline
 
     def encoded(self, texts: list[str]) -> DenoiserArguments:

@@ -28,6 +28,7 @@ class StableDiffusionXL(UNetModel):
 
     pipelines = ("StableDiffusionXLPipeline",)
     token_axis = (("text_encoder", "text_encoder_2"),)
+    pooling = ("text_encoder_2",)
     img2img = StableDiffusionXLImg2ImgPipeline
 
     @property

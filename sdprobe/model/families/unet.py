@@ -28,6 +28,14 @@ class UNetModel(Model):
         distilled = self.pipe.unet.config.time_cond_proj_dim is not None
         return ("cond",) if distilled else super().roles(guidance_scale)
 
+    def refuse_picture_prompt(self) -> None:
+        if self.pipe.unet.config.encoder_hid_dim_type == "ip_image_proj":
+            raise ValueError(
+                "this pipeline has an IP-Adapter, which asks for a picture beside the prompt, and a run of sdprobe's "
+                "own takes none: attach to the pipeline and call it with ip_adapter_image=..., or take the adapter "
+                "off: pipe.unload_ip_adapter()"
+            )
+
     def besides(self, settings: Settings) -> DenoiserArguments:
         width = self.pipe.unet.config.time_cond_proj_dim
         if width is None:

@@ -5,9 +5,11 @@ vectors. The pipeline's tokenizer and the encoder's table stay as they are: noth
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +18,8 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from sdprobe.core.concept import Concept
+
+Told = Callable[[str, Any], str]
 
 
 @dataclass(frozen=True)
@@ -60,43 +64,86 @@ class AddedTokens:
         return torch.isin(ids, torch.tensor(list(self.vectors), dtype=ids.dtype, device=ids.device))
 
 
-def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept]) -> Mapping[str, AddedTokens]:
+def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept], told: Told) -> Mapping[str, AddedTokens]:
     """What is brought to each encoder of a pipeline, which is given tokenizers that know the new tokens.
 
     Several vectors are as many tokens, ``<a>``, ``<a>_1``, …: the names diffusers' `maybe_convert_prompt` spells out.
+    Here they are spelt out in its place, wherever the token stands in a text in letters of either case: CLIP's
+    tokenizers read small letters, and diffusers does not find a token with capitals in what they return.
 
     Args:
         pipe: the run's own copy of the pipeline.
         concepts: by token.
+        told: gives a text as the pipeline hands it to a tokenizer. Some change it, to small letters for instance.
 
     Raises:
-        ValueError: for a concept of other encoders or another width, for a token that is there already, and for several
-            vectors where the pipeline cannot spell them out.
+        ValueError: for a concept of other encoders or another width, for a token that is there already, for one that
+            the pipeline takes out of every text, and for several vectors where the pipeline cannot spell them out.
     """
     if not concepts:
         return MappingProxyType({})
     encoders = {name: part for name, part in sorted(pipe.components.items()) if _is_encoder(name, part)}
+    plain, spells_out = copy.copy(pipe), hasattr(pipe, "maybe_convert_prompt")
     for token, concept in concepts.items():
         _refuse_unfit(token, concept, encoders)
-        if len(concept) > 1 and not hasattr(pipe, "maybe_convert_prompt"):
+        if len(concept) > 1 and not spells_out:
             raise ValueError(
                 f"{token!r} is {len(concept)} vectors, and diffusers knows no textual inversion for "
                 f"{type(pipe).__name__}: it would be read with its first vector only"
             )
-    found = {}
+    found, before = {}, {}
     for name in encoders:
         key = name.replace("text_encoder", "tokenizer")
         tokenizer = copy.deepcopy(getattr(pipe, key))
         vectors: dict[int, Tensor] = {}
         for token, concept in concepts.items():
-            names = (token, *(f"{token}_{i}" for i in range(1, len(concept))))
+            names = _names(token, concept) if spells_out else (_as_told(token, told, tokenizer, pipe),)
             _refuse_known(token, names, tokenizer)
             for written, vector in zip(names, concept.vectors[name], strict=True):
                 tokenizer.add_tokens(written)
                 vectors[tokenizer.convert_tokens_to_ids(written)] = vector.detach()
         setattr(pipe, key, tokenizer)
+        before[id(tokenizer)] = getattr(plain, key)
         found[name] = AddedTokens(vectors)
+    if spells_out:
+        every = {token.lower(): " ".join(_names(token, concept)) for token, concept in concepts.items()}
+        pipe.maybe_convert_prompt = partial(_spelt_out, plain, before, every)
     return MappingProxyType(found)
+
+
+def _names(token: str, concept: Concept) -> tuple[str, ...]:
+    """What the tokens of a concept are called, one for each vector."""
+    return (token, *(f"{token}_{i}" for i in range(1, len(concept))))
+
+
+def _as_told(token: str, told: Told, tokenizer: Any, pipe: Any) -> str:
+    """A token as the pipeline hands it to its tokenizer."""
+    written = told(token, tokenizer)
+    if written.lower() != token.lower():
+        raise ValueError(
+            f"{type(pipe).__name__} cleans prompts before they are read, and leaves {written!r} of {token!r}: give the "
+            f"concept a token of letters, such as {''.join(filter(str.isalnum, token)) or 'mystyle'!r}"
+        )
+    return written
+
+
+def _spelt_out(plain: Any, before: Mapping[int, Any], spellings: Mapping[str, str], prompt: Any, tokenizer: Any) -> Any:
+    """What `maybe_convert_prompt` gives, with the tokens that were brought spelt out as well.
+
+    Args:
+        plain: the pipeline as it was.
+        before: its tokenizers, which know the tokens that it has loaded itself, by the identity of the run's own.
+        spellings: of each token that was brought, by the token in small letters.
+        prompt: one text or several.
+        tokenizer: the run's own.
+    """
+    if isinstance(prompt, list):
+        return [_spelt_out(plain, before, spellings, text, tokenizer) for text in prompt]
+    names = sorted({*tokenizer.get_added_vocab(), *spellings}, key=len, reverse=True)
+    # Where several tokens could begin, a tokenizer finds the longest.
+    pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
+    loaded = plain.maybe_convert_prompt(prompt, before.get(id(tokenizer), tokenizer))
+    return pattern.sub(lambda match: spellings.get(match.group().lower(), match.group()), loaded)
 
 
 def _is_encoder(name: str, part: Any) -> bool:

@@ -1,10 +1,10 @@
-"""Prompts on their way to the denoiser: through the text encoders, past the two points there, into rows."""
+"""Prompts on their way to the denoiser: through the text encoders, past the points there, into rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,9 @@ from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
 
 EMBEDS = "encoder_hidden_states"
 """What every denoiser here calls the value of the point ``prompt_embeds``."""
+
+POOLED = ("text_embeds", "pooled_projections")
+"""What denoisers here call the value of the point ``pooled_embeds``, where they are told one."""
 
 DenoiserArguments = Mapping[str, Shaped[Tensor, "entries ..."]]
 
@@ -59,7 +62,7 @@ def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -
 
 
 def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:
-    """What the pipeline makes of the prompts of one role, past ``token_embeds`` and ``prompt_embeds``."""
+    """What the pipeline makes of the prompts of one role, past the points of the text."""
     prompts = prompts_of(run, role)
     texts = [prompt.text for prompt in prompts]
     if role == "uncond" and not run.settings.negative_given and run_model.zeroes_unprompted:
@@ -67,7 +70,10 @@ def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str,
     else:
         with passing_tokens(run_model, run, hooks, role):
             found = dict(run_model.encoded(texts))
-    return found | {EMBEDS: hooks.prompt_embeds(found[EMBEDS], joint_text(run_model, run, hooks, role))}
+    found[EMBEDS] = hooks.prompt_embeds(found[EMBEDS], joint_text(run_model, run, hooks, role))
+    for name in (name for name in POOLED if name in found):
+        found[name] = hooks.pooled_embeds(found[name], pooled_text(run_model, run, hooks, role, name))
+    return found
 
 
 def prompts_of(run: Run, role: Role) -> tuple[Prompt, ...]:
@@ -92,7 +98,7 @@ def _at_token_embeds(hooks: Hooks, text: Text, x: Tensor) -> Tensor:
 
 def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
     """Where ``token_embeds`` of one encoder is: its prompts are as its own tokenizer reads them."""
-    prompts = tuple(run_model.read(prompt.text, encoder) for prompt in prompts_of(run, role))
+    prompts = tuple(run_model.read(prompt.text_for(encoder), encoder) for prompt in prompts_of(run, role))
     part = getattr(run_model.pipe, encoder)
     brought = run_model.added_tokens.get(encoder, AddedTokens())
 
@@ -104,10 +110,10 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
-            run_model.encoded([prompt.text for prompt in prompts])
+            run_model.encoded([prompt.text for prompt in prompts_of(run, role)])
         return tuple(found)
 
-    return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers))
+    return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
 
 
 def joint_text(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Text:
@@ -115,7 +121,7 @@ def joint_text(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Text:
     makers = [name for names in run_model.token_axis for name in names if name in run_model.text_encoders]
     if len(makers) == 1:
         own = text_of(run_model, run, hooks, role, makers[0])
-        return Text(own.encoder, prompts_of(run, role), role, run, own.lookup, own.encode, own.layers, own.again)
+        return replace(own, prompts=prompts_of(run, role))
 
     def each_its_own(*asked: Any) -> Any:
         raise ValueError(
@@ -123,23 +129,30 @@ def joint_text(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Text:
             f"layers: a Text at token_embeds tells of one of them"
         )
 
-    return Text(
-        "+".join(makers),
-        prompts_of(run, role),
-        role,
-        run,
-        each_its_own,
-        *_whole(run_model, run, hooks, role, each_its_own),
-    )
+    whole = _whole(run_model, run, hooks, role, each_its_own, EMBEDS)
+    return Text("+".join(makers), prompts_of(run, role), role, run, each_its_own, *whole)
+
+
+def pooled_text(run_model: Any, run: Run, hooks: Hooks, role: Role, name: str) -> Text:
+    """Where ``pooled_embeds`` is: one vector for each prompt, which has no tokens."""
+    makers = [maker for maker in run_model.pooling if maker in run_model.text_encoders]
+
+    def of_tokens(*asked: Any) -> Any:
+        raise ValueError(
+            "pooled_embeds are one vector of the whole prompt: a Text at token_embeds tells of tokens and of layers"
+        )
+
+    whole = _whole(run_model, run, hooks, role, of_tokens, name)
+    return Text("+".join(makers), prompts_of(run, role), role, run, of_tokens, *whole)
 
 
 def _whole(
-    run_model: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]]
+    run_model: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]], value: str
 ) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
-    """What a `Text` can be asked about whole prompts: ``encode``, ``layers`` and ``again``."""
+    """What a `Text` can be asked about whole prompts: ``encode`` (of which value), ``layers`` and ``again``."""
 
-    def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts tokens width"]:
-        made: Tensor = run_model.encoded(list(texts))[EMBEDS]
+    def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts ..."]:
+        made: Tensor = run_model.encoded(list(texts))[value]
         return made
 
     def again() -> Conditioned:

@@ -1,8 +1,8 @@
-"""What a text encoder, CLIP or T5, does between token numbers and conditioning, stage by stage."""
+"""What a text encoder, CLIP, T5 or BERT, does between token numbers and conditioning, stage by stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,7 +38,12 @@ def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given:
     mask = kept if getattr(encoder.config, "use_attention_mask", False) else None
     if _is_t5(encoder):
         raise ValueError(f"a {type(encoder).__name__} has no position embeddings: its stages are not those of CLIP")
-    embeddings = _inner(encoder).embeddings
+    embeddings: Any = getattr(_inner(encoder), "embeddings", None)
+    if not hasattr(embeddings, "token_embedding"):
+        raise ValueError(
+            f"a {type(encoder).__name__} does not add token and position embeddings alone: its stages are not those of "
+            f"CLIP. Its layers are read by ReadLayer"
+        )
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         if given is not None:
@@ -65,8 +70,7 @@ def layers_during(encoder: Any) -> Iterator[list[Stage]]:
     """
     found: list[Stage] = []
     seen: dict[str, Tensor] = {}
-    inner = _inner(encoder)
-    first, layers = (inner.embed_tokens, inner.block) if _is_t5(encoder) else (inner.embeddings, inner.encoder.layers)
+    first, layers = _layers(encoder)
     with ExitStack() as hooks:
         for i, module in enumerate((first, *layers)):
             hooks.enter_context(passing(module, partial(_kept, seen, str(i))))
@@ -75,9 +79,30 @@ def layers_during(encoder: Any) -> Iterator[list[Stage]]:
 
 
 def final_norm(encoder: Any) -> nn.Module:
-    """The norm behind the encoder's last layer."""
-    norm: nn.Module = _inner(encoder).final_layer_norm
+    """The norm behind the encoder's last layer; BERT's layers end in their own, and nothing follows."""
+    norm: nn.Module = nn.Identity() if _is_bert(encoder) else _inner(encoder).final_layer_norm
     return norm
+
+
+def _layers(encoder: Any) -> tuple[nn.Module, Iterable[nn.Module]]:
+    """What makes the first layer's input, and the layers."""
+    inner = _inner(encoder)
+    if _is_t5(encoder):
+        return inner.embed_tokens, inner.block
+    if _is_bert(encoder):
+        return encoder.embeddings, encoder.encoder.layer
+    layers = getattr(getattr(inner, "encoder", None), "layers", None)
+    if layers is None or not hasattr(inner, "final_layer_norm"):
+        raise ValueError(
+            f"the layers of a {type(encoder).__name__} are not known: it is built like none of CLIP, T5 and BERT"
+        )
+    return inner.embeddings, layers
+
+
+def _is_bert(encoder: Any) -> bool:
+    """BERT, RoBERTa and their kin by themselves: one behind which a projection follows is another encoder."""
+    own = getattr(encoder, "encoder", None)
+    return hasattr(own, "layer") and hasattr(encoder, "embeddings") and not hasattr(encoder, "final_layer_norm")
 
 
 def _is_t5(encoder: Any) -> bool:

@@ -42,12 +42,19 @@ class GradientLeaves:
                 tokens = _TokenLeaves()
                 told = self.run_model.encode(self.run, Hooks(self.hooks.transforms, tokens), self.run.roles)
             leaves |= tokens.leaves
-        if "prompt_embeds" in self.names:
-            embeds = told.arguments[EMBEDS]
-            embeds = embeds if embeds.requires_grad else embeds.detach().requires_grad_()
-            told = replace(told, arguments={**told.arguments, EMBEDS: embeds})
-            leaves["prompt_embeds"] = embeds
-        return told, leaves
+            if "prompt_embeds" in self.names:
+                leaves["prompt_embeds"] = told.arguments[EMBEDS]
+            return told, leaves
+        arguments, prompt_leaf = grow_prompt_leaf(dict(told.arguments), self.hooks)
+        return replace(told, arguments=arguments), {**leaves, **prompt_leaf}
+
+
+def grow_prompt_leaf(arguments: dict[str, Any], hooks: Hooks) -> tuple[dict[str, Any], Leaves]:
+    """The arguments of one call of the denoiser, whose prompt embeddings are a leaf where a transform asks for it."""
+    if "prompt_embeds" not in hooks.grad_leaves:
+        return arguments, {}
+    leaf = arguments[EMBEDS].detach().requires_grad_()
+    return {**arguments, EMBEDS: leaf}, {"prompt_embeds": leaf}
 
 
 class _TokenLeaves(Transform):

@@ -43,7 +43,9 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
         elif not special[i]:
             roles.append("word")
         else:
-            roles.append("start" if token == tokenizer.bos_token_id and i == 0 else "end")
+            # BERT's tokenizers begin with a token for the class of the text.
+            first = token in (tokenizer.bos_token_id, tokenizer.cls_token_id) and i == 0
+            roles.append("start" if first else "end")
     spans = [
         tuple(span) if role == "word" else (0, 0) for span, role in zip(encoded["offset_mapping"], roles, strict=True)
     ]

@@ -1,0 +1,112 @@
+"""Old names of modules: for this release they still import, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import MappingProxyType, ModuleType
+
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "hook": "core.hook",
+        "compose": "core.compose",
+        "functions": "core.function_hooks",
+        "registry": "core.registry",
+        "listing": "core.hook_listing",
+        "config": "core.configuration",
+        "run": "core.run",
+        "rows": "core.rows",
+        "conditioned": "core.conditioned",
+        "coverage": "core.coverage",
+        "attention": "core.attention",
+        "recording": "core.recording",
+        "prompt": "core.prompt",
+        "concept": "core.concept",
+        "whole_file": "core.atomic_file",
+        "limiting.limits": "core.limits.steps",
+        "limiting.only": "core.limits.only",
+        "limiting.only_text": "core.limits.only_text",
+        "limiting.limited": "core.limits.limited_hook",
+        "limiting.narrowing": "core.limits.row_subset",
+        "heatmap": "plot.heatmap",
+        "table": "plot.table",
+        "notebook": "plot.notebook",
+        "similarity": "clip.similarity_table",
+        "embeddings": "text.embeddings",
+        "learn": "text.textual_inversion",
+        "sampler": "sampling.loop",
+        "noising": "sampling.noising",
+        "inversion": "sampling.inversion",
+        "restart": "sampling.resume",
+        "autoencoder": "sampling.autoencoder",
+        "attaching": "stock_pipelines.attach",
+        "model.stock": "stock_pipelines.pipeline_listener",
+        "model.passage": "stock_pipelines.pipeline_call",
+        "model.asked": "stock_pipelines.call_arguments",
+        "model.sides": "stock_pipelines.encode_by_role",
+        "model.replaying": "stock_pipelines.repeat_denoiser_call",
+        "model.retelling": "model.denoiser.limited_conditioning",
+        "model.copies": "model.diffusion.scheduler_copies",
+        "model.retracing": "model.diffusion.ddim_inversion",
+        "model.prediction": "model.diffusion.noise_levels",
+        "model.schedulers": "model.diffusion.schedulers",
+        "model.forward_process": "model.diffusion.forward_process",
+        "model.noised": "model.diffusion.start_from_image",
+        "model.autoencoder": "model.pictures.autoencoder",
+        "model.linear_rgb": "model.pictures.linear_rgb",
+        "model.video": "model.pictures.video_files",
+        "model.encoding": "model.text.encoder_stages",
+        "model.reading": "model.text.read_prompt",
+        "model.conditioning": "model.text.conditioning",
+        "model.concepts": "model.text.added_tokens",
+        "model.vocabulary": "model.text.vocabulary",
+        "model.lesson": "model.text.concept_training",
+        "model.taps": "model.denoiser.module_hooks",
+        "model.layout": "model.denoiser.token_layout",
+        "model.checkpointing": "model.denoiser.gradient_checkpointing",
+        "model.predicting": "model.denoiser.further_calls",
+        "model.stable_diffusion": "model.families.stable_diffusion",
+        "model.stable_diffusion_xl": "model.families.stable_diffusion_xl",
+        "model.stable_diffusion_3": "model.families.stable_diffusion_3",
+        "model.flux": "model.families.flux",
+        "model.pixart": "model.families.pixart",
+        "model.instruct_pix2pix": "model.families.instruct_pix2pix",
+        "model.unet": "model.families.unet",
+        "model.transformer": "model.families.transformer",
+        "model.live": "model.pipeline",
+        "model.settings": "model.run_settings",
+        "model.turns": "model.model_lock",
+        "model.toy": "model.toy_model",
+        "model.clip": "model.clip_model",
+    }
+)
+"""Modules of the package, old name to new."""
+
+
+class OldNames(MetaPathFinder, Loader):
+    """Finds what has moved: importing the old name warns, and gives what the new module holds."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, old = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == "sdprobe" and old in RENAMED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__
+        new = f"sdprobe.{RENAMED[old.removeprefix('sdprobe.')]}"
+        warnings.warn(
+            f"{old} is called {new} now; the old name goes with the next release", DeprecationWarning, stacklevel=2
+        )
+        held = vars(importlib.import_module(new))
+        vars(module).update({name: value for name, value in held.items() if not name.startswith("__")})
+
+
+def keep_old_names() -> None:
+    """Let old names of modules import, once for each Python."""
+    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
+        sys.meta_path.append(OldNames())

@@ -1,0 +1,34 @@
+"""Seeds, as `torch.Generator.manual_seed` takes them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+Seed = int | Sequence[int]
+
+
+def checked_seed(seed: Any) -> int | tuple[int, ...]:
+    """A seed, or one for each of several images, as plain numbers.
+
+    Whole numbers of NumPy and of torch are taken too. Raises ValueError for what is none, for one that torch does not
+    take, and for a negative one, which torch takes for one that is not: a seed has one name.
+    """
+    several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) != 0
+    numbers = tuple(map(_whole, seed)) if several else (_whole(seed),)
+    if unfit := [number for number in numbers if not 0 <= number < 2**64]:
+        alike = f"; torch takes it for {unfit[0] + 2**64}" if -(2**63) <= unfit[0] < 0 else ""
+        raise ValueError(f"a seed is a number from 0 to 2**64 - 1, not {unfit[0]}{alike}")
+    return numbers if several else numbers[0]
+
+
+def _whole(seed: Any) -> int:
+    if isinstance(seed, Tensor) and (seed.ndim or seed.is_floating_point()):
+        raise ValueError(f"seed is a whole number, not {seed!r}")
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed is a whole number, not {seed!r}") from None

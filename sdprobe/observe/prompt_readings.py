@@ -1,0 +1,111 @@
+"""Which prompts a recording is of, where they change within a run.
+
+A callback of an attached pipeline may give it another prompt from some step on. What was recorded of the columns then
+belongs to the prompt that was shown in those steps, and to no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.core.run import Role, Row, Run
+
+
+class PromptReadings:
+    """The prompts that the rows of a run were shown, numbered in the order in which they came.
+
+    Args:
+        words: the words whose columns are recorded; None for every column.
+    """
+
+    def __init__(self, words: Sequence[str | int] | None) -> None:
+        self.words = words
+        self.prompts: list[tuple[Prompt, ...]] = []
+        self.columns: list[list[int] | None] = []
+
+    @classmethod
+    def of_run(cls, run: Run, roles: Sequence[Role], words: Sequence[str | int] | None) -> PromptReadings:
+        """Those that a run begins with. Raises WordNotInPrompt for a word that no prompt of these roles holds."""
+        images = range(run.settings.images)
+        by_role = [[run.prompt_of(i, role) for i in images] for role in roles]
+        every = [prompt for prompts in by_role for prompt in prompts]
+        for word in words or ():
+            if isinstance(word, int) or not any(prompt.occurrences(word) for prompt in every):
+                every[0].positions(word)  # says which words there are
+        readings = cls(words)
+        for prompts in by_role:
+            readings.number_of(prompts, every)
+        return readings
+
+    def number_of(self, prompts: Sequence[Prompt], words_of: Sequence[Prompt] | None = None) -> int:
+        """The number of what all images are shown; a new one where it is new.
+
+        Args:
+            prompts: one for each image.
+            words_of: the prompts in which the words are looked for; None for these alone.
+        """
+        shown = tuple(prompts)
+        if shown not in self.prompts:  # most often the same objects as before, which are not compared in detail
+            self.prompts.append(shown)
+            self.columns.append(None if self.words is None else _columns_of(words_of or shown, self.words))
+        return self.prompts.index(shown)
+
+    def of_rows(self, rows: Sequence[Row], role: Role) -> int:
+        """The number of what the rows of a role are shown."""
+        return self.number_of([row.prompt for row in rows if row.role == role])
+
+    def has(self, number: int, positions: Sequence[int]) -> bool:
+        """Whether columns are recorded of a reading."""
+        columns = self.columns[number]
+        return columns is None or set(positions) <= set(columns)
+
+    def columns_for(
+        self, numbers: Iterable[int], image: int, word: str | int, occurrence: int | None, encoder: str | None
+    ) -> dict[int, list[int]]:
+        """In which of the recorded columns a word stands, in each of some readings that hold it.
+
+        Raises:
+            WordNotInPrompt: where none does.
+            ValueError: where the word was not recorded.
+        """
+        found: dict[int, list[int]] = {}
+        missing: WordNotInPrompt | None = None
+        for number in numbers:
+            prompt, columns = self.prompts[number][image], self.columns[number]
+            try:
+                positions = prompt.positions(word, occurrence)
+            except WordNotInPrompt as error:
+                missing = missing or error
+                continue
+            if encoder is not None:
+                positions = tuple(p for p in positions if p in prompt.of(encoder))
+            if not positions:
+                missing = missing or WordNotInPrompt(f"{encoder} does not read {word!r} in {prompt.text!r}")
+                continue
+            if not self.has(number, positions):
+                raise ValueError(f"{word!r} was not recorded: only the words {self.words} were")
+            found[number] = list(positions) if columns is None else [columns.index(p) for p in positions]
+        if missing is not None and not found:
+            raise missing
+        return found
+
+    def recorded(self, number: int, image: int) -> list[str]:
+        """The words of one image's prompt in a reading that are recorded; none where they are not known."""
+        prompt = self.prompts[number][image]
+        try:
+            return [word for word in prompt.words if self.has(number, prompt.positions(word))]
+        except WordNotInPrompt:
+            return []
+
+
+def _columns_of(prompts: Sequence[Prompt], words: Sequence[str | int]) -> list[int]:
+    """The positions of words in the prompts that hold them."""
+    found: set[int] = set()
+    for word in words:
+        for prompt in prompts:
+            try:
+                found.update(prompt.positions(word))
+            except WordNotInPrompt:
+                continue
+    return sorted(found)

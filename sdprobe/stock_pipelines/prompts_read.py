@@ -1,0 +1,99 @@
+"""The prompts that a pipeline reads: told from the arguments of its call, or of a call of its ``encode_prompt``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.model.base import Model
+
+Side = Literal["prompt", "negative_prompt"]
+
+GIVEN = "(prompt_embeds)"
+"""What stands for a text of which only the embeddings were given."""
+
+READING = ("max_sequence_length", "clean_caption")
+"""The arguments, beside the texts, that say how texts are read."""
+
+
+def texts_of(given: Mapping[str, Any], side: Side) -> tuple[str, ...]:
+    """The texts of the prompts, or of the negative prompts, as the first encoder is given them."""
+    text, embeds = given.get(side), given.get(f"{side}_embeds")
+    if text is None and embeds is not None:
+        return (GIVEN,) * len(embeds)
+    return (text or "",) if text is None or isinstance(text, str) else tuple(text)
+
+
+def read_prompts(model: Model, given: Mapping[str, Any], side: Side, count: int | None = None) -> tuple[Prompt, ...]:
+    """The prompts of one side, as the model reads them: each encoder the text that it is given.
+
+    Args:
+        model: the model.
+        given: arguments by name: ``prompt``, ``prompt_2``, ``prompt_3`` and their like.
+        side: ``"prompt"`` or ``"negative_prompt"``.
+        count: how many prompts there are, where one text stands for all.
+    """
+    first = texts_of(given, side)
+    first = first * count if count is not None and len(first) == 1 else first
+    return tuple(
+        PromptOfEmbeddings.by(given[f"{side}_embeds"])
+        if text == GIVEN
+        else model.read_each({encoder: _text_for(encoder, given, side, i, text) for encoder in model.text_encoders})
+        for i, text in enumerate(first)
+    )
+
+
+def _text_for(encoder: str, given: Mapping[str, Any], side: Side, i: int, first: str) -> str:
+    """The text of one encoder: ``text_encoder_2`` is given ``prompt_2``, where there is one, else ``prompt``."""
+    own = given.get(encoder.replace("text_encoder", side)) or first
+    text: str = own if isinstance(own, str) else own[i]
+    return text
+
+
+class PromptOfEmbeddings(Prompt):
+    """A prompt of which only the embeddings were given: its words are not known."""
+
+    @classmethod
+    def by(cls, embeds: Tensor) -> PromptOfEmbeddings:
+        """The prompt of embeddings ``[batch, tokens, width]``; a token is called by its number."""
+        numbers = range(embeds.shape[1])
+        return cls("", tuple(numbers), tuple(f"token {i}" for i in numbers), UnknownWords())
+
+    def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
+        raise _unknown()
+
+    def positions(self, word: str | int, occurrence: int | None = None) -> tuple[int, ...]:
+        if isinstance(word, int):
+            return super().positions(word)
+        raise _unknown()
+
+
+class UnknownWords(Mapping[str, Any]):
+    """In the place of a prompt's words: an error that says why there are none."""
+
+    def __getitem__(self, word: str) -> Any:
+        raise _unknown()
+
+    def __iter__(self) -> Iterator[str]:
+        raise _unknown()
+
+    def __len__(self) -> int:
+        raise _unknown()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnknownWords)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "(not known)"
+
+
+def _unknown() -> WordNotInPrompt:
+    return WordNotInPrompt(
+        "the pipeline was given prompt_embeds instead of a text, so which words they hold is not known: ask for a "
+        "token by its number, or give the pipeline the text"
+    )
