@@ -5,16 +5,16 @@ from sdprobe import losses as losses
 from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept, load_concept
-from sdprobe.core.configuration import from_config, to_config
 from sdprobe.core.coverage import Coverage
+from sdprobe.core.deprecated_names import keep_old_names
 from sdprobe.core.function_hooks import on, watch
 from sdprobe.core.hook import Observer, Transform
+from sdprobe.core.hook_configuration import from_config, to_config
+from sdprobe.core.limits.after_every_when import after, every, when
 from sdprobe.core.limits.only import only
-from sdprobe.core.limits.steps import after, every, when
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.recording import Recording
 from sdprobe.core.registry import create, hooks, register
-from sdprobe.core.renamed import keep_old_names
 from sdprobe.core.rows import Row
 from sdprobe.core.run import Conditioned, Run, Settings, Site, State, Step, Text
 from sdprobe.model.base import Model
@@ -27,21 +27,21 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.sampling.autoencoder import Encoded, Sizes, decode, encode, psnr, sizes
+from sdprobe.sampling.add_noise import add_noise
+from sdprobe.sampling.encode_decode import Encoded, Sizes, decode, encode, psnr, sizes
 from sdprobe.sampling.film import Film, film
 from sdprobe.sampling.inversion import Inversion, invert, look
 from sdprobe.sampling.loop import sample
-from sdprobe.sampling.noising import add_noise
 from sdprobe.sampling.resume import resume
 from sdprobe.sampling.schedule import Schedule, schedule
 from sdprobe.sampling.side_by_side import side_by_side
 from sdprobe.stock_pipelines.attach import attach
-from sdprobe.text.embeddings import Embeddings, embed
+from sdprobe.text.embed_prompt import Embeddings, embed
 from sdprobe.text.textual_inversion import learn_concept
 from sdprobe.text.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
-from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention
+from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidance import Guidance
 from sdprobe.transform.inpaint import Inpaint

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdprobe import LatentRecorder
-from sdprobe.sampling.noising import add_noise
+from sdprobe.sampling.add_noise import add_noise
 from tests.laws.strategies import run, same_run
 from tests.parity.test_stable_diffusion import scheduler_for, schedulers
 

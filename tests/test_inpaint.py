@@ -11,8 +11,8 @@ from PIL import Image
 
 import sdprobe
 from sdprobe import Inpaint, LatentRecorder
-from sdprobe.sampling.autoencoder import decode, encode
-from sdprobe.sampling.noising import add_noise
+from sdprobe.sampling.add_noise import add_noise
+from sdprobe.sampling.encode_decode import decode, encode
 from tests.laws.strategies import run, same_run
 from tests.parity.test_stable_diffusion import pictures, scheduler_for, schedulers
 

@@ -12,9 +12,9 @@ from PIL import Image
 import sdprobe
 from sdprobe.model.diffusion.noise_levels import level_at
 from sdprobe.model.diffusion.schedulers import there_and_back
-from sdprobe.sampling.autoencoder import decode, encode, psnr
+from sdprobe.sampling.add_noise import add_noise
+from sdprobe.sampling.encode_decode import decode, encode, psnr
 from sdprobe.sampling.inversion import invert, look
-from sdprobe.sampling.noising import add_noise
 from sdprobe.shapes import Object, render, scene
 from sdprobe.testing import footprint
 from tests.laws.strategies import run

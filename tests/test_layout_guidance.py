@@ -13,7 +13,7 @@ from sdprobe import AttentionMaps, WordNotInPrompt, only
 from sdprobe.shapes import detect
 from sdprobe.testing import footprint
 from sdprobe.transform.attend_and_excite import AttendAndExcite
-from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention
+from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.layout_guidance import LayoutGuidance, inside_of
 from tests.laws.strategies import run, same_run
 

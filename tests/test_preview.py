@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import sdprobe
 from sdprobe import Preview
 from sdprobe.model.toy_model import toy_model
-from sdprobe.sampling.autoencoder import decode
+from sdprobe.sampling.encode_decode import decode
 from tests.laws.strategies import run, same_run
 
 PROMPTS = ["a red circle left of a blue square", "a green star on a black background", "a yellow ring", "a cyan square"]

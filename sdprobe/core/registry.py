@@ -19,8 +19,8 @@ from typing import Any, Literal, TypeVar
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.hook import POINTS, Observer, Transform
 from sdprobe.core.hook_listing import Listed, Listing
+from sdprobe.core.limits.after_every_when import after, every
 from sdprobe.core.limits.only import only
-from sdprobe.core.limits.steps import after, every
 
 GROUP = "sdprobe.hooks"
 

@@ -16,18 +16,18 @@ from jaxtyping import Float, Shaped
 from PIL.Image import Image
 from torch import Tensor
 
-from sdprobe.core.conditioned import Conditioned as Conditioned
 from sdprobe.core.coverage import Coverage as Coverage
+from sdprobe.core.encoded_prompts import Conditioned as Conditioned
 from sdprobe.core.nan_trace import NanTrace
 from sdprobe.core.prompt import Prompt
+from sdprobe.core.resume_state import State as State
 from sdprobe.core.rows import Role as Role
 from sdprobe.core.rows import Row as Row
 from sdprobe.core.rows import as_slice as as_slice
 from sdprobe.core.rows import rows_of as rows_of
 from sdprobe.core.rows import side_of as side_of
-from sdprobe.core.settings import Settings as Settings
+from sdprobe.core.run_settings import Settings as Settings
 from sdprobe.core.short_repr import short_repr
-from sdprobe.core.state import State as State
 from sdprobe.plot.notebook import as_run
 
 

@@ -5,7 +5,7 @@ Losses can be added, and multiplied with a weight.
 """
 
 from sdprobe.losses.loss import Loss
-from sdprobe.losses.perceived import clip_image, clip_text, encoder_features, log_probability, perceptual, style
+from sdprobe.losses.perceptual import clip_image, clip_text, encoder_features, log_probability, perceptual, style
 from sdprobe.losses.pixels import blue, brightness, colour, inside, match, symmetry, total_variation
 
 __all__ = [

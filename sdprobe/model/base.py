@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept
 from sdprobe.core.run import Role, Row, Run, Settings, State, Step, rows_of
+from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
-from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 from sdprobe.model.diffusion.noise_levels import Level, denoised, level_at, output_for
 from sdprobe.model.diffusion.scheduler_copies import copied_generator, copied_scheduler
 from sdprobe.model.diffusion.start_from_image import noised
-from sdprobe.model.pipeline import Latents, PipelineParts
+from sdprobe.model.pipeline_parts import Latents, PipelineParts
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned
 from sdprobe.model.text.encoder_stages import table_of

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPMode
 from sdprobe import shapes
 from sdprobe.core.prompt import Prompt
 from sdprobe.model import loading
-from sdprobe.model.text.read_prompt import read
+from sdprobe.model.text.tokenize_prompt import read
 
 Picture = Image.Image | NDArray[Any]
 Pictures = Picture | Sequence[Picture] | Tensor

@@ -16,10 +16,10 @@ from sdprobe.core.registry import Given
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.schedulers import one_call, there_and_back
+from sdprobe.model.fill_settings import Seed
 from sdprobe.model.loading import load
 from sdprobe.model.pictures.autoencoder import pictures_of
-from sdprobe.model.run_settings import Seed
-from sdprobe.sampling.autoencoder import encode, psnr
+from sdprobe.sampling.encode_decode import encode, psnr
 from sdprobe.sampling.loop import sample
 
 

@@ -17,9 +17,9 @@ from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.diffusion.scheduler_copies import copied_generator
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
+from sdprobe.model.fill_settings import Seed, fill
 from sdprobe.model.loading import load
-from sdprobe.model.pipeline import generators
-from sdprobe.model.run_settings import Seed, fill
+from sdprobe.model.pipeline_parts import generators
 from sdprobe.model.text.gradient_leaves import GradientLeaves
 from sdprobe.observe.progress import Progress
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sdprobe.core.registry import Given
 from sdprobe.core.run import Run, State
 from sdprobe.model.diffusion.scheduler_copies import copied_scheduler
-from sdprobe.model.run_settings import changed
+from sdprobe.model.fill_settings import changed
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.sampling.loop import loop
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.noise_levels import level_at
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
+from sdprobe.model.fill_settings import of_steps
 from sdprobe.model.loading import load
-from sdprobe.model.run_settings import of_steps
 from sdprobe.plot.table import as_html, as_text
 
 SHOWN = 16  # longer tables are printed with a gap; a notebook shows them whole

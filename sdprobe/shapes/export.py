@@ -12,7 +12,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel
 
-from .joint import open_joint
+from .joint_model import open_joint
 from .tokenizer import build
 
 SCHEDULER: dict[str, object] = {

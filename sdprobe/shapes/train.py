@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         from . import WEIGHTS
         from .evaluate import figures
-        from .joint import open_joint
+        from .joint_model import open_joint
 
         folder = given.start or WEIGHTS
         is_joint = "StableDiffusion3Pipeline" in (folder / "model_index.json").read_text()

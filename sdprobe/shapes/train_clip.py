@@ -22,12 +22,12 @@ from transformers import (
     VisionTextDualEncoderModel,
 )
 
+from .caption_truth import claims, facts, truth
 from .captions import RELATIONS, relation
 from .checkpoint import Budget, Training
 from .drawing import BACKGROUNDS, COLOURS, SHAPES, SIZE, Object
 from .scenes import Scene, pair, scene
 from .tokenizer import MAX_LENGTH, build
-from .truth import claims, facts, truth
 
 TEMPERATURE = 14.3
 """The scale similarities start with."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from . import WEIGHTS
 from .checkpoint import Budget, Training
-from .encoded import DROPPED, POOL, Pools
+from .encoded_scenes import DROPPED, POOL, Pools
 from .evaluate import figures
-from .joint import joint_pipeline, new_transformer
-from .joint_attention import as_stock, for_training
+from .fast_joint_attention import as_stock, for_training
+from .joint_model import joint_pipeline, new_transformer
 
 
 def draw_levels(count: int, device: torch.device) -> Tensor:

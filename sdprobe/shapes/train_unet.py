@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from .checkpoint import Budget, Training
-from .encoded import DROPPED, POOL, Pools
+from .encoded_scenes import DROPPED, POOL, Pools
 from .evaluate import figures
 from .export import SCHEDULER, pipeline
 from .tokenizer import build

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.limits.only_text import TEXT
+from sdprobe.core.limits.limited_text_edit import TEXT
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Run
 from sdprobe.model.base import Model

@@ -15,8 +15,8 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Row, Run, Step
 from sdprobe.model.base import Model
+from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.further_calls import predicting
-from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.text.gradient_leaves import grow_prompt_leaf

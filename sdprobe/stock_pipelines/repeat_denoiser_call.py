@@ -12,9 +12,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.run import Step
-from sdprobe.model.denoiser.limited_conditioning import apply_limited_text
+from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.families.flux import Flux
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.families.flux import Flux
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 
 
 class ReplacedLatents:

@@ -6,8 +6,8 @@ there are the toy model itself, made-up hooks and runs as hypothesis strategies,
 
 from sdprobe.model.toy_model import toy_model
 from sdprobe.testing.check import LAWS, check_hook, examine
-from sdprobe.testing.footprint import footprint
 from sdprobe.testing.law import Law
+from sdprobe.testing.model_footprint import footprint
 from sdprobe.testing.report import Finding, LawsBroken, Report
 from sdprobe.testing.strategies import hooks, observers, runs, transforms
 

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from sdprobe.core.compose import METHODS, Hook
 from sdprobe.core.hook import overrides
 from sdprobe.testing.flat_records import same_run
-from sdprobe.testing.footprint import footprint
 from sdprobe.testing.law import Broken, law
+from sdprobe.testing.model_footprint import footprint
 from sdprobe.testing.synthetic_hooks import raising
 from sdprobe.testing.trial import STANDARD, DoesNotApply, Setting, Trial
 from sdprobe.testing.watched_calls import with_methods

@@ -20,7 +20,7 @@ from sdprobe.model.loading import load
 from sdprobe.model.toy_model import toy_pipeline, with_roles_reversed
 from sdprobe.sampling.loop import sample
 from sdprobe.testing.flat_records import Records, records_of
-from sdprobe.testing.footprint import footprint
+from sdprobe.testing.model_footprint import footprint
 
 SIDE = 16
 """Of the pictures, in pixels, each way."""

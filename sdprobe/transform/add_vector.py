@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Run, Text
-from sdprobe.transform.at_word import AtWord, Vectors
+from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class AddVector(AtWord):

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.run import Step
-from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention, Grid, Word
+from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
 from sdprobe.transform.guidance import Guidance, Scale
 
 THRESHOLDS: Mapping[float, float] = MappingProxyType({0.0: 0.05, 0.2: 0.5, 0.4: 0.8})

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.transform.attention_guidance import AttentionGuidance, CrossAttention, Grid, Word
+from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
 from sdprobe.transform.guidance import Scale
 
 Box = tuple[float, float, float, float]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Text
-from sdprobe.transform.at_word import AtWord, Vectors
+from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class MixTokens(AtWord):

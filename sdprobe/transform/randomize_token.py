@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sdprobe.core.run import Role, Text
-from sdprobe.transform.at_word import AtWord, Vectors
+from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class RandomizeToken(AtWord):

@@ -9,7 +9,7 @@ from torch import Tensor
 from sdprobe.core.concept import Concept, load_concept
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Text
-from sdprobe.transform.at_word import AtWord, Vectors
+from sdprobe.transform.word_transform import AtWord, Vectors
 
 FILES = (".safetensors", ".bin", ".pt")
 

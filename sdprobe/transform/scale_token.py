@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Role, Text
-from sdprobe.transform.at_word import AtWord, Vectors
+from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class ScaleToken(AtWord):

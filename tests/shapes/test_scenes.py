@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdprobe.shapes.caption_truth import claims, facts, truth
 from sdprobe.shapes.captions import RELATIONS, relation
 from sdprobe.shapes.drawing import BACKGROUNDS, COLOURS, SHAPES, Object, coverage
 from sdprobe.shapes.scenes import pair, render, scene
-from sdprobe.shapes.truth import claims, facts, truth
 
 seeds = st.integers(0, 10**9)
 counts = st.integers(1, 3)

@@ -13,10 +13,10 @@ import sdprobe
 from sdprobe import shapes
 from sdprobe.shapes import WEIGHTS, evaluate
 from sdprobe.shapes.checkpoint import Budget
-from sdprobe.shapes.encoded import Pools
+from sdprobe.shapes.encoded_scenes import Pools
 from sdprobe.shapes.export import export_joint
-from sdprobe.shapes.joint import joint_pipeline, new_transformer
-from sdprobe.shapes.joint_attention import as_stock, for_training
+from sdprobe.shapes.fast_joint_attention import as_stock, for_training
+from sdprobe.shapes.joint_model import joint_pipeline, new_transformer
 from sdprobe.shapes.train_autoencoder import train_autoencoder
 from sdprobe.shapes.train_clip import train_clip
 from sdprobe.shapes.train_joint import told, train_joint

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.hook import POINTS, Observer, Transform, overrides
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, Rows, Sites, Steps
-from sdprobe.core.limits.only_text import TEXT, LimitedTextEdit, text_points
+from sdprobe.core.limits.limited_text_edit import TEXT, LimitedTextEdit, text_points
 from sdprobe.core.run import Role
 
 SHOWN = ("token_embeds", "prompt_embeds")  # a change of which a site of cross-attention can be shown

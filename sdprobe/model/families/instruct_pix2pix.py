@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sdprobe.core.run import Role
 from sdprobe.model.families.stable_diffusion import StableDiffusion
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 
 
 class InstructPix2Pix(StableDiffusion):

@@ -20,7 +20,7 @@ from torch import Tensor
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings, Step
 from sdprobe.model.families.transformer import TransformerModel
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 
 BINS = {32: ASPECT_RATIO_256_BIN, 64: ASPECT_RATIO_512_BIN, 128: ASPECT_RATIO_1024_BIN, 256: ASPECT_RATIO_2048_BIN}

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.model.families.unet import UNetModel
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, DenoiserArguments
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdprobe.core.run import Settings
 from sdprobe.model.families.transformer import TransformerModel
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 
 

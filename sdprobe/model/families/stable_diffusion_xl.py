@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdprobe.core.run import Settings
 from sdprobe.model.families.unet import UNetModel
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 
 ADDED = ("text_embeds", "time_ids")

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdprobe.core.run import Role, Settings
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.token_layout import Grid
-from sdprobe.model.pipeline import Latents
+from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments
 
 

@@ -22,7 +22,7 @@ from sdprobe.model.pictures.linear_rgb import linear_rgb
 from sdprobe.model.seeds import checked_seed
 from sdprobe.model.text.encoder_stages import States, states
 from sdprobe.model.text.prompt_of_texts import PromptOfTexts
-from sdprobe.model.text.read_prompt import read, side_by_side
+from sdprobe.model.text.tokenize_prompt import read, side_by_side
 
 Latents = Shaped[Tensor, "images channels h w"]
 

@@ -15,10 +15,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.model.base import Model
+from sdprobe.model.fill_settings import Seed
 from sdprobe.model.loading import load
 from sdprobe.model.pictures.autoencoder import Posterior
-from sdprobe.model.pipeline import noise_like
-from sdprobe.model.run_settings import Seed
+from sdprobe.model.pipeline_parts import noise_like
 from sdprobe.plot.figures import HEAT, INCH
 
 SIGNED = "PuOr"  # brown below zero, purple above; told apart with any colour vision

@@ -11,8 +11,8 @@ from typing import Any
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.function_hooks import OfFunction
 from sdprobe.core.function_hooks import name_of as function_name
+from sdprobe.core.limits.after_every_when import When
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit
-from sdprobe.core.limits.steps import When
 from sdprobe.core.registry import Given, built, create, each, name_of, resolve
 
 WRITABLE = "what can be written are texts, numbers, None, and lists, sets and dictionaries of them"

@@ -57,7 +57,7 @@ class AttentionGuidance(Transform):
     `AttendAndExcite` and `LayoutGuidance` are two such losses. For another, derive from this and say what it is:
 
     >>> import sdprobe
-    >>> from sdprobe.transform.attention_guidance import AttentionGuidance
+    >>> from sdprobe.transform.attention_loss_guidance import AttentionGuidance
     >>> class Apart(AttentionGuidance):
     ...     def loss(self, looks):
     ...         maps = [looks.mean()[..., positions].mean(-1) for w in self.words for positions in looks.tokens_of(w)]

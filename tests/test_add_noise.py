@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe.model.diffusion.schedulers import SCHEDULERS
-from sdprobe.sampling.autoencoder import encode
-from sdprobe.sampling.noising import add_noise
+from sdprobe.sampling.add_noise import add_noise
+from sdprobe.sampling.encode_decode import encode
 from sdprobe.sampling.schedule import schedule
 from tests.laws.strategies import run
 from tests.parity.test_stable_diffusion import scheduler_for

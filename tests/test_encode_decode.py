@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sdprobe
-from sdprobe.sampling.autoencoder import decode, encode, psnr, sizes
+from sdprobe.sampling.encode_decode import decode, encode, psnr, sizes
 from sdprobe.shapes import scene
 from sdprobe.testing import footprint
 from tests.laws.strategies import run

@@ -20,7 +20,7 @@ class AtWord(Transform):
     from it and say what is to stand there:
 
     >>> import sdprobe
-    >>> from sdprobe.transform.at_word import AtWord
+    >>> from sdprobe.transform.word_transform import AtWord
     >>> class Negate(AtWord):
     ...     def vectors(self, own, text):
     ...         return -own

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import sdprobe
-from sdprobe.core.renamed import RENAMED
+from sdprobe.core.deprecated_names import RENAMED
 
 
 @pytest.mark.parametrize("old", RENAMED)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdprobe
-from sdprobe.transform.at_word import AtWord
+from sdprobe.transform.word_transform import AtWord
 from tests.laws.strategies import run, same_run, seen
 
 words = st.sampled_from(["red", "star", "checkered", "ring"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdprobe.core.limits.only_text import LimitedTextEdit
+from sdprobe.core.limits.limited_text_edit import LimitedTextEdit
 from sdprobe.core.run import Step
 
 
