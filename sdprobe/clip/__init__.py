@@ -1,7 +1,7 @@
-"""CLIP: how near are pictures and texts?
+"""CLIP: similarity of images and texts.
 
-Used as `sdprobe.clip.similarity(...)`. Every function takes the embedded model's CLIP, unless it is given another one
-that `load` made.
+Used as `sdprobe.clip.similarity(...)`. Every function uses the embedded model's CLIP, unless it gets another one, made
+by `load`.
 """
 
 from sdprobe.clip.pictures_and_texts import (

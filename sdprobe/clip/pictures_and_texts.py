@@ -1,4 +1,4 @@
-"""How near pictures are to texts, by CLIP."""
+"""`similarity`, `classify`, `nearest_tokens` and others: compare images, texts and tokens with CLIP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdprobe.model.text.vocabulary import Vocabulary
 
 
 def similarity(images: Pictures, texts: str | Sequence[str], clip: Clip | str | Path | None = None) -> Similarity:
-    """Cosines between pictures and texts, and the softmax over the texts.
+    """Return the cosines between images and texts, and the softmax over the texts.
 
     >>> import sdprobe
     >>> from sdprobe.shapes import scene
@@ -29,14 +29,14 @@ def similarity(images: Pictures, texts: str | Sequence[str], clip: Clip | str | 
     (torch.Size([1, 2]), True)
 
     Args:
-        images: a PIL picture, a uint8 array ``[H, W, 3]``, several of them (a run's ``images``), or a
-            floating-point tensor ``[images, 3, H, W]`` in [0, 1], which gradients of the result then reach.
+        images: a PIL image, a uint8 array ``[H, W, 3]``, several of them (a run's ``images``), or a floating-point
+            tensor ``[images, 3, H, W]`` in [0, 1], for which the result is differentiable.
         texts: one text or several.
-        clip: what `sdprobe.clip.load` gives, or anything it takes; None for the embedded model's CLIP.
+        clip: the result of `sdprobe.clip.load`, or anything that it takes; None for the embedded model's CLIP.
 
     Raises:
-        TypeError: for what is no picture or no text.
-        ValueError: for a tensor that is not ``[images, 3, H, W]`` in [0, 1], and where there is nothing to compare.
+        TypeError: for something that is not an image or a text.
+        ValueError: for a tensor that is not ``[images, 3, H, W]`` in [0, 1], and if there are no images or no texts.
 
     Source: Radford et al. 2021, Section 2 and Figure 3.
     """
@@ -49,7 +49,7 @@ def similarity(images: Pictures, texts: str | Sequence[str], clip: Clip | str | 
 def classify(
     images: Pictures, labels: Sequence[str], template: str = "a {}", clip: Clip | str | Path | None = None
 ) -> Similarity:
-    """Zero-shot classification: which of some labels a picture goes with.
+    """Zero-shot classification: compare images with labels.
 
     >>> import sdprobe
     >>> from sdprobe.shapes import COLOURS, Object, render
@@ -60,11 +60,11 @@ def classify(
     Args:
         images: as for `similarity`.
         labels: two or more.
-        template: what is said of a label, with ``{}`` in the label's place.
+        template: the text for a label, with ``{}`` for the label.
         clip: as for `similarity`.
 
     Returns:
-        The similarity of each picture to each label put into the template; its texts are the labels.
+        The similarity of each image to the template with each label; its texts are the labels.
 
     Raises:
         ValueError: for a template without ``{}``, or fewer than two labels.
@@ -81,11 +81,11 @@ def classify(
 
 @dataclass(frozen=True, eq=False)
 class NearestTokens:
-    """The tokens nearest to some vectors, nearest first. It prints as a line per vector.
+    """The tokens nearest to some vectors, nearest first. Prints one line per vector.
 
     Attributes:
-        tokens: their spellings, as the vocabulary has them (``</w>`` ends a word), for each vector.
-        ids: ``[vectors, k]``, their numbers.
+        tokens: the tokens of each vector, as the vocabulary spells them (``</w>`` ends a word).
+        ids: ``[vectors, k]``, their numbers in the vocabulary.
         cosine: ``[vectors, k]``.
     """
 
@@ -104,9 +104,9 @@ class NearestTokens:
 def nearest_tokens(
     vector: Float[Tensor, "*vectors width"] | Concept, k: int = 5, model: Model | Clip | Any | None = None
 ) -> NearestTokens:
-    """The tokens whose vectors in the text encoder's table are nearest to a vector, by cosine.
+    """Return the tokens whose embeddings in the text encoder's table are nearest to a vector, by cosine.
 
-    What is a learned concept close to? What lies between two words?
+    Use it, for example, to see which words are similar to a learned concept, or between two words.
 
     >>> import sdprobe
     >>> red, yellow = (sdprobe.clip.token_vectors(word)[0] for word in ("red", "yellow"))
@@ -117,17 +117,17 @@ def nearest_tokens(
     ring</w> 1.00
 
     Args:
-        vector: ``[width]``, ``[vectors, width]``, or a learned `Concept` (its vectors for the first encoder). Token
-            vectors go into the text encoder; what comes out of it (`pooled`, `unpooled`, features) lives in other
-            spaces, even where the width is the same.
-        k: how many, 1 to the size of the vocabulary.
-        model: whose table: a CLIP as for `similarity`; a model of `sdprobe.load` or a live pipeline, whose first
-            text encoder is taken; None for the embedded model's CLIP.
+        vector: ``[width]``, ``[vectors, width]``, or a learned `Concept` (its vectors for the first encoder). The table
+            holds inputs of the text encoder; its outputs (`pooled`, `unpooled`, features) are in other spaces, even if
+            their width is the same.
+        k: how many tokens, 1 to the size of the vocabulary.
+        model: the model with the table: a CLIP as for `similarity`; a model of `sdprobe.load` or a live pipeline, whose
+            first text encoder is used; None for the embedded model's CLIP.
 
     Raises:
-        ValueError: for a vector of another width than the table's, or a ``k`` there are not as many tokens for.
+        ValueError: for a vector whose width differs from the table's, or a ``k`` outside the vocabulary's size.
 
-    Source: Gal et al. 2023, An Image is Worth One Word, whose learned vectors live in this table.
+    Source: Gal et al. 2023, An Image is Worth One Word, whose learned vectors are in the space of this table.
     """
     vector = vector.vectors["text_encoder"] if isinstance(vector, Concept) else vector
     vocabulary = Vocabulary(given_or_embedded(None) if model is None else model)
@@ -145,7 +145,7 @@ def nearest_tokens(
 
 
 def token_vectors(word: str, model: Model | Clip | Any | None = None) -> Float[Tensor, "tokens width"]:
-    """The vectors of a word's tokens in the text encoder's table: what the encoder is given, before positions.
+    """Return the token embeddings of a word from the text encoder's table, before position embeddings are added.
 
     >>> import sdprobe
     >>> sdprobe.clip.token_vectors("checkered").shape
@@ -159,10 +159,10 @@ def token_vectors(word: str, model: Model | Clip | Any | None = None) -> Float[T
 
 
 def pooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) -> Float[Tensor, "texts width"]:
-    """One vector for a whole text: the text tower's output at the end token, after its last norm.
+    """Return one vector per text: the text tower's output at the end token, after its final norm.
 
-    Projected and brought to unit length, it is the text's place in the common space. It comes before the projection
-    here, where it lies in one space with `unpooled`.
+    This is before the projection, in the same space as `unpooled`. Projected and normalized, it is the text's vector in
+    the common space of images and texts.
 
     >>> import sdprobe
     >>> clip = sdprobe.clip.load()
@@ -176,9 +176,9 @@ def pooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) ->
 
 
 def unpooled(texts: str | Sequence[str], clip: Clip | str | Path | None = None) -> Float[Tensor, "texts tokens width"]:
-    """A vector for every token, padding included: what Stable Diffusion is conditioned on.
+    """Return a vector for every token, including padding: the prompt embeddings of Stable Diffusion.
 
-    Attention in the text tower is causal, so the vector at a token knows of the words up to it and of none after.
+    Attention in the text tower is causal, so the vector of a token depends on the words up to it and on none after it.
 
     >>> import sdprobe
     >>> red, blue = sdprobe.clip.unpooled(["a red circle", "a red star"])
@@ -193,10 +193,10 @@ def info_nce(
     text_features: Float[Tensor, "batch dim"],
     logit_scale: Float[Tensor, ""] | float,
 ) -> Float[Tensor, ""]:
-    """The contrastive loss CLIP is trained with: each picture is to find its text in the batch, and the reverse.
+    """Return the contrastive loss that CLIP is trained with: match each image with its text in the batch, and reverse.
 
-    The mean of the two cross-entropies, over texts and over pictures; the i-th picture belongs to the i-th text.
-    At chance it is log(batch).
+    It is the mean of two cross-entropies, over texts and over images; the i-th image belongs to the i-th text. At
+    chance level it is log(batch).
 
     >>> import sdprobe
     >>> from sdprobe.shapes import scene
@@ -208,13 +208,13 @@ def info_nce(
     True
 
     Args:
-        image_features: ``[batch, dim]``, of any length: unit vectors are made of them.
+        image_features: ``[batch, dim]``, of any norm; they are normalized.
         text_features: ``[batch, dim]``.
-        logit_scale: what cosines are multiplied with, ``clip.logit_scale``: exp(t) in the paper's Figure 3, whose t is
-            the parameter of that name in transformers.
+        logit_scale: the factor of the cosines, ``clip.logit_scale``: exp(t) in the paper's Figure 3, where t is the
+            parameter of that name in transformers.
 
     Raises:
-        ValueError: where the two batches are not ``[batch, dim]`` of the same size.
+        ValueError: if the two batches are not ``[batch, dim]`` of the same size.
 
     Source: Radford et al. 2021, Figure 3; van den Oord et al. 2018, eq. 4.
     """

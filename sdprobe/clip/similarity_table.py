@@ -1,4 +1,4 @@
-"""How near pictures are to texts: cosines, probabilities, and the matrix of them."""
+"""`Similarity`: cosines and probabilities of images and texts, as a table and a figure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sdprobe.plot import HEAT
 from sdprobe.plot.table import as_text
 
 INCH = 0.62  # a cell of the matrix
-MOST = 400  # cells whose numbers are still legible
+MOST = 400  # up to this number of cells, their values are printed
 
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """How near each picture is to each text. It prints as a table, a column per picture.
+    """The similarity of each image to each text. Prints as a table, with a column per image.
 
     >>> import sdprobe
     >>> from sdprobe.shapes import Object, render
@@ -36,9 +36,9 @@ class Similarity:
 
     Attributes:
         cosine: ``[images, texts]``, in [-1, 1].
-        logit_scale: what cosines are multiplied with to be logits.
+        logit_scale: the factor from cosines to logits.
         texts: the texts, in the order of the columns.
-        images: the pictures as they were given.
+        images: the images as given.
     """
 
     cosine: Float[Tensor, "images texts"]
@@ -53,16 +53,16 @@ class Similarity:
 
     @property
     def probabilities(self) -> Float[Tensor, "images texts"]:
-        """Softmax of the logits over the texts: which of them a picture goes with, if it is one of them."""
+        """Softmax of the logits over the texts: each text's probability for an image, if one is correct."""
         return self.logits.softmax(dim=1)
 
     @property
     def best(self) -> tuple[str, ...]:
-        """The nearest text of each picture."""
+        """The nearest text of each image."""
         return tuple(self.texts[i] for i in self.cosine.argmax(dim=1).tolist())
 
     def plot(self, values: Literal["cosine", "probabilities"] = "cosine") -> Figure:
-        """The matrix: a row per text, a column per picture, after Radford et al. 2021.
+        """Plot the matrix: a row per text, a column per image, after Radford et al. 2021.
 
         >>> import sdprobe
         >>> from sdprobe.shapes import scene

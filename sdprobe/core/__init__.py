@@ -1,1 +1,1 @@
-"""What every run is made of: hooks and how they compose, the run they record to, and the values they are shown."""
+"""Hooks, their composition and registry, the records of a run, and the values that hooks receive."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def write_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
-    """A path beside the file's to write to; it takes the file's place once all is written, or goes again.
+    """Give a temporary path in the same folder to write to; move it to `path` after success, delete it after an error.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -22,11 +22,11 @@ def write_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
     ('1 2 3', ['numbers.txt'])
 
     Args:
-        path: the file; one that is there is replaced.
-        suffix: of the path beside, for writers that go by it; None for the file's own.
+        path: the file. An existing file is replaced.
+        suffix: the suffix of the temporary path, for writers that depend on it; None for that of `path`.
 
     Raises:
-        FileNotFoundError: for a file in a folder that is not there, before anything is written.
+        FileNotFoundError: if the folder does not exist; raised before anything is written.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")

@@ -1,7 +1,7 @@
-"""One call of attention, as its kernel is about to run it: what a hook at the point ``attention`` is given.
+"""`Attention`: one attention call, as a hook at the point ``attention`` receives it.
 
-Nothing is computed until asked for. If no hook replaces anything, the model's own kernel makes the output, so looking
-is exact; probabilities are then found beside it.
+Values are computed only on request. If no hook replaces anything, the model's own kernel computes the output, so
+observing is exact; the probabilities are computed separately.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class Attention:
     """The final query, key, value and mask of one attention call (after LoRA, norms and rotary embeddings).
 
     Args:
-        query: ``[rows, heads, queries, width]``; the queries are the positions of the picture.
-        key: ``[rows, heads, keys, width]``; in cross-attention the keys are the tokens of the prompt.
+        query: ``[rows, heads, queries, width]``; the queries are the image positions.
+        key: ``[rows, heads, keys, width]``; in cross-attention the keys are the prompt's tokens.
         value: ``[rows, heads, keys, width]``.
-        mask: added to the scores (or a boolean that keeps), or None.
-        scale: what the scores are multiplied by.
+        mask: added to the scores, or boolean (True keeps a key), or None.
+        scale: the factor of the scores.
         rows: what each row of the batch is.
-        kernel: runs the call as the model would.
-        fused: runs the same kernel and gives log Σ exp of the scores with its output, or None where it cannot.
-        project: makes the call's key and value of a conditioning ``[rows, tokens, width]``.
+        kernel: runs the call as the model does.
+        fused: runs the same kernel and returns its output and log Σ exp of the scores, or None if it cannot.
+        project: computes key and value of this call from prompt embeddings ``[rows, tokens, width]``.
 
-    An `Attention` is never changed: `with_probs`, `masked`, `with_value` and `with_context` make a new one.
+    An `Attention` does not change: `with_probs`, `masked`, `with_value` and `with_context` return a new one.
     """
 
     query: Shaped[Tensor, "rows heads queries width"]
@@ -60,17 +60,17 @@ class Attention:
         tokens: Sequence[int] | slice | None = None,
         queries: Sequence[int] | slice | None = None,
     ) -> Shaped[Tensor, "rows heads queries tokens"]:
-        """Attention probabilities: softmax over the *whole* key axis, then only the columns asked for.
+        """Return attention probabilities: softmax over the *whole* key axis, then only the columns asked for.
 
         Args:
             rows: a role (``"cond"``), row numbers, or None for all.
             heads: head numbers, or None for all.
             tokens: key positions (columns), or None for all.
-            queries: query positions, or None for all. At joint attention the picture and the text are parts of one
-                axis: ``attn.probs(queries=site.image, tokens=site.text)``.
+            queries: query positions, or None for all. In joint attention, image and text are parts of one axis:
+                ``attn.probs(queries=site.image, tokens=site.text)``.
 
         Returns:
-            ``[rows, heads, queries, tokens]``, in fp32 where the model computes in half precision.
+            ``[rows, heads, queries, tokens]``, in fp32 if the model computes in half precision.
         """
         r = rows_of(self.rows, rows) if isinstance(rows, str) else _index(rows)
         h, t, q = _index(heads), _index(tokens), _index(queries)
@@ -81,7 +81,7 @@ class Attention:
         return self._scores(r, h, q, ALL).softmax(-1)[..., t]
 
     def _scores(self, r: Index, h: Index, q: Index, t: Index, less: Tensor | None = None) -> Tensor:
-        """scale · query · keyᵀ + mask, less a number for each query: one multiplication does it all."""
+        """Return scale · query · keyᵀ + mask, minus one number per query (`less`), in one multiplication."""
         query, key = _of(self.query, r, h)[:, :, q].float(), _of(self.key, r, h)[:, :, t].float()
         taken = query.new_zeros(()) if less is None else _of(less, r, h)[:, :, q].float().unsqueeze(-1)
         if self.mask is not None:
@@ -94,19 +94,19 @@ class Attention:
         return scores
 
     def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
-        """The same call with these probabilities in place of its own, for all rows, heads, queries and keys."""
+        """Return the same call with other probabilities, given for all rows, heads, queries and keys."""
         expected = (*self.query.shape[:3], self.key.shape[-2])
         if tuple(probs.shape) != expected:
             raise ValueError(f"with_probs needs [rows, heads, queries, keys] = {expected}, not {tuple(probs.shape)}")
         return replace(self, replaced=probs, _made={})
 
     def masked(self, keep: Bool[Tensor, "#rows #heads queries keys"]) -> Attention:
-        """The same call where each query looks only at the keys that are kept: softmax runs over these alone.
+        """Return the same call with some keys masked out: softmax runs over the kept keys only.
 
         Args:
-            keep: true where a query may look; it broadcasts over rows and heads, ``[1, 1, queries, keys]``.
+            keep: True where a query may attend to a key; broadcasts over rows and heads, ``[1, 1, queries, keys]``.
 
-        Raises ValueError for another shape, and where a query is left nothing to look at of what it could see.
+        Raises ValueError for another shape, and if a query has no key left.
         """
         expected = (*self.query.shape[:3], self.key.shape[-2])
         if (
@@ -126,15 +126,15 @@ class Attention:
         return replace(self, mask=mask, kernel=by_own_mask, fused=lambda own: None, _made={})
 
     def with_value(self, value: Shaped[Tensor, "rows heads keys width_v"]) -> Attention:
-        """The same call with another value."""
+        """Return the same call with another value."""
         if value.shape != self.value.shape:
             raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
         return replace(self, value=value, _made={})
 
     def with_context(self, context: Shaped[Tensor, "rows tokens width"]) -> Attention:
-        """The same call with key and value made of another conditioning, as if only this site had been shown it.
+        """Return the same call with key and value computed from other prompt embeddings, at this site only.
 
-        Raises ValueError at self-attention, which has no conditioning, and at joint attention, which carries its own.
+        Raises ValueError in self-attention, which has no prompt embeddings, and in joint attention, which has its own.
         """
         if len(context) != len(self.query):
             raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
@@ -142,7 +142,7 @@ class Attention:
         return replace(self, key=key, value=value, _made={})
 
     def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
-        """What the call returns: the stock kernel's result, or replaced probabilities times the value."""
+        """Return the output of the call: the stock kernel's result, or replaced probabilities times the value."""
         if "output" in self._made:
             made: Tensor = self._made["output"]
             return made
@@ -150,18 +150,18 @@ class Attention:
             made = self.replaced.to(self.value.dtype) @ self.value
         else:
             made = self.kernel(self)
-        # What an observer computes without gradients must not stand in for what the model needs them of.
+        # Do not keep an output that an observer computed without gradients if the model needs gradients of it.
         if torch.is_grad_enabled() or not (self.query.requires_grad or self.value.requires_grad):
             self._made["output"] = made
         return made
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Everything that whoever holds this could write into, and must not."""
+        """Return every tensor that a hook could write into and must not."""
         held = (self.query, self.key, self.value, self.mask, self.replaced, self._made.get("output"))
         return tuple(tensor for tensor in held if tensor is not None)
 
     def _logsumexp(self) -> Tensor | None:
-        """log Σ exp(scores) of every query, where the kernel gives it beside its output."""
+        """Return log Σ exp(scores) of every query, or None if the kernel does not give it."""
         if "logsumexp" not in self._made:
             both = self.fused(self)
             self._made["logsumexp"] = None if both is None else both[1]
@@ -172,7 +172,7 @@ class Attention:
 
 
 def by_own_mask(attn: Attention) -> Tensor:
-    """The usual kernel with the call's own mask, in the place of one that was made for another."""
+    """Run torch's kernel with the call's own mask, for calls whose mask was replaced."""
     return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn.mask, scale=attn.scale)
 
 

@@ -1,8 +1,8 @@
-"""Several hooks as one, and the promises that hold for any of them.
+"""`Hooks`: several hooks as one, and the checks that apply to every hook.
 
-`Hooks(a, b)` is itself a hook. At every point its transforms act in the order given, each on what the one before
-returned; then its observers look at what came out. So observers may stand anywhere in the list, and there are no
-priorities: to look earlier, write a transform that returns what it was given.
+`Hooks(a, b)` is itself a hook. At every point its transforms act in the order given, each on the output of the one
+before; then its observers receive the result. So observers may be anywhere in the list, and there are no priorities:
+to observe an earlier value, write a transform that returns its input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METHODS = (*POINTS, "start", "finish")
 
 
 class Hooks:
-    """Several hooks as one. `Hooks()` changes nothing and sees nothing.
+    """Several hooks as one. `Hooks()` changes nothing and observes nothing.
 
     Nesting does not matter: ``Hooks(a, Hooks(b, c)) == Hooks(Hooks(a, b), c) == Hooks(a, b, c)``.
 
@@ -35,9 +35,9 @@ class Hooks:
         hooks: observers, transforms, or further `Hooks`.
 
     Raises:
-        TypeError: for something that is no hook.
-        ValueError: for a hook that could never act: one that overrides no point, has a method whose name is nearly
-            a point's, or asks for activations without saying of which modules.
+        TypeError: for an object that is not a hook.
+        ValueError: for a hook that could never act: it overrides no point, has a method whose name is almost that of
+            a point, or has a method ``activation`` without ``modules``.
 
     >>> import sdprobe
     >>> sdprobe.Hooks(sdprobe.AttentionMaps(), sdprobe.Hooks(sdprobe.LatentRecorder()))
@@ -46,7 +46,7 @@ class Hooks:
 
     def __init__(self, *hooks: Hook | Hooks) -> None:
         self.leaves: tuple[Hook, ...] = tuple(leaf for hook in hooks for leaf in _leaves(hook))
-        self.run: Run | None = None  # of hooks in a run: where it is noted what they do
+        self.run: Run | None = None  # set for the hooks of a run, which records what they do
 
     def token_embeds(self, x: Tensor, text: Text) -> Tensor:
         return self._pass("token_embeds", x, text)
@@ -83,7 +83,7 @@ class Hooks:
 
     @contextmanager
     def open(self, run: Run) -> Iterator[Hooks]:
-        """This run's own copies of the hooks: started in order, finished in reverse whatever is raised."""
+        """Copy the hooks for this run and start them in order; at the end or after an error, finish them in reverse."""
         with ExitStack() as ending:
             live = Hooks()
             live.run = run
@@ -101,7 +101,7 @@ class Hooks:
         run.nan_trace.warn(run.latents)
 
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
-        """Only the hooks that say something at a point, and at a module of that name and kind."""
+        """Return only the hooks that override a point and, if given, ask for a module of that name and kind."""
         chosen = Hooks()
         here = (leaf for leaf in self.leaves if overrides(leaf, point))
         chosen.leaves = tuple(leaf for leaf in here if name is None or asks(leaf, name, kind))
@@ -110,7 +110,7 @@ class Hooks:
 
     @property
     def transforms(self) -> Hooks:
-        """Only those that change something."""
+        """Only the transforms."""
         chosen = Hooks()
         chosen.leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, Transform))
         chosen.run = self.run
@@ -123,13 +123,13 @@ class Hooks:
 
     @property
     def grad_leaves(self) -> frozenset[str]:
-        """The names of what transforms need gradients for, of `LEAVES`."""
+        """The names, among `LEAVES`, of the values for which transforms need gradients."""
         asked = [leaf.needs_grad for leaf in self.leaves if isinstance(leaf, Transform) and leaf.needs_grad]
         return frozenset(name for names in asked for name in (LEAVES[:1] if names is True else names))  # type: ignore[union-attr]
 
     @property
     def brings(self) -> Mapping[str, Concept]:
-        """The words that transforms bring to the prompts. Raises ValueError for a word that two of them bring."""
+        """The words that transforms add to the prompts. Raises ValueError if two transforms add the same word."""
         found: dict[str, Concept] = {}
         for leaf in self.leaves:
             for word, concept in leaf.brings.items() if isinstance(leaf, Transform) else ():
@@ -254,13 +254,13 @@ def _plain(value: object) -> object:
 
 
 def called(hook: Hook, point: str, *args: Any) -> Any:
-    """Call a hook, see that it wrote nothing in place, and let an error say where it came from."""
+    """Call a hook; refuse in-place writes, and add a note to errors that says which hook raised them."""
     place = args[-1]
     before = {id(tensor): tensor._version for tensor in _tensors(*args)}
     try:
         method: Callable[..., Any] = getattr(hook, point)
         if isinstance(hook, Observer):
-            with torch.no_grad():  # a record must not hold a graph
+            with torch.no_grad():  # a record must not keep an autograd graph
                 result = method(*args)
         else:
             result = method(*args)
@@ -272,7 +272,7 @@ def called(hook: Hook, point: str, *args: Any) -> Any:
         raise TypeError(
             f"{hook!r}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
         )
-    # What came to be during the call, such as an attention's output, has been written into by nobody: version 0.
+    # A tensor that was created during the call, such as the output of an attention, has version 0.
     if any(tensor._version != before.get(id(tensor), 0) for tensor in _tensors(*args)):
         raise ValueError(f"{hook!r}.{point} wrote into its value in place: values that pass a point are shared")
     return result
@@ -294,12 +294,12 @@ def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
 
 
 def _counts_its_calls(hook: Any) -> bool:
-    """Whether a hook is one that holds another, and knows itself when that one acts."""
+    """Whether a hook contains another hook and counts that one's calls itself."""
     return bool(getattr(type(hook), "counts_its_calls", False))
 
 
 def _name(hook: Hook) -> str:
     try:
         return repr(hook)
-    except Exception:  # the hook's own repr must not take the place of the error that is on its way
+    except Exception:  # an error in repr must not hide the first error
         return type(hook).__name__

@@ -1,6 +1,6 @@
-"""What textual inversion learns, and the files it comes in (Gal et al. 2022, "An Image is Worth One Word").
+"""`Concept`: learned token embeddings, and their files (Gal et al. 2022, "An Image is Worth One Word").
 
-Nothing that a file brings is ever run: pickles are read as plain data, or refused.
+No code from a file is ever run: pickles are read as plain data, or refused.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.finite import refuse_not_finite
 
 PAIR = MappingProxyType({"clip_l": "text_encoder", "clip_g": "text_encoder_2"})
-"""The names that files for Stable Diffusion XL give its two encoders."""
+"""The names of the two encoders in files for Stable Diffusion XL."""
 
 ENCODERS = MappingProxyType(
     {**PAIR, "text_encoders_0": "text_encoder", "text_encoders_1": "text_encoder_2", "t5": "text_encoder_2"}
 )
-"""Those, and the names that diffusers' advanced DreamBooth scripts give the encoders of SDXL and Flux."""
+"""Also the names that diffusers' advanced DreamBooth scripts use for the encoders of SDXL and Flux."""
 
-NAMELESS = ("*", "emb_params")  # what stands in files where a token's name would
+NAMELESS = ("*", "emb_params")  # in files, these replace the name of a token
 FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
-LISTED = 10  # of the tokens in a file, so many are named where one must be chosen
+LISTED = 10  # how many tokens of a file an error names
 SHAPES = (
     "a tensor, {token: tensor}, {'clip_l': tensor, 'clip_g': tensor}, {'text_encoders_0': tensor, ...}, or "
     "{'string_to_param': {'*': tensor}}"
 )
 ADAPTER = re.compile(r"(?:^|[._])(?:lora[._](?:A|B|up|down|mid|te\d?|unet|linear_layer)|hada_w\d|lokr_w\d)(?:[._]|$)")
-"""What the parts of a LoRA, or of one of its kin, are called."""
+"""Matches the parameter names of a LoRA or a similar adapter."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Concept:
-    """What textual inversion learns: one or more token embeddings for each text encoder.
+    """The result of textual inversion: one or more token embeddings for each text encoder.
 
     >>> import torch
     >>> import sdprobe
@@ -51,13 +51,13 @@ class Concept:
     Concept('<my-style>', 2 × 64)
 
     Args:
-        vectors: ``[vectors, width]`` by the pipeline's name of the encoder: ``"text_encoder"``, and in Stable
-            Diffusion XL also ``"text_encoder_2"``. Each encoder has as many vectors as the other.
-        token: the token its file names, for example ``"<my-style>"``; None where it names none.
-        losses: of the training that made it, one per step.
+        vectors: ``[vectors, width]`` by the encoder's name in the pipeline: ``"text_encoder"``, and in Stable
+            Diffusion XL also ``"text_encoder_2"``. Each encoder has the same number of vectors.
+        token: the token that its file names, for example ``"<my-style>"``; None if it names none.
+        losses: the training loss, one number per step.
 
     Raises:
-        ValueError: for vectors that are no matrix of numbers, or not as many for every encoder.
+        ValueError: for vectors that are not a matrix of numbers, or whose number differs between encoders.
     """
 
     vectors: Mapping[str, Float[Tensor, "vectors width"]]
@@ -84,13 +84,13 @@ class Concept:
         return Concept, (dict(self.vectors), self.token, self.losses)  # a mapping proxy cannot be pickled
 
     def __len__(self) -> int:
-        """How many vectors, which is how many tokens of a prompt it takes."""
+        """The number of vectors, which is the number of tokens it takes in a prompt."""
         return len(next(iter(self.vectors.values())))
 
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` file that diffusers' ``load_textual_inversion`` reads.
 
-        One encoder is written as ``{token: vectors}``, a pair as ``clip_l`` and ``clip_g``. The file appears whole
+        One encoder is written as ``{token: vectors}``, two as ``clip_l`` and ``clip_g``. The file is written completely
         or not at all.
 
         >>> import tempfile
@@ -102,10 +102,10 @@ class Concept:
         Concept('<my-style>', 1 × 64, 2 losses)
 
         Args:
-            path: where; a file that is there is replaced.
+            path: the file. An existing file is replaced.
 
         Raises:
-            ValueError: for another kind of file.
+            ValueError: for another file type.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -135,14 +135,14 @@ class Concept:
 
 
 def load_concept(path: str | Path, token: str | None = None) -> Concept:
-    """A learned concept from any of the files in circulation.
+    """Load a learned concept from any of the usual file formats.
 
-    Read are, as ``.safetensors``, ``.bin`` or ``.pt``: ``{token: vectors}`` as diffusers writes it, the
-    ``string_to_param`` files of the original code and of web UIs (a plain dict or a ``ParameterDict``), the pair
-    ``clip_l`` and ``clip_g`` of Stable Diffusion XL, ``text_encoders_0`` and ``text_encoders_1`` (or ``clip_l`` and
-    ``t5``) of pivotal tuning, as diffusers' advanced DreamBooth scripts write them, and a bare tensor. One vector may
-    be ``[width]``, several are ``[vectors, width]``. What kind of file it is, is told by its first bytes, not by its
-    name.
+    Formats, as ``.safetensors``, ``.bin`` or ``.pt``: ``{token: vectors}`` as diffusers writes it; the
+    ``string_to_param`` files of the original code and of web UIs (a plain dict or a ``ParameterDict``); the pair
+    ``clip_l`` and ``clip_g`` of Stable Diffusion XL; ``text_encoders_0`` and ``text_encoders_1`` (or ``clip_l`` and
+    ``t5``) of pivotal tuning, as diffusers' advanced DreamBooth scripts write them; and a single tensor. One vector may
+    be ``[width]``, several are ``[vectors, width]``. The format is recognized by the first bytes of the file, not by
+    its name.
 
     >>> import tempfile
     >>> import torch
@@ -154,12 +154,12 @@ def load_concept(path: str | Path, token: str | None = None) -> Concept:
 
     Args:
         path: a file, or a folder that holds ``learned_embeds.safetensors`` or ``learned_embeds.bin``.
-        token: which of the tokens the file holds; None for the only one. What the file gives no name, is given this.
+        token: which token of the file; None for the only one. A concept without a name in the file gets this name.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for a file that holds something else (a LoRA, say), or several tokens of which none was chosen; and
-            for a pickle that wants to run code. Nothing of it is executed.
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file with other content (for example a LoRA), for several tokens if none was chosen, and
+            for a pickle that would run code. None of it is executed.
     """
     held = concepts_in(path)
     if token in held:
@@ -176,7 +176,7 @@ def load_concept(path: str | Path, token: str | None = None) -> Concept:
 
 
 def concepts_in(path: str | Path) -> dict[str | None, Concept]:
-    """Every concept that a file holds, by its token; raises as `load_concept` does."""
+    """Return every concept in a file, by its token. Raises as `load_concept` does."""
     file = _file(Path(path))
     data, about = _content(file)
     found: dict[str | None, Concept] = {}
@@ -205,21 +205,21 @@ def _file(path: Path) -> Path:
 
 
 def _content(file: Path) -> tuple[Any, dict[str, Any]]:
-    """What a file holds, and what sdprobe wrote about it."""
+    """Return the content of a file and the metadata that sdprobe wrote into it."""
     try:
         with file.open("rb") as opened:
             if opened.read(9)[8:] == b"{":
                 return _tensors(file)
             opened.seek(0)
-            # To nothing but this file is the class known, and only by a stand-in that can do nothing but hold.
+            # The class is allowed for this file only, and is replaced by a class that has no behaviour.
             with torch.serialization.safe_globals([(_Held, "torch.nn.modules.container.ParameterDict")]):
                 return torch.load(opened, map_location="cpu", weights_only=True), {}
-    except Exception as error:  # what a broken or hostile file makes a reader raise can be anything
+    except Exception as error:  # a broken or hostile file can cause any error
         asked = re.search(r"GLOBAL (\S+)", str(error))
         why = f"neither .safetensors nor a pickle of tensors ({type(error).__name__})"
         if asked:
             why = f"a pickle that wants to run code ({asked.group(1)}); ask for the concept as .safetensors"
-        # Not `from error`: torch's own message tells how to run it all the same.
+        # Not `from error`: torch's message says how to run the code in spite of this.
         raise ValueError(f"{file} is {why}. Nothing of it was executed") from None
 
 
@@ -232,7 +232,7 @@ def _tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 class _Held:
-    """What stands for a `ParameterDict` of any version of torch: the attributes it was saved with, and no method."""
+    """Replaces a `ParameterDict` of any version of torch when unpickling: has the saved attributes, but no methods."""
 
     _parameters: Mapping[str, Any]
 
@@ -241,7 +241,7 @@ class _Held:
 
 
 def _named(data: Any, file: Path) -> dict[str | None, dict[str, Any]]:
-    """What a file holds for each encoder, by the token it names."""
+    """Return the content of a file as tensors by encoder, by token."""
     if isinstance(data, Tensor):
         return {None: {"text_encoder": data}}
     if not isinstance(data, Mapping) or not data:
@@ -266,7 +266,7 @@ def _named(data: Any, file: Path) -> dict[str | None, dict[str, Any]]:
 
 
 def _refuse_weights(data: Mapping[Any, Any], file: Path) -> None:
-    """Refuse files that hold layers, by the names of what they hold."""
+    """Refuse files that hold network weights, by the names of their tensors."""
     keys = [key for key in data if isinstance(key, str)]
     if adapter := next((key for key in keys if ADAPTER.search(key)), None):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a run's hooks did: how often each acted, and which sites inside the denoiser they asked for and saw."""
+"""`Coverage`: how often each hook of a run acted, and which sites in the denoiser were asked for and seen."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sdprobe.plot.table import as_html, as_text
 
 @dataclass
 class HookCalls:
-    """In how many calls one hook acted, at each of its points.
+    """How many calls one hook had, at each of its points.
 
     Attributes:
-        hook: the hook, as it prints.
-        calls: by point; a limited hook is counted only where its limits let it act.
-        strict: whether a run in which it never acted warns.
+        hook: the hook's repr.
+        calls: number of calls by point; a limited hook is counted only where its limits let it act.
+        strict: whether to warn if it never acted.
     """
 
     hook: str
@@ -27,7 +27,7 @@ class HookCalls:
 
     @property
     def total(self) -> int:
-        """At all points together."""
+        """The calls at all points."""
         return sum(self.calls.values())
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class HookCalls:
 
 @dataclass
 class Coverage:
-    """Which sites inside the denoiser hooks asked for, which were seen, which were not and why; how often hooks acted.
+    """Which sites in the denoiser were asked for, seen or missed (with the reason), and how often each hook acted.
 
     >>> import sdprobe
     >>> maps = sdprobe.AttentionMaps(places=["down"])
@@ -51,10 +51,10 @@ class Coverage:
     AttentionMaps(modules=('down*',), places=['down'])  attention 4
 
     Attributes:
-        sites: every attention site of the denoiser, by its kind.
-        asked: every site that some hook asked for, by its kind.
-        seen: how many times each of them was seen.
-        missed: why a site was not seen.
+        sites: every attention site of the denoiser, with its kind.
+        asked: every site that a hook asked for, with its kind.
+        seen: how many times each site was seen.
+        missed: for each site that was not seen, the reason.
         hooks: how often each hook acted, in the order given (`HookCalls`).
     """
 
@@ -72,12 +72,12 @@ class Coverage:
             self._counted[id(hook)] = self.hooks[-1]
 
     def count(self, hook: object, point: str) -> None:
-        """A hook has acted at a point. One whose calls are not counted, such as one of a further call, is passed by."""
+        """Count a call of a hook at a point. Ignores hooks that are not counted, such as those of a further call."""
         if (counted := self._counted.get(id(hook))) is not None:
             counted.calls[point] += 1
 
     def warn_of_idle(self) -> None:
-        """Warn of hooks that never acted in a run that has ended, unless they are not strict."""
+        """Warn of hooks that never acted in a finished run, unless they have ``strict=False``."""
         for own in self.hooks:
             if own.strict and not own.total:
                 warnings.warn(
@@ -94,7 +94,7 @@ class Coverage:
         return "\n".join([self._summary(), *sites, *left, *hooks])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_counted": {}}  # hooks are known by where they lie in memory, which no copy shares
+        return {**vars(self), "_counted": {}}  # its keys are ids of objects, which differ in a copy
 
     def _repr_html_(self) -> str:
         return as_html(self._rows(), self._summary()) + as_html(self._hook_rows(), "how often each hook acted")

@@ -1,4 +1,4 @@
-"""Old names of modules: for this release they still import, with a warning."""
+"""Imports under the old names of modules, with a warning, for one more release."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "model.clip": "model.clip_model",
     }
 )
-"""Modules of the package, old name to new."""
+"""Modules of the package, old name to new name."""
 
 
 class OldNames(MetaPathFinder, Loader):
-    """Finds what has moved: importing the old name warns, and gives what the new module holds."""
+    """Finds modules by their old names: the import warns and provides the content of the new module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -107,6 +107,6 @@ class OldNames(MetaPathFinder, Loader):
 
 
 def keep_old_names() -> None:
-    """Let old names of modules import, once for each Python."""
+    """Install the finder for old module names, once per Python process."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.append(OldNames())

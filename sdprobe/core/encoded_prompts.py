@@ -1,4 +1,4 @@
-"""Prompts on their way to the denoiser, where they have passed every encoder and every hook."""
+"""`Conditioned`: encoded prompts, as the denoiser receives them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """What has become of prompts, with an entry for each.
+    """Encoded prompts after every encoder and hook, one entry per prompt.
 
     Args:
-        embeds: their value as it leaves ``prompt_embeds``.
-        arguments: all that the denoiser is told of them, that value among it, by the names of its arguments.
+        embeds: the value as it leaves ``prompt_embeds``.
+        arguments: every denoiser argument made from the prompts, ``embeds`` included, by argument name.
     """
 
     embeds: Shaped[Tensor, "batch tokens width"] = field(repr=False)
@@ -29,5 +29,5 @@ class Conditioned:
         return self.arguments
 
     def of(self, entries: list[int]) -> Conditioned:
-        """That of some of the prompts."""
+        """Return the entries of some of the prompts."""
         return Conditioned(self.embeds[entries], {name: x[entries] for name, x in self.arguments.items()})

@@ -1,4 +1,4 @@
-"""Numbers that a run can compute with. One that is NaN or infinite ends in a black picture, without a word."""
+"""Check that numbers are finite. A run with NaN or infinity would give a black image without an error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def refuse_not_finite(name: str, value: Any) -> None:
-    """Refuse a number, or a tensor, that is NaN or infinite in any entry; and what is no number at all.
+    """Refuse a number or a tensor that holds NaN or infinity, and anything that is not a number.
 
     Args:
-        name: what the user calls it.
+        name: the user's name of the value, for the message.
         value: a number, or a tensor of numbers.
 
     Raises:
-        TypeError: for what is no number, a text for instance.
-        ValueError: for NaN and for infinity.
+        TypeError: for something that is not a number, such as a text.
+        ValueError: for NaN and infinity.
     """
     if isinstance(value, Tensor):
         if not value.isfinite().all():

@@ -1,4 +1,4 @@
-"""`on` and `watch`: a function as a hook."""
+"""`on` and `watch`: make a hook from a function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_MODULES = ("attention", "activation")
 def on(
     point: str, function: Function, *, modules: str | Sequence[str] | None = None, kinds: Sequence[str] | None = None
 ) -> Transform:
-    """A transform made of a function: what it returns at the point goes on.
+    """Make a transform from a function: its return value replaces the value at the point.
 
     >>> import sdprobe
     >>> def damp(x, step):
@@ -33,13 +33,13 @@ def on(
 
     Args:
         point: the point's name.
-        function: of the value, or of the value and the place: ``f(x)`` or ``f(x, step)``.
+        function: takes the value, or the value and the point's second argument: ``f(x)`` or ``f(x, step)``.
         modules: at ``attention`` and ``activation``, patterns on dotted module names; ``activation`` needs them.
-        kinds: at ``attention``, of ``"cross"``, ``"self"``, ``"joint"``; None for all.
+        kinds: at ``attention``, one or more of ``"cross"``, ``"self"``, ``"joint"``; None for all.
 
     Raises:
-        ValueError: for a point that there is not, naming the nearest, and for modules or kinds where it has none.
-        TypeError: for what is no function of one or two arguments.
+        ValueError: for an unknown point, naming the nearest, and for modules or kinds at a point that has none.
+        TypeError: for something that is not a function of one or two arguments.
     """
     made: Transform = _made("on", Transform, point, function, modules, kinds)
     return made
@@ -48,9 +48,10 @@ def on(
 def watch(
     point: str, function: Function, *, modules: str | Sequence[str] | None = None, kinds: Sequence[str] | None = None
 ) -> Observer:
-    """An observer made of a function, which is shown what passes the point and returns nothing.
+    """Make an observer from a function, which receives the value at the point and returns nothing.
 
-    What it keeps it keeps outside, so that two runs fill the same list; a class of one's own keeps them apart.
+    The function stores its results outside the run, so two runs fill the same list; write an `Observer` class to keep
+    them apart.
 
     >>> import sdprobe
     >>> norms = []
@@ -64,20 +65,20 @@ def watch(
 
     Args:
         point: the point's name.
-        function: of the value, or of the value and the place; ``list.append`` of a list will do.
+        function: takes the value, or the value and the point's second argument; a list's ``append`` works too.
         modules: as for `sdprobe.on`.
         kinds: as for `sdprobe.on`.
 
     Raises:
         ValueError: as for `sdprobe.on`.
-        TypeError: as for `sdprobe.on`; in a run, for a function that returns something.
+        TypeError: as for `sdprobe.on`; during a run, if the function returns a value.
     """
     made: Observer = _made("watch", Observer, point, function, modules, kinds)
     return made
 
 
 class OfFunction:
-    """What every hook has that a function makes."""
+    """Common part of hooks made from a function."""
 
     verb: str
     point: str
@@ -87,7 +88,7 @@ class OfFunction:
         self.takes = _takes(function)
 
     def said(self, x: Any, place: Any) -> Any:
-        """What the function returns."""
+        """Call the function and return its result."""
         return self.function(x) if self.takes == 1 else self.function(x, place)
 
     def __repr__(self) -> str:
@@ -100,7 +101,7 @@ class OfFunction:
 
 
 def name_of(function: Function) -> str:
-    """A function's name; of one that has none, where it stands."""
+    """Return a function's name, or for a lambda its line number."""
     name = getattr(function, "__qualname__", type(function).__name__)
     code = getattr(function, "__code__", None)
     if name.endswith("<lambda>") and code is not None:
@@ -132,7 +133,7 @@ def _class(verb: str, base: type, point: str) -> type:
 
 
 def _takes(function: Function) -> int:
-    """How many arguments a function is called with: two where it takes two, else one."""
+    """Return with how many arguments a function is called: two if it takes two, else one."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

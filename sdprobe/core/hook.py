@@ -1,6 +1,6 @@
-"""The two kinds of hook. An `Observer` looks; a `Transform` returns a replacement.
+"""`Observer` and `Transform`: the two kinds of hook. An observer records; a transform returns a replacement.
 
-A hook is an object whose methods are named after the points of the loop, and which overrides those it cares for:
+A hook is an object whose methods are named after the points of the loop. It overrides the points it needs:
 
 ==================================  =============================================  ===================
 point                               value                                          second argument
@@ -13,18 +13,18 @@ point                               value                                       
 ``activation(x, site)``             a named module's output                        `sdprobe.Site`
 ``model_output(x, step)``           ``[rows, channels, h, w]``, before guidance    `sdprobe.Step`
 ``noise_pred(x, step)``             ``[images, channels, h, w]``, after guidance   `sdprobe.Step`
-``sample(x, step)``                 x_t again, as the scheduler is given it        `sdprobe.Step`
+``sample(x, step)``                 x_t again, as the scheduler gets it            `sdprobe.Step`
 ``final_latents(x, run)``           ``[images, channels, h, w]``                   `sdprobe.Run`
 ``image(x, run)``                   ``[images, 3, H, W]`` in [0, 1]                `sdprobe.Run`
 ==================================  =============================================  ===================
 
-``pooled_embeds`` is passed in the families whose denoiser is told one vector of the whole prompt besides its tokens:
+``pooled_embeds`` is called in the model families whose denoiser also gets one vector for the whole prompt:
 Stable Diffusion XL and 3, and Flux.
 
-``start(run)`` is called before the first point and ``finish(run)`` after the last, whatever was raised in between.
+``start(run)`` is called before the first point, and ``finish(run)`` after the last, also after an error.
 
-A hook is a *description*: the run works on its own shallow copy, made before ``start``. What a hook records it
-creates in ``start``, and what was recorded is read from ``run[hook]``.
+A hook is a *description*: the run works on its own shallow copy, made before ``start``. A hook creates its records
+in ``start``; after the run, read them from ``run[hook]``.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ POINTS = (
 
 
 LEAVES = ("latents", "prompt_embeds", "token_embeds")
-"""What a transform can ask gradients for."""
+"""The values for which a transform can ask gradients."""
 
 PLAIN = (str, int, float, bool, tuple, list, dict, set, type(None))
 
 
 def _described(hook: object) -> str:
-    """A hook as it was written: its class, and the arguments that are not the usual ones."""
+    """Return a hook's repr: its class and the arguments that differ from their defaults."""
     said = []
     for name, parameter in inspect.signature(type(hook)).parameters.items():
         kept = [vars(hook)[own] for own in (name, f"_{name}") if own in vars(hook)]
@@ -85,13 +85,13 @@ def _no_results(hook: object, name: str) -> AttributeError:
 
 
 class Observer:
-    """A hook that looks. Its points return nothing, and leave what they are shown as it is.
+    """A hook that observes. Its points return nothing and do not change their value.
 
     Attributes:
-        modules: fnmatch patterns on dotted module names: where ``attention`` and ``activation`` listen. All
-            attention sites if left out; ``activation`` must say.
-        kinds: which attention: ``"cross"``, ``"self"``, ``"joint"``. All if left out.
-        strict: raise where an attention site asked for cannot be seen (False: only say so in ``run.coverage``).
+        modules: fnmatch patterns on dotted module names, for ``attention`` and ``activation``. None for all attention
+            sites; required for ``activation``.
+        kinds: kinds of attention, of ``"cross"``, ``"self"``, ``"joint"``. None for all.
+        strict: raise an error if an attention site asked for cannot be seen (False: only list it in ``run.coverage``).
 
     >>> import sdprobe
     >>> class Norms(sdprobe.Observer):
@@ -133,16 +133,16 @@ class Observer:
 
 
 class Transform:
-    """A hook that changes. Its points return a value of the same shape, dtype and device.
+    """A hook that changes a value. Its points return a value of the same shape, dtype and device.
 
-    Returning the very value it was given is the identity, exactly, at every point. The attributes are those of
+    To return the same object that was passed in changes nothing, exactly, at every point. The attributes are those of
     `Observer`, and:
 
     Attributes:
-        needs_grad: run the denoiser with gradients, so that ``model_output`` and ``noise_pred`` depend on leaves:
-            True for ``step.latents``; or the names of the leaves, of ``"latents"``, ``"prompt_embeds"`` and
-            ``"token_embeds"``, which ``step.leaves`` then holds.
-        brings: words it gives the prompts of its run, each with its vectors (see `UseConcept`).
+        needs_grad: run the denoiser with gradients, so that ``model_output`` and ``noise_pred`` depend on leaf tensors:
+            True for ``step.latents``; or names among ``"latents"``, ``"prompt_embeds"`` and ``"token_embeds"``, for the
+            tensors in ``step.leaves``.
+        brings: words that it adds to the prompts of its run, each with its token embeddings (see `UseConcept`).
 
     >>> import sdprobe
     >>> class Brighten(sdprobe.Transform):
@@ -205,17 +205,17 @@ class Transform:
 
 
 def patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Patterns or kinds as a hook keeps them, where one may be given alone; None is no limit."""
+    """Return patterns or kinds as a tuple; None means no limit."""
     return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
 def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:
-    """Whether a hook's patterns and kinds fit a module of the denoiser."""
+    """Whether a module of the denoiser matches a hook's patterns and kinds."""
     fits = hook.modules is None or any(fnmatchcase(name, pattern) for pattern in hook.modules)
     return fits and (hook.kinds is None or kind is None or kind in hook.kinds)
 
 
 def overrides(hook: Observer | Transform, point: str) -> bool:
-    """Whether a hook says something at a point."""
+    """Whether a hook overrides a point."""
     base = Observer if isinstance(hook, Observer) else Transform
     return getattr(type(hook), point) is not getattr(base, point)

@@ -1,4 +1,4 @@
-"""Hooks as names and configurations, which a file can hold: an experiment's hooks, written down and run again."""
+"""`to_config` and `from_config`: hooks as names and configurations, to store an experiment in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST = 10_000
 
 
 def to_config(hooks: Given) -> list[list[Any]]:
-    """Hooks as pairs of name and configuration, which JSON can hold and `sdprobe.sample` takes.
+    """Write hooks as pairs of name and configuration, which JSON can hold and `sdprobe.sample` takes.
 
     >>> import json
     >>> import sdprobe
@@ -35,19 +35,19 @@ def to_config(hooks: Given) -> list[list[Any]]:
     >>> bool((run.latents == again.latents).all())
     True
 
-    A class is known by its registered name, and its arguments are read where it keeps them: under their own names.
-    Arguments that have their default value are left out. A hook made by a registered function is written as it was
-    asked for.
+    A class is written by its registered name. Each argument is read from the attribute of the same name; arguments with
+    their default value are left out. A hook made by a registered function is written with the name and configuration
+    that `sdprobe.create` was called with.
 
     Args:
-        hooks: whatever `sdprobe.sample` takes.
+        hooks: anything that `sdprobe.sample` takes as hooks.
 
     Returns:
-        A list of ``[name, configuration]``. `from_config` makes the hooks of it.
+        A list of ``[name, configuration]``. `from_config` creates the hooks from it.
 
     Raises:
-        ValueError: for a hook whose class has no name, and for what no file can hold, such as a tensor or a function,
-            naming the hook and the argument.
+        ValueError: for a hook whose class has no registered name, and for an argument that no file can hold, such as
+            a tensor or a function. The message names the hook and the argument.
     """
     written: list[list[Any]] = []
     for given in each(hooks):
@@ -59,15 +59,15 @@ def to_config(hooks: Given) -> list[list[Any]]:
 
 
 def from_config(config: Iterable[Any]) -> Hooks:
-    """The hooks that `to_config` wrote down.
+    """Create the hooks that `to_config` wrote.
 
     >>> import sdprobe
     >>> sdprobe.from_config([["latents", {"every": 2}], ["after", {"k": 5, "hook": ["statistics", {}]}]])
     Hooks(LatentRecorder(every=2), after(5)(Statistics()))
 
     Args:
-        config: pairs of name and configuration. Only registered names are looked up, so that a file can name no code
-            that is not installed as a hook.
+        config: pairs of name and configuration. Only registered names are looked up, so a file cannot run code that is
+            not installed as a hook.
 
     Raises:
         ValueError: as `sdprobe.create` does.
@@ -106,7 +106,7 @@ def _limited(hook: Any, limit: Limit, pair: list[Any]) -> list[Any]:
 
 
 def _of_class(hook: Hook) -> list[Any]:
-    """A hook by its class's name and the arguments it keeps, having seen that they make the same hook."""
+    """Write a hook as its class's name and arguments, after a check that they create the same hook."""
     if isinstance(hook, OfFunction):
         raise _unwritable(hook, "function", hook.function)
     name = name_of(type(hook))
@@ -146,11 +146,11 @@ def _arguments(hook: Hook) -> dict[str, Any]:
 
 
 def _plain(hook: object, name: str, value: Any) -> Any:
-    """A value as JSON will give it back; ValueError, naming the hook and the argument, where it cannot be held."""
+    """Return a value as JSON returns it. Raises ValueError with the hook and the argument if JSON cannot hold it."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float) and math.isfinite(value):
-        return float(value)  # of numpy too
+        return float(value)  # also for numpy floats
     for kind in (str, int):
         if isinstance(value, kind):
             return kind(value)

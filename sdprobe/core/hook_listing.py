@@ -1,4 +1,4 @@
-"""What is registered, as a list that can be read."""
+"""`Listing`: the registered hooks, printed as a table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Listed:
 
     Args:
         name: what `sdprobe.sample` and `sdprobe.create` take.
-        kind: ``"observer"`` or ``"transform"``; ``"function"`` where a function makes it, which says only when called;
-            ``"broken"`` where it cannot be loaded, and ``"conflict"`` where two distributions claim the name.
-        points: where it acts.
-        summary: the first line of its documentation; of one that cannot be used, why.
-        distribution: the installed package that brings it, or ``"this session"``.
-        version: of that package.
+        kind: ``"observer"`` or ``"transform"``; ``"function"`` if a function makes it (the kind is known only after the
+            call); ``"broken"`` if it cannot be loaded; ``"conflict"`` if two distributions claim the name.
+        points: the points it overrides.
+        summary: the first line of its docstring, or why it cannot be used.
+        distribution: the installed package that provides it, or ``"this session"``.
+        version: the version of that package.
     """
 
     name: str
@@ -34,17 +34,17 @@ class Listed:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be made."""
+        """Whether `sdprobe.create` can make it."""
         return self.kind not in ("broken", "conflict")
 
     def row(self) -> tuple[str, ...]:
-        """Its line of the table."""
+        """Return its row of the table."""
         who = f"{self.distribution} {self.version}".strip()
         return (self.name, self.kind, ", ".join(self.points), who, self.summary)
 
 
 class Listing(Sequence[Listed]):
-    """Registered hooks by name or number; it prints as a table."""
+    """Registered hooks by name or number; prints as a table."""
 
     def __init__(self, listed: Iterable[Listed]) -> None:
         self._listed = tuple(listed)
@@ -76,7 +76,7 @@ class Listing(Sequence[Listed]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names alone."""
+        """The names only."""
         return tuple(listed.name for listed in self._listed)
 
     def _rows(self) -> list[Any]:

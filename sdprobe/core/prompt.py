@@ -1,4 +1,4 @@
-"""A text as its encoder reads it: tokens, words, and where each word stands."""
+"""`Prompt`: a text as its encoder reads it: tokens, words, and the positions of each word."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECIAL: Mapping[str, TokenRole] = MappingProxyType({"<start>": "start", "<end>"
 
 
 class WordNotInPrompt(KeyError, ValueError):
-    """A word was asked for that the prompt does not hold. The message lists the words it does hold."""
+    """A word was asked for that is not in the prompt. The message lists the prompt's words."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the message in quotes
@@ -35,13 +35,13 @@ class Prompt:
 
     Args:
         text: the text.
-        ids: the vocabulary's number of each token, start, end and padding tokens included.
+        ids: the vocabulary's number of each token, including start, end and padding tokens.
         tokens: the same tokens, as they are written in the vocabulary.
-        words: each word of the text, in small letters, with the token positions of each of its occurrences.
+        words: each word of the text, in lower case, with the token positions of each occurrence.
         roles: what each token is: ``"start"``, ``"word"``, ``"end"`` or ``"pad"``.
-        spans: where in the text each token comes from, as ``(first, past the last)`` letter; empty for the others.
-        parts: the token positions of each text encoder, by the pipeline's name of it. Stable Diffusion 3 is shown two
-            readings of the text, one after the other; every word then stands in both.
+        spans: the characters of the text that each token covers, as ``(start, stop)``; empty for the other tokens.
+        parts: the token positions of each text encoder, by its name in the pipeline. Stable Diffusion 3 joins the
+            tokens of two encoders, so every word has positions in both.
 
     >>> import sdprobe
     >>> prompt = sdprobe.load().read("a red circle and a checkered circle")
@@ -68,7 +68,7 @@ class Prompt:
         roles: Sequence[TokenRole],
         spans: Sequence[tuple[int, int]],
     ) -> Prompt:
-        """The prompt whose words are found in ``text`` and placed by their tokens' ``spans``."""
+        """Make a prompt whose words are found in ``text`` and located by their tokens' ``spans``."""
         bare = cls(text, tuple(ids), tuple(tokens), {}, tuple(roles), tuple(spans))
         words: dict[str, tuple[tuple[int, ...], ...]] = {}
         for match in WORD.finditer(text):
@@ -78,11 +78,11 @@ class Prompt:
         return cls(bare.text, bare.ids, bare.tokens, words, bare.roles, bare.spans)
 
     def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
-        """The token positions of every occurrence of a word, a phrase or a special name.
+        """Return the token positions of every occurrence of a word, a phrase or a special name.
 
         Case and the amount of white space do not matter. ``"<start>"``, ``"<end>"`` and ``"<pad>"`` name the tokens
         the tokenizer adds. In scripts without spaces, such as Chinese, Japanese or Thai, a word is any part of the text
-        that begins and ends with tokens. Empty where the prompt does not hold the word.
+        that begins and ends with tokens. Returns an empty tuple if the prompt does not contain the word.
         """
         if not isinstance(word, str):
             raise TypeError(f"a word is a text, such as 'circle', or a token position; ask for one, not for {word!r}")
@@ -95,9 +95,9 @@ class Prompt:
         return tuple(positions for positions in (self._under(*span) for span in spans) if positions)
 
     def positions(self, word: str | int, occurrence: int | None = None) -> tuple[int, ...]:
-        """The token positions of a word: of all its occurrences together, or of one (0 is the first).
+        """Return the token positions of a word: of all occurrences together, or of one (0 is the first).
 
-        A number is a position already. Raises `WordNotInPrompt` for a word, or an occurrence, that is not there.
+        A number is taken as a position. Raises `WordNotInPrompt` for a word or an occurrence that is not there.
         """
         if not isinstance(word, str) and hasattr(word, "__index__"):
             word = operator.index(word)
@@ -126,7 +126,7 @@ class Prompt:
         return found[occurrence]
 
     def of(self, encoder: str) -> range:
-        """The positions of the tokens that come from a text encoder. Raises ValueError where none do."""
+        """Return the positions of the tokens from one text encoder. Raises ValueError if there are none."""
         if encoder not in self.parts:
             raise ValueError(f"no token comes from {encoder!r} here; the prompt is read by {', '.join(self.parts)}")
         return self.parts[encoder]
@@ -136,12 +136,12 @@ class Prompt:
         return self.text
 
     def spelt(self, position: int) -> str:
-        """A token without the mark that its vocabulary puts at the end, or the beginning, of a word."""
+        """Return a token without the vocabulary's mark for the end or the start of a word."""
         return self.tokens[position].removesuffix("</w>").removeprefix("▁")
 
     @property
     def cut(self) -> tuple[str, ...]:
-        """The words past the end of the context, which the encoder never sees.
+        """The words after the end of the context, which the encoder does not see.
 
         >>> import sdprobe
         >>> sdprobe.load().read("a " * 30 + "red circle").cut
@@ -151,7 +151,7 @@ class Prompt:
         return tuple(match.group() for match in WORD.finditer(self.text) if match.end() > past)
 
     def _written(self, word: str) -> list[tuple[int, int]]:
-        """Where in the text a word stands: between letters of scripts with spaces, only as a whole word."""
+        """Return where a word is in the text; between letters of scripts with spaces, only as a whole word."""
         if not word.split():
             return []
         pattern = r"\s+".join(re.escape(part) for part in word.split())
@@ -161,7 +161,7 @@ class Prompt:
         return [match.span() for match in re.finditer(pattern, self.text, re.IGNORECASE)]
 
     def _cuts_token(self, first: int, past: int) -> bool:
-        """Whether a part of the text that stands within a run of letters begins or ends inside a token."""
+        """Whether a span of the text, next to other letters, begins or ends inside a token."""
         inside = [edge for edge in (first, past) if re.match(r"\w\w", self.text[max(edge - 1, 0) : edge + 1])]
         return any(a < edge < b for edge in inside for a, b in self.spans)
 

@@ -1,4 +1,4 @@
-"""What steps of a run held: in memory, or in a folder that can be read while the run goes on and after it."""
+"""`Recording`: what was kept of the steps of a run, in memory or in a folder that is readable during the run."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ NAME = re.compile(r"step-(\d+)\.safetensors")
 
 
 class Record(ABC):
-    """Tensors by step and name; under None instead of a step's number, what came after the last."""
+    """Tensors by step and name; the index None holds what follows the last step."""
 
     @property
     @abstractmethod
     def indices(self) -> list[int]:
-        """The numbers of the steps that are there."""
+        """The numbers of the recorded steps."""
 
     @abstractmethod
     def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
-        """Add a step."""
+        """Record a step."""
 
     @abstractmethod
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None: ...
 
     def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels h w"]]:
-        """One step: everything that was kept of it, by name. Raises KeyError for a step that is not there."""
+        """Return everything kept of one step, by name. Raises KeyError for a step that was not kept."""
         found = self._read(index)
         if found is None:
             raise KeyError(f"step {index} was not kept; kept: {', '.join(map(str, self.indices)) or 'none'}")
         return found
 
     def __getitem__(self, name: str) -> Shaped[Tensor, "steps images channels h w"]:
-        """One of what was kept, over all steps. Raises KeyError for what was not."""
+        """Return one kept value over all steps. Raises KeyError if it was not kept."""
         indices = self.indices
         if not indices:
             raise KeyError(f"no step was kept, so there is no {name!r}")
@@ -50,7 +50,7 @@ class Record(ABC):
 
     @property
     def final(self) -> Shaped[Tensor, "images channels h w"]:
-        """The final latents. Raises KeyError where the run has not come to its end."""
+        """The final latents. Raises KeyError if the run has not finished."""
         found = self._read(None)
         if found is None:
             raise KeyError("the run has not come to its end: there are no final latents")
@@ -58,7 +58,7 @@ class Record(ABC):
 
 
 class Held(Record):
-    """In memory."""
+    """A record in memory."""
 
     def __init__(self) -> None:
         self._steps: dict[int | None, Mapping[str, Tensor]] = {}
@@ -75,9 +75,9 @@ class Held(Record):
 
 
 class Recording(Record):
-    """A folder of steps as `LatentRecorder` writes it, one file each; a step is read when it is asked for.
+    """A folder of steps as `LatentRecorder` writes it, one file per step; a step is read when it is asked for.
 
-    A file appears in the folder only once it is whole. So a run that was killed leaves every step it had finished.
+    A file appears in the folder only when it is complete, so an interrupted run leaves every step it finished.
 
     >>> import tempfile
     >>> import sdprobe
@@ -91,10 +91,10 @@ class Recording(Record):
     True
 
     Args:
-        folder: where it is.
+        folder: the folder.
 
     Raises:
-        FileNotFoundError: for a folder that is not there.
+        FileNotFoundError: if the folder does not exist.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -104,7 +104,7 @@ class Recording(Record):
 
     @classmethod
     def begun(cls, folder: str | Path) -> Recording:
-        """One to write to, in a folder of its own. Raises ValueError for a folder that has something in it."""
+        """Start a new recording in an empty folder. Raises ValueError for a folder that is not empty."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         if any(Path(folder).iterdir()):
             raise ValueError(f"the folder {str(folder)!r} has something in it: every recording needs one of its own")

@@ -1,7 +1,7 @@
-"""Hooks by name, over the entry-point group ``sdprobe.hooks``.
+"""`hooks`, `create`, `register`: hooks by name, over the entry-point group ``sdprobe.hooks``.
 
-Our own hooks come by the road everyone's come by: an entry point of an installed distribution. A name is loaded only
-when someone asks for it, so a broken plugin, or two that claim one name, hurt nobody else.
+The hooks of sdprobe are registered like those of any plugin: by an entry point of an installed distribution. A name is
+loaded only when it is asked for, so a broken plugin, or two with one name, do not affect other hooks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Claim:
-    """Someone's claim to a name: an installed distribution's, or this session's."""
+    """A registration of a name, by an installed distribution or in this session."""
 
     name: str
     distribution: str
@@ -50,7 +50,7 @@ _built: dict[int, tuple[weakref.ref[Any], tuple[str, dict[str, Any]]]] = {}
 
 
 def names() -> dict[str, EntryPoint]:
-    """Every installed name with its entry point (of several, the first), in alphabetical order; nothing is imported."""
+    """Return every installed name with its (first) entry point, in alphabetical order; imports nothing."""
     found: dict[str, EntryPoint] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         found.setdefault(entry.name, entry)
@@ -58,9 +58,9 @@ def names() -> dict[str, EntryPoint]:
 
 
 def hooks() -> Listing:
-    """Every hook that can be used by name: those of sdprobe, of installed plugins, and of this session.
+    """List every hook that can be used by name: those of sdprobe, of installed plugins, and of this session.
 
-    A plugin that cannot be loaded has a line too, which says why; so has a name that two distributions claim.
+    A plugin that cannot be loaded is listed with the reason, and so is a name that two distributions claim.
 
     >>> import sdprobe
     >>> sdprobe.hooks()["replace-token"]
@@ -75,10 +75,10 @@ def hooks() -> Listing:
 
 
 def create(name: str, **config: Any) -> Any:
-    """The hook registered under a name, built with the configuration.
+    """Create the hook that is registered under a name, with this configuration.
 
-    The name may also be a combinator's: ``"only"``, ``"after"`` or ``"every"``. What it combines is given
-    as names or pairs too: ``create("after", k=10, hook=["latents", {"every": 5}])``.
+    The name may also be that of a combinator: ``"only"``, ``"after"`` or ``"every"``. The hooks it combines may be
+    names or pairs too: ``create("after", k=10, hook=["latents", {"every": 5}])``.
 
     >>> import sdprobe
     >>> sdprobe.create("latents", every=5)
@@ -88,16 +88,16 @@ def create(name: str, **config: Any) -> Any:
     ValueError: no hook is called 'latent'; did you mean 'latents'? The registered names: ...
 
     Args:
-        name: one of those that `sdprobe.hooks` lists.
-        config: the arguments of the hook.
+        name: a name that `sdprobe.hooks` lists.
+        config: the hook's arguments.
 
     Returns:
-        The hook; or `Hooks`, where the name stands for several.
+        The hook, or `Hooks` if the name means several.
 
     Raises:
-        ValueError: for an unknown name, naming the nearest; for one that two distributions claim, naming both; for
-            arguments the hook does not take.
-        TypeError: where what was made is no hook.
+        ValueError: for an unknown name, naming the nearest; for a name that two distributions claim, naming both; for
+            arguments that the hook does not take.
+        TypeError: if the result is not a hook.
     """
     if name in COMBINATORS:
         _refuse_arguments(name, COMBINATORS[name], config)
@@ -122,15 +122,15 @@ def create(name: str, **config: Any) -> Any:
 
 
 def built(hook: object) -> tuple[str, dict[str, Any]] | None:
-    """The name and configuration that `create` built a hook from; None of one that was made otherwise."""
+    """Return the name and configuration that `create` made a hook from; None for any other hook."""
     held = _built.get(id(hook))
     return None if held is None or held[0]() is not hook else held[1]
 
 
 def name_of(kind: type) -> str | None:
-    """The name that a class of hooks is registered under; None where it has none of its own."""
+    """Return the name that a class of hooks is registered under; None if it has none."""
     for name, claims in _claims().items():
-        # The module that an entry point names has been imported, if anyone holds a hook of its class.
+        # If a hook of this class exists, the module that its entry point names has been imported.
         if len(claims) == 1 and claims[0].source.partition(":")[0] in sys.modules:
             with contextlib.suppress(Exception):
                 if claims[0].load() is kind:
@@ -139,9 +139,9 @@ def name_of(kind: type) -> str | None:
 
 
 def register(name: str) -> Callable[[Made], Made]:
-    """Give a class of hooks, or a function that makes a hook, a name for as long as this Python runs.
+    """Register a class of hooks, or a function that makes a hook, under a name until this Python process ends.
 
-    Registered again, from the same module or notebook, the name stands for the new one.
+    If the same module or notebook registers the name again, it means the new one.
 
     >>> import sdprobe
     >>> @sdprobe.register("brighten")
@@ -154,11 +154,11 @@ def register(name: str) -> Callable[[Made], Made]:
     Brighten(1.1)
 
     Args:
-        name: what it is to be called; an installed package gives names by entry points instead.
+        name: the name. Installed packages use entry points instead.
 
     Raises:
-        ValueError: for a name that an installed distribution, or another module, has given to another.
-        TypeError: for what is neither a class of hooks nor a function.
+        ValueError: for a name that an installed distribution, or another module, already uses.
+        TypeError: for something that is neither a class of hooks nor a function.
     """
     if not isinstance(name, str) or not name.strip():
         raise TypeError(f'give the hook a name: @sdprobe.register("my-hook"), not {name!r}')
@@ -181,7 +181,7 @@ def register(name: str) -> Callable[[Made], Made]:
 
 
 def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
-    """The hooks as one, every name or pair replaced by the hook it stands for; and those that came by a name."""
+    """Return the hooks as one, with names and pairs replaced by hooks; and the hooks given by name."""
     made: list[Any] = []
     by_name: dict[str, Any] = {}
     for given in each(hooks):
@@ -196,7 +196,7 @@ def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
 
 
 def each(hooks: Given) -> Iterable[Any]:
-    """What was given, one by one."""
+    """Return the given hooks one by one."""
     single = isinstance(hooks, (str, Hooks)) or is_pair(hooks) or not isinstance(hooks, Iterable)
     return (hooks,) if single else hooks  # type: ignore[return-value]
 
@@ -210,17 +210,17 @@ COMBINATORS: Mapping[str, Callable[..., Any]] = {
     "after": lambda k, hook: after(k)(resolve(hook)[0]),
     "every": lambda k, hook: every(k)(resolve(hook)[0]),
 }
-"""What makes hooks of hooks, by the names that pairs know them by."""
+"""Functions that make hooks from hooks, by their names in pairs."""
 
 
 def is_pair(given: object) -> bool:
-    """Whether this is a name with its configuration."""
+    """Whether this is a pair of a name and a configuration."""
     pair = isinstance(given, (tuple, list)) and len(given) == 2
     return pair and isinstance(given[0], str) and isinstance(given[1], Mapping)  # type: ignore[index]
 
 
 def _claims() -> dict[str, list[Claim]]:
-    """Who claims which name, in alphabetical order; nothing is imported."""
+    """Return the registrations of every name, in alphabetical order; imports nothing."""
     installed = [
         Claim(entry.name, entry.dist.name, entry.dist.version, entry.value, entry.load)
         if entry.dist is not None
@@ -254,7 +254,7 @@ def _refuse_arguments(name: str, factory: Callable[..., Any], config: Mapping[st
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
-        return  # what has no signature says itself what it does not take
+        return  # without a signature, the call itself raises the error
     try:
         signature.bind(**config)
     except TypeError as error:
@@ -272,7 +272,7 @@ def _listed(name: str, claims: list[Claim]) -> Listed:
     try:
         factory = claims[0].load()
         kind = _kind(factory)
-    except (Exception, SystemExit) as error:  # whatever a plugin does when it is imported
+    except (Exception, SystemExit) as error:  # a plugin can raise anything on import
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return Listed(name, "broken", (), f"cannot be loaded from {claims[0]}: {said}", who, versions)
     summary = (factory.__doc__ or "").strip().split("\n")[0]
@@ -284,7 +284,7 @@ def _listed(name: str, claims: list[Claim]) -> Listed:
 
 
 def _kind(factory: Any) -> Literal["observer", "transform"] | None:
-    """What it makes; None of a function, which only says when it is called."""
+    """Return the kind of hook; None for a function, whose kind is known only after the call."""
     if isinstance(factory, type) and issubclass(factory, Observer):
         return "observer"
     if isinstance(factory, type) and issubclass(factory, Transform):

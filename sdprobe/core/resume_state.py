@@ -1,4 +1,4 @@
-"""Where a run stands: what the loop needs to go on from the middle."""
+"""`State`: what the loop needs to continue a run from one of its steps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class State:
-    """Where a run stands before a step: all that the loop needs to go on from there.
+    """The state of a run before a step: everything the loop needs to continue from there.
 
     Args:
-        index: the step's number.
+        index: the number of the step.
         latents: x_t as it enters the step, ``[images, channels, h, w]``.
-        scheduler: a copy of the run's scheduler, with what it remembers of the steps before.
-        generator: a copy of what the noise is drawn from: one generator, or one per image.
+        scheduler: a copy of the run's scheduler, with its memory of the earlier steps.
+        generator: a copy of the source of noise: one generator, or one per image.
     """
 
     index: int

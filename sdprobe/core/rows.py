@@ -1,4 +1,4 @@
-"""What each row of the denoiser's batch is: rows carry labels, and nobody counts halves."""
+"""`Row`: what each row of the denoiser's batch is. Rows have labels; no code splits a batch in halves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Role = Literal["cond", "uncond", "image"]
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of the denoiser's batch is: a picture's number, the prompt it is shown, and why.
+    """One row of the denoiser's batch: the number of its image, its prompt, and its role.
 
     ``role`` is ``"cond"``, ``"uncond"`` (the negative prompt, empty or not) or ``"image"`` (three-way guidance).
     """
@@ -24,14 +24,14 @@ class Row:
 
 
 def side_of(role: Role) -> Role:
-    """Which prompts the rows of a role are shown: with three-way guidance, those of the picture alone the negative."""
+    """Return which prompts the rows of a role use; with three-way guidance, ``"image"`` rows use the negative ones."""
     return "uncond" if role == "image" else role
 
 
 def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
-    """Where in the batch the rows of a role stand: a slice where they stand together, so that indexing is a view.
+    """Return the positions of a role's rows in the batch; a slice if they are contiguous, so that indexing is a view.
 
-    Raises ValueError for what is no role.
+    Raises ValueError for an unknown role.
     """
     if role not in get_args(Role):
         raise ValueError(f"{role!r} is no role of a row; the roles: {', '.join(get_args(Role))}")
@@ -39,7 +39,7 @@ def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
 
 
 def as_slice(indices: Sequence[int]) -> slice | list[int]:
-    """Numbers as a slice where each is one more than the last, so that indexing is a view; else as they are."""
+    """Return numbers as a slice if they are consecutive, so that indexing is a view; else as a list."""
     if indices and min(indices) >= 0 and list(indices) == list(range(indices[0], indices[0] + len(indices))):
         return slice(indices[0], indices[0] + len(indices))
     return list(indices)

@@ -1,7 +1,7 @@
-"""What happened and where we are: the run, and the frozen places a hook is told about.
+"""`Run`, `Step`, `Text`, `Site`: the record of a run, and the second arguments of the points.
 
-A hook reads its place from these records; it cannot steer through them. Rows of the denoiser's batch carry labels, so
-that nobody has to know, or guess, in which order a pipeline stacks its conditional and unconditional halves.
+A hook reads from these frozen records; it cannot control the run through them. Rows of the denoiser's batch have
+labels, so no code has to know in which order a pipeline stacks its conditional and unconditional rows.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from sdprobe.plot.notebook import as_run
 
 @dataclass(frozen=True)
 class Text:
-    """Where we are on the text side.
+    """The second argument at the text points: which encoder, prompts and role.
 
     Args:
-        encoder: the name of the pipeline's encoder, for example ``"text_encoder"``. A pipeline of several passes
-            ``token_embeds`` once for each, and ``prompt_embeds`` once, of all together: there it is the names of those
-            that made them, ``"text_encoder+text_encoder_2"``; at ``pooled_embeds`` of those that made the vector.
+        encoder: the encoder's name in the pipeline, for example ``"text_encoder"``. With several encoders,
+            ``token_embeds`` is called for each, and ``prompt_embeds`` once for all together; there the name joins those
+            of the encoders, ``"text_encoder+text_encoder_2"``; at ``pooled_embeds``, of those that made the vector.
         prompts: one prompt per batch entry, as this encoder reads it; its positions are those of the value's tokens.
-        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
         run: the run.
-        lookup: gives a word's own token embeddings ``[tokens, width]`` from this encoder's table.
-        encode: gives what other texts would be at ``prompt_embeds``, ``[texts, tokens, width]``, or, asked there, at
-            ``pooled_embeds``, ``[texts, width]``; past no hook.
-        layers: gives every layer's hidden states of these prompts, past the transforms at ``token_embeds`` and through
-            the encoder's final norm; the last are ``prompt_embeds`` as they enter that point.
-        again: gives what has become of these prompts, encoded anew past every transform as it now is (`Conditioned`).
+        lookup: returns a word's token embeddings ``[tokens, width]`` from this encoder's table.
+        encode: encodes other texts, without hooks, and returns prompt embeddings ``[texts, tokens, width]``; at
+            ``pooled_embeds``, pooled vectors ``[texts, width]``.
+        layers: returns the hidden states of these prompts in every layer, after the transforms at ``token_embeds`` and
+            the encoder's final norm; the last are the values that enter ``prompt_embeds``.
+        again: encodes these prompts again with the current transforms and returns the result (`Conditioned`).
     """
 
     encoder: str
@@ -62,25 +62,24 @@ class Text:
 
 @dataclass(frozen=True)
 class Step:
-    """Where we are in the loop.
+    """The second argument at the points of a step: one call of the denoiser.
 
     Args:
-        index: 0 is the first step, at the highest noise.
-        total: how many steps there are (calls of the denoiser).
-        timestep: the scheduler's own number for the noise level.
-        sigma: noise over signal, σ = sqrt((1 - ᾱ) / ᾱ); of a flow its own σ, in [0, 1].
-        signal: how much of the picture is in the latents, x_t = signal · x0 + noise · ε, in the scheduler's own scale.
-        noise: how much of the noise.
+        index: 0 is the first step, with the most noise.
+        total: the number of steps (calls of the denoiser).
+        timestep: the scheduler's number for the noise level.
+        sigma: noise over signal, σ = sqrt((1 - ᾱ) / ᾱ); for a flow model its own σ, in [0, 1].
+        signal: the factor of x0 in the latents, x_t = signal · x0 + noise · ε, in the scheduler's own scale.
+        noise: the factor of ε.
         latents: x_t, ``[images, channels, h, w]``, in the scheduler's own scale.
         rows: what each row of the denoiser's batch is.
         run: the run.
-        model_output: at ``noise_pred``, what the denoiser returned for every row, as the hooks at ``model_output`` left
-            it; None before.
-        further: whether it is told of a further call of the denoiser, which a hook has asked for by `predict`.
-        leaves: what transforms need gradients for (`Transform.needs_grad`), by name: ``"latents"``; ``"prompt_embeds"``
-            ``[rows, tokens, width]``, as the denoiser is told them; ``"token_embeds"`` ``[prompts, tokens, width]``,
-            and under ``"token_embeds_2"``, ``"negative_token_embeds"``, ... those of further encoders and of the
-            negative prompts.
+        model_output: at ``noise_pred`` and ``sample``, the denoiser's output for every row, after the hooks at
+            ``model_output``; None before.
+        further: whether this is a further call of the denoiser, which a hook made by `predict`.
+        leaves: the leaf tensors for gradients (`Transform.needs_grad`), by name: ``"latents"``; ``"prompt_embeds"``
+            ``[rows, tokens, width]``, as the denoiser gets them; ``"token_embeds"`` ``[prompts, tokens, width]``, and
+            ``"token_embeds_2"``, ``"negative_token_embeds"``, ... for further encoders and for the negative prompts.
     """
 
     index: int
@@ -101,66 +100,66 @@ class Step:
     leaves: Mapping[str, Shaped[Tensor, ...]] = field(default_factory=dict, repr=False)
 
     def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
-        """Predicted x0: the clean latents this output of the denoiser speaks of, at this step.
+        """Return predicted x0: the clean latents that this output of the denoiser predicts at this step.
 
-        Right for the run's scheduler and prediction type; differentiable; never advances the scheduler.
+        Correct for the run's scheduler and prediction type. Differentiable; does not advance the scheduler.
         """
         return self.to_denoised(noise_pred, self.latents)
 
     def output_for(
         self, x0: Shaped[Tensor, "images channels h w"], latents: Shaped[Tensor, "images channels h w"]
     ) -> Shaped[Tensor, "images channels h w"]:
-        """What the denoiser would have to say of these latents to predict this x0: `denoised` the other way round.
+        """Return the denoiser's output that predicts this x0 from these latents: the inverse of `denoised`.
 
-        It is linear: for a change of x0 and of the latents, it is the change of ``noise_pred``.
+        It is linear: applied to a change of x0 and of the latents, it gives the change of ``noise_pred``.
         """
         return self.to_output(x0, latents)
 
     def predict(
         self, latents: Shaped[Tensor, "images channels h w"], *hooks: Any, role: Role | None = None
     ) -> Shaped[Tensor, "rows channels h w"]:
-        """What the denoiser says of any latents at this step: a further call, beside the loop's own.
+        """Call the denoiser once more, on any latents at this step, and return its output.
 
-        The run's transforms inside the denoiser act in it as ever; its observers do not see it. Differentiable, where
-        gradients are enabled; so is the attention that a further transform among ``hooks`` is shown.
+        The run's transforms inside the denoiser act in this call too; its observers do not see it. Differentiable if
+        gradients are enabled, and so is the attention that a transform among ``hooks`` receives.
 
         Args:
             latents: in the scheduler's own scale.
-            hooks: what is to act inside the denoiser in this call only, after the run's own transforms.
+            hooks: hooks that act inside the denoiser in this call only, after the run's own transforms.
             role: only the rows of this role (``"cond"``), one for each image; None for all, as in `rows`.
 
         Raises:
-            RuntimeError: from inside the denoiser, at ``attention`` or ``activation``.
-            ValueError: for a role that no row of this run has.
+            RuntimeError: if called inside the denoiser, at ``attention`` or ``activation``.
+            ValueError: for a role that this run does not have.
         """
         return self.to_prediction(self, latents, hooks, role)
 
     def rows_of(self, role: Role) -> slice | list[int]:
-        """Where the rows of a role stand, in the order of their images: ``x[step.rows_of("uncond")]``."""
+        """Return the positions of a role's rows, in the order of their images: ``x[step.rows_of("uncond")]``."""
         return rows_of(self.rows, role)
 
     def state(self) -> State:
-        """A copy of where the run now stands; at ``latents``, of where it stood before any hook of this step."""
+        """Return a copy of the state of the run at this step; at ``latents``, before any hook of this step."""
         return self.to_state(self.latents)
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where we are inside the denoiser.
+    """The second argument inside the denoiser: one attention module, or one module output.
 
     Args:
         name: the module's dotted name.
         kind: ``"cross"``, ``"self"`` or ``"joint"`` for attention; ``"activation"`` for a module's output.
-        place: the block group, the first part of the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
-        grid: ``(h, w)`` of the picture's tokens there, or None where they are not laid out as a picture.
-        heads: attention heads; 0 for an activation.
+        place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
+        grid: ``(h, w)`` of the image positions there, or None if they do not form a grid.
+        heads: number of attention heads; 0 for an activation.
         step: the step.
-        image: where the picture's positions stand on the axis of queries; at self- and joint attention of keys too.
-        text: where the prompt's tokens stand on the axis of keys; at joint attention of queries too. None where there
-            are none.
+        image: the range of the image positions on the query axis; in self- and joint attention also on the key axis.
+        text: the range of the prompt's tokens on the key axis; in joint attention also on the query axis. None if
+            there are none.
 
-    At joint attention every part looks at every part: ``attn.probs(queries=site.image, tokens=site.text)`` is where
-    the picture looks at the text, and the three other directions are asked for alike.
+    In joint attention every part attends to every part: ``attn.probs(queries=site.image, tokens=site.text)`` is the
+    attention from image to text; use the same arguments for the three other directions.
     """
 
     name: str
@@ -173,14 +172,14 @@ class Site:
     text: slice | None = field(default=None, repr=False, compare=False)
 
     def tokens(self, of: str | Sequence[int] | None = None) -> list[int]:
-        """Where on the axis of keys the prompt's tokens stand.
+        """Return the positions of the prompt's tokens on the key axis.
 
         Args:
-            of: token positions of the prompt; a text encoder's name, such as ``"text_encoder_3"``, for the tokens that
-                come from it; None for every token.
+            of: token positions of the prompt; or a text encoder's name, such as ``"text_encoder_3"``, for its tokens;
+                None for every token.
 
         Raises:
-            ValueError: at a site without text, and for an encoder whose tokens the denoiser is not shown.
+            ValueError: at a site without text, and for an encoder whose tokens the denoiser does not get.
         """
         if self.text is None:
             raise ValueError(f"{self.name} is {self.kind}-attention, where no prompt is looked at")
@@ -193,18 +192,18 @@ class Site:
 
 
 class Run:
-    """One run of the loop: its settings, what came out, and what each hook recorded.
+    """One run of the loop: its settings, its results, and the records of each hook.
 
     Attributes:
-        settings: `Settings`, every default filled in.
+        settings: `Settings`, with every default filled in.
         model: the model.
-        prompts: one `Prompt` per text; `prompt_of(image)` gives the one of a picture.
-        negative_prompts: the same for the negative side.
-        roles: which groups of rows the denoiser is shown, in their order.
-        images: the pictures (PIL), in the order prompt by prompt.
-        latents: the final latents ``[images, channels, h, w]``, None until the loop has ended.
-        coverage: which attention sites were asked for and seen.
-        resumed_at: the step it began at; 0 but for a run that goes on from another.
+        prompts: one `Prompt` per text; `prompt_of(image)` returns the prompt of an image.
+        negative_prompts: the negative prompts, likewise.
+        roles: the roles of the denoiser's rows, in their order.
+        images: the images (PIL), prompt by prompt.
+        latents: the final latents ``[images, channels, h, w]``; None until the loop has ended.
+        coverage: which attention sites were asked for and seen, and how often each hook acted.
+        resumed_at: the step it began at; 0 unless it continues another run.
         records: each hook given, with this run's own copy of it.
         names: the hooks that were given by name.
     """
@@ -230,9 +229,9 @@ class Run:
 
     @property
     def seed(self) -> int | tuple[int, ...]:
-        """The seed, or the seeds, one per image; drawn where none was given, so that every run can be repeated.
+        """The seed, or one seed per image. If none was given, the one that was drawn, so every run can be repeated.
 
-        Raises ValueError in an attached pipeline that was given no generator, or one that had been drawn from before.
+        Raises ValueError in an attached pipeline that got no generator, or one that had already been drawn from.
         """
         if self.settings.seed is None:
             raise ValueError(
@@ -242,16 +241,16 @@ class Run:
         return self.settings.seed
 
     def prompt_of(self, image: int, role: Role = "cond") -> Prompt:
-        """The prompt that a picture's row of a role is shown; for ``"uncond"``, the negative one."""
+        """Return the prompt of an image's row of a role; for ``"uncond"``, the negative prompt."""
         if not 0 <= image < self.settings.images:
             raise ValueError(f"image {image} is not in this run of {self.settings.images} images, counted from 0")
         prompts = self.negative_prompts if side_of(role) == "uncond" else self.prompts
         return prompts[image // self.settings.images_per_prompt]
 
     def __getitem__(self, hook: object) -> Any:
-        """This run's copy of a hook, which holds what it recorded.
+        """Return this run's copy of a hook, which holds its records.
 
-        A hook given by name is found by that name; and any by its class, where it is the only one of it.
+        Ask with the hook itself, with its name if it was given by name, or with its class if only one hook has it.
         """
         asked = self.names.get(hook) if isinstance(hook, str) else hook
         if isinstance(asked, type):
@@ -261,7 +260,7 @@ class Run:
         if not found and isinstance(asked, Iterable):
             raise KeyError("several hooks as one hold no record of their own: ask for each of them")
         if len(found) == 1:
-            # Of a limited hook, what the hook within it recorded.
+            # For a limited hook, return the hook inside it, which has the records.
             return found[0].inner if getattr(type(found[0]), "counts_its_calls", False) else found[0]
         if found:
             raise KeyError(f"{hook!r} was given {len(found)} times to this run: give one object for each")
@@ -269,13 +268,13 @@ class Run:
         raise KeyError(f"{hook!r} is not a hook of this run; its hooks are {names}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: all but the model, which is only named."""
+        """Return the state for a pickle: all but the model, of which only the name is kept."""
         state = {**vars(self), "_model_name": self.model_name}
         state.pop("model", None)
         return state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
-        # The model is nobody's record, and a hook that was given is what its records are asked for by.
+        # Do not copy the model, nor the hooks given, which are the keys of the records.
         memo |= {id(own): own for own in (vars(self).get("model"), *(given for given, _ in self.records))}
         copied = object.__new__(type(self))
         memo[id(self)] = copied
@@ -284,7 +283,7 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """The model, as it prints; known of a run out of a pickle too."""
+        """The model's repr; also known after unpickling."""
         held = vars(self)
         return repr(held["model"]) if "model" in held else str(held.get("_model_name", "not known"))
 

@@ -1,4 +1,4 @@
-"""The settings of a run: everything that decides it but its model and its hooks."""
+"""`Settings`: everything that determines a run, except its model and its hooks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sdprobe.core.short_repr import short_repr
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """Everything that decides a run but its model and its hooks; every value is filled in.
+    """Everything that determines a run, except its model and its hooks; every value is filled in.
 
-    Sizes are in pixels; ``seed`` is one number, or one per image, or None in an
-    attached pipeline whose noise came from no seed that is known; ``scheduler`` is a class name of diffusers.
-    ``negative_given`` is False where the negative prompt was left out, which some models tell from an empty one.
-    ``strength`` is None in a run from pure noise; one from a picture leaves out the first ``start_step`` steps.
+    Sizes are in pixels. ``seed`` is one number, or one per image, or None in an attached pipeline whose noise came from
+    an unknown seed. ``scheduler`` is a class name of diffusers. ``negative_given`` is False if no negative prompt was
+    given, which some models distinguish from an empty one. ``strength`` is None in a run from pure noise; a run from an
+    image leaves out the first ``start_step`` steps.
     """
 
     prompt: tuple[str, ...]
@@ -36,5 +36,5 @@ class Settings:
 
     @property
     def images(self) -> int:
-        """How many pictures the run makes."""
+        """The number of images in the run."""
         return len(self.prompt) * self.images_per_prompt

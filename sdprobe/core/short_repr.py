@@ -1,4 +1,4 @@
-"""Values in short, for reprs and errors: never longer than a few lines, whatever they hold."""
+"""Short representations of values for reprs and errors: a few lines at most."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import reprlib
 from types import FunctionType
 from typing import Any
 
-LONGEST = 400  # letters of one value, dictionaries of dictionaries included
+LONGEST = 400  # characters of one value, nested dictionaries included
 
 
 class _Short(reprlib.Repr):
-    """The first entries of a container, the shape of an array, the two ends of a long text."""
+    """Shows the first entries of a container, the shape of an array, the two ends of a long text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class _Short(reprlib.Repr):
 
 
 def short_repr(value: object) -> str:
-    """A value as `repr` shows it, cut short.
+    """Return the `repr` of a value, shortened.
 
     >>> import torch
     >>> short_repr({"a": torch.zeros(2, 3), "b": list(range(100))})

@@ -1,7 +1,7 @@
-"""Losses for `LossGuidance`: each a small function that makes one, with its source.
+"""Losses for `LossGuidance`. Each function returns a `Loss` and names its source.
 
-A loss gives one number for each of the pictures ``[images, 3, H, W]`` in [0, 1] it is shown, the less the better.
-Losses can be added, and multiplied with a weight.
+A loss returns one number for each of the images ``[images, 3, H, W]`` in [0, 1]; lower is better. Losses can be added,
+and multiplied by a weight.
 """
 
 from sdprobe.losses.loss import Loss

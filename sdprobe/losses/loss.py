@@ -1,4 +1,4 @@
-"""What a loss is."""
+"""`Loss`: a named loss that can be added and weighted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Given = ParamSpec("Given")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Loss:
-    """A loss with a name. Call it, add it to another, or give it a weight.
+    """A loss with a name. Call it, add it to another loss, or multiply it by a weight.
 
     >>> import torch
     >>> import sdprobe.losses as losses
@@ -30,9 +30,9 @@ class Loss:
     (blue() + 0.5 * total_variation(), tensor([0.9000, 0.9000]))
 
     Args:
-        name: what it prints as.
+        name: its repr.
         of: the function.
-        again: makes it once more: how a loss is pickled. None where only the function is.
+        again: makes the loss again, for pickling. None to pickle the function itself.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Loss:
 
 
 def made_again(make: Callable[Given, Loss]) -> Callable[Given, Loss]:
-    """What makes a loss, so that the loss knows how it was made."""
+    """Decorate a function that makes a loss, so that the loss can be pickled by its arguments."""
 
     @wraps(make)
     def making(*args: Given.args, **kwargs: Given.kwargs) -> Loss:
@@ -71,7 +71,7 @@ def made_again(make: Callable[Given, Loss]) -> Callable[Given, Loss]:
 
 
 def as_tensor(picture: Any) -> Pictures:
-    """A given picture, PIL, a uint8 array or a tensor, as ``[1, 3, height, width]`` in [0, 1]."""
+    """Return an image, PIL, uint8 array or tensor, as ``[1, 3, height, width]`` in [0, 1]."""
     if isinstance(picture, Tensor):
         return picture.detach().reshape(-1, *picture.shape[-3:])
     own = picture.convert("RGB") if isinstance(picture, Image.Image) else picture
@@ -79,5 +79,5 @@ def as_tensor(picture: Any) -> Pictures:
 
 
 def said(name: str, arguments: Sequence[object]) -> str:
-    """How a loss prints: as it was made."""
+    """Return the repr of a loss from its name and arguments."""
     return f"{name}({', '.join(map(repr, arguments))})"

@@ -1,4 +1,4 @@
-"""Losses in the eyes of a network: CLIP, a classifier, the autoencoder's encoder."""
+"""Losses on the features of a network: CLIP, a classifier, the autoencoder's encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Features = Callable[[Pictures], Sequence[Tensor]]
 
 @made_again
 def clip_text(text: str, clip: Clip | str | Path | None = None) -> Loss:
-    """1 - the cosine of a picture and a text in CLIP's space.
+    """1 - the cosine between an image and a text in CLIP's space.
 
     >>> import torch
     >>> from sdprobe.shapes import Object, render
@@ -29,8 +29,8 @@ def clip_text(text: str, clip: Clip | str | Path | None = None) -> Loss:
     True
 
     Args:
-        text: what the picture is to show.
-        clip: what `sdprobe.clip.load` gives, or anything it takes; None for the embedded model's CLIP.
+        text: the description that the image should match.
+        clip: the result of `sdprobe.clip.load`, or anything that it takes; None for the embedded model's CLIP.
 
     Source: Nichol et al. 2022, "GLIDE", section 2.4.
     """
@@ -42,7 +42,7 @@ def clip_text(text: str, clip: Clip | str | Path | None = None) -> Loss:
 
 @made_again
 def clip_image(picture: Any, clip: Clip | str | Path | None = None) -> Loss:
-    """1 - the cosine of a picture and a given one in CLIP's space.
+    """1 - the cosine between an image and a given one in CLIP's space.
 
     >>> import torch
     >>> picture = torch.rand(1, 3, 64, 64)
@@ -65,15 +65,15 @@ def clip_image(picture: Any, clip: Clip | str | Path | None = None) -> Loss:
 
 @made_again
 def log_probability(classifier: Callable[[Pictures], Float[Tensor, "images classes"]], label: int) -> Loss:
-    """- log p(label | picture), for any classifier.
+    """- log p(label | image), for any classifier.
 
     >>> import torch
     >>> log_probability(lambda pictures: torch.zeros(len(pictures), 4), label=2)(torch.zeros(1, 3, 8, 8)).exp()
     tensor([4.])
 
     Args:
-        classifier: gives logits ``[images, classes]`` of pictures.
-        label: which class, from 0.
+        classifier: returns logits ``[images, classes]`` of images.
+        label: the number of the class, from 0.
 
     Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", section 4.
     """
@@ -81,7 +81,7 @@ def log_probability(classifier: Callable[[Pictures], Float[Tensor, "images class
 
 
 def encoder_features(model: Any) -> Features:
-    """What the autoencoder's encoder makes of a picture, after its first layer and after each of its blocks.
+    """Return a function that gives the features of the autoencoder's encoder: after its first layer and each block.
 
     >>> import torch
     >>> import sdprobe
@@ -90,14 +90,14 @@ def encoder_features(model: Any) -> Features:
     [(16, 64, 64), (16, 32, 32), (24, 16, 16), (48, 16, 16)]
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline, with the usual autoencoder (`AutoencoderKL`).
+        model: the result of `sdprobe.load`, or a live pipeline, with the usual autoencoder (`AutoencoderKL`).
     """
     return partial(_after_each_block, load(model).pipe.vae.encoder)
 
 
 @made_again
 def style(picture: Any, features: Features) -> Loss:
-    """The mean squared difference of the Gram matrices of features: which go together, wherever they are.
+    """The mean squared difference of the Gram matrices of features: the correlations of channels over all positions.
 
     >>> import torch
     >>> import sdprobe
@@ -106,11 +106,11 @@ def style(picture: Any, features: Features) -> Loss:
     True
 
     Args:
-        picture: whose style; as for `clip_image`.
-        features: gives feature maps ``[images, channels, h, w]`` of pictures, as `encoder_features` does.
+        picture: an image with the style; as for `clip_image`.
+        features: returns feature maps ``[images, channels, h, w]`` of images, as `encoder_features` does.
 
-    Source: Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural Networks", eq. 3 to 5, of features of
-    unit mean square (over the given picture), so that every layer counts the same.
+    Source: Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural Networks", eq. 3 to 5, with features
+    normalized to unit mean square (over the given image), so that every layer has the same weight.
     """
     with torch.no_grad():
         given = [own.float() for own in features(as_tensor(picture))]
@@ -127,7 +127,7 @@ def style(picture: Any, features: Features) -> Loss:
 
 @made_again
 def perceptual(picture: Any, features: Features) -> Loss:
-    """The distance to a picture in the features of a network, which cares less for exact pixels than `match`.
+    """The distance to an image in the features of a network; less sensitive to exact pixels than `match`.
 
     >>> import torch
     >>> import sdprobe
@@ -139,7 +139,7 @@ def perceptual(picture: Any, features: Features) -> Loss:
         picture: as for `clip_image`, of the run's size.
         features: as for `style`.
 
-    Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features", eq. 1, with no weights of its own.
+    Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features", eq. 1, without learned weights.
     """
     with torch.no_grad():
         wanted = [_unit(own.float()) for own in features(as_tensor(picture))]

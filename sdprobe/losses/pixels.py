@@ -1,4 +1,4 @@
-"""Losses on the pixels themselves."""
+"""Losses on pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 @made_again
 def blue(target: float = 0.9) -> Loss:
-    """How far the blue channel is from a value, on average: the first loss of every course on guidance.
+    """The mean distance of the blue channel to a value, a common first example of guidance.
 
     >>> import torch
     >>> blue()(torch.full((1, 3, 8, 8), 0.9))
@@ -35,7 +35,7 @@ def blue(target: float = 0.9) -> Loss:
 
 @made_again
 def colour(rgb: str | Sequence[float], mask: Any = None) -> Loss:
-    """The mean squared distance of the pixels to a colour, of all of them or of those in a mask.
+    """The mean squared distance of the pixels to a colour, over all pixels or a mask.
 
     >>> import torch
     >>> grey = torch.full((1, 3, 8, 8), 0.5)
@@ -44,10 +44,10 @@ def colour(rgb: str | Sequence[float], mask: Any = None) -> Loss:
 
     Args:
         rgb: three numbers in [0, 1], or the name of a colour of the embedded model.
-        mask: ``[height, width]``, the weight of each pixel; None for all alike.
+        mask: ``[height, width]``, the weight of each pixel; None for equal weights.
 
     Raises:
-        ValueError: for a colour that has no name here.
+        ValueError: for an unknown colour name.
     """
     if isinstance(rgb, str) and rgb not in COLOURS:
         raise ValueError(f"{rgb!r} is no colour known here; known: {', '.join(COLOURS)}; or give three numbers")
@@ -62,7 +62,7 @@ def colour(rgb: str | Sequence[float], mask: Any = None) -> Loss:
 
 @made_again
 def brightness(target: float) -> Loss:
-    """The squared distance of a picture's mean luminance to a value in [0, 1].
+    """The squared distance of an image's mean luminance to a value in [0, 1].
 
     >>> import torch
     >>> brightness(0.5)(torch.full((1, 3, 8, 8), 0.25)).round(decimals=4)
@@ -80,7 +80,7 @@ def brightness(target: float) -> Loss:
 
 @made_again
 def symmetry(axis: Axis = "left-right") -> Loss:
-    """The mean squared difference of a picture and its mirror image.
+    """The mean squared difference between an image and its mirror image.
 
     >>> import torch
     >>> left = torch.zeros(1, 3, 8, 8)
@@ -99,7 +99,7 @@ def symmetry(axis: Axis = "left-right") -> Loss:
 
 @made_again
 def total_variation() -> Loss:
-    """The mean absolute difference of neighbouring pixels: noise has much, flat areas have none.
+    """The mean absolute difference of neighbouring pixels: large for noise, 0 for flat areas.
 
     >>> import torch
     >>> total_variation()(torch.ones(1, 3, 8, 8))
@@ -117,7 +117,7 @@ def total_variation() -> Loss:
 
 @made_again
 def match(picture: Any, mask: Any = None) -> Loss:
-    """The mean squared distance to a picture, everywhere or in a mask: a region that is to look like this.
+    """The mean squared distance to an image, over all pixels or a mask.
 
     >>> import torch
     >>> match(torch.ones(1, 3, 8, 8), mask=torch.eye(8))(torch.zeros(2, 3, 8, 8))
@@ -125,9 +125,9 @@ def match(picture: Any, mask: Any = None) -> Loss:
 
     Args:
         picture: PIL, a uint8 array ``[H, W, 3]`` or a tensor ``[1, 3, H, W]`` in [0, 1], of the run's size.
-        mask: ``[height, width]``, the weight of each pixel; None for all alike.
+        mask: ``[height, width]``, the weight of each pixel; None for equal weights.
 
-    Source: Avrahami et al. 2022, "Blended Diffusion", eq. 6, whose background loss this is with the mask outside.
+    Source: Avrahami et al. 2022, "Blended Diffusion", eq. 6: its background loss, with a mask of the background.
     """
     target = as_tensor(picture)
     return Loss(
@@ -138,7 +138,7 @@ def match(picture: Any, mask: Any = None) -> Loss:
 
 @made_again
 def inside(mask: Any, loss: Callable[[Pictures], PerImage]) -> Loss:
-    """Any loss, held to a region: it sees the whole picture, but only pixels in the mask are asked to change.
+    """Any loss, limited to a region: it gets the whole image, but has a gradient only at pixels in the mask.
 
     >>> import torch
     >>> picture = torch.zeros(1, 3, 8, 8, requires_grad=True)
@@ -147,7 +147,7 @@ def inside(mask: Any, loss: Callable[[Pictures], PerImage]) -> Loss:
     True
 
     Args:
-        mask: ``[height, width]``, of the picture's size.
+        mask: ``[height, width]``, of the image's size.
         loss: the loss.
     """
 

@@ -1,1 +1,1 @@
-"""The only rooms that import diffusers and transformers: foreign names die here."""
+"""The model families. Only this folder (and sdprobe.shapes) imports diffusers and transformers."""

@@ -1,8 +1,8 @@
-"""What the loop asks of a family of models.
+"""`Model`: what the loop needs from a family of models.
 
-A `Model` stands on a live diffusers pipeline and owns nothing of it. For a run, `prepare_run` gives a copy whose
-pipeline is a shallow copy with a scheduler of its own: the pipeline's methods work as always, and neither the pipeline
-nor any other run is disturbed.
+A `Model` uses a live diffusers pipeline and does not change it. For a run, `prepare_run` returns a copy whose pipeline
+is a shallow copy with its own scheduler: the pipeline's methods work as usual, and the original pipeline and other runs
+are not affected.
 """
 
 from __future__ import annotations
@@ -37,105 +37,105 @@ from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned
 from sdprobe.model.text.encoder_stages import table_of
 
-Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which cannot be checked as a run goes
+Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which the runtime type checks do not support
 
 
 class Model(PipelineParts, ABC):
-    """A family of models: the few things the loop asks of it, each answered by the pipeline underneath.
+    """A family of models: the methods that the loop calls, implemented with the pipeline's own methods.
 
-    A family says what its pipelines are called, how they read prompts and what their network is told; everything that
-    the pipelines have in common stands here.
+    A family defines the names of its pipelines, how they encode prompts and what their network gets; this class has
+    what all pipelines have in common.
 
     Attributes (and those of `PipelineParts`):
-        pipelines: names of the pipelines' classes.
-        text_first: whether the text stands before the picture in joint attention.
-        img2img: the pipeline that encodes and noises a picture to start from, None where there is none here; and
-            ``img2img_options``, what its constructor is told.
+        pipelines: the class names of the pipelines.
+        text_first: whether the text comes before the image in joint attention.
+        img2img: the pipeline that encodes an image to start from and adds noise to it, None if there is none; and
+            ``img2img_options``, the arguments of its constructor.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
     img2img: ClassVar[Any] = None
     img2img_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    settings: Settings  # of a stage
+    settings: Settings  # set by `prepare_run`
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
         self.first = self.begin = 0
         self.added_tokens: Mapping[str, AddedTokens] = MappingProxyType({})
 
-    # What a family says.
+    # What a family defines.
 
     @property
     def zeroes_unprompted(self) -> bool:
-        """Whether unconditional rows are told zeros where no negative prompt is given."""
+        """Whether unconditional rows get zeros if no negative prompt is given."""
         return False
 
     @abstractmethod
     def encoded(self, texts: list[str]) -> DenoiserArguments:
-        """What the pipeline's own `encode_prompt` makes of texts, by the names of the denoiser's arguments."""
+        """Return the result of the pipeline's own `encode_prompt`, by the denoiser's argument names."""
 
     @abstractmethod
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
     ) -> Shaped[Tensor, "rows channels h w"]:
-        """What the network returns for rows in its own scale, at the scheduler's number of a noise level."""
+        """Return the network's output for rows in its own input scale, at the scheduler's number of a noise level."""
 
     def refuse_picture_prompt(self) -> None:
         """Raise ValueError where the network asks for a picture beside the prompt, which a run of ours has not."""
 
     def besides(self, settings: Settings) -> DenoiserArguments:
-        """What the denoiser is told besides the prompts, an entry for each image, by the names of its arguments."""
+        """Return denoiser arguments other than the prompts, with an entry for each image, by argument name."""
         return {}
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
-        """Which groups of rows the denoiser is shown at this guidance scale, in the order of its batch."""
+        """Return the roles of the denoiser's rows at this guidance scale, in the order of its batch."""
         return ("uncond", "cond") if guidance_scale > 1 else ("cond",)
 
     def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
-        """Set a scheduler to the run's steps, as the pipeline would."""
+        """Set a scheduler to the run's steps, as the pipeline does."""
         scheduler.set_timesteps(settings.steps, device=self.device)
 
     def left_out(self, steps: int, strength: float) -> int:
-        """How many of the steps are left out where so much of a picture is to be replaced."""
+        """Return how many steps are left out with this strength in image-to-image."""
         return steps - min(int(steps * strength), steps)
 
     @abstractmethod
     def grids(self, settings: Settings) -> dict[int, Grid]:
-        """``(h, w)`` by number of picture tokens, for every size the picture has inside the network."""
+        """Return ``(h, w)`` by number of image positions, for every size that the image has inside the network."""
 
     def grid_at(self, site: str, settings: Settings) -> Grid | None:
-        """``(h, w)`` of the picture's tokens at an attention site of this name; None where that is not known here."""
+        """Return ``(h, w)`` of the image positions at an attention site; None if it does not follow from the name."""
         return None
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
-        """The pictures in [0, 1]."""
+        """Decode latents to images in [0, 1]."""
         vae = self.pipe.vae
         shift = getattr(vae.config, "shift_factor", None)
         unscaled = x / vae.config.scaling_factor
         return self.finished(vae.decode(unscaled if shift is None else unscaled + shift, return_dict=False)[0])
 
-    # What the loop asks for, in its order.
+    # What the loop calls, in order.
 
     def encode(self, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
-        """The conditioning for every row, past the points of the text."""
+        """Encode the prompts, with the hooks at the text points, and return the conditioning of every row."""
         return conditioned(self, run, hooks, roles)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
-        """x_T, or the noised picture."""
+        """Return x_T, or the noisy latents of the image to start from."""
         if image is not None:
             return noised(self, settings, generator, image)
         made: Tensor = self.prepared(settings, generator, latents)
         return made
 
     def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
-        """What an image-to-image pipeline's own `prepare_latents` makes of pictures."""
+        """Return the latents that an image-to-image pipeline's own `prepare_latents` makes from images."""
         given = (pixels, timestep, len(settings.prompt), settings.images_per_prompt, self.dtype, self.device)
         made: Tensor = pipe.prepare_latents(*given, generator)
         return made
 
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
-        """What the pipeline's own `prepare_latents` gives."""
+        """Return the result of the pipeline's own `prepare_latents`."""
         factor = self.pipe.vae_scale_factor
         height, width = (side * factor for side in self.latent_size(settings))
         return self.pipe.prepare_latents(
@@ -143,11 +143,11 @@ class Model(PipelineParts, ABC):
         )
 
     def narrowed(self, conditioning: Conditioning, rows: slice | list[int]) -> Conditioning:
-        """The conditioning of these rows only: one role's, one row for each image."""
+        """Return the conditioning of some rows only: those of one role, one for each image."""
         return conditioning.of(rows)
 
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
-        """What the network returns for the latents, one entry per row."""
+        """Return the network's output for the latents, one entry per row."""
         timestep = self.timestep(step)
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
         if hasattr(self.pipe.scheduler, "scale_model_input"):
@@ -157,7 +157,7 @@ class Model(PipelineParts, ABC):
         )
 
     def attention_kind(self, module: nn.Module) -> str | None:
-        """``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
+        """Return ``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
         if not isinstance(module, (AttentionModule, AttentionModuleMixin)):
             return None
         if getattr(module, "added_kv_proj_dim", None) is not None:
@@ -166,19 +166,19 @@ class Model(PipelineParts, ABC):
 
     @property
     def middle(self) -> str:
-        """A pattern for the modules in the middle of the network: of its blocks with attention, the middle one."""
+        """A pattern for the modules in the middle of the network: the middle one of its blocks with attention."""
         sites = (name for name, module in self.denoiser.named_modules() if self.attention_kind(module))
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in sites))
         return f"{blocks[len(blocks) // 2]}.*"
 
     def layout(self, settings: Settings) -> Layout:
-        """Where picture and text stand on the axes of the network's attention."""
+        """Return the positions of image and text on the axes of the network's attention."""
         return Layout(self.grids(settings), self.text_first)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels h w"], rows: Sequence[Row], scale: float
     ) -> Shaped[Tensor, "images channels h w"]:
-        """One answer for each image, of what the denoiser returned for all its rows."""
+        """Combine the denoiser's output for all rows into one noise prediction for each image."""
         of = {role: output[rows_of(rows, role)] for role in dict.fromkeys(row.role for row in rows)}
         return of["cond"] if len(of) == 1 else self.guided(of, scale)
 
@@ -187,12 +187,12 @@ class Model(PipelineParts, ABC):
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "images 3 height width"]:
-        """What the autoencoder's decoder gave, as pictures in [0, 1]."""
+        """Return the autoencoder's decoder output as images in [0, 1]."""
         pictures: Tensor = self.pipe.image_processor.postprocess(decoded, output_type="pt")
         return pictures
 
     def checkpointed(self) -> AbstractContextManager[None]:
-        """While this is open, gradients through the denoiser cost less memory and more time."""
+        """While this is open, gradients through the denoiser take less memory and more time."""
         return checkpointed(self.denoiser)
 
     def prepare_run(
@@ -202,15 +202,15 @@ class Model(PipelineParts, ABC):
         words: Mapping[str, Concept] = MappingProxyType({}),
         state: State | None = None,
     ) -> Kind:
-        """A copy of this model for one run: the same parts, and a scheduler of its own, set to the run's steps.
+        """Return a copy of this model for one run: the same parts, with its own scheduler, set to the run's steps.
 
-        Where words are brought, it also has a tokenizer of its own; while `add_tokens` is open, the encoders know them.
+        If concepts add words, it also has its own tokenizer; while `add_tokens` is open, the encoders know these words.
         With a state, the scheduler is that of the state, and the steps begin there.
         """
         self.refuse_picture_prompt()
         run_model = copy.copy(self)
         run_model.pipe = copy.copy(self.pipe)
-        run_model.device_of_run = self.device  # to tell it the pipeline looks into every module of every part
+        run_model.device_of_run = self.device  # the pipeline has to search all modules to find it
         run_model.settings = settings
         run_model.pipe.scheduler = scheduler
         run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
@@ -225,7 +225,7 @@ class Model(PipelineParts, ABC):
 
     @contextmanager
     def add_tokens(self) -> Iterator[None]:
-        """While this is open, the encoders are given the vectors of the words that were brought."""
+        """While this is open, the encoders have the vectors of the added words."""
         with ExitStack() as given:
             for name, brought in self.added_tokens.items():
                 given.enter_context(brought.add_to(table_of(getattr(self.pipe, name))))
@@ -234,7 +234,7 @@ class Model(PipelineParts, ABC):
     def steps(
         self, run: Run, roles: Sequence[Role], generator: Any, to_prediction: Callable[..., Tensor]
     ) -> Iterator[Callable[..., Step]]:
-        """Every step of the run, as what makes the `Step` once given its latents."""
+        """Return a function for every step of the run, which makes the `Step` from its latents."""
         scheduler = self.pipe.scheduler
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
         timesteps = scheduler.timesteps[self.first :]
@@ -263,22 +263,22 @@ class Model(PipelineParts, ABC):
             )
 
     def expected_steps(self, run: Run) -> list[Step]:
-        """Every step that a run is to make, with latents that hold no numbers."""
+        """Return every step of a run, with placeholder latents."""
         shape = (run.settings.images, self.channels, *self.latent_size(run.settings))
         latents = torch.empty(shape, dtype=self.dtype, device="meta")
         return [step_at(latents) for step_at in self.steps(run, run.roles, None, _not_yet)]
 
     def timestep(self, step: Step) -> Tensor:
-        """The scheduler's own number for a step, as the tensor the network and the scheduler are given."""
+        """Return the scheduler's number for a step as the tensor that the network and the scheduler get."""
         timestep: Tensor = self.pipe.scheduler.timesteps[self.first + step.index]
         return timestep
 
     def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
-        """x_{t-1}, by the scheduler."""
+        """Return x_{t-1}, from the scheduler."""
         scheduler = self.pipe.scheduler
         if (prepare := getattr(self.pipe, "prepare_extra_step_kwargs", None)) is not None:
             extra = prepare(generator, 0.0)
-        else:  # pipelines of flows tell their schedulers of no generator; but noise is to come from the run's seed
+        else:  # flow pipelines pass no generator, but noise must come from the seed
             extra = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
         latents: Tensor = scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
         return latents

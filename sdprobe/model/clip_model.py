@@ -1,4 +1,4 @@
-"""CLIP: a text tower and a picture tower that end in one space (Radford et al. 2021)."""
+"""`Clip`: a CLIP model with its tokenizer and image processor (Radford et al. 2021)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LIVE = "a model that is live already goes with its own parts: Clip(model, tokeni
 
 
 class Clip:
-    """A CLIP, its tokenizer and its image processor. `sdprobe.clip.load` makes one.
+    """A CLIP model, its tokenizer and its image processor. Made by `sdprobe.clip.load`.
 
     >>> import sdprobe
     >>> clip = sdprobe.clip.load()
@@ -40,9 +40,9 @@ class Clip:
     torch.Size([2, 64])
 
     Args:
-        model: a `CLIPModel` of transformers, or a `VisionTextDualEncoderModel` whose text tower is CLIP's.
+        model: a `CLIPModel` of transformers, or a `VisionTextDualEncoderModel` with CLIP's text tower.
         tokenizer: its fast tokenizer.
-        image_processor: what makes its picture tower's input of pictures.
+        image_processor: prepares images for the image tower.
     """
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
@@ -50,18 +50,18 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes. ``clip.model.to(...)`` moves it."""
+        """The device it computes on. ``clip.model.to(...)`` moves it."""
         device: torch.device = self.model.device
         return device
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
-        """What cosines are multiplied with before a softmax: 1 / temperature, exp(t) in Radford et al. 2021, Fig. 3."""
+        """The factor of the cosines before a softmax: 1 / temperature, exp(t) in Radford et al. 2021, Fig. 3."""
         scale: Tensor = self.model.logit_scale.exp()
         return scale
 
     def read(self, text: str) -> Prompt:
-        """The text as the text tower reads it; warns where words lie past the context's end.
+        """Return the text as the text tower reads it; warns if words are cut off at the end of the context.
 
         >>> import sdprobe
         >>> sdprobe.clip.load().read("a red circle").positions("<end>")
@@ -76,7 +76,7 @@ class Clip:
         return prompt
 
     def text_features(self, texts: str | Sequence[str]) -> Float[Tensor, "texts dim"]:
-        """Unit vectors of texts in the common space. A cosine is the product of two of them.
+        """Return unit vectors of texts in the common space; the cosine of two vectors is their scalar product.
 
         >>> import sdprobe
         >>> sdprobe.clip.load().text_features("a red circle").norm(dim=-1).round(decimals=4)
@@ -86,7 +86,7 @@ class Clip:
         return F.normalize(features, dim=-1)
 
     def image_features(self, images: Pictures) -> Float[Tensor, "images dim"]:
-        """Unit vectors of pictures in the common space; see `pixel_values` for what a picture may be.
+        """Return unit vectors of images in the common space; see `pixel_values` for the types of images.
 
         >>> import torch
         >>> import sdprobe
@@ -99,22 +99,22 @@ class Clip:
         return F.normalize(features, dim=-1)
 
     def pooled(self, texts: str | Sequence[str]) -> Float[Tensor, "texts width"]:
-        """The text tower's output at the end token, after its last norm and before the projection."""
+        """Return the text tower's output at the end token, after its final norm and before the projection."""
         states: Tensor = self.model.text_model(self._ids(texts)).pooler_output
         return states
 
     def unpooled(self, texts: str | Sequence[str]) -> Float[Tensor, "texts tokens width"]:
-        """The text tower's output at every token, padding included, after its last norm."""
+        """Return the text tower's output at every token, including padding, after its final norm."""
         states: Tensor = self.model.text_model(self._ids(texts)).last_hidden_state
         return states
 
     def pixel_values(self, images: Pictures) -> Float[Tensor, "images 3 H W"]:
-        """Pictures as the picture tower takes them: resized, cropped to the middle, normalised.
+        """Return images as the input of the image tower: resized, with a centre crop, normalized.
 
-        PIL pictures and uint8 arrays go through the model's own image processor. A tensor takes the same steps in
-        torch, so that gradients reach it. At the tower's own size the two agree; where a picture must be resized the
-        processor rounds to whole grey levels on the way, and torch does not: they differ by about one level of 255 at
-        most.
+        PIL images and uint8 arrays go through the model's own image processor. A tensor goes through the same steps in
+        torch, so that the result is differentiable. At the tower's own size both results are equal; if an image must be
+        resized, the processor rounds to whole grey levels and torch does not, so they differ by about one level of 255
+        at most.
 
         >>> import sdprobe
         >>> from sdprobe.shapes import scene
@@ -122,7 +122,7 @@ class Clip:
         torch.Size([1, 3, 64, 64])
 
         Args:
-            images: a PIL picture, a uint8 array ``[H, W, 3]``, several of these of any sizes, or a floating-point
+            images: a PIL image, a uint8 array ``[H, W, 3]``, several of these of any sizes, or a floating-point
                 tensor ``[images, 3, H, W]`` in [0, 1].
         """
         if isinstance(images, Tensor):
@@ -153,7 +153,7 @@ class Clip:
             )
             right = images.shape[-1] - own.crop_size["width"] - left
             bottom = images.shape[-2] - own.crop_size["height"] - top
-            images = F.pad(images, (-left, -right, -top, -bottom))  # a negative pad cuts off
+            images = F.pad(images, (-left, -right, -top, -bottom))  # negative padding crops
         if own.do_normalize:
             mean, std = (images.new_tensor(each)[:, None, None] for each in (own.image_mean, own.image_std))
             images = (images - mean) / std
@@ -177,24 +177,24 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Clip:
-    """A CLIP to ask.
+    """Load a CLIP model.
 
-    Its parameters are frozen: gradients reach the pictures it is given, nothing else.
+    Its parameters are frozen: gradients reach only its inputs.
 
     >>> import sdprobe
     >>> sdprobe.clip.load()
     Clip(VisionTextDualEncoderModel, ... M parameters, 64 dimensions)
 
     Args:
-        source: None for the CLIP of the embedded model (offline); a folder in transformers' format, with tokenizer
-            and image processor beside the weights; a hub id such as ``"openai/clip-vit-base-patch32"``; or a `Clip`,
-            which is used as it is (and moved or cast where ``dtype`` or ``device`` ask for it).
-        dtype: the parameters' type, for example ``torch.float16``; None keeps what was saved.
-        device: where to put it, for example ``"cuda"``.
+        source: None for the CLIP of the embedded model (offline); a folder in transformers' format, with tokenizer and
+            image processor; a hub id such as ``"openai/clip-vit-base-patch32"``; or a `Clip`, which is used as it is
+            (and moved or cast if ``dtype`` or ``device`` is given).
+        dtype: the parameters' type, for example ``torch.float16``; None keeps the saved type.
+        device: the device, for example ``"cuda"``.
 
     Raises:
-        FileNotFoundError: for a path that is not there, or a folder with no tokenizer or image processor.
-        ValueError: for a model that is no CLIP of two towers.
+        FileNotFoundError: for a path that does not exist, or a folder without tokenizer or image processor.
+        ValueError: for a model that is not a CLIP with two towers.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision.
     """
@@ -208,7 +208,7 @@ def load(
 
 
 def given_or_embedded(clip: Clip | str | Path | None) -> Clip:
-    """The CLIP that is meant: None is the embedded model's, which is read once."""
+    """Return the CLIP to use; None is the embedded model's, which is loaded once."""
     return _embedded() if clip is None else load(clip)
 
 
@@ -239,7 +239,7 @@ def _loaded(source: str | Path | None) -> Clip:
         ) from error
     with loading.without_bars():
         model = kind.from_pretrained(name, **place).requires_grad_(False)
-    # Some folders say nothing of the context's length, or a number without meaning.
+    # Some configurations have no context length, or a meaningless one.
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.text_config.max_position_embeddings)
     return Clip(model, tokenizer, image_processor)
 
@@ -258,7 +258,7 @@ def _resized(images: Tensor, size: Any, resample: int) -> Tensor:
             f"tensors are resized by {known}; this CLIP asks for {Image.Resampling(resample).name.lower()}"
         )
     mode = INTERPOLATION[Image.Resampling(resample)]
-    for to in ((height, new[1]), new):  # as PIL: in one direction, then the other, each time within what pixels can be
+    for to in ((height, new[1]), new):  # like PIL: first one direction, then the other, clamped after each
         images = F.interpolate(images, size=to, mode=mode, antialias=True).clamp(0, 1)
     return images
 

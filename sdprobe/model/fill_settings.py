@@ -1,4 +1,4 @@
-"""The settings of a run: what was left out filled in as the pipeline would, everything else checked before it runs."""
+"""`fill`: the settings of a run, with the pipeline's defaults, checked before the run."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def fill(
     strength: float | None,
     start_step: int | None,
 ) -> Settings:
-    """The settings of a run on a model; None is the pipeline's own default.
+    """Return the settings of a run on a model; None means the pipeline's default.
 
-    Raises ValueError or TypeError, in the user's words, for a setting that cannot be.
+    Raises ValueError or TypeError for an invalid setting.
     """
     prompts = _texts("prompt", prompt)
     negatives = _texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
@@ -70,7 +70,7 @@ def fill(
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
     _refuse(made, latents, (model.channels, *model.latent_size(made)))
-    # A picture's own size is brought to what the autoencoder needs; sizes asked for are held to the pipeline's rule.
+    # An image's own size is rounded for the autoencoder; a size that was asked for must fit the pipeline's rule.
     unit = model.multiple
     if any(size is not None and (size % unit or size < unit) for size in (height, width)):
         raise ValueError(f"height and width must be multiples of {unit}, not {made.height} and {made.width}")
@@ -78,7 +78,7 @@ def fill(
 
 
 def of_steps(model: Model, steps: int, scheduler: str) -> Settings:
-    """The settings of a picture of nothing in particular, at the model's own size."""
+    """Return settings with a placeholder prompt, at the model's own size."""
     height, width = model.default_size()
     return Settings(("",), ("",), steps, 1.0, 0, scheduler, height, width, images_per_prompt=1)
 
@@ -89,7 +89,7 @@ def changed(
     negative_prompt: str | Sequence[str] | None,
     guidance_scale: float | None,
 ) -> Settings:
-    """The settings of a run that goes on with other texts, or another scale of guidance."""
+    """Return the settings of a resumed run with other texts, or another guidance scale."""
     found: dict[str, Any] = {}
     for name, given in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         if given is not None:
@@ -113,7 +113,7 @@ def _texts(name: str, given: str | Sequence[str]) -> tuple[str, ...]:
 
 def _seed(seed: Seed | None) -> int | tuple[int, ...]:
     if seed is None:
-        return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed is obeyed
+        return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed has an effect
     return checked_seed(seed)
 
 
@@ -133,7 +133,7 @@ def _number(name: str, given: Any) -> float:
 def _entered(
     model: Model, image: Any, steps: int, strength: float | None, start: int | None
 ) -> tuple[float | None, int]:
-    """How much of a picture to replace, and the step to begin at."""
+    """Return the strength, and the step to begin at."""
     if image is None:
         if strength is not None:
             raise ValueError("strength says how much of a picture to replace, but no image is given")

@@ -1,4 +1,4 @@
-"""`load`: a model from the box, a folder, the hub, a single file, or a pipeline that is live already."""
+"""`load`: the embedded model, a folder, a hub id, a single file, or a live pipeline, as a `Model`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.single_file import from_single_file
 
 FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt]
-"""The families that `load` knows; of two that know a pipeline, the first is taken."""
+"""The families that `load` knows; if two know a pipeline, the first is used."""
 
 Family = TypeVar("Family", bound=type[Model])
 
@@ -35,25 +35,25 @@ def load(
     device: str | torch.device | None = None,
     **options: Any,
 ) -> Model:
-    """A model to probe.
+    """Load a model.
 
     >>> import sdprobe
     >>> sdprobe.load()
     StableDiffusion(StableDiffusionPipeline, denoiser ... M parameters)
 
     Args:
-        source: None for the model that is shipped with the package (offline); ``"shapes-joint"`` for the second of its
-            kind, a transformer with joint attention, once it is trained; a folder in diffusers' format; a
-            single checkpoint file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
-            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and
-            moved or cast where ``dtype`` or ``device`` ask for it).
-        dtype: the parameters' type, for example ``torch.float16``; None keeps what was saved (a live pipeline's own).
-        device: where to put the model, for example ``"cuda"``.
-        options: passed to diffusers' loading, for example ``variant="fp16"``; a live pipeline takes none.
+        source: None for the model in this package (offline); ``"shapes-joint"`` for the second embedded model, a
+            transformer with joint attention, once it is trained; a folder in diffusers' format; a single checkpoint
+            file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
+            ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and moved or
+            cast if ``dtype`` or ``device`` is given).
+        dtype: the parameters' type, for example ``torch.float16``; None keeps the saved type (a live pipeline's own).
+        device: the device, for example ``"cuda"``.
+        options: arguments of diffusers' loading, for example ``variant="fp16"``; not for a live pipeline.
 
     Raises:
-        FileNotFoundError: for a path that is not there.
-        ValueError: for a pipeline of a family that is not known here; the message names those that are.
+        FileNotFoundError: for a path that does not exist.
+        ValueError: for a pipeline of an unknown family; the message names the known ones.
     """
     if isinstance(source, Model):
         source = source.pipe
@@ -74,9 +74,9 @@ def load(
 
 
 def family(kind: Family) -> Family:
-    """Make a family of one's own known to `load`: a decorator for a `Model` that says its ``pipelines``.
+    """Register a family for `load`: a decorator for a `Model` subclass that defines its ``pipelines``.
 
-    It comes before those that are known, so that it may take over one of their pipelines.
+    It comes before the known families, so it may replace one of them for a pipeline.
     """
     if not kind.pipelines:
         raise ValueError(f"{kind.__name__} does not say its pipelines, by the names of their classes")
@@ -85,7 +85,7 @@ def family(kind: Family) -> Family:
 
 
 def family_of(pipe: DiffusionPipeline) -> type[Model]:
-    """The family a pipeline belongs to. Raises ValueError naming the known ones."""
+    """Return the family of a pipeline. Raises ValueError with the known ones."""
     name = type(pipe).__name__
     for family in FAMILIES:
         if any(kind.__name__ in family.pipelines for kind in type(pipe).__mro__):
@@ -123,7 +123,7 @@ def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
             "'shapes-joint' is not shipped with this version. To train it: python -m sdprobe.shapes.train joint; "
             "then put it in its place: python -m sdprobe.shapes.train export-joint"
         )
-    # Its weights are stored as float16, to be small; it computes in float32 unless told otherwise.
+    # Its weights are stored as float16, to save space; it computes in float32 by default.
     with without_bars():
         return DiffusionPipeline.from_pretrained(
             shapes.JOINT_WEIGHTS,
@@ -132,14 +132,14 @@ def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
 
 
 def _left_out(folder: Path) -> dict[str, None]:
-    """Text encoders that a pipeline was saved without, such as T5; diffusers wants to be told of them once more."""
+    """Return text encoders that a pipeline was saved without, such as T5; diffusers needs them as None."""
     index = json.loads((folder / "model_index.json").read_text())
     return {name: None for name, part in index.items() if name.startswith(("text", "token")) and part == [None, None]}
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """No loading bars for a model of a few megabytes, whatever is set; everything is set back afterwards."""
+    """While this is open, diffusers and transformers show no loading bars; afterwards their settings are restored."""
     logs = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in logs:
         log.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Runs on one network take turns, through whichever pipelines and models they reach it."""
+"""A lock per network: runs on one network take turns, also through different pipelines and models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class RunUnderWay(RuntimeError):
-    """A run of the model is under way in this very thread, which a hook of it has asked for another."""
+    """A run of the model is in progress in this thread, and one of its hooks asked for another run."""
 
 
 _locks: WeakKeyDictionary[nn.Module, _Lock] = WeakKeyDictionary()
@@ -21,13 +21,13 @@ _looking = threading.Lock()
 
 @contextmanager
 def lock(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Wait for all of these to be free, and keep them from others meanwhile.
+    """Wait until all of these networks are free, and lock them.
 
-    Raises RuntimeError where the wait would never end: where this very thread keeps one of them already, or where
-    whoever keeps it waits, in the end, for this thread.
+    Raises RuntimeError if the wait would never end: if this thread holds one of the locks already, or if the thread
+    that holds it waits, directly or indirectly, for this thread.
     """
     with ExitStack() as taken:
-        for part in sorted(networks, key=id):  # always in one order, or two runs could wait for each other
+        for part in sorted(networks, key=id):  # always in the same order, so that two runs cannot wait for each other
             taken.enter_context(_locks.setdefault(getattr(part, "_orig_mod", part), _Lock()).taken())
         yield
 
@@ -52,7 +52,7 @@ class _Lock:
                 finally:
                     self._owner = None
         finally:
-            _waiting.pop(me, None)  # where the wait was interrupted
+            _waiting.pop(me, None)  # if the wait was interrupted
 
     def _refuse(self, me: int) -> None:
         if self._owner == me:

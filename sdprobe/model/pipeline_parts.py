@@ -1,4 +1,4 @@
-"""A live diffusers pipeline, and what can be asked of any: how it reads text, its pictures and latents, its turn."""
+"""`PipelineParts`: the parts of a diffusers pipeline: tokenizers, autoencoder, sizes, lock."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Latents = Shaped[Tensor, "images channels h w"]
 
 
 class PipelineParts:
-    """A pipeline that is used, never changed, and owned by whoever made it.
+    """A diffusers pipeline, which is used and not changed.
 
     Args:
         pipe: the diffusers pipeline.
 
     Attributes:
-        network: the pipeline's name of its denoiser.
-        token_axis: the encoders whose tokens stand one after the other at ``prompt_embeds``; those of one tuple share
-            their places.
-        pooling: the encoders that make the one vector of the whole prompt, where the denoiser is told one.
-        asked: what the pipeline's call, where one is under way, was asked for in the place of its defaults.
+        network: the name of the pipeline's denoiser.
+        token_axis: the encoders whose tokens are concatenated at ``prompt_embeds``; those of one tuple share their
+            positions.
+        pooling: the encoders that make the vector of the whole prompt, if the denoiser gets one.
+        asked: the arguments of the pipeline's call that is running, where they differ from the defaults.
     """
 
     network: ClassVar[str] = "transformer"
@@ -52,34 +52,34 @@ class PipelineParts:
 
     @property
     def denoiser(self) -> Any:
-        """The network that is called once per step, an `nn.Module`."""
+        """The network that is called in every step, an `nn.Module`."""
         network = getattr(self.pipe, self.network)
         return getattr(network, "_orig_mod", network)  # torch.compile wraps it
 
-    # How the text is read.
+    # Text.
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        """The pipeline's names of the text encoders it has, in their order."""
+        """The names of the pipeline's text encoders, in their order."""
         named = {*self.pooling, *(name for names in self.token_axis for name in names)}
         return tuple(name for name in sorted(named) if getattr(self.pipe, name) is not None)
 
     def tokenizer_of(self, encoder: str) -> Any:
-        """The tokenizer in front of an encoder."""
+        """Return the tokenizer of an encoder."""
         return getattr(self.pipe, encoder.replace("text_encoder", "tokenizer"))
 
     @property
     def first_shown(self) -> str:
-        """The first encoder whose tokens the denoiser is shown."""
+        """The first encoder whose tokens the denoiser gets."""
         return next(name for names in self.token_axis for name in names if name in self.text_encoders)
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer of the first encoder whose tokens the denoiser is shown."""
+        """The tokenizer of the first encoder whose tokens the denoiser gets."""
         return self.tokenizer_of(self.first_shown)
 
     def read(self, text: str, encoder: str | None = None) -> Prompt:
-        """The text as the denoiser is shown it: every encoder's tokens in place; or as one encoder reads it.
+        """Tokenize a text, for all encoders at their positions for the denoiser, or for one encoder.
 
         >>> import sdprobe
         >>> sdprobe.load().read("a red circle").tokens[:5]
@@ -101,57 +101,57 @@ class PipelineParts:
         return PromptOfTexts.from_readings(there, readings)
 
     def spelt(self, text: str, tokenizer: Any) -> str:
-        """The text as a tokenizer is given it: a textual inversion of several vectors is spelt out."""
+        """Return the text as a tokenizer gets it: a concept of several vectors becomes several tokens."""
         convert = getattr(self.pipe, "maybe_convert_prompt", None)
         return text if convert is None else str(convert(text, tokenizer))
 
     def length(self, encoder: str) -> int:
-        """How many tokens an encoder is given: CLIP's context; of T5 as many as the pipeline asks for."""
+        """Return how many tokens an encoder gets: CLIP's context; for T5 the pipeline's default."""
         if "t5" in getattr(self.pipe, encoder).config.model_type:
             return int(self.argument("max_sequence_length"))
         return int(self.tokenizer_of(encoder).model_max_length)
 
     def text_states(self, prompts: Sequence[Prompt], given: Shaped[Tensor, "batch tokens width"] | None) -> States:
-        """Every run_model of the first text encoder's pass over prompts as it reads them, or over given embeddings."""
+        """Return every stage of the first text encoder's pass over prompts, or over given input embeddings."""
         return states(getattr(self.pipe, self.text_encoders[0]), prompts, self.device, given)
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes (with offloading too). Within a run it is known; else the pipeline is asked."""
+        """The device the pipeline computes on, with offloading too."""
         return self.pipe._execution_device if self.device_of_run is None else self.device_of_run
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of prompt embeddings, and so of latents."""
+        """The dtype of prompt embeddings and latents."""
         dtype: torch.dtype = getattr(self.pipe, self.text_encoders[-1]).dtype
         return dtype
 
     @property
     def channels(self) -> int:
-        """How many channels latents have."""
+        """The number of channels of latents."""
         return int(self.denoiser.config.in_channels)
 
     @property
     def multiple(self) -> int:
-        """What heights and widths asked for, in pixels, must be multiples of."""
+        """Heights and widths in pixels must be multiples of this."""
         return 8
 
     def default(self, name: str) -> Any:
-        """The pipeline's own default for an argument of its call."""
+        """Return the pipeline's default for an argument of its call."""
         return CallSignature.of(self.pipe).default(name)
 
     def argument(self, name: str) -> Any:
-        """What the call under way was asked for, or the pipeline's own default."""
+        """Return an argument of the call that is running, or the pipeline's default."""
         return self.asked[name] if name in self.asked else self.default(name)
 
     def default_size(self) -> tuple[int, int]:
-        """The height and width, in pixels, that the model was made for."""
+        """The height and width, in pixels, that the model was trained for."""
         size = getattr(self.pipe, "default_sample_size", None) or self.denoiser.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
 
     def size_of(self, image: Any) -> tuple[int, int]:
-        """The height and width, in pixels, that a picture to start from is brought to."""
+        """Return the height and width, in pixels, to which an image to start from is resized."""
         processor = self.pipe.image_processor
         pixels = processor.preprocess(image)
         height, width = processor.get_default_height_width(pixels)
@@ -160,42 +160,42 @@ class PipelineParts:
         return height * factor, width * factor
 
     def latent_size(self, settings: Settings) -> tuple[int, int]:
-        """The height and width of the latents."""
+        """Return the height and width of the latents."""
         factor = self.pipe.vae_scale_factor
         return settings.height // factor, settings.width // factor
 
     def pixels(
         self, images: Any, height: int | None = None, width: int | None = None
     ) -> Float[Tensor, "images 3 height width"]:
-        """Pictures in [-1, 1], as the autoencoder is given them, at a size asked for or their own."""
+        """Return images in [-1, 1], as input of the autoencoder, at a given size or their own."""
         return pixels_of(self.pipe.image_processor, images, height, width).to(self.device, self.pipe.vae.dtype)
 
     def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
-        """What the autoencoder says of pictures in [-1, 1]: the distribution of their latents, in its own scale."""
+        """Return the autoencoder's distribution of the latents of images in [-1, 1], in its own scale."""
         return posterior_of(self.pipe.vae, pixels)
 
     def noise_like(self, x: Latents, seed: int | Sequence[int]) -> Latents:
-        """The noise, of unit variance, that a run of this seed begins with."""
+        """Return the initial noise, of unit variance, of a run with this seed."""
         return noise_like(x, seed)
 
     def linear_rgb(self, x: Latents) -> Float[Tensor, "images 3 h w"]:
-        """Small pictures in [0, 1] without the decoder: fast, one pixel for each place of the latents."""
+        """Return small images in [0, 1] without the decoder: fast, one pixel per position of the latents."""
         return linear_rgb(self, x)
 
     def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
-        """Pictures in [0, 1] that gradients pass, by the decoder alone: no safety checker looks at them."""
+        """Decode latents to images in [0, 1], differentiably and without a safety checker."""
         with self.freeze_parameters(torch.is_grad_enabled()):
             return picture_of(self.pipe.vae, x0)
 
     def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
-        """The decoded tensor as PIL pictures."""
+        """Return the decoded tensor as PIL images."""
         processor = self.pipe.image_processor
         pictures: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(image))
         return pictures
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Wait for this model to be free. A run started from inside a hook of the same model is refused."""
+        """Wait until this model is free. Refuses a run that is started inside a hook of the same model."""
         with lock({part for part in self.pipe.components.values() if isinstance(part, nn.Module)}):
             try:
                 yield
@@ -204,13 +204,13 @@ class PipelineParts:
 
     @contextmanager
     def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:
-        """While this is open, gradients reach the latents alone: none is kept for any parameter.
+        """While this is open, no parameter gets a gradient; gradients reach only inputs such as the latents.
 
         Args:
-            wanted: whether there are gradients at all. Without, parameters go on asking for theirs: torch takes other
-                kernels for weights that do not, and the last bits of a small picture may depend on it.
+            wanted: whether there are gradients at all. If not, parameters keep ``requires_grad``: torch chooses other
+                kernels for weights without it, and the last bits of a small image can depend on that.
 
-        Raises ValueError where gradients are wanted through parameters that were made in inference mode.
+        Raises ValueError if gradients are wanted through parameters that were made in inference mode.
         """
         every = [p for part in self.pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
         if wanted and any(parameter.is_inference() for parameter in every):
@@ -236,7 +236,7 @@ class PipelineParts:
 
 
 def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
-    """CPU generators for a seed, or one for each of several."""
+    """Return CPU generators: one for a seed, or one for each of several."""
     seed = checked_seed(seed)
     if isinstance(seed, int):
         return torch.Generator("cpu").manual_seed(seed)
@@ -244,6 +244,6 @@ def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Genera
 
 
 def noise_like(latents: Latents, seed: int | Sequence[int]) -> Latents:
-    """Noise of unit variance for latents, as a pipeline draws it from this seed, or from one for each of them."""
+    """Return noise of unit variance for latents, as a pipeline draws it from a seed, or from one for each image."""
     made: Tensor = randn_tensor(latents.shape, generators(seed), latents.device, latents.dtype)
     return made

@@ -1,4 +1,4 @@
-"""Seeds, as `torch.Generator.manual_seed` takes them."""
+"""`checked_seed`: a seed as `torch.Generator.manual_seed` takes it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Seed = int | Sequence[int]
 
 
 def checked_seed(seed: Any) -> int | tuple[int, ...]:
-    """A seed, or one for each of several images, as plain numbers.
+    """Return a seed, or one for each of several images, as Python integers.
 
-    Whole numbers of NumPy and of torch are taken too. Raises ValueError for what is none, for one that torch does not
-    take, and for a negative one, which torch takes for one that is not: a seed has one name.
+    Integers of NumPy and torch are accepted too. Raises ValueError for anything else, for a seed that torch does not
+    accept, and for a negative one, which in torch equals a positive one: each seed should have one number only.
     """
     several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) != 0
     numbers = tuple(map(_whole, seed)) if several else (_whole(seed),)

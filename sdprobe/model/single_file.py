@@ -1,4 +1,4 @@
-"""A whole pipeline in one file, by the names that the model was published with."""
+"""`from_single_file`: a whole pipeline in one checkpoint file."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ KINDS: Mapping[str, Any] = MappingProxyType(
         "flux-schnell": FluxPipeline,
     }
 )
-"""The pipeline of each kind of file, as diffusers tells them apart."""
+"""The pipeline class of each kind of file, by diffusers' names of the kinds."""
 
 
 def from_single_file(path: Path, options: Mapping[str, Any]) -> DiffusionPipeline:
-    """The pipeline that a file holds. What it leaves out diffusers takes from ``config``, or from the hub.
+    """Load the pipeline from a file. diffusers takes missing parts from ``config``, or from the hub.
 
-    Raises ValueError for a file of another kind, naming those that are known.
+    Raises ValueError for a file of another kind, naming the known ones.
     """
     return kind_of(path, options.get("config")).from_single_file(str(path), **options)
 
 
 def kind_of(path: Path, config: str | Path | None = None) -> Any:
-    """The pipeline's class: that of the folder in ``config``, if there is one; else by the names in the file."""
+    """Return the pipeline's class: of the folder in ``config`` if given, else by the parameter names of the file."""
     index = None if config is None else Path(config) / "model_index.json"
     if index is not None and index.is_file():
         named = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
@@ -50,7 +50,7 @@ def kind_of(path: Path, config: str | Path | None = None) -> Any:
             if kind.__name__ == named:
                 return kind
         raise ValueError(f"{config} is the folder of a {named}, which is not loaded from one file; {_known()}")
-    found = infer_diffusers_model_type(load_single_file_checkpoint(str(path)))  # mapped, not read
+    found = infer_diffusers_model_type(load_single_file_checkpoint(str(path)))  # memory-mapped, not read
     if found not in KINDS:
         raise ValueError(f"{path} holds a model of kind {found!r}, which is not known here; {_known()}")
     return KINDS[found]

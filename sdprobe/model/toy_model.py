@@ -1,4 +1,4 @@
-"""A toy model: Stable Diffusion of the real classes, with random weights, that runs in a few hundredths of a second."""
+"""`toy_model`: a very small Stable Diffusion with random weights, for fast tests."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def toy_model(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Model:
-    """A new toy model: for tests of hooks, where it does not matter what the pictures show.
+    """Make a new toy model, for tests of hooks where the content of the images does not matter.
 
-    It has two levels, with cross- and self-attention at both and in the middle; token embeddings and prompt embeddings
-    are 16 wide, a prompt has 16 tokens, latents are 8 × 8 and a picture 16 × 16 pixels.
+    It has two levels, with cross- and self-attention at both and in the middle. Token embeddings and prompt embeddings
+    have width 16, a prompt has 16 tokens, latents are 8 × 8 and an image 16 × 16 pixels.
 
     >>> import sdprobe
     >>> from sdprobe.testing import toy_model
@@ -42,15 +42,15 @@ def toy_model(
 
     Args:
         prediction_type: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``.
-        seed: of the weights; the same seed gives the same model.
-        dtype: of the weights, for example ``torch.float16``; None is single precision.
-        device: where it is to be, for example ``"cuda"``; None is the CPU.
+        seed: the seed of the weights; the same seed gives the same model.
+        dtype: the dtype of the weights, for example ``torch.float16``; None is float32.
+        device: the device, for example ``"cuda"``; None is the CPU.
     """
     return load(toy_pipeline(prediction_type, seed=seed), dtype=dtype, device=device)
 
 
 def with_roles_reversed(model: Model) -> Model:
-    """The same model with its groups of rows in the other order: a hook that goes by their labels sees no difference.
+    """Return the model with the roles of its rows in reverse order, to test that a hook uses the labels of rows.
 
     >>> from sdprobe.model.toy_model import toy_model, with_roles_reversed
     >>> toy_model().roles(3.0), with_roles_reversed(toy_model()).roles(3.0)
@@ -66,7 +66,7 @@ def with_roles_reversed(model: Model) -> Model:
 
 
 def tokenizer() -> CLIPTokenizer:
-    """The embedded model's vocabulary with a context of 16 tokens."""
+    """Return the embedded model's vocabulary with a context of 16 tokens."""
     return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=TOKENS)
 
 
@@ -77,7 +77,7 @@ def toy_pipeline(
     seed: int = 0,
     words: CLIPTokenizer | None = None,
 ) -> StableDiffusionPipeline:
-    """The pipeline of a toy model, with a level for each number of channels. The global random state is left alone."""
+    """Make the pipeline of a toy model, with one level per number of channels. Keeps the global random state."""
     words = tokenizer() if words is None else words
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def toy_pipeline(
 
 
 def usual_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
-    """DDIM with the noise levels of Stable Diffusion."""
+    """Return DDIM with the noise levels of Stable Diffusion."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -106,7 +106,7 @@ def usual_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
 
 
 def other_levels() -> FlowMatchEulerDiscreteScheduler:
-    """A flow whose noise levels are spread in another way than usual."""
+    """Return a flow scheduler with other noise levels than usual."""
     return FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
 
 

@@ -1,1 +1,1 @@
-"""Observers: hooks that look."""
+"""Observers: hooks that record values of a run."""

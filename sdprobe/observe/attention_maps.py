@@ -1,7 +1,7 @@
-"""Which positions of the picture attend to which word: cross- and joint attention, accumulated while sampling.
+"""`AttentionMaps`: heat maps of words, from cross- and joint attention.
 
-What is held does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps. More
-is kept only when asked. Maps are brought to one size once, at the end: resizing is linear, so it may come last.
+The memory used does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps.
+More is kept only on request. Maps are resized once, at the end: resizing is linear, so the result is the same.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sdprobe.plot.heatmap import HeatMap, resize
 Keep = Literal["step", "layer", "head"]
 Method = Literal["mean", "daam"]
 
-# Sums per layer and head, which DAAM's map is made of, are held unasked for as long as they fit into this.
+# Sums per layer and head, needed for DAAM's map, are kept without request up to this size.
 UNASKED_BYTES = 4_000_000
 
 
 class Key(NamedTuple):
-    """Which sum: None where it runs over all steps, or all layers of a grid; and of which prompts, by their number."""
+    """Identifies a sum; None where it runs over all steps, or over all layers of a grid; and the prompts, by number."""
 
     role: Role
     step: int | None
@@ -41,10 +41,10 @@ class Key(NamedTuple):
 
 
 class AttentionMaps(Observer):
-    """Record where the picture looks at the text, and give the heat map of any word of the prompt.
+    """Record the attention of the image to the text, and return the heat map of any word of the prompt.
 
-    It looks at cross-attention; at joint attention (Stable Diffusion 3, Flux), at what of the picture's attention goes
-    to the text.
+    It records cross-attention; in joint attention (Stable Diffusion 3, Flux), the part of the image's attention that
+    goes to the text.
 
     >>> import sdprobe
     >>> maps = sdprobe.AttentionMaps()
@@ -60,13 +60,13 @@ class AttentionMaps(Observer):
     sdprobe.core.prompt.WordNotInPrompt: 'hexagon' is not in the prompt 'a red circle left of a blue square'; ...
 
     Args:
-        words: only the tokens of these words; None for every token, padding included.
+        words: only the tokens of these words; None for every token, including padding.
         rows: ``"cond"`` (the prompt), ``"uncond"`` (the negative prompt) or ``"both"``.
-        keep: what to keep apart instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
+        keep: what to record separately instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
         modules: fnmatch patterns on module names, e.g. ``("up_blocks.*",)``; None for all.
-        places: the block groups of a U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
+        places: parts of the U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
         grids: only sites of these grids, ``(h, w)`` or a number for a square one; None for all.
-        strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
+        strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
     """
 
     kinds = ("cross", "joint")
@@ -112,7 +112,7 @@ class AttentionMaps(Observer):
         self.latent_size = (h, w)
         for role in self.roles:
             if all(row.role != role for row in site.step.rows):
-                continue  # where a pipeline calls its denoiser for each role by itself
+                continue  # a pipeline may call its denoiser for each role separately
             step = site.step.index if "step" in self.apart else None
             layer = site.name if "layer" in self.apart else None
             reading = self.readings.of_rows(site.step.rows, role)
@@ -145,7 +145,7 @@ class AttentionMaps(Observer):
 
     @property
     def held_bytes(self) -> int:
-        """What the recording holds; the same after one step as after fifty, unless steps are kept apart."""
+        """The size of the recorded sums; independent of the number of steps, unless steps are recorded separately."""
         return sum(total.numel() * total.element_size() for total in self.sums.values())
 
     def heat_map(
@@ -161,27 +161,27 @@ class AttentionMaps(Observer):
         head: int | None = None,
         encoder: str | None = None,
     ) -> HeatMap:
-        """Where one picture looks at a word.
+        """Return the heat map of a word: the attention of one image's positions to it.
 
         Args:
             word: a word or a phrase of the prompt, in any case; ``"<start>"``, ``"<end>"``, ``"<pad>"``; or a token
                 position. The maps of several tokens are averaged.
-            occurrence: which occurrence of the word, 0 the first; None averages all.
-            image: the picture's number.
+            occurrence: which occurrence of the word, counted from 0; None averages over all.
+            image: the image number.
             method: ``"mean"``: the mean probability over sites, heads and steps, at the largest grid recorded.
-                ``"daam"``: exactly DAAM's map (Tang et al., ACL 2023), at the latents' size: per layer and head the
-                sum over steps, resized bicubically, clamped at 0 from below; then their plain mean. It leaves out
-                the middle block and sites at an eighth of the latents' size. What it needs is kept unasked while it
-                fits into 4 MB, as for the embedded model; on a larger model ask for it: ``keep=("layer", "head")``.
-            role: ``"cond"`` or ``"uncond"``, where both were recorded.
+                ``"daam"``: exactly DAAM's map (Tang et al., ACL 2023), at the size of the latents: the sum over steps
+                per layer and head, resized bicubically, negative values set to 0; then the mean of these. It leaves out
+                the middle block and sites at an eighth of the latents' size. Its data are recorded without request up
+                to 4 MB, as for the embedded model; for a larger model, ask for them: ``keep=("layer", "head")``.
+            role: ``"cond"`` or ``"uncond"``, if both were recorded.
             step: this step only (needs ``keep=("step",)``); likewise ``layer``, a module's name, and ``head``.
-            encoder: only the word's tokens that come from this text encoder, where the denoiser is shown several
-                readings of the prompt: of Stable Diffusion 3, CLIP's (``"text_encoder"``) or T5's
-                (``"text_encoder_3"``); None averages over both.
+            encoder: only the word's tokens from this text encoder, if the denoiser gets the tokens of several: in
+                Stable Diffusion 3, those of CLIP (``"text_encoder"``) or T5 (``"text_encoder_3"``); None averages over
+                both.
 
         Raises:
-            WordNotInPrompt: for a word that the prompt does not hold.
-            ValueError: for what was not recorded, saying how to record it.
+            WordNotInPrompt: for a word that is not in the prompt.
+            ValueError: for something that was not recorded; the message says how to record it.
         """
         role = role or self.roles[0]
         if role not in self.roles:
@@ -202,12 +202,12 @@ class AttentionMaps(Observer):
         return HeatMap(values, word, picture)
 
     def heat_maps(self, image: int = 0, method: Method = "mean", *, role: Role | None = None) -> dict[str, HeatMap]:
-        """The heat map of every word recorded, in the order of the prompt."""
+        """Return the heat map of every recorded word, in the order of the prompt."""
         recorded = self._words(image, role or self.roles[0])
         return {word: self.heat_map(word, None, image, method, role=role) for word in recorded}
 
     def grid(self, by: Keep, words: Sequence[str] | None = None, image: int = 0, most: int = 8) -> Figure:
-        """A figure for a paper: words down, and steps, layers or heads (at most so many, evenly chosen) across."""
+        """Plot heat maps: words down; steps, layers or heads across (at most ``most``, evenly spaced)."""
         across: dict[str, list[int | str]] = {
             "step": sorted({key.step for key in self.sums if key.step is not None}),
             "layer": list(dict.fromkeys(key.layer for key in self.sums if key.layer is not None)),
@@ -224,10 +224,10 @@ class AttentionMaps(Observer):
         return plot.sheet(cells, rows=shown, columns=[_label(by, c) for c in chosen])
 
     def row_sums(self) -> Float[Tensor, " sums"]:
-        """The least and the greatest sum of mean probabilities over all tokens, of each recording: each is 1.
+        """Return the smallest and largest sum of mean probabilities over all tokens, for each recording: each is 1.
 
-        At joint attention it is what goes to the text, and less than 1: the rest goes to the picture. Softmax runs
-        over the whole key axis, so anything else would show a fault, or a transform's doing.
+        In joint attention this is the part that goes to the text, and less than 1: the rest goes to the image. Softmax
+        runs over the whole key axis, so another value means a fault, or a transform of attention.
         """
         if self.words is not None:
             raise ValueError("row sums need every token: record with words=None")

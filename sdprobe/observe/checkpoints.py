@@ -1,4 +1,4 @@
-"""Keep where a run stands, so that it can be gone on from."""
+"""`Checkpoints`: keep the states of a run, to resume it later."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sdprobe.core.run import Run, State, Step
 
 
 class Checkpoints(Observer):
-    """Keep what a run needs to go on from each of its steps; `sdprobe.resume` goes on from one.
+    """Keep the state of a run at each of its steps; `sdprobe.resume` continues from one.
 
-    That is the latents, the scheduler with what it remembers of earlier steps, and the generator of the noise. They
-    stay where the run computes. `sdprobe.only` limits it to some steps: ``only(Checkpoints(), steps={10, 20})``.
+    A state holds the latents, the scheduler with its memory of earlier steps, and the generator of the noise. They
+    stay on the run's device. Use `sdprobe.only` to keep some steps only: ``only(Checkpoints(), steps={10, 20})``.
 
     >>> import sdprobe
     >>> checkpoints = sdprobe.Checkpoints()
@@ -21,12 +21,12 @@ class Checkpoints(Observer):
     State(index=2)
 
     Attributes:
-        states: (in a run) a `State` for each step kept, by the step's number.
+        states: (in a run) a `State` for each step kept, by step number.
     """
 
     def start(self, run: Run) -> None:
         self.states: dict[int, State] = {}
 
     def latents(self, x: Tensor, step: Step) -> None:
-        # At this point the step still holds the latents as they came: hooks that change them will do so again.
+        # The step holds the latents from before the hooks of this step: hooks that change them will do so again.
         self.states[step.index] = step.state()

@@ -1,4 +1,4 @@
-"""DAAM's heat map of a word, made of sums over the steps."""
+"""DAAM's heat map of a word, from sums over the steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sdprobe.plot.heatmap import resize
 
 
 def daam_map(sums: Mapping[str, Float[Tensor, "heads tokens _ _"]], size: tuple[int, int]) -> Float[Tensor, "h w"]:
-    """The mean over all layers, heads and tokens of sums over the steps, each brought to one size and clamped at 0.
+    """Return the mean over layers, heads and tokens of sums over the steps, each resized to one size and clamped at 0.
 
     Args:
-        sums: by the layer's name, at the layer's own grid.
-        size: the latents' ``(h, w)``. Sites at an eighth of it are left out, and so is the middle block.
+        sums: by layer name, at the layer's own grid.
+        size: the latents' ``(h, w)``. Sites at an eighth of it and the middle block are left out.
 
     Raises:
-        ValueError: where that leaves nothing.
+        ValueError: if no layer is left.
 
     Source: Tang et al. 2023, "What the DAAM: Interpreting Stable Diffusion Using Cross Attention" (ACL), section 2.2.
     """

@@ -1,4 +1,4 @@
-"""Record what flows through the loop: the latents, the guided noise, predicted x0."""
+"""`LatentRecorder`: record the latents, the guided noise and predicted x0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kept = Literal["latents", "noise_pred", "denoised"]
 
 
 class LatentRecorder(Observer):
-    """Keep the latents, and on request the guided noise and predicted x0, of chosen steps on the CPU or on disk.
+    """Record the latents, and optionally the guided noise and predicted x0, of some steps in CPU memory or on disk.
 
     >>> import sdprobe
     >>> recorder = sdprobe.LatentRecorder(every=2, keep=("latents", "denoised"))
@@ -29,21 +29,22 @@ class LatentRecorder(Observer):
     torch.Size([1, 4, 16, 16])
 
     Args:
-        every: every how many steps, counted from the first.
-        steps: exactly these step numbers instead.
-        keep: what to keep of them: ``"latents"`` (x_t), ``"noise_pred"``, ``"denoised"`` (predicted x0).
-        dtype: what to store them as; None keeps their own.
-        folder: write every step to this folder as it is done, and keep none in memory; it is made, or is empty. What
-            was written can also be read by itself, after a run that was killed too: see `Recording`.
+        every: record every ``every``-th step, from the first.
+        steps: record exactly these step numbers instead.
+        keep: what to record: ``"latents"`` (x_t), ``"noise_pred"``, ``"denoised"`` (predicted x0).
+        dtype: the dtype to store; None keeps the value's own.
+        folder: write every step to this folder when it is done, and keep none in memory. The folder is created, or must
+            be empty. It can also be read without the run, even after an interruption: see `Recording`.
 
     Attributes:
         indices: (in a run) the numbers of the steps kept.
         final: (in a run) the final latents ``[images, channels, h, w]``.
 
-    A run's copy indexed with what it kept gives ``[steps, images, channels, h, w]``; ``at`` gives one step.
+    Index the run's copy with a name, ``run[recorder]["latents"]``, for ``[steps, images, channels, h, w]``; ``at``
+    returns one step.
 
     Raises:
-        ValueError: for what cannot be kept, and in a run for a folder that has something in it.
+        ValueError: for an unknown name in ``keep``, and in a run for a folder that is not empty.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class LatentRecorder(Observer):
         return self.record.final
 
     def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels h w"]]:
-        """What was kept of one step, by name."""
+        """Return what was recorded of one step, by name."""
         return self.record.at(index)
 
     def __getitem__(self, name: Kept) -> Shaped[Tensor, "steps images channels h w"]:

@@ -1,4 +1,4 @@
-"""Watch a picture come into being: a small picture of every step, while it is made."""
+"""`Preview`: a small image of every step during the run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Shown = Literal["latents", "denoised"]
 
 
 class Preview(Observer):
-    """Pictures of predicted x0, and of the noisy latents, at every step.
+    """Record images of predicted x0, and of the noisy latents, at every step.
 
-    ``"linear"`` is fast: one pixel for each position of the latents, by a linear map to RGB that is fitted once for the
-    model. ``"vae"`` is the model's own decoder, which for a large model can cost as much as the step itself.
-    `sdprobe.only` limits it to some steps.
+    ``"linear"`` is fast: one pixel per position of the latents, by a linear map to RGB that is fitted once per model.
+    ``"vae"`` is the model's own decoder, which for a large model can take as long as the step itself. Use
+    `sdprobe.only` to record some steps only.
 
     >>> import sdprobe
     >>> preview = sdprobe.Preview()
@@ -31,15 +31,15 @@ class Preview(Observer):
 
     Args:
         decoder: ``"linear"`` or ``"vae"``.
-        keep: ``"denoised"`` (predicted x0), ``"latents"`` (x_t, brought to the scale of x0), or both.
-        show: called with each step's pictures of predicted x0 as soon as they are there, one for each image.
+        keep: ``"denoised"`` (predicted x0), ``"latents"`` (x_t, divided to the scale of x0), or both.
+        show: called in each step with the images of predicted x0, one for each image of the run.
 
     Attributes:
         indices: (in a run) the numbers of the steps.
-        total: (in a run) how many steps there are.
-        final: (in a run) the pictures of the final latents, one for each image.
+        total: (in a run) the number of steps.
+        final: (in a run) the images of the final latents, one for each image.
 
-    A run's copy indexed with what it kept gives a list for each step, of one picture for each image.
+        Index the run's copy with a name for a list with an entry per step: a list with one PIL image per image.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Preview(Observer):
         self.total = step.total
         self.indices.append(step.index)
         if "latents" in self.keep:
-            scale = (step.signal**2 + step.noise**2) ** 0.5  # some schedulers let the latents grow with the noise
+            scale = (step.signal**2 + step.noise**2) ** 0.5  # for some schedulers the latents grow with the noise
             self._pictures["latents"].append(self._decoded(step.latents / scale, step.run))
         if "denoised" in self.keep or self.show is not None:
             x0 = self._decoded(step.denoised(x), step.run)

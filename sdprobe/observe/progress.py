@@ -1,4 +1,4 @@
-"""A progress bar, which is only an observer."""
+"""`Progress`: a progress bar, as an observer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sdprobe.core.run import Run, Step
 
 
 class Progress(Observer):
-    """Show a bar that advances with every step. `sample` adds one unless told ``progress=False``.
+    """Show a progress bar. `sample` adds one unless it gets ``progress=False``.
 
     >>> import sdprobe
     >>> bar = sdprobe.Progress(desc="circles")
@@ -19,7 +19,7 @@ class Progress(Observer):
     2
 
     Args:
-        desc: a word before the bar.
+        desc: a text before the bar.
     """
 
     def __init__(self, desc: str | None = None) -> None:
@@ -32,8 +32,8 @@ class Progress(Observer):
     def noise_pred(self, x: Tensor, step: Step) -> None:
         self.done = step.index + 1
         self.bar.total = step.total  # a second-order scheduler calls the denoiser about twice per step
-        self.bar.update(self.done - self.bar.n)  # a run that goes on from another begins further on
+        self.bar.update(self.done - self.bar.n)  # a resumed run does not begin at step 0
 
     def finish(self, run: Run) -> None:
         self.bar.close()
-        del self.bar  # a bar belongs to the terminal it was shown on: it can be neither copied nor kept
+        del self.bar  # a bar cannot be copied or pickled

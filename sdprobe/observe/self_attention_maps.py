@@ -1,4 +1,4 @@
-"""Which positions of the picture attend to which other positions: self-attention, accumulated while sampling."""
+"""`SelfAttentionMaps`: the attention of image positions to image positions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Grid = tuple[int, int]
 class SelfAttentionMaps(Observer):
     """Record self-attention, averaged over sites, heads and steps: one matrix per grid.
 
-    At joint attention (Stable Diffusion 3, Flux) it is what of the picture's attention goes to the picture.
+    In joint attention (Stable Diffusion 3, Flux) it is the part of the image's attention that goes to the image.
 
     >>> import sdprobe
     >>> maps = sdprobe.SelfAttentionMaps()
@@ -35,9 +35,9 @@ class SelfAttentionMaps(Observer):
 
     Args:
         grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for every grid of at most
-            32 × 32 positions: the matrix of a 64 × 64 grid takes 67 MB per picture.
+            32 × 32 positions: the matrix of a 64 × 64 grid takes 67 MB per image.
         modules: fnmatch patterns on module names; None for all.
-        strict: raise where a site cannot be seen; False only notes it in ``run.coverage``.
+        strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
     """
 
     kinds = ("self", "joint")
@@ -61,7 +61,7 @@ class SelfAttentionMaps(Observer):
     def attention(self, attn: Attention, site: Site) -> None:
         grid = site.grid
         if all(row.role != "cond" for row in site.step.rows):
-            return  # where a pipeline calls its denoiser for each role by itself
+            return  # a pipeline may call its denoiser for each role separately
         if grid is None or (grid[0] * grid[1] > 32 * 32 if self.grids is None else grid not in self.grids):
             return
         probs = attn.probs(rows="cond", queries=site.image, tokens=site.image)
@@ -69,22 +69,22 @@ class SelfAttentionMaps(Observer):
         self.sums[grid] = self.sums[grid].add_(mean) if grid in self.sums else mean
         self.counts[grid] = self.counts.get(grid, 0) + 1
 
-    def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "positions seen"]:
-        """The mean self-attention matrix of one picture; None is the largest grid recorded.
+    def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "places seen"]:
+        """Return the mean self-attention matrix of one image; ``grid`` None is the largest grid recorded.
 
-        Each row sums to 1; at joint attention to less, the rest goes to the text.
+        Each row sums to 1; in joint attention to less, as the rest goes to the text.
         """
         chosen = self._grid(grid)
         self.run.prompt_of(image)
         return self.sums[chosen][image] / self.counts[chosen]
 
     def heat_map(self, at: Grid | Shaped[Any, "H W"], image: int = 0, grid: int | Grid | None = None) -> HeatMap:
-        """What a position, or a region, attends to.
+        """Return the attention of an image position, or of a region, to all positions.
 
         Args:
-            at: ``(row, column)`` on the grid, or a mask of any size, whose positions are averaged.
-            image: the picture's number.
-            grid: which grid; None is the largest recorded.
+            at: ``(row, column)`` on the grid, or a mask of any size, over whose positions the map is averaged.
+            image: the image number.
+            grid: which grid; None is the largest one recorded.
         """
         h, w = self._grid(grid)
         matrix = self.matrix(image, grid)
@@ -105,10 +105,10 @@ class SelfAttentionMaps(Observer):
         return HeatMap(values.unflatten(0, (h, w)), word, self._picture(image))
 
     def components(self, k: int = 3, image: int = 0, grid: int | Grid | None = None) -> list[HeatMap]:
-        """The leading components of the matrix as pictures: its first right singular vectors, rows centred.
+        """Return the leading components of the matrix as maps: its first right singular vectors, with centred rows.
 
-        Hertz et al. (prompt-to-prompt, 2022, fig. 9) show such pictures; a component's sign is made so that its
-        greatest entry is positive.
+        Hertz et al. (prompt-to-prompt, 2022, fig. 9) show such maps. The sign of a component is chosen so that its
+        entry of largest magnitude is positive.
         """
         h, w = self._grid(grid)
         matrix = self.matrix(image, grid)
@@ -118,7 +118,7 @@ class SelfAttentionMaps(Observer):
         return [HeatMap(own, f"component {i}", self._picture(image)) for i, own in enumerate(maps)]
 
     def figure(self, k: int = 4, image: int = 0, grid: int | Grid | None = None) -> Figure:
-        """The leading components side by side."""
+        """Plot the leading components side by side."""
         shown = self.components(k, image, grid)
         return plot.sheet([[own.normalized().values.cpu().numpy() for own in shown]], columns=[o.word for o in shown])
 

@@ -1,4 +1,4 @@
-"""Numbers instead of tensors: how large, how spread and how guided every step is."""
+"""`Statistics`: mean, standard deviation, norm and cosine of every step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINES = {
 
 
 class Moments(NamedTuple):
-    """Of each picture at each step: the mean over all its numbers, their standard deviation, and their norm."""
+    """The mean, standard deviation and norm of each image at each step."""
 
     mean: Float[Tensor, "steps images"]
     std: Float[Tensor, "steps images"]
@@ -32,8 +32,8 @@ class Moments(NamedTuple):
 class Statistics(Observer):
     """Mean, standard deviation and norm of the latents, the guided noise and predicted x0, at every step.
 
-    With guidance, also the cosine between what the denoiser says with and without the prompt: at 1 the prompt makes
-    no difference but of length.
+    With guidance, also the cosine between the denoiser's outputs with and without the prompt: at 1 they differ only in
+    norm.
 
     >>> import sdprobe
     >>> statistics = sdprobe.Statistics()
@@ -49,7 +49,7 @@ class Statistics(Observer):
         indices: (in a run) the numbers of the steps.
         cosine: (in a run) ``[steps, images]``, in [-1, 1]; NaN in a run without guidance.
 
-    A run's copy indexed with ``"latents"``, ``"noise_pred"`` or ``"denoised"`` gives their ``mean``, ``std`` and
+    Index the run's copy with ``"latents"``, ``"noise_pred"`` or ``"denoised"`` for their ``mean``, ``std`` and
     ``norm``, each ``[steps, images]``.
     """
 
@@ -83,7 +83,7 @@ class Statistics(Observer):
         return torch.stack(self._cosines)
 
     def plot(self) -> Figure:
-        """Mean, standard deviation, norm and cosine over the steps: the mean over the images."""
+        """Plot mean, standard deviation, norm and cosine over the steps, averaged over the images."""
         figure = Figure(figsize=(10, 2.8), layout="constrained")
         axes = figure.subplots(1, 4)
         for ax, moment in zip(axes, Moments._fields, strict=False):

@@ -1,4 +1,4 @@
-"""Figures in one style, heat maps, and how results show themselves in a notebook."""
+"""Figures, heat maps, tables, and the display of results in a notebook."""
 
 from sdprobe.plot.figures import HEAT, Cell, colored, curves, heat_on, overlay, sheet
 

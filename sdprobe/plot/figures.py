@@ -1,6 +1,6 @@
-"""Views in matplotlib, in one style: labelled, colour-blind safe, without clutter.
+"""Figures in matplotlib, in one style: labelled and suitable for colour-blind readers.
 
-Every function returns the `Figure` it drew on, and draws nothing on screen by itself.
+Every function returns its `Figure`, and shows nothing on screen.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-HEAT = "inferno"  # even in lightness, so that it also reads in grey and for the colour-blind
+HEAT = "inferno"  # perceptually uniform: also readable in grey and by the colour-blind
 INCH = 1.5
 
 
 def colored(values: Num[np.ndarray, "h w"], cmap: str = HEAT) -> Image.Image:
-    """Values in [0, 1] as a picture, through a colour map."""
+    """Return values in [0, 1] as an image, with a colour map."""
     return Image.fromarray((matplotlib.colormaps[cmap](values)[..., :3] * 255).round().astype(np.uint8))
 
 
 def heat_on(ax: Any, picture: Image.Image | None, values: Num[np.ndarray, "h w"]) -> None:
-    """Draw values in [0, 1] over a picture: the greyed picture shows where there is no heat."""
+    """Draw values in [0, 1] over a greyscale version of an image."""
     ax.set_axis_off()
     if picture is None:
         ax.imshow(values, cmap=HEAT, vmin=0, vmax=1)
@@ -38,7 +38,7 @@ def heat_on(ax: Any, picture: Image.Image | None, values: Num[np.ndarray, "h w"]
 
 
 def overlay(picture: Image.Image | None, values: Num[np.ndarray, "h w"], title: str, ax: Any = None) -> Figure:
-    """One heat map over its picture, with a title."""
+    """Plot one heat map over its image, with a title."""
     figure = Figure(figsize=(2 * INCH, 2 * INCH + 0.3), layout="constrained") if ax is None else ax.figure
     ax = figure.subplots() if ax is None else ax
     heat_on(ax, picture, values)
@@ -56,7 +56,7 @@ def sheet(
     columns: Sequence[str] = (),
     title: str = "",
 ) -> Figure:
-    """A labelled grid of pictures, values in [0, 1], or (picture, values) overlays; None leaves a gap.
+    """Plot a labelled grid of images, values in [0, 1], or (image, values) overlays; None leaves a cell empty.
 
     >>> import numpy as np
     >>> sheet([[np.eye(4), np.zeros((4, 4))]], rows=["one row"], columns=["left", "right"]).axes[1].get_title()
@@ -70,7 +70,7 @@ def sheet(
         for j in range(n_columns):
             ax, cell = axes[i, j], row[j] if j < len(row) else None
             ax.set(xticks=[], yticks=[])
-            ax.spines[:].set(visible=cell is not None, color="0.85", linewidth=0.5)  # white pictures end somewhere too
+            ax.spines[:].set(visible=cell is not None, color="0.85", linewidth=0.5)  # shows the edges of white images
             if isinstance(cell, tuple):
                 heat_on(ax, *cell)
                 ax.set_axis_on()
@@ -88,7 +88,7 @@ def sheet(
 
 
 def curves(steps: Sequence[int], panels: Mapping[str, Num[np.ndarray, "steps images"]]) -> Figure:
-    """What was kept over the steps, a panel for each quantity, a line for each image.
+    """Plot recorded values over the steps: a panel for each quantity, a line for each image.
 
     >>> import numpy as np
     >>> [ax.get_ylabel() for ax in curves([0, 5], {"loss": np.ones((2, 3)), "pushes": np.zeros((2, 3))}).axes]

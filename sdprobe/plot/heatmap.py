@@ -1,4 +1,4 @@
-"""A heat map: where in the picture something is, as a number per place."""
+"""`HeatMap`: a map over an image, one number per position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THRESHOLD = 0.4  # the middle of the range 0.3 to 0.5 that Tang et al. (DAAM, AC
 
 
 def resize(values: Float[Tensor, "*more h w"], size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Maps at another size, each by itself; a map that has the size already stays exactly as it is."""
+    """Resize maps; a map that already has the size is returned unchanged."""
     if tuple(values.shape[-2:]) == size:
         return values
     flat = values.reshape(-1, 1, *values.shape[-2:])
@@ -30,7 +30,7 @@ def resize(values: Float[Tensor, "*more h w"], size: tuple[int, int], mode: str 
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """A map over a picture: `values` ``[h, w]``, not negative by origin, at the size it was recorded at.
+    """A map over an image: `values` ``[h, w]``, usually not negative, at the size it was recorded at.
 
     >>> import torch
     >>> import sdprobe
@@ -44,8 +44,8 @@ class HeatMap:
 
     Args:
         values: ``[h, w]``.
-        word: what it is the map of.
-        picture: the picture it lies on, if there is one.
+        word: the word it is the map of.
+        picture: the image under it, if there is one.
     """
 
     values: Float[Tensor, "h w"]
@@ -53,7 +53,7 @@ class HeatMap:
     picture: Image.Image | None = field(default=None, repr=False)
 
     def resize(self, size: tuple[int, int], mode: str = "bicubic") -> HeatMap:
-        """The map at another size ``(h, w)``, interpolated (``"bicubic"`` as DAAM, ``"bilinear"``, ``"area"``...)."""
+        """Return the map at another size ``(h, w)``: ``"bicubic"`` as in DAAM, ``"bilinear"``, ``"area"`` or others."""
         try:
             height, width = map(operator.index, size)
         except (TypeError, ValueError):
@@ -64,18 +64,18 @@ class HeatMap:
         return replace(self, values=resize(self.values.float(), size, mode))
 
     def normalized(self) -> HeatMap:
-        """The map from 0 at its least to 1 at its greatest value; a flat map becomes all 0."""
+        """Return the map scaled from 0 at its minimum to 1 at its maximum; a constant map becomes 0."""
         low, high = self.values.min(), self.values.max()
         return replace(self, values=(self.values - low) / (high - low + 1e-8))
 
     def mask(self, threshold: float = THRESHOLD) -> Bool[Tensor, "h w"]:
-        """Where the normalised map is above a threshold in [0, 1]."""
+        """Return where the normalized map is above a threshold in [0, 1]."""
         return self.normalized().values > threshold
 
     def iou(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD) -> float:
-        """Intersection over union with the mask of an object, at the mask's size; 0 where both are empty.
+        """Return intersection over union with the mask of an object, at the mask's size; 0 if both are empty.
 
-        Raises ValueError for a mask that is not ``[h, w]``, or does not have the shape of the picture.
+        Raises ValueError for a mask that is not ``[h, w]``, or whose aspect ratio is not that of the image.
         """
         truth = self._fitting(mask)
         own = self.resize((truth.shape[0], truth.shape[1])).mask(threshold)
@@ -83,24 +83,24 @@ class HeatMap:
         return (own & truth).sum().item() / union if union else 0.0
 
     def points_into(self, mask: Shaped[Any, "h w"]) -> bool:
-        """The pointing game (Zhang et al. 2016): whether the hottest place, at the mask's size, lies in the mask.
+        """The pointing game (Zhang et al. 2016): whether the maximum, at the mask's size, is in the mask.
 
-        Raises ValueError as `iou`.
+        Raises ValueError as for `iou`.
         """
         truth = self._fitting(mask)
         own = self.resize((truth.shape[0], truth.shape[1])).values
         return bool(truth.flatten()[own.argmax()])
 
     def overlay(self, ax: Any = None) -> Figure:
-        """The map over its picture, on a new figure or on given axes."""
+        """Plot the map over its image, on a new figure or on given axes."""
         return plot.overlay(self.picture, self._shown(), self.word, ax)
 
     def to_image(self) -> Image.Image:
-        """The normalised map as a colour picture, at the picture's size if there is one."""
+        """Return the normalized map as a colour image, at the image's size if there is one."""
         return plot.colored(self._shown())
 
     def cell(self) -> plot.Cell:
-        """The map as a cell of `sdprobe.plot.sheet`."""
+        """Return the map as a cell of `sdprobe.plot.sheet`."""
         return self.picture, self._shown()
 
     def _repr_png_(self) -> bytes:
@@ -109,7 +109,7 @@ class HeatMap:
         return file.getvalue()
 
     def _fitting(self, mask: Any) -> Bool[Tensor, "h w"]:
-        """A mask as a tensor; one of another shape would be compared with what it does not lie on."""
+        """Return a mask as a tensor; refuse one whose shape does not match the map or the image."""
         truth = torch.as_tensor(mask, device=self.values.device).bool()
         if truth.ndim != 2 or not truth.numel():
             raise ValueError(f"a mask is [h, w], a number for each place, not {list(truth.shape)}")

@@ -1,4 +1,4 @@
-"""How pictures show themselves in a notebook: inside the page, so that nothing is fetched; text is shown, never run."""
+"""HTML of images and runs for notebooks: images are embedded in the page, text is escaped."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL.Image import Image
 
 from sdprobe.plot.table import as_html
 
-SIDE = 160  # CSS pixels; pictures of a small model are otherwise too small to see
+SIDE = 160  # CSS pixels; images of a small model are otherwise too small
 
 
 def as_png(picture: Image) -> bytes:
-    """The picture as a PNG file.
+    """Return the image as a PNG file.
 
     >>> from PIL import Image
     >>> as_png(Image.new("RGB", (4, 4)))[:4]
@@ -28,15 +28,15 @@ def as_png(picture: Image) -> bytes:
 
 
 def as_figures(pictures: Sequence[Image], captions: Sequence[str]) -> str:
-    """Pictures side by side, as many as fit, each above its caption; as HTML.
+    """Return HTML of images side by side, each above its caption.
 
     >>> from PIL import Image
     >>> as_figures([Image.new("RGB", (4, 4))], ["<b>"]).endswith("<figcaption>&lt;b&gt;</figcaption></figure></div>")
     True
 
     Args:
-        pictures: any number.
-        captions: one each; shown as they are written.
+        pictures: any number of images.
+        captions: one for each; HTML in them is escaped.
     """
     figures = []
     for picture, caption in zip(pictures, captions, strict=True):
@@ -50,14 +50,14 @@ def as_figures(pictures: Sequence[Image], captions: Sequence[str]) -> str:
 
 
 def as_run(title: str, settings: Any, pictures: Sequence[Image], hooks: Sequence[object]) -> str:
-    """A run as HTML: its pictures, each with its prompt and seed, and a table of its settings (`sdprobe.Settings`)."""
+    """Return HTML of a run: its images, each with prompt and seed, and a table of its settings (`sdprobe.Settings`)."""
     seeds = settings.seed if isinstance(settings.seed, tuple) else (settings.seed,) * settings.images
     prompts = [prompt for prompt in settings.prompt for _ in range(settings.images_per_prompt)]
     captions = [f"{prompt} (seed {seed})" for prompt, seed in zip(prompts, seeds, strict=True)]
     names = ("negative_prompt", "steps", "scheduler", "guidance_scale", "height", "width")
     rows = [(name.replace("_", " "), _said(getattr(settings, name))) for name in names]
     table = as_html([("setting", "value"), *rows, ("hooks", ", ".join(map(str, hooks)))], title)
-    return as_figures(pictures, captions[: len(pictures)]) + table  # a run that broke off has no pictures
+    return as_figures(pictures, captions[: len(pictures)]) + table  # an interrupted run has no images
 
 
 def _said(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Rows of cells as text in columns, and as HTML. The first row is the header."""
+"""Rows of cells as text in columns, or as HTML. The first row is the header."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def as_text(rows: Rows, align: Callable[[str, int], str] = str.ljust) -> list[str]:
-    """The lines of a table, a column as wide as its widest cell.
+    """Return the lines of a table; each column is as wide as its widest cell.
 
     >>> as_text([("step", "sigma"), ("0", "14.6146")], align=str.rjust)
     ['step    sigma', '   0  14.6146']
@@ -19,7 +19,7 @@ def as_text(rows: Rows, align: Callable[[str, int], str] = str.ljust) -> list[st
 
 
 def as_html(rows: Rows, caption: str) -> str:
-    """The table for a notebook; whatever stands in its cells is shown and never run.
+    """Return the table as HTML for a notebook; the content of its cells is escaped.
 
     >>> as_html([("word",), ("<b>",)], "a prompt")
     '<table><caption>a prompt</caption>...<tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'

@@ -1,1 +1,1 @@
-"""The sampling loop, and what is done with it: schedules, inversion, resuming, films."""
+"""The sampling loop and functions around it: schedules, the autoencoder, inversion, resuming, films."""

@@ -1,4 +1,4 @@
-"""The forward process: a picture's latents at any noise level of a schedule."""
+"""`add_noise`: the forward process, to any noise level of a schedule."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def add_noise(
     scheduler: str | type | Any | None = None,
     seed: Seed = 0,
 ) -> Shaped[Tensor, "images channels h w"]:
-    """Clean latents as they would stand at one step of a run, or at a timestep: x_t = signal · x0 + noise · ε.
+    """Add noise to clean latents, to the level of a run's step or of a timestep: x_t = signal · x0 + noise · ε.
 
-    The same seed is the same noise at every level. What comes out is what image-to-image starts from: a run with
-    ``image=latents`` and a ``strength`` that begins at this step enters it with these very latents.
+    The same seed gives the same noise at every level. Image-to-image starts from the same latents: a run with
+    ``image=latents`` and a ``strength`` that begins at this step enters it with exactly these latents.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -39,18 +39,18 @@ def add_noise(
     True
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
+        model: the result of `sdprobe.load`, or a live pipeline.
         latents: clean latents ``[images, channels, h, w]``, for example `Encoded.mean` or `Run.latents`.
-        step: which call of the denoiser, counted from 0, the highest noise.
-        timestep: of training, in place of a step: 0 is the least noise, and 999 the most of the usual 1000. The
-            latents keep unit variance.
-        steps: of how many steps; None for the pipeline's own default.
-        scheduler: as for `sdprobe.sample`. Some keep their latents in a scale of their own, in which noise is added
-            to the whole picture (`Schedule.signal` is 1): divide by ``sqrt(1 + sigma**2)`` to see those decoded.
-        seed: of the noise: one number for all, or one for each of the images.
+        step: the number of the denoiser call, counted from 0, which has the most noise.
+        timestep: a timestep of training, instead of a step: 0 is the least noise, usually 999 the most. The latents
+            keep unit variance.
+        steps: the number of steps of the schedule; None for the pipeline's default.
+        scheduler: as for `sdprobe.sample`. Some schedulers keep x0 unscaled in the latents (`Schedule.signal` is 1):
+            divide by ``sqrt(1 + sigma**2)`` before decoding them.
+        seed: the seed of the noise: one number for all images, or one for each.
 
     Raises:
-        ValueError: for a step that the schedule does not have, or a timestep that training did not; for both.
+        ValueError: for a step outside the schedule, a timestep outside training, and for both or neither of the two.
 
     Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4.
     """

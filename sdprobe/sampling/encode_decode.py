@@ -1,4 +1,4 @@
-"""The autoencoder by itself: pictures to latents and back, and what that loses."""
+"""`encode`, `decode`, `psnr`, `sizes`: images to latents and back, and the loss of quality."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sdprobe.model.pictures.autoencoder import Posterior
 from sdprobe.model.pipeline_parts import noise_like
 from sdprobe.plot.figures import HEAT, INCH
 
-SIGNED = "PuOr"  # brown below zero, purple above; told apart with any colour vision
+SIGNED = "PuOr"  # brown below zero, purple above; distinct with any colour vision
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What becomes of a picture's size.
+    """The sizes of an image, of its latents, and of the decoded image.
 
     >>> Sizes(picture=(300, 300), latents=(4, 37, 37), decoded=(296, 296)).compression
     48.0
 
     Attributes:
-        picture: ``(height, width)`` of the picture given, in px.
+        picture: ``(height, width)`` of the image given, in px.
         latents: ``(channels, h, w)``.
-        decoded: ``(height, width)`` of the picture that comes back, in px.
+        decoded: ``(height, width)`` of the decoded image, in px.
     """
 
     picture: tuple[int, int]
@@ -43,7 +43,7 @@ class Sizes:
 
     @property
     def compression(self) -> float:
-        """How many numbers of the decoded picture one number of the latents stands for."""
+        """How many numbers of the decoded image there are per number of the latents."""
         channels, h, w = self.latents
         return 3 * self.decoded[0] * self.decoded[1] / (channels * h * w)
 
@@ -55,22 +55,22 @@ class Sizes:
 
 
 def sizes(model: Model | Any, height: int, width: int) -> Sizes:
-    """The size of the latents and of the decoded picture for a picture of any size.
+    """Return the size of the latents and of the decoded image for an image of any size.
 
-    The autoencoder halves the sides so many times, and drops what is left over: the sides are rounded down to a
-    multiple of its factor, which is 8 in Stable Diffusion (300 px → 37 latents → 296 px) and 4 in the embedded model.
+    The autoencoder rounds the sides down to a multiple of its factor, which is 8 in Stable Diffusion
+    (300 px → 37 latents → 296 px) and 4 in the embedded model.
 
     >>> import sdprobe
     >>> sdprobe.sizes(sdprobe.load(), 301, 64)
     301×64 px → 4×75×16 latents → 300×64 px, 12 numbers in one
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
+        model: the result of `sdprobe.load`, or a live pipeline.
         height: pixels, at least the factor.
         width: pixels, at least the factor.
 
     Raises:
-        ValueError: for a side that is shorter than one latent.
+        ValueError: for a side shorter than the factor.
     """
     pipe = load(model).pipe
     factor = pipe.vae_scale_factor
@@ -82,7 +82,7 @@ def sizes(model: Model | Any, height: int, width: int) -> Sizes:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoded:
-    """Pictures as the distribution of their latents: every place of every channel has a mean and a spread.
+    """Encoded images: a normal distribution of latents, with mean and standard deviation at every position.
 
     >>> import torch
     >>> import sdprobe
@@ -91,8 +91,8 @@ class Encoded:
     (torch.Size([1, 4, 16, 16]), False)
 
     Attributes:
-        pixels: the pictures as they were encoded, in [0, 1].
-        posterior: what the autoencoder gave, in its own scale. `mean`, `std` and `sample` are in the denoiser's.
+        pixels: the images as they were encoded, in [0, 1].
+        posterior: the autoencoder's result, in its own scale. `mean`, `std` and `sample` are in the denoiser's scale.
     """
 
     pixels: Float[Tensor, "images 3 height width"]
@@ -100,7 +100,7 @@ class Encoded:
 
     @property
     def mean(self) -> Shaped[Tensor, "images channels h w"]:
-        """The means: the latents to use where nothing else is asked for."""
+        """The means: the latents to use by default."""
         return self.posterior.scaled(self.posterior.mean)
 
     @property
@@ -109,16 +109,16 @@ class Encoded:
         return self.posterior.std * self.posterior.scale
 
     def sample(self, seed: Seed = 0) -> Shaped[Tensor, "images channels h w"]:
-        """Latents drawn from the distribution, those that image-to-image starts from with this seed.
+        """Draw latents from the distribution: those from which image-to-image starts with this seed.
 
         Args:
-            seed: one number for all pictures, or one for each.
+            seed: one number for all images, or one for each.
         """
         drawn = self.posterior.mean + self.posterior.std * noise_like(self.posterior.mean, seed)
         return self.posterior.scaled(drawn)
 
     def channels(self, image: int = 0) -> Figure:
-        """One picture, and each channel of its latents: the means above, the standard deviations below."""
+        """Plot one image and each channel of its latents: means above, standard deviations below."""
         mean, std = (values[image].float().cpu().numpy() for values in (self.mean, self.std))
         figure = Figure(figsize=(INCH * (len(mean) + 1) + 0.9, 2 * INCH + 0.5), layout="constrained")
         axes = figure.subplots(2, len(mean) + 1)
@@ -149,7 +149,7 @@ def encode(
     height: int | None = None,
     width: int | None = None,
 ) -> Encoded:
-    """Pictures as latents: the distribution the autoencoder gives for them.
+    """Encode images: return the distribution of their latents.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -162,15 +162,16 @@ def encode(
     True
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
-        images: a picture, or several of one size: PIL, arrays ``[height, width, 3]`` of bytes, or a tensor
+        model: the result of `sdprobe.load`, or a live pipeline.
+        images: an image, or several of one size: PIL, arrays ``[height, width, 3]`` of bytes, or a tensor
             ``[images, 3, height, width]`` in [0, 1].
-        height: px to scale the pictures to; None leaves their own. Sides that are no multiple of the autoencoder's
-            factor are scaled down to the next (see `sdprobe.sizes`).
-        width: the same for the other side.
+        height: px to resize the images to; None keeps their height. Sides that are not a multiple of the autoencoder's
+            factor are resized to the next smaller multiple (see `sdprobe.sizes`).
+        width: the same for the width.
 
     Raises:
-        ValueError: for what is no picture, for pictures of different sizes, for one that is too small.
+        ValueError: for something that is not an image, for images of different sizes, and for an image that is too
+            small.
 
     Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", section 3.1.
     """
@@ -183,9 +184,9 @@ def encode(
 def decode(
     model: Model | Any, latents: Shaped[Tensor, "images channels h w"]
 ) -> Float[Tensor, "images 3 height width"]:
-    """Latents as pictures in [0, 1], as at the end of a run; `model.pictures` makes PIL pictures of them.
+    """Decode latents to images in [0, 1], as at the end of a run. `model.pictures` makes PIL images of the result.
 
-    Large latents are decoded in overlapping tiles where the pipeline is told so (``model.pipe.vae.enable_tiling()``).
+    Large latents are decoded in overlapping tiles if the pipeline is set to do so (``model.pipe.vae.enable_tiling()``).
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -195,8 +196,8 @@ def decode(
     (torch.Size([1, 3, 64, 64]), True)
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
-        latents: ``[images, channels, h, w]`` in the denoiser's scale, as `Encoded` and `Run` give them.
+        model: the result of `sdprobe.load`, or a live pipeline.
+        latents: ``[images, channels, h, w]`` in the denoiser's scale, as `Encoded` and `Run` have them.
 
     Raises:
         ValueError: for latents of another shape.
@@ -210,7 +211,7 @@ def decode(
 
 
 def psnr(a: Any, b: Any) -> Float[Tensor, " images"]:
-    """Peak signal-to-noise ratio between pictures, in dB, one number for each pair; infinite where they are equal.
+    """Return the peak signal-to-noise ratio of image pairs, in dB, one number per pair; infinite if they are equal.
 
     >>> import torch
     >>> import sdprobe
@@ -219,11 +220,11 @@ def psnr(a: Any, b: Any) -> Float[Tensor, " images"]:
     20.0
 
     Args:
-        a: tensors ``[images, 3, height, width]`` in [0, 1], or PIL pictures.
-        b: as many, of the same size.
+        a: tensors ``[images, 3, height, width]`` in [0, 1], or PIL images.
+        b: as many images of the same size.
 
     Raises:
-        ValueError: for pictures of different numbers or sizes.
+        ValueError: for different numbers or sizes of images.
 
     Source: 10 log10(1 / mean squared error), for values between 0 and 1.
     """

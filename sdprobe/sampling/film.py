@@ -1,4 +1,4 @@
-"""A run as a film: x_t beside predicted x0, step by step."""
+"""`film`: a run as a film of x_t and predicted x0, step by step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sdprobe import plot
 from sdprobe.model.pictures.video_files import write_gif, write_mp4
 from sdprobe.observe.preview import Preview
 
-SIDES = 16  # what codecs want the sides of a film to be a multiple of
+SIDES = 16  # codecs need the sides of a film to be multiples of this
 
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """Two pictures for every step, and the final one; `sdprobe.film` makes it of a run.
+    """Two images for every step, and the final image. Made by `sdprobe.film`.
 
     >>> import tempfile
     >>> import sdprobe
@@ -34,7 +34,7 @@ class Film:
         total: how many steps the run has.
         noisy: x_t at each of them.
         denoised: predicted x0 at each of them.
-        final: the picture of the final latents.
+        final: the image of the final latents.
     """
 
     steps: tuple[int, ...]
@@ -44,37 +44,37 @@ class Film:
     final: Image.Image = field(repr=False)
 
     def frames(self, height: int = 256) -> list[Image.Image]:
-        """The frames: x_t to the left, predicted x0 to the right, the step below; the last holds the final picture.
+        """Return the frames: x_t left, predicted x0 right, the step below; the last frame shows the final image.
 
         Args:
-            height: of each picture, in pixels; the frame's sides become multiples of 16.
+            height: height of each image in pixels; the frame's sides are multiples of 16.
         """
         said = [f"step {step} of {self.total}" for step in self.steps]
         pairs = zip((*self.noisy, self.final), (*self.denoised, self.final), (*said, "the end"), strict=True)
         return [_frame(x_t, x0, text, height) for x_t, x0, text in pairs]
 
     def gif(self, path: str | Path, fps: int = 8, height: int = 256) -> Path:
-        """Write the film as a GIF that repeats; returns where it is.
+        """Write the film as a GIF that repeats; return its path.
 
         Args:
             path: the file.
             fps: frames per second, 1 to 50.
-            height: of each picture, in pixels.
+            height: height of each image in pixels.
         """
         return write_gif(self.frames(height), Path(path), fps)
 
     def mp4(self, path: str | Path, fps: int = 8, height: int = 256) -> Path:
-        """Write the film as MP4; returns where it is. Raises ImportError without ``pip install 'sdprobe[video]'``.
+        """Write the film as MP4; return its path. Raises ImportError without ``pip install 'sdprobe[video]'``.
 
         Args:
             path: the file.
             fps: frames per second.
-            height: of each picture, in pixels.
+            height: height of each image in pixels.
         """
         return write_mp4(self.frames(height), Path(path), fps)
 
     def sheet(self, columns: int = 8) -> Figure:
-        """A contact sheet: x_t above, predicted x0 below, at so many steps from the first to the last."""
+        """Plot x_t above predicted x0, at ``columns`` steps from the first to the last."""
         count = min(columns, len(self.steps))
         chosen = [round(i * (len(self.steps) - 1) / max(count - 1, 1)) for i in range(count)]
         return plot.sheet(
@@ -85,7 +85,7 @@ class Film:
 
 
 def film(preview: Preview, image: int = 0) -> Film:
-    """The film of one picture of a run that had `Preview` among its hooks.
+    """Make a film of one image of a run with a `Preview` hook.
 
     >>> import sdprobe
     >>> preview = sdprobe.Preview()
@@ -95,11 +95,11 @@ def film(preview: Preview, image: int = 0) -> Film:
     (Film(steps=(0, 1, 2, 3), total=4), 5, (144, 96))
 
     Args:
-        preview: the run's own record, ``run[preview]``, of both the latents and predicted x0.
-        image: which picture of the run.
+        preview: the run's record, ``run[preview]``, with both the latents and predicted x0.
+        image: the number of the image in the run.
 
     Raises:
-        ValueError: for a picture that is not in the run, and for a record of one of the two alone.
+        ValueError: for an image that is not in the run, and for a record that lacks the latents or predicted x0.
     """
     if missing := {"latents", "denoised"} - set(preview.keep):
         raise ValueError(f"this preview did not keep {', '.join(missing)}: give it keep=('latents', 'denoised')")
@@ -112,7 +112,7 @@ def film(preview: Preview, image: int = 0) -> Film:
 def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.Image:
     width, gap = round(height * x_t.width / x_t.height), height // 16
     letters = max(height // 18, 9)
-    strip = 3 * letters // 2  # above for what is shown, below for the step
+    strip = 3 * letters // 2  # the upper one for the titles, the lower one for the step
     size = (_whole(2 * width + gap), _whole(height + 2 * strip))
     frame = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(frame), ImageFont.load_default(letters)

@@ -1,4 +1,4 @@
-"""Real pictures: back to the noise they would come from, or one look at them at a noise level."""
+"""`invert` and `look`: run the denoiser on real images, by DDIM inversion or at one noise level."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdprobe.sampling.loop import sample
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inversion:
-    """Pictures taken back to noise, and the way forth again.
+    """Images inverted to noise, and the run back to images.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -38,9 +38,9 @@ class Inversion:
     (64, 64)
 
     Attributes:
-        run: the run from picture to noise. Its hooks' records are had by ``run[hook]`` as in any run.
-        pixels: the pictures as they were encoded, in [0, 1].
-        scheduler: the DDIM that passes the same levels the other way.
+        run: the run from image to noise. Read its hooks' records from ``run[hook]``, as in any run.
+        pixels: the images as they were encoded, in [0, 1].
+        scheduler: a DDIM scheduler with the same noise levels in the other direction.
     """
 
     run: Run
@@ -49,18 +49,18 @@ class Inversion:
 
     @property
     def latents(self) -> Shaped[Tensor, "images channels h w"]:
-        """The noise that was found: what to give to `sdprobe.sample` as ``latents``."""
+        """The noise that inversion found: the ``latents`` for `sdprobe.sample`."""
         assert self.run.latents is not None  # the run has ended
         return self.run.latents
 
     def sample(self, *, prompt: str | Sequence[str] | None = None, hooks: Given = (), **settings: Any) -> Run:
-        """From the noise that was found to a picture: with nothing changed, the one that was given.
+        """Sample images from the inverted noise. With no change this reproduces the images given.
 
         Args:
             prompt: another prompt than that of the inversion.
-            hooks: what acts or looks on the way.
-            settings: any of `sdprobe.sample` but what the inversion says itself; ``guidance_scale`` is the
-                inversion's unless given.
+            hooks: hooks of the run.
+            settings: other arguments of `sdprobe.sample`, except those that the inversion determines;
+                ``guidance_scale`` is that of the inversion by default.
         """
         own = self.run.settings
         given = {"guidance_scale": own.guidance_scale, "seed": 0} | settings
@@ -77,7 +77,7 @@ class Inversion:
         )
 
     def psnr(self, run: Run) -> Float[Tensor, " images"]:
-        """How near a run's pictures are to those that were given, in dB (see `sdprobe.psnr`)."""
+        """Return how close a run's images are to the images given, in dB (see `sdprobe.psnr`)."""
         return psnr(run.images, self.pixels)
 
     def __repr__(self) -> str:
@@ -100,10 +100,10 @@ def invert(
     hooks: Given = (),
     progress: bool = True,
 ) -> Inversion:
-    """DDIM inversion: the noise from which DDIM makes a given picture, so that hooks and edits work on real pictures.
+    """DDIM inversion: find the noise from which DDIM makes a given image, to use hooks and edits on real images.
 
-    Each step takes the denoiser's output at the level it goes to for that at the level it comes from, so the way is
-    retraced up to an error that falls with the number of steps, and grows with guidance.
+    Each step uses the denoiser's output at the present noise level as that of the next level. The error of this
+    approximation gets smaller with more steps, and larger with guidance.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -115,18 +115,17 @@ def invert(
     (True, torch.Size([16, 16]))
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
-        images: as for `sdprobe.encode`; sides are brought down to multiples of 8.
-        prompt: what the pictures show: one text for all, or one each.
-        steps: how many, there and back.
-        guidance_scale: 1 and below is none, and comes back closest.
+        model: the result of `sdprobe.load`, or a live pipeline.
+        images: as for `sdprobe.encode`; sides are reduced to multiples of 8.
+        prompt: a description of the images: one text for all, or one each.
+        steps: number of steps, in each direction.
+        guidance_scale: 1 and below is no guidance, and gives the closest reconstruction.
         negative_prompt: with guidance: one text for all, or one each.
-        hooks: what looks on the way from picture to noise. The points of that run are those of any other, with steps
-            that go upwards.
-        progress: show a bar.
+        hooks: hooks of the run from image to noise. It has the points of any run; its steps go to higher noise.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: for a number of prompts that is neither 1 nor that of the pictures, and as `sdprobe.encode` and
+        ValueError: if the number of prompts is neither 1 nor that of the images, and as for `sdprobe.encode` and
             `sdprobe.sample`.
 
     Source: Song et al. 2020, "Denoising Diffusion Implicit Models", section 4.3; Dhariwal & Nichol 2021, appendix F.
@@ -134,7 +133,7 @@ def invert(
     own = load(model)
     encoded = encode(own, images)
     height, width = (side - side % 8 for side in encoded.pixels.shape[-2:])
-    if (height, width) != encoded.pixels.shape[-2:]:  # an autoencoder may take what a run does not
+    if (height, width) != encoded.pixels.shape[-2:]:  # an autoencoder may accept sizes that a run does not
         encoded = encode(own, images, height=height, width=width)
     count = len(encoded.pixels)
     prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
@@ -148,7 +147,7 @@ def invert(
         negative_prompt=negative_prompt,
         steps=steps,
         guidance_scale=guidance_scale,
-        seed=0,  # nothing is drawn
+        seed=0,  # no noise is drawn
         scheduler=up,
         height=height,
         width=width,
@@ -168,9 +167,9 @@ def look(
     seed: Seed = 0,
     **settings: Any,
 ) -> Run:
-    """Noise a picture to one level and call the denoiser once: attention on a real picture in one pass.
+    """Add noise to an image at one level and call the denoiser once, for example to get attention on a real image.
 
-    The run's pictures are predicted x0: what the model takes the noised picture for.
+    The run's images are predicted x0 of the noisy image.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -181,17 +180,17 @@ def look(
     (Run('a red circle', 1 image of 64×64, 1 steps of DDIMScheduler, guidance 1, seed 0), torch.Size([16, 16]))
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
-        image: a picture, or one per prompt, as for `sdprobe.encode`; or clean latents.
-        prompt: what to look for: one text or several.
-        timestep: of training: 0 is the least noise, and 999 the most of the usual 1000.
-        hooks: what looks, or acts, in the one call.
-        seed: of the noise: one number, or one per image. To look through several draws of noise, give the prompt as
-            many times, with as many seeds.
-        settings: any other of `sdprobe.sample`; ``guidance_scale`` is 1, which is none, unless given.
+        model: the result of `sdprobe.load`, or a live pipeline.
+        image: an image, or one per prompt, as for `sdprobe.encode`; or clean latents.
+        prompt: one text or several.
+        timestep: a timestep of training: 0 is the least noise, usually 999 the most.
+        hooks: hooks of the run.
+        seed: the seed of the noise: one number, or one per image. For several draws of noise, repeat the prompt and
+            give as many seeds.
+        settings: other arguments of `sdprobe.sample`; ``guidance_scale`` is 1, no guidance, by default.
 
     Raises:
-        ValueError: for a timestep that the model was not trained on, and as `sdprobe.sample`.
+        ValueError: for a timestep that the model was not trained on, and as for `sdprobe.sample`.
 
     Source: as representations are read in Tang et al. 2023, "Emergent Correspondence from Image Diffusion", section 4.
     """

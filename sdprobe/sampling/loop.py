@@ -1,4 +1,4 @@
-"""`sample`: the loop. Read it aloud; every point a hook can act at stands in it once."""
+"""`sample`: the sampling loop, with each point of the hooks once."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def sample(
     start_step: int | None = None,
     progress: bool = True,
 ) -> Run:
-    """Make pictures of a prompt, past the hooks.
+    """Generate images from a prompt, with hooks.
 
-    With no hook that changes anything, latents and pictures equal the stock pipeline's, bit for bit.
+    With no hook that changes a value, latents and images equal those of the stock pipeline, bit for bit.
 
     >>> import sdprobe
     >>> maps = sdprobe.AttentionMaps()
@@ -58,28 +58,28 @@ def sample(
     (torch.Size([1, 4, 16, 16]), (64, 64), torch.Size([16, 16]))
 
     Args:
-        model: what `sdprobe.load` gives, or a hooks diffusers pipeline.
-        prompt: one text or several. None, for anything that follows, is the pipeline's own default.
+        model: the result of `sdprobe.load`, or a live diffusers pipeline.
+        prompt: one text or several. For all following arguments, None means the pipeline's default.
         hooks: hooks, `Hooks`, registered names, and pairs of a name and its configuration, such as
             ``("latents", {"every": 5})``. They act in the order given.
         negative_prompt: one text for all prompts, or one each.
-        steps: how often the scheduler steps.
-        guidance_scale: classifier-free guidance; 1 and below is none.
-        seed: a number ``k`` gives what the pipeline gives for ``torch.Generator("cpu").manual_seed(k)``; a list is
-            one per image. None draws one, which `run.seed` tells.
-        scheduler: a class that fits the pipeline, its name (``"DDIM"``, ``"Euler"``), or an instance to take the
-            configuration of.
+        steps: the number of scheduler steps.
+        guidance_scale: classifier-free guidance; 1 and below is no guidance.
+        seed: a number ``k`` gives the pipeline's result for ``torch.Generator("cpu").manual_seed(k)``; a list has one
+            seed per image. None draws a seed, which is then `run.seed`.
+        scheduler: a class that fits the pipeline, its name (``"DDIM"``, ``"Euler"``), or an instance whose
+            configuration is used.
         height: pixels, a multiple of 8.
         width: pixels, a multiple of 8.
-        images_per_prompt: how many pictures of each prompt.
-        latents: the initial noise ``[images, channels, h, w]``, of unit variance, in place of the seed's.
-        image: a picture to start from, or one per prompt (image-to-image).
-        strength: how much of the picture to replace, in (0, 1]: the share of the steps that are taken.
-        start_step: the step to enter with the picture, counted from 0, in place of ``strength``.
-        progress: show a bar.
+        images_per_prompt: number of images per prompt.
+        latents: the initial noise ``[images, channels, h, w]``, of unit variance, instead of noise from the seed.
+        image: an image to start from, or one per prompt (image-to-image).
+        strength: how much of the image to replace, in (0, 1]: the fraction of the steps to run.
+        start_step: the step at which to start from the image, counted from 0, instead of ``strength``.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: for a setting that cannot be, before anything runs.
+        ValueError: for an invalid setting, before anything runs.
     """
     model = load(model) if not isinstance(model, Model) else model
     own_scheduler = fresh_scheduler(model.pipe, scheduler)
@@ -113,7 +113,7 @@ def loop(
     state: State | None = None,
     progress: bool = True,
 ) -> Run:
-    """The loop itself: from noise, from a picture, or from where another run stood."""
+    """Run the loop: from noise, from an image, or from the state of another run."""
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
     with model.lock(), torch.inference_mode(False), torch.no_grad():

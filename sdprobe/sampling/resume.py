@@ -1,4 +1,4 @@
-"""Go on from the middle of a run."""
+"""`resume`: continue a run from one of its steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def resume(
     guidance_scale: float | None = None,
     progress: bool = True,
 ) -> Run:
-    """Go on from a step of a run that had `Checkpoints` among its hooks, with other hooks, or another prompt.
+    """Continue a run that had a `Checkpoints` hook from one of its steps, with other hooks or another prompt.
 
-    With nothing changed, what follows is what followed, bit for bit, under every scheduler. Steps keep their numbers:
-    the first of the new run is ``step``. Hooks begin anew: one that gathers over the steps has seen none before.
+    With no change, the result equals that of the run, bit for bit, under every scheduler. Steps keep their numbers: the
+    first of the new run is ``step``. Hooks start without records of the earlier steps.
 
     >>> import sdprobe
     >>> run = sdprobe.sample(
@@ -39,16 +39,16 @@ def resume(
     False
 
     Args:
-        run: the run to go on from.
-        step: which step to begin with.
-        hooks: what acts or looks from there on; the hooks of the run before are not taken over.
-        prompt: another text for all prompts of the run, or one each. None, for this and what follows: as it was.
+        run: the run to continue.
+        step: the first step of the new run.
+        hooks: the hooks of the new run; those of the earlier run are not used.
+        prompt: another text for all prompts of the run, or one each. None, here and below, means no change.
         negative_prompt: another text for all, or one each.
         guidance_scale: another scale.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: where the run kept no state of this step, and for texts of another number.
+        ValueError: if the run has no state of this step, and for a wrong number of texts.
     """
     kept = [record for _, record in run.records if isinstance(record, Checkpoints)]
     if not kept:
@@ -57,6 +57,6 @@ def resume(
     if step not in states:
         raise ValueError(f"step {step} was not kept; kept: {', '.join(map(str, sorted(states))) or 'none'}")
     settings = changed(run.settings, prompt, negative_prompt, guidance_scale)
-    # Copied, for a scheduler remembers: the next time too, the state is what it was.
+    # Copied, because the loop changes the scheduler and the state may be used again.
     scheduler = copied_scheduler(states[step].scheduler)
     return loop(run.model, settings, hooks, scheduler, state=states[step], progress=progress)

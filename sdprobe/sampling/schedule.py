@@ -1,4 +1,4 @@
-"""The schedule of a scheduler: at which noise levels it calls the denoiser, as numbers, a table and a figure."""
+"""`schedule`: the noise levels at which a scheduler calls the denoiser, as numbers, a table and a figure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sdprobe.model.fill_settings import of_steps
 from sdprobe.model.loading import load
 from sdprobe.plot.table import as_html, as_text
 
-SHOWN = 16  # longer tables are printed with a gap; a notebook shows them whole
+SHOWN = 16  # longer tables are shortened in print, not in a notebook
 STYLES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
-    """Where a scheduler stands at each of its calls of the denoiser, from the first to after the last.
+    """The noise levels of a scheduler, at each of its calls of the denoiser and after the last.
 
-    Latents are x_t = signal · x0 + noise · ε. Print it for a table, or end a notebook cell with it.
+    Latents are x_t = signal · x0 + noise · ε. Print it, or return it in a notebook cell, to see a table.
 
     >>> import sdprobe
     >>> own = sdprobe.schedule(sdprobe.load(), steps=5, scheduler="Heun")
@@ -36,13 +36,13 @@ class Schedule:
     True
 
     Attributes:
-        scheduler: the class's name in diffusers.
-        steps: how many steps were asked for; a scheduler of second order calls the denoiser about twice in each.
-        timesteps: ``[calls]``, what the denoiser is told.
-        sigmas: ``[calls + 1]``, σ = sqrt((1 - ᾱ) / ᾱ), noise over signal; of a flow its own σ, in [0, 1]. The last is
-            where the last call leads to.
-        signal: ``[calls + 1]``, the share of x0 in the latents, in the scheduler's own scale.
-        noise: ``[calls + 1]``, that of the noise.
+        scheduler: the class name in diffusers.
+        steps: the number of steps asked for; a second-order scheduler calls the denoiser about twice per step.
+        timesteps: ``[calls]``, as the denoiser gets them.
+        sigmas: ``[calls + 1]``, σ = sqrt((1 - ᾱ) / ᾱ), noise over signal; for a flow model its own σ, in [0, 1]. The
+            last one is the level after the last call.
+        signal: ``[calls + 1]``, the factor of x0 in the latents, in the scheduler's own scale.
+        noise: ``[calls + 1]``, the factor of ε.
     """
 
     scheduler: str
@@ -64,11 +64,11 @@ class Schedule:
 
     @property
     def step_sizes(self) -> Float[Tensor, " calls"]:
-        """By how much σ falls from each call to the next (negative: it rises, as in inversion)."""
+        """The decrease of σ from each call to the next; negative where σ increases, as in inversion."""
         return self.sigmas[:-1] - self.sigmas[1:]
 
     def plot(self, *others: Schedule) -> Figure:
-        """Timesteps, σ, step sizes and signal-to-noise over the calls of the denoiser, of one schedule or several."""
+        """Plot timesteps, σ, step sizes and signal-to-noise ratio over the calls, for one or more schedules."""
         figure = Figure(figsize=(10, 2.6 + 0.2 * bool(others)), layout="constrained")
         schedules = (self, *others)
         panels = (
@@ -120,7 +120,7 @@ class Schedule:
 
 
 def schedule(model: Model | Any, steps: int | None = None, scheduler: str | type | Any | None = None) -> Schedule:
-    """The noise levels that a scheduler visits in so many steps, as `sdprobe.sample` would run it.
+    """Return the noise levels that a scheduler uses in a number of steps, as in `sdprobe.sample`.
 
     >>> import sdprobe
     >>> sdprobe.schedule(sdprobe.load(), steps=4, scheduler="EulerDiscrete")
@@ -133,15 +133,16 @@ def schedule(model: Model | Any, steps: int | None = None, scheduler: str | type
      end              0.0000          1        inf
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline; its configuration says which betas.
-        steps: how many steps, 1 or more; None for the pipeline's own default.
-        scheduler: as for `sdprobe.sample`: a class that fits the pipeline, its name, or an instance to take the
-            configuration of; None for the pipeline's own.
+        model: the result of `sdprobe.load`, or a live pipeline; its configuration gives the betas.
+        steps: the number of steps, 1 or more; None for the pipeline's default.
+        scheduler: as for `sdprobe.sample`: a class that fits the pipeline, its name, or an instance whose configuration
+            is used; None for the pipeline's own.
 
     Raises:
         ValueError: for a scheduler that does not fit the pipeline, or for less than one step.
 
-    Source: what timesteps and sigmas mean: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
+    Source: for the meaning of timesteps and sigmas, Karras et al. 2022, "Elucidating the Design Space of
+        Diffusion-Based
     Generative Models", table 1 and section 3.
     """
     known = load(model)
@@ -149,7 +150,7 @@ def schedule(model: Model | Any, steps: int | None = None, scheduler: str | type
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, not {steps}")
     own = fresh_scheduler(known.pipe, scheduler)
-    known.set_timesteps(own, of_steps(known, steps, type(own).__name__))  # of some families it goes by the size too
+    known.set_timesteps(own, of_steps(known, steps, type(own).__name__))  # some families depend on the image size too
     levels = [level_at(own, i) for i in range(len(own.timesteps) + 1)]
     signal, noise, sigmas = (
         torch.stack([value.float().cpu() for value in column]) for column in zip(*levels, strict=True)

@@ -1,4 +1,4 @@
-"""One prompt under several settings, as a sheet."""
+"""`side_by_side`: one prompt under several settings, as a grid of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def side_by_side(
     columns: Mapping[str, Sequence[Any]],
     **settings: Any,
 ) -> Figure:
-    """A sheet of pictures of one prompt and one seed, over two settings of `sdprobe.sample`.
+    """Plot images of one prompt and seed, over the values of two settings of `sdprobe.sample`.
 
     >>> import sdprobe
     >>> figure = sdprobe.side_by_side(
@@ -31,14 +31,14 @@ def side_by_side(
     (['steps 2', 'steps 4'], ['DDIM', 'LMS'])
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
+        model: the result of `sdprobe.load`, or a live pipeline.
         prompt: the text.
-        rows: one setting's name, and its values from top to bottom, for example ``{"scheduler": ["DDIM", "LMS"]}``.
-        columns: another's, from left to right, for example ``{"steps": [5, 10, 20]}``.
-        settings: what is the same for all. The seed is 0 unless given.
+        rows: the name of one setting and its values from top to bottom, for example ``{"scheduler": ["DDIM", "LMS"]}``.
+        columns: the same for another setting, from left to right, for example ``{"steps": [5, 10, 20]}``.
+        settings: the settings common to all images. The seed is 0 by default.
 
     Raises:
-        ValueError: for rows or columns that are not one setting with its values; and as `sdprobe.sample`.
+        ValueError: for rows or columns that are not one setting with its values; and as for `sdprobe.sample`.
     """
     own = load(model)
     (row, downwards), (column, across) = _only("rows", rows), _only("columns", columns)

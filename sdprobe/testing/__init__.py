@@ -1,7 +1,7 @@
-"""The conformance kit: the laws that every hook keeps, for anyone's hook.
+"""Tests that every hook must pass, for your own hooks.
 
-`check_hook` tries them all on a toy model, in a few seconds; in a test it is one line. For property tests of one's own
-there are the toy model itself, made-up hooks and runs as hypothesis strategies, and the footprint that a model has.
+`check_hook` checks all laws on a toy model, in a few seconds; in a test it is one line. For your own property tests
+there are the toy model, synthetic hooks and runs as hypothesis strategies, and the footprint of a model.
 """
 
 from sdprobe.model.toy_model import toy_model

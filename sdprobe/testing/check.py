@@ -1,4 +1,4 @@
-"""`check_hook`: anyone's hook through every law."""
+"""`check_hook` and `examine`: check a hook against every law."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAWS: tuple[Law, ...] = tuple(
         key=lambda law: law.stage,
     )
 )
-"""Every law, in the order in which they are tried."""
+"""Every law, in the order of the checks."""
 
 
 def check_hook(
@@ -33,14 +33,14 @@ def check_hook(
     pipeline: Callable[[], Any] = toy_pipeline,
     way: Callable[..., Run] = sample,
 ) -> Report:
-    """Hold a hook to every law that hooks keep, on a toy model. In a test this is all there is to write:
+    """Check a hook against every law of hooks, on a toy model. A test needs only this call:
 
     >>> import sdprobe
     >>> from sdprobe.testing import check_hook
     >>> def test_latents():
     ...     check_hook(sdprobe.LatentRecorder)
 
-    A hook that could break something when it is run by others, together with others, or twice, is found out here:
+    A hook that would cause errors when it is used by others, with other hooks, or twice, fails the check:
 
     >>> class Louder(sdprobe.Transform):
     ...     def noise_pred(self, x, step):
@@ -53,22 +53,22 @@ def check_hook(
     ...
 
     Args:
-        factory: makes the hook anew: its class, or ``lambda: MyHook(...)``. On the toy model embeddings are 16 wide,
-            latents 8 × 8 and pictures 16 × 16 pixels.
-        prompt: what the runs draw, for a hook that looks for certain words; at most 8 tokens.
+        factory: makes a new hook: its class, or ``lambda: MyHook(...)``. On the toy model embeddings have width 16,
+            latents are 8 × 8 and images 16 × 16 pixels.
+        prompt: the prompt of the runs, for a hook that needs certain words; at most 8 tokens.
         unrepeatable: names of records that may differ between equal runs, such as times and amounts of memory.
-        laws: which to hold it to: ``[law for law in LAWS if law.name != "can be pickled"]``. One at a time, they are
-            what ``pytest.mark.parametrize`` takes.
-        pipeline: makes the pipeline it is tried on, for a hook of another family, or a family of one's own: a small one
-            of random weights, for pictures of 16 × 16 pixels.
-        way: what makes a run, with the arguments of `sdprobe.sample`.
+        laws: the laws to check: ``[law for law in LAWS if law.name != "can be pickled"]``. For one test per law, use
+            ``pytest.mark.parametrize``.
+        pipeline: makes the pipeline for the runs, for a hook of another family, or for your own family: a small one
+            with random weights, for images of 16 × 16 pixels.
+        way: makes a run, with the arguments of `sdprobe.sample`.
 
     Returns:
-        What came of each law. One that a hook refuses to be tried with, before the run's first point, or that has
-        nothing to say of it, does not apply, and is reported with the reason.
+        The result of each law. A law does not apply if the hook refuses its runs before the first point, or if it does
+        not concern the hook; the reason is reported.
 
     Raises:
-        LawsBroken: an AssertionError with the table of all laws, where one does not hold.
+        LawsBroken: an AssertionError with the table of all laws, if one fails.
         TypeError: for a factory that does not make one hook.
     """
     __tracebackhide__ = True
@@ -86,7 +86,7 @@ def examine(
     pipeline: Callable[[], Any] = toy_pipeline,
     way: Callable[..., Run] = sample,
 ) -> Report:
-    """As `check_hook`, but a law that does not hold is only reported.
+    """Check a hook as `check_hook` does, but return the report also if a law fails.
 
     >>> import sdprobe
     >>> from sdprobe.testing import LAWS, examine
@@ -108,9 +108,9 @@ def examine(
         broken = [f.law.name for f in findings if f.verdict == "fails" and f.law.stage < law.stage]
         findings.append(Finding(law, "not tried", f"rests on: {', '.join(broken)}") if broken else _tried(law, trial))
         if findings[-1].verdict == "fails":
-            forget_models()  # what it may have left on them is not to be held against the next law
+            forget_models()  # changes that it left on them must not affect the next law
     if any(found.verdict == "fails" for found in findings):
-        forget_models()  # nor against the next hook
+        forget_models()  # nor the next hook
     return Report(described, tuple(findings))
 
 

@@ -1,4 +1,4 @@
-"""What is left when a run is over, however it ended: the model as it was, and every error that was raised."""
+"""Laws about the end of a run, also after errors: the model is unchanged, and errors are raised."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class Deliberate(Exception):
 
 @law(stage=2)
 def leaves_the_model_as_it_was(trial: Trial) -> None:
-    """After a run the model carries no trace of it: no forward hooks, other weights, methods or flags."""
+    """After a run the model is unchanged: no forward hooks, no other weights, methods or flags."""
     trial.run(trial.hook())
     untouched(trial)
 
 
 @law()
 def leaves_nothing_after_an_error(trial: Trial) -> None:
-    """Wherever another hook raises an error, the run ends with that very error and the model is what it was."""
+    """If another hook raises an error anywhere, the run ends with this error and the model is unchanged."""
     _ended_by(trial, Deliberate)
 
 
 @law()
 def leaves_nothing_after_an_interrupt(trial: Trial) -> None:
-    """Wherever a KeyboardInterrupt arrives, the run ends with it and the model is what it was."""
+    """If a KeyboardInterrupt arrives anywhere, the run ends with it and the model is unchanged."""
     _ended_by(trial, KeyboardInterrupt)
 
 
 @law()
 def swallows_no_error(trial: Trial) -> None:
-    """What is raised within the hook's own methods comes out of the run, and the model is what it was."""
+    """An error raised in the hook's own methods leaves the run, and the model is unchanged."""
     longest = _longest_calls(trial)
     if not longest:
         raise DoesNotApply("its methods compute nothing with torch, so there is nothing that could fail")
@@ -61,16 +61,16 @@ def swallows_no_error(trial: Trial) -> None:
 
 @law(stage=2)
 def leaves_global_state_alone(trial: Trial) -> None:
-    """A run leaves torch, numpy and Python as they were: random states, default dtype, gradients, threads."""
+    """A run leaves the state of torch, numpy and Python unchanged: random states, default dtype, gradients, threads."""
     changed = _changed_by(lambda: trial.run(trial.hook()))
-    if changed:  # what a run changes by itself, as where types are checked while it goes, is not the hook's doing
+    if changed:  # a run may change state without the hook, for example with runtime type checks
         changed -= _changed_by(trial.run)
     if changed:
         raise Broken(f"a run changed {', '.join(sorted(changed))}")
 
 
 def untouched(trial: Trial, setting: Setting = STANDARD) -> None:
-    """Raises `Broken` where a setting's model is not what it was when new."""
+    """Raises `Broken` if a setting's model differs from its state when new."""
     model, new = trial.model(setting.variant)
     now = footprint(model.pipe)
     if changed := [name for name in dict.fromkeys([*new, *now]) if new.get(name) != now.get(name)]:
@@ -102,14 +102,14 @@ def _comes_out(trial: Trial, error: BaseException, *stack: Hook, wrapped: bool =
 
 
 def _wraps(raised: BaseException | None, error: BaseException) -> bool:
-    """Whether an error tells of another; libraries that hooks call, such as tokenizers, put theirs around it."""
+    """Whether an error contains another; libraries that hooks call, such as tokenizers, wrap errors."""
     while raised is not None and raised is not error:
         raised = raised.__cause__ or raised.__context__
     return raised is error
 
 
 class _Counting(TorchFunctionMode):
-    """Counts torch's operations, and raises at one of them."""
+    """Counts torch's operations, and raises an error at one of them."""
 
     def __init__(self, at: int | None = None, error: BaseException | None = None) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Counting(TorchFunctionMode):
 
 
 def _longest_calls(trial: Trial) -> dict[str, tuple[int, int]]:
-    """Of every method that computes anything: its first call of the most operations, and how many these are."""
+    """Return, for every method that computes, its first call with the most operations, and their number."""
     counts: dict[str, list[int]] = {}
     hook = trial.hook()
 
@@ -141,7 +141,7 @@ def _longest_calls(trial: Trial) -> dict[str, tuple[int, int]]:
 
 
 def _failing(hook: Hook, method: str, call: int, at: int, error: BaseException) -> Hook:
-    """The hook, failing at one operation of one call of a method."""
+    """Return the hook, changed to fail at one operation of one call of a method."""
     modes = chain(repeat(_Counting(), call), [_Counting(at, error)])
     kind = type(hook)
 
@@ -153,7 +153,7 @@ def _failing(hook: Hook, method: str, call: int, at: int, error: BaseException) 
 
 
 def _spread(count: int) -> list[int]:
-    """The operations to fail at: all of a few, the first, middle and last of many."""
+    """Return the operations to fail at: all of a few, the first, middle and last of many."""
     return sorted({*range(min(count, 4)), *((count // 2, count - 1) if count else ())})
 
 

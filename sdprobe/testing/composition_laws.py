@@ -1,4 +1,4 @@
-"""A hook among others: together they do what they do one by one."""
+"""Laws of composition: hooks act together as they act one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def nesting_does_not_matter(trial: Trial) -> None:
 
 @law()
 def observers_change_nothing(trial: Trial) -> None:
-    """With an observer every value is, bit for bit, what it is without; among transforms too."""
+    """With an observer every value is the same, bit for bit, as without it; among transforms too."""
     trial.observers_only()
     others = [affine(point) for point in POINTS]
     if not same_run(trial.alone.run, trial.plain()):
@@ -44,7 +44,7 @@ def observers_may_stand_anywhere(trial: Trial) -> None:
 
 @law()
 def is_not_disturbed_by_observers(trial: Trial) -> None:
-    """Observers beside the hook change nothing of what it does; those before and after it see the same."""
+    """Other observers do not change what the hook does; those before and after it get the same values."""
     hook, before, after = trial.hook(), [seen(p) for p in POINTS], [seen(p) for p in POINTS]
     watched = trial.run(*before, hook, *after)
     _agree(trial, trial.alone, watched, hook, "between observers")
@@ -55,7 +55,7 @@ def is_not_disturbed_by_observers(trial: Trial) -> None:
 
 @law()
 def is_not_disturbed_by_identities(trial: Trial) -> None:
-    """Transforms that return what they were given, at every point, change nothing of what the hook does."""
+    """Transforms that return their input at every point do not change what the hook does."""
     hook = trial.hook()
     between = trial.run(*(same(p) for p in POINTS), hook, *(same(p) for p in POINTS))
     _agree(trial, trial.alone, between, hook, "between transforms that return what they were given")
@@ -63,7 +63,7 @@ def is_not_disturbed_by_identities(trial: Trial) -> None:
 
 @law()
 def commutes_with_transforms_elsewhere(trial: Trial) -> None:
-    """A transform at another point may stand before the hook or after it."""
+    """A transform at another point may come before or after the hook."""
     trial.transforms_only()
     hook = trial.hook()
     elsewhere = {point: affine(point) for point in POINTS if not overrides(hook, point)}
@@ -78,7 +78,7 @@ def commutes_with_transforms_elsewhere(trial: Trial) -> None:
 
 @law()
 def can_be_limited(trial: Trial) -> None:
-    """Limited to all steps there are, a hook is what it is without the limit."""
+    """A hook limited to all steps acts as without the limit."""
     hook = trial.hook()
     try:
         limited = only(hook, steps=range(1_000))
@@ -90,7 +90,7 @@ def can_be_limited(trial: Trial) -> None:
 
 @law()
 def records_hold_no_graph(trial: Trial) -> None:
-    """What an observer keeps needs no gradient, or it would keep the whole denoiser's memory with it."""
+    """The tensors that an observer keeps need no gradient, as they would keep the denoiser's graph in memory."""
     trial.observers_only()
     hook = trial.hook()
     run = trial.run(Differentiated(), hook)

@@ -1,6 +1,6 @@
-"""What hooks hold, laid flat so that it can be compared: every number, text and tensor under its path.
+"""The records of hooks as a flat dictionary, for comparison: every number, text and tensor by its path.
 
-What belongs to the run rather than to the hook (the run itself, its model, functions, open bars) is left out.
+What belongs to the run and not to the hook (the run, its model, functions, progress bars) is left out.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Run
 
 Records = dict[str, Any]
-"""A value by its path, such as ``"sums['red'][3]"``."""
+"""Values by path, such as ``"sums['red'][3]"``."""
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, PurePath, Enum, torch.dtype, torch.device, np.generic)
 
 
 def records_of(hook: object, leaving_out: Collection[str] = ()) -> Records:
-    """What a hook, or a run's copy of it, holds now; what it is later changed to does not show here."""
+    """Return a copy of what a hook, or a run's copy of it, holds now."""
     return {path: _kept(value) for path, value in _parts(hook, "", (type(hook),), leaving_out, ())}
 
 
 def live_tensors(hook: object) -> Iterator[tuple[str, Tensor]]:
-    """The very tensors it holds, each with its path."""
+    """Return the tensors it holds, not copied, each with its path."""
     parts = _parts(hook, "", (type(hook),), (), ())
     return ((path, value) for path, value in parts if isinstance(value, Tensor))
 
 
 def difference(a: Records, b: Records) -> str | None:
-    """Where two differ first, in words; None where they are the very same."""
+    """Describe the first difference; None if there is none."""
     for path in [*a, *(path for path in b if path not in a)]:
         if path not in a or path not in b:
             return f"{path} is there {'only before' if path in a else 'only after'}"
@@ -47,13 +47,13 @@ def difference(a: Records, b: Records) -> str | None:
 
 
 def numbers(records: Records) -> Tensor:
-    """Every number that is no whole one, by size: the same whatever the order in which they were recorded."""
+    """Return every non-integer number, sorted, so that the order of recording does not matter."""
     found = [torch.as_tensor(value).flatten().double() for value in records.values() if _is_floating(value)]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *(x.cpu() for x in found)]).sort().values
 
 
 def same_run(a: Run, b: Run) -> bool:
-    """Whether two runs came to the very same latents and pictures."""
+    """Whether two runs have exactly equal latents and images."""
     assert a.latents is not None  # they have ended
     assert b.latents is not None
     return _same(a.latents, b.latents) and [i.tobytes() for i in a.images] == [i.tobytes() for i in b.images]
@@ -89,7 +89,7 @@ def _children(
 
 
 def _is_own(value: Any, roots: tuple[type, ...]) -> bool:
-    """Whether an object is a hook's own, so that what is in it is part of what the hook holds."""
+    """Whether an object is part of a hook, so that its content is part of the hook's records."""
     if isinstance(value, (Observer, Transform)):
         return True
     if isinstance(value, type) or not hasattr(value, "__dict__") or callable(value):

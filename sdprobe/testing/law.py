@@ -1,4 +1,4 @@
-"""A law that hooks keep: one small function with a name, and a line that says what it holds."""
+"""`Law`: a named check of hooks, with a line that describes it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Broken(AssertionError):
 
 @dataclass(frozen=True)
 class Law:
-    """What a hook is held to.
+    """A law that hooks must keep.
 
     Args:
-        name: what the function that tries it is called.
+        name: the name of the function that checks it, with spaces.
         says: the law, in one line.
-        trying: raises where it is not kept, and `DoesNotApply` where there is nothing to try.
-        stage: it is tried where every law of an earlier stage is kept: 0 a call, 1 a run, 2 a second run, 3 a run
-            elsewhere in time, 4 everything that is found by holding runs against each other.
+        trying: raises an error if the law is broken, and `DoesNotApply` if there is nothing to check.
+        stage: the law is checked if every law of an earlier stage holds: 0 a call, 1 a run, 2 a second run, 3 a run at
+            another time, 4 everything that compares runs.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Law:
 
 
 def law(stage: int = LAST) -> Callable[[Callable[[Trial], None]], Law]:
-    """Makes a law of the function that tries it: named after it, and saying the first line of its docstring."""
+    """Make a law from the function that checks it, with its name and the first line of its docstring."""
 
     def made(trying: Callable[[Trial], None]) -> Law:
         assert trying.__doc__ is not None  # every law says what it holds

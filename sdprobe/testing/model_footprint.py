@@ -1,4 +1,4 @@
-"""What a run could have left on a model: everything that must be as it was."""
+"""The footprint of a model: everything that a run must not change."""
 
 from __future__ import annotations
 

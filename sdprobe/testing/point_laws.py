@@ -1,4 +1,4 @@
-"""What a hook does at its points. Where one of these laws is broken no run ends well, so they are tried first."""
+"""Laws of a hook's calls at its points. Without them no run ends well, so they are checked first."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def keeps_its_kind(trial: Trial) -> None:
 
 @law(stage=0)
 def keeps_the_form(trial: Trial) -> None:
-    """What a transform returns has the shape, dtype and device of what it was given."""
+    """A transform returns a value with the shape, dtype and device of its input."""
     trial.transforms_only()
     _refuse(_noted(trial).form)
 
 
 @law(stage=0)
 def writes_nothing_in_place(trial: Trial) -> None:
-    """What a hook is shown is shared: it is left as it is, by whichever way one could write into it."""
+    """A hook does not write into the values it gets, in any way, as they are shared."""
     _refuse(_noted(trial).written)
 
 
 @law(stage=1)
 def runs(trial: Trial) -> None:
-    """A run of two steps ends, and its latents are numbers."""
+    """A run of two steps ends, and its latents are finite."""
     try:
         ended = trial.alone.run
     except DoesNotApply as refusal:
@@ -44,7 +44,7 @@ def runs(trial: Trial) -> None:
 @cache
 def _noted(trial: Trial) -> Noted:
     noted = Noted()
-    with suppress(Exception):  # whatever else goes wrong is for `runs` to say
+    with suppress(Exception):  # other errors are reported by the law `runs`
         trial.run(watched(trial.hook(), noted))
     if not noted.calls:
         raise DoesNotApply("none of its points was called")

@@ -1,4 +1,4 @@
-"""What a hook was held to, and what came of it: a table."""
+"""`Report`: the laws a hook was checked against, and the results, as a table."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Verdict = Literal["holds", "fails", "does not apply", "not tried"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One law, and what came of it.
+    """One law and its result.
 
     Args:
         law: the law.
-        verdict: ``"holds"``; ``"fails"``; ``"does not apply"``, where there is nothing to try; ``"not tried"``, where
-            laws that everything else rests on do not hold.
-        why: what was found, or why there was nothing to find. Empty where the law holds.
-        error: what was raised, where it fails.
-        seconds: how long it took.
+        verdict: ``"holds"``; ``"fails"``; ``"does not apply"``, if there is nothing to check; ``"not tried"``, if a law
+            that it depends on does not hold.
+        why: the reason. Empty if the law holds.
+        error: the error, if it fails.
+        seconds: how long the check took.
     """
 
     law: Law
@@ -33,7 +33,7 @@ class Finding:
 
 
 class LawsBroken(AssertionError):
-    """A hook does not keep its laws. The message is the table of all; each failure is a cause, with its traceback.
+    """A hook breaks laws. The message is the table of all; each failure is a cause, with its traceback.
 
     Attributes:
         report: the `Report`.
@@ -46,10 +46,10 @@ class LawsBroken(AssertionError):
 
 @dataclass(frozen=True)
 class Report:
-    """What came of every law, for one hook. It prints as a table, as HTML in a notebook.
+    """The results of every law, for one hook. Prints as a table, also in a notebook.
 
     Args:
-        hook: the hook, as it describes itself.
+        hook: the hook's repr.
         findings: one for each law, in the order tried.
     """
 
@@ -57,16 +57,16 @@ class Report:
     findings: tuple[Finding, ...]
 
     def named(self, verdict: Verdict) -> tuple[str, ...]:
-        """The names of the laws of which this came."""
+        """Return the names of the laws with this result."""
         return tuple(found.law.name for found in self.findings if found.verdict == verdict)
 
     @property
     def failures(self) -> tuple[Finding, ...]:
-        """The laws that do not hold."""
+        """The laws that fail."""
         return tuple(found for found in self.findings if found.verdict == "fails")
 
     def raise_for_failures(self) -> None:
-        """Raises `LawsBroken`, an AssertionError, with the table, if any law does not hold."""
+        """Raise `LawsBroken`, an AssertionError, with the table, if any law fails."""
         __tracebackhide__ = True
         if errors := [found.error for found in self.failures if found.error is not None]:
             raise LawsBroken(self) from ExceptionGroup(f"laws that {self.hook} does not keep", errors)

@@ -1,4 +1,4 @@
-"""A hook is a description: it may serve many runs, one after the other or at once, and keeps nothing of them."""
+"""Laws of reuse: a hook may serve many runs, one after the other or at once, and keeps no data of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdprobe.testing.trial import Trial, Variant
 def a_second_run_equals_the_first(trial: Trial) -> None:
     """One hook in two runs gives the same values and records twice."""
     hook = trial.hook()
-    with seeded(0):  # what it draws from the global generators is another law's matter
+    with seeded(0):  # another law checks the use of the global generators
         first = trial.run(hook)
         recorded = trial.records(first, hook)
     with seeded(0):
@@ -38,7 +38,7 @@ def a_second_run_equals_the_first(trial: Trial) -> None:
 
 @law(stage=2)
 def keeps_nothing_of_a_run(trial: Trial) -> None:
-    """A run changes neither the hook it was given nor what an earlier run recorded."""
+    """A run changes neither the hook that was given nor the records of an earlier run."""
     hook = trial.hook()
     described = records_of(hook)
     first = trial.run(hook)
@@ -52,7 +52,7 @@ def keeps_nothing_of_a_run(trial: Trial) -> None:
 
 @law()
 def serves_two_runs_at_once(trial: Trial) -> None:
-    """One hook in two runs at the same time, step beside step, does in each what it does in that run alone."""
+    """One hook in two runs at the same time, step by step, acts in each as in that run alone."""
     other = trial.hook()
     with_other_seed = trial.run(other, seed=1)
     alone = [trial.alone, (with_other_seed, trial.records(with_other_seed, other))]
@@ -70,7 +70,7 @@ def serves_two_runs_at_once(trial: Trial) -> None:
 
 @law(stage=3)
 def depends_on_the_seed_alone(trial: Trial) -> None:
-    """Runs of one seed are equal whatever the state of the global random generators."""
+    """Runs with one seed are equal for any state of the global random generators."""
     hook = trial.hook()
     with seeded(1):
         first = trial.run(hook)
@@ -84,7 +84,7 @@ def depends_on_the_seed_alone(trial: Trial) -> None:
 
 @law()
 def can_be_pickled(trial: Trial) -> None:
-    """A hook's configuration can be pickled, and what is read back does the same."""
+    """A hook's configuration can be pickled, and the unpickled hook acts the same."""
     hook = trial.hook()
     try:
         back = pickle.loads(pickle.dumps(hook))
@@ -100,22 +100,22 @@ def can_be_pickled(trial: Trial) -> None:
 
 
 class Meeting(Observer):
-    """Lets two runs begin each step together."""
+    """Makes two runs begin each step together."""
 
     def __init__(self) -> None:
         self.barrier = threading.Barrier(2)
 
     def latents(self, x: Tensor, step: Step) -> None:
         with suppress(threading.BrokenBarrierError):
-            self.barrier.wait(timeout=5)  # where the other run has failed, this one goes on
+            self.barrier.wait(timeout=5)  # if the other run has failed, this one continues
 
     def finish(self, run: Run) -> None:
-        self.barrier.abort()  # nobody is to wait for a run that is over
+        self.barrier.abort()  # no run must wait for one that has ended
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """While this is open the global random generators stand where a seed puts them."""
+    """While this is open, the global random generators are in the state of a seed."""
     others: tuple[Any, Any] = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:

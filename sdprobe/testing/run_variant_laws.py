@@ -1,4 +1,4 @@
-"""The kinds of run there are: batches, other sizes, schedulers, pictures to start from, other numbers and devices."""
+"""Laws of settings: batches, other sizes, schedulers, images to start from, dtypes and devices."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ def several_images_of_each_prompt(trial: Trial) -> None:
 
 @law()
 def without_guidance(trial: Trial) -> None:
-    """A run at guidance 1, in which there are no unconditional rows."""
+    """A run at guidance 1, which has no unconditional rows."""
     _holds_in(trial, UNGUIDED)
 
 
 @law()
 def not_square(trial: Trial) -> None:
-    """A picture that is wider than high."""
+    """An image that is wider than high."""
     _holds_in(trial, WIDE)
 
 
 @law()
 def another_scheduler(trial: Trial) -> None:
-    """Euler's scheduler, whose latents grow with the noise; in a flow, other noise levels."""
+    """Euler's scheduler, whose latents grow with the noise; for a flow, other noise levels."""
     _holds_in(trial, EULER)
 
 
 @law()
 def a_scheduler_that_draws_noise(trial: Trial) -> None:
-    """A scheduler that adds noise at every step: DDPM's, or in a flow that of latent consistency models."""
+    """A scheduler that adds noise at every step: DDPM's, or for a flow that of latent consistency models."""
     _holds_in(trial, DDPM)
 
 
 @law()
 def from_a_picture(trial: Trial) -> None:
-    """A run that starts from a picture and takes only the last two of its four steps."""
+    """A run that starts from an image and takes only the last two of its four steps."""
     _holds_in(trial, PICTURE)
 
 
@@ -88,7 +88,7 @@ def on_a_gpu(trial: Trial) -> None:
 
 @law()
 def goes_by_the_labels_of_rows(trial: Trial) -> None:
-    """Which rows are conditional is said by step.rows: in a batch stacked the other way round all is the same."""
+    """The hook finds conditional rows by step.rows: with the rows in reverse order its results are the same."""
     hook = trial.hook()
     if len(trial.alone.run.roles) == 1:
         raise DoesNotApply("all rows of this model are of one role, whichever way they stand")
@@ -102,7 +102,7 @@ def goes_by_the_labels_of_rows(trial: Trial) -> None:
 
 @law()
 def each_picture_as_if_alone(trial: Trial) -> None:
-    """In a batch each picture is what it is alone, from its own prompt and seed."""
+    """In a batch each image is what it is alone, from its own prompt and seed."""
     trial.transforms_only()
     hook = trial.hook()
     batch = trial.run(hook, setting=PROMPTS, seed=[0, 1, 2])
@@ -115,7 +115,7 @@ def each_picture_as_if_alone(trial: Trial) -> None:
 
 
 def _holds_in(trial: Trial, setting: Setting) -> None:
-    """The run ends, its latents are numbers, an observer changes nothing, and the model is what it was."""
+    """The run ends, its latents are finite, an observer changes nothing, and the model is unchanged."""
     run = trial.run(trial.hook(), setting=setting)
     assert run.latents is not None  # it has ended
     if not run.latents.isfinite().all():
@@ -126,7 +126,7 @@ def _holds_in(trial: Trial, setting: Setting) -> None:
 
 
 def _close(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    """Equal but for the last digits: kernels may round differently where a row stands elsewhere in the batch."""
+    """Equal except for the last digits: kernels may round differently for another row of the batch."""
     assert a is not None
     assert b is not None
     return torch.allclose(a, b, rtol=1e-3, atol=1e-3, equal_nan=True)

@@ -1,6 +1,6 @@
-"""Hypothesis strategies: hooks and runs, made up at random, for property tests of one's own.
+"""Hypothesis strategies: random hooks and runs, for your own property tests.
 
-Every made-up hook acts at one point, so that a failing example reads plainly. They need hypothesis, which comes with
+Every synthetic hook acts at one point, so that a failing example is easy to read. They need hypothesis, installed by
 ``pip install 'sdprobe[test]'``.
 """
 
@@ -31,7 +31,7 @@ TRANSFORMS = (
 
 
 def observers() -> Any:
-    """Observers: made-up ones that keep what passes one point, and some of the package's own.
+    """Observers: synthetic ones that record the values of one point, and some of the package's own.
 
     >>> from sdprobe.testing import observers
     >>> observers().example()  # doctest: +SKIP
@@ -42,7 +42,7 @@ def observers() -> Any:
 
 
 def transforms() -> Any:
-    """Transforms: a x + b, or nothing at all, at one point; and some of the package's own, for prompts of `runs`."""
+    """Transforms: a x + b, or the identity, at one point; and some of the package's own, for prompts of `runs`."""
     st = _hypothesis()
     points, factors, shifts = st.sampled_from(POINTS), st.sampled_from([0.5, 0.9, 1.1, 2.0]), st.sampled_from([0, 0.25])
     made_up = st.one_of(st.builds(affine, points, factors, shifts), st.builds(same, points))

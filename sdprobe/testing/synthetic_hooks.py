@@ -1,4 +1,4 @@
-"""Made-up hooks that act at one point each, to stand beside the hook on trial."""
+"""Synthetic hooks that act at one point each, to use beside the hook under test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Run
 
-MODULES = {"activation": ("*transformer_blocks.0.ff",)}  # which every family has
+MODULES = {"activation": ("*transformer_blocks.0.ff",)}  # every family has these modules
 
 
 class Affine(Transform):
@@ -26,7 +26,7 @@ class Affine(Transform):
 
 
 class Same(Transform):
-    """Returns what it is given."""
+    """Returns its input."""
 
     def __init__(self, point: str) -> None:
         self.point = point
@@ -37,7 +37,7 @@ class Same(Transform):
 
 
 class Seen(Observer):
-    """Keeps a copy of every value that passes one point."""
+    """Keeps a copy of every value at one point."""
 
     def __init__(self, point: str) -> None:
         self.point = point
@@ -51,7 +51,7 @@ class Seen(Observer):
 
 
 class Raising(Observer):
-    """Raises at one point, or at its start or finish."""
+    """Raises an error at one point, or at its start or finish."""
 
     def __init__(self, method: str, error: BaseException) -> None:
         self.method, self.error = method, error
@@ -98,7 +98,7 @@ def raising(method: str, error: BaseException) -> Observer:
 
 
 class Differentiated(Transform):
-    """Asks for gradients, and changes nothing."""
+    """Asks for gradients and changes nothing."""
 
     needs_grad = True
 

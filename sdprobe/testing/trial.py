@@ -1,4 +1,4 @@
-"""What a law is tried with: the hook, small models, and runs of two steps in the settings that hooks must stand."""
+"""`Trial`: the hook under test, small models, and runs of two steps in several settings."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from sdprobe.testing.flat_records import Records, records_of
 from sdprobe.testing.model_footprint import footprint
 
 SIDE = 16
-"""Of the pictures, in pixels, each way."""
+"""The side of the images, in pixels."""
 
 
 class DoesNotApply(Exception):
-    """A law has nothing to say of a hook; the message says why."""
+    """A law does not apply to a hook; the message says why."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Which of a family's small models; two of different numbers are alike."""
+    """One of a family's small models; two with different numbers are alike."""
 
     dtype: torch.dtype | None = None
     device: str | None = None
@@ -45,10 +45,10 @@ class Setting:
     """A kind of run.
 
     Args:
-        changed: arguments of `sample` other than the usual ones.
-        in_a_flow: what is changed besides where the model's noise is a flow's, which has schedulers of its own.
-        endings: what is appended to the prompt, for each of several prompts.
-        variant: on which model.
+        changed: arguments of `sample` that differ from the usual ones.
+        in_a_flow: further arguments for a flow model, which has its own schedulers.
+        endings: texts appended to the prompt, one for each of several prompts.
+        variant: the model.
     """
 
     changed: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Setting:
     variant: Variant = Variant()
 
     def arguments(self, prompt: str, model: Model) -> dict[str, Any]:
-        """What `sample` is given beside the model."""
+        """Return the arguments of `sample` other than the model."""
         texts = [prompt + ending for ending in self.endings] or prompt
         usual = {"prompt": texts, "steps": 2, "guidance_scale": 3.0, "seed": 0, "height": SIDE, "width": SIDE}
         of_flows = self.in_a_flow if is_flow(model.pipe.scheduler) else {}
@@ -68,7 +68,7 @@ STANDARD = Setting()
 
 
 class Alone(NamedTuple):
-    """An ordinary run past the hook alone, and what it had recorded when it ended."""
+    """An ordinary run with only this hook, and its records at the end."""
 
     run: Run
     records: Records
@@ -76,14 +76,14 @@ class Alone(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One hook on trial.
+    """One hook under test.
 
     Args:
-        factory: makes the hook anew.
-        prompt: what its runs draw.
+        factory: makes a new hook.
+        prompt: the prompt of its runs.
         unrepeatable: names of records that may differ between equal runs.
-        pipeline: makes the pipeline of the model that it runs on.
-        way: what makes a run, with the arguments of `sample`.
+        pipeline: makes the pipeline of the model.
+        way: makes a run, with the arguments of `sample`.
     """
 
     factory: Callable[[], Hook | Hooks]
@@ -93,17 +93,17 @@ class Trial:
     way: Callable[..., Run] = sample
 
     def hook(self) -> Hook:
-        """The hook, made anew. Raises TypeError for a factory that does not make one hook."""
+        """Make a new hook. Raises TypeError for a factory that does not make one hook."""
         made = Hooks(self.factory())
         if len(made) != 1:
             raise TypeError(f"a factory makes one hook, but this one made {len(made)}: {made!r}")
         return made.leaves[0]
 
     def run(self, *hooks: Hook | Hooks, setting: Setting = STANDARD, model: Model | None = None, **changed: Any) -> Run:
-        """A run past the hooks.
+        """Run with the hooks.
 
-        Raises DoesNotApply where a hook, or the model, refuses such a run before its first point, as it should what it
-        cannot do.
+        Raises DoesNotApply if a hook, or the model, refuses the run before its first point, as it should if it does not
+        support it.
         """
         model = self.model(setting.variant)[0] if model is None else model
         arguments = setting.arguments(self.prompt, model) | changed
@@ -118,20 +118,20 @@ class Trial:
             raise DoesNotApply(f"it refuses such a run: {error}") from error
 
     def plain(self, setting: Setting = STANDARD) -> Run:
-        """The run without the hook."""
+        """Return the run without the hook."""
         return _plain(self.pipeline, self.way, setting, self.prompt)
 
     def model(self, variant: Variant = Variant()) -> tuple[Model, dict[str, Any]]:
-        """A small model, made once, and its footprint when it was new."""
+        """Return a small model, made once, and its footprint when it was new."""
         return _model(self.pipeline, self.way, variant)
 
     def records(self, run: Run, hook: Hook) -> Records:
-        """What a run's copy of a hook holds, but for what may differ."""
+        """Return the records of a run's copy of a hook, without the unrepeatable ones."""
         return records_of(run[hook], self.unrepeatable)
 
     @cached_property
     def alone(self) -> Alone:
-        """An ordinary run past the hook, made once: what other runs are held against."""
+        """Return an ordinary run with the hook, made once, to compare other runs with."""
         hook = self.hook()
         run = self.run(hook)
         return Alone(run, self.records(run, hook))
@@ -153,25 +153,25 @@ class Trial:
 
 
 class Witness(Transform):
-    """Stands first, and tells whether a run came as far as its first point."""
+    """Comes first, and records whether a run reached its first point."""
 
     def __init__(self) -> None:
-        self.passed: list[bool] = []  # the run's copy shares it, and is meant to
+        self.passed: list[bool] = []  # shared with the run's copy on purpose
 
     def token_embeds(self, x: Tensor, text: Text) -> Tensor:
         self.passed.append(True)
         return x
 
 
-# So many that the models of one pipeline are kept; of many pipelines, one after the other, only the latest.
+# Enough for the models of one pipeline; of many pipelines in turn, only the last ones are kept.
 @lru_cache(maxsize=8)
 def _model(pipeline: Callable[[], Any], way: Callable[..., Run], variant: Variant) -> tuple[Model, dict[str, Any]]:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # weights are drawn from the global generator
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # weights use the global generator
         made = pipeline()
     made.set_progress_bar_config(disable=True)
     model = load(made, dtype=variant.dtype, device=variant.device)
     model = with_roles_reversed(model) if variant.with_roles_reversed else model
-    # What the libraries themselves leave on a model that is used for the first time is no trace of a hook.
+    # Changes that the libraries make at the first use of a model are not those of a hook.
     way(model, **Setting({"steps": 1}).arguments("", model))
     return model, footprint(made)
 
@@ -183,6 +183,6 @@ def _plain(pipeline: Callable[[], Any], way: Callable[..., Run], setting: Settin
 
 
 def forget_models() -> None:
-    """Make every model anew: what a hook may have left on one is not to be held against another."""
+    """Make every model again, so that changes by one hook do not affect another."""
     _model.cache_clear()
     _plain.cache_clear()

@@ -1,7 +1,7 @@
-"""Every call of a hook at a point, watched from beside: what it was given, what it gave back, what it wrote into.
+"""Checks of every call of a hook at a point: its input, its return value, and in-place writes.
 
-A run refuses the first fault it sees and ends. Here a fault is noted and made good, so that one run shows them all;
-and values are compared themselves, so that writing past torch, by numpy or ``.data``, shows as well.
+A run refuses the first fault and ends. Here a fault is recorded and repaired, so that one run shows all faults. Values
+are compared, so that writes without torch, by numpy or ``.data``, are found too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HELD = ("query", "key", "value", "mask")
 
 @dataclass(frozen=True)
 class Noted:
-    """What was called, and what was wrong: the kind of an answer, its form, what was written into."""
+    """The methods called, and their faults: type and form of the return value, in-place writes."""
 
     calls: list[str] = field(default_factory=list)
     kind: list[str] = field(default_factory=list)
@@ -33,17 +33,17 @@ class Noted:
 
 
 class Spoilt(Exception):
-    """A hook wrote into what cannot be made good, so the run was ended."""
+    """A hook wrote into a value that cannot be repaired, so the run was ended."""
 
 
 def watched(hook: Hook, noted: Noted) -> Hook:
-    """A copy of a hook whose faults are noted."""
+    """Return a copy of a hook whose faults are recorded."""
     methods = {point: _watching(type(hook), point, noted) for point in POINTS if overrides(hook, point)}
     return with_methods(hook, methods)
 
 
 def with_methods(hook: Hook, methods: dict[str, Callable[..., Any]]) -> Hook:
-    """A copy of a hook with some of its methods replaced."""
+    """Return a copy of a hook with some methods replaced."""
     other = copy.copy(hook)
     other.__class__ = type(type(hook).__name__, (type(hook),), methods)
     return other

@@ -1,1 +1,1 @@
-"""What a model reads: tokens, every run_model of a text encoder, textual inversion."""
+"""The text side of a model: tokens, every stage of a text encoder, textual inversion."""

@@ -1,4 +1,4 @@
-"""From tokens to conditioning: every stage of a text encoder's pass over a prompt."""
+"""`embed`: every stage of a text encoder's pass over a prompt."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sdprobe.model.model_lock import RunUnderWay
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Embeddings:
-    """The stages of the text encoder's pass over prompts, first to last.
+    """The stages of a text encoder's pass over prompts, first to last.
 
     Attributes:
-        prompts: the prompts, with every word placed.
-        token: each token's embedding, ``[batch, tokens, width]``: what `token_embeds` hooks are given.
-        position: each position's embedding, ``[tokens, width]``.
-        input: their sum, ``[batch, tokens, width]``: what the first layer reads.
+        prompts: the prompts, with the positions of every word.
+        token: token embeddings, ``[batch, tokens, width]``: the value at the point ``token_embeds``.
+        position: position embeddings, ``[tokens, width]``.
+        input: their sum, ``[batch, tokens, width]``: the input of the first layer.
         hidden_states: ``input``, then each layer's output, ``[batch, tokens, width]`` each.
-        last_hidden_state: the last layer's output through the final norm: what conditions the U-Net.
+        last_hidden_state: the last layer's output after the final norm.
         pooled: ``last_hidden_state`` at the end token, ``[batch, width]``.
     """
 
@@ -61,7 +61,7 @@ def embed(
     *,
     input: Shaped[Tensor, "batch tokens width"] | None = None,
 ) -> Embeddings:
-    """What a model's text encoder makes of a prompt, or of several, stage by stage.
+    """Run a model's text encoder on one or more prompts and return every stage.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -79,14 +79,14 @@ def embed(
     True
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
+        model: the result of `sdprobe.load`, or a live pipeline.
         prompt: one text or several.
-        input: input embeddings ``[batch, tokens, width]`` to send through the layers in place of the prompt's own; the
-            prompt then says only where its end token is.
+        input: input embeddings ``[batch, tokens, width]`` for the first layer, instead of the prompt's own; the prompt
+            then only gives the position of the end token.
 
     Raises:
-        ValueError: for input embeddings of another shape than the prompt's own; for an encoder other than CLIP's.
-        RuntimeError: from inside a hook of a run of the model, saying what to ask there.
+        ValueError: for input embeddings of another shape than the prompt's own; for an encoder that is not CLIP's.
+        RuntimeError: if called by a hook during a run of the model; the message names the alternatives.
     """
     own = load(model)
     texts = [prompt] if isinstance(prompt, str) else prompt

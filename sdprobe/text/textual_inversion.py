@@ -1,4 +1,4 @@
-"""Textual inversion: a new word, learned from a few pictures (Gal et al. 2022, section 4)."""
+"""`learn_concept`: textual inversion, a new word learned from a few images (Gal et al. 2022, section 4)."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def learn_concept(
     every: int = 100,
     progress: bool = True,
 ) -> Concept:
-    """Learn token embeddings that stand for what some pictures share; the model itself is not touched.
+    """Learn token embeddings for what some images have in common; the model itself is not changed.
 
-    The vectors are fitted by the loss the model was trained with: noise is added to the pictures, and the denoiser,
-    told of them by captions that name the token, is to say which. The gradient goes into the vectors and nowhere else.
-    Every vector keeps the length it began with. Left alone, vectors grow as they learn, and an encoder hears the
-    rest of the prompt the less beside a longer one; what they stand for lies in their direction.
+    The vectors are trained with the loss of the model: noise is added to the images, and the denoiser predicts it,
+    given captions that contain the token. Only the vectors are trained. Every vector keeps its initial norm: without
+    this, its norm grows during training, and a larger vector reduces the influence of the rest of the prompt. The
+    meaning is in its direction.
 
     >>> import sdprobe
     >>> from sdprobe.shapes import Object, render
@@ -63,37 +63,38 @@ def learn_concept(
     >>> run = sdprobe.sample(model, "a <hue> ring", hooks=[use], steps=3, seed=0, progress=False)
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline, of Stable Diffusion 1 or 2. In half precision small
-            gradients may be lost: load float32, or bfloat16.
-        images: the pictures, three to five or more: PIL, or arrays ``[H, W, 3]`` of uint8. Each is scaled to the
-            model's own size, and its middle cut out.
-        token: the new word. It must be none that the tokenizer knows: ``"<hue>"``, say.
-        init_word: the word to begin with, a coarse name of what is to be learned: one token, or as many as ``vectors``.
-        vectors: how many tokens the new word takes. More hold more, and are heard less readily in new prompts.
-        steps: how many times the vectors are improved.
-        batch: pictures in each step, each with a caption, a noise level and noise drawn for it. Noise levels are
-            spread evenly over the batch, which leaves less to chance.
-        lr: how far a step goes, in units of the initial vector's root mean square, so that it means the same for every
-            encoder. For Stable Diffusion, 0.035 is diffusers' usual 5e-4.
-        templates: captions, with ``{}`` where the word is to stand. What they say of the pictures, the vectors need
-            not: for a colour, ``"a {} shape"``.
-        seed: of every choice and of the noise.
-        checkpoint: a file to keep the learning in. Where it exists, learning goes on from it, and ends with the same
-            bits as if it had not been interrupted; with more ``steps`` than before, it goes on beyond.
-        every: steps from one checkpoint to the next.
-        progress: show a bar.
+        model: the result of `sdprobe.load`, or a live pipeline, of Stable Diffusion 1 or 2. Half precision may lose
+            small
+            gradients: load float32 or bfloat16.
+        images: the images, three to five or more: PIL, or arrays ``[H, W, 3]`` of uint8. Each is resized to the model's
+            own size, with a centre crop.
+        token: the new word, which the tokenizer must not know yet, for example ``"<hue>"``.
+        init_word: the word to start from, a general name of what is learned: one token, or as many as ``vectors``.
+        vectors: how many tokens the new word has. More can hold more detail, but have less effect in new prompts.
+        steps: number of training steps.
+        batch: images per step, each with a random caption, noise level and noise. The noise levels are spread evenly
+            over the batch, which reduces variance.
+        lr: the step size, relative to the root mean square of the initial vector, so that it means the same for every
+            encoder. For Stable Diffusion, 0.035 corresponds to diffusers' usual 5e-4.
+        templates: captions, with ``{}`` for the word. What the captions describe, the vectors do not need to learn: for
+            a colour, ``"a {} shape"``.
+        seed: the seed of every random choice and of the noise.
+        checkpoint: a file for the training state. If it exists, training continues from it, with the same result, bit
+            for bit, as without the interruption; with more ``steps`` than before, training goes on to the new number.
+        every: steps between checkpoints.
+        progress: show a progress bar.
 
     Returns:
         The concept: its vectors, its token, and the loss of every step. `Concept.save` writes it for diffusers;
-        `UseConcept` reads it in a run.
+        `UseConcept` uses it in a run.
 
     Raises:
-        ValueError: for what cannot be learned from or with, before anything runs; for a checkpoint that was made
-            otherwise, or holds none.
-        FloatingPointError: where the loss, or its gradient, is no number any more.
+        ValueError: for invalid arguments, before anything runs; for a checkpoint that was made with other arguments, or
+            a file that is not a checkpoint.
+        FloatingPointError: if the loss or its gradient is no longer finite.
 
     Source: Gal et al. 2022, An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual
-    Inversion, section 4. Keeping the length is after Alaluf et al. 2023, A Neural Space-Time Representation for
+    Inversion, section 4. The constant norm is after Alaluf et al. 2023, A Neural Space-Time Representation for
     Text-to-Image Personalization, section 4.
     """
     own = model if isinstance(model, Model) else load(model)
@@ -150,7 +151,7 @@ def _pictures(images: Picture | Sequence[Picture]) -> list[Image]:
 
 
 def _initial(model: StableDiffusion, word: str, vectors: int) -> Float[Tensor, "vectors width"]:
-    """The embeddings of the word to begin with; of one token, as often as is asked for."""
+    """Return the embeddings of the initial word; if it is one token, repeated ``vectors`` times."""
     prompt = model.read(word)
     found = [i for i, role in enumerate(prompt.roles) if role == "word"]
     if not found or len(found) not in (1, vectors):
@@ -170,7 +171,7 @@ def _digest(*contents: bytes) -> str:
 
 
 def _sample_of(model: StableDiffusion) -> bytes:
-    """One number out of every parameter: enough to tell a model from another, and read in no time."""
+    """Return one number of every parameter: fast to read, and enough to identify a model."""
     parts = (model.denoiser, model.pipe.text_encoder)
     numbers = [p.detach().flatten()[:1].float() for part in parts for p in part.parameters()]
     return torch.cat(numbers).cpu().numpy().tobytes()
@@ -182,11 +183,11 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path, told: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """A checkpoint of this very learning; ValueError for any other file."""
+    """Return the checkpoint of a training with these settings. Raises ValueError for any other file."""
     with path.open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # what a broken or hostile file makes a reader raise can be anything
+        except Exception as error:  # a broken or hostile file can cause any error
             raise ValueError(f"{path} holds no checkpoint of learn_concept ({type(error).__name__})") from None
     if not isinstance(content, dict) or not {"settings", *STATE} <= set(content):
         raise ValueError(f"{path} holds no checkpoint of learn_concept, but a {type(content).__name__}")

@@ -1,4 +1,4 @@
-"""From letters to tokens: how a model reads a prompt, as a table."""
+"""`tokens` and `detokenize`: how a model tokenizes a prompt, as a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdprobe.plot.table import as_html, as_text
 
 @dataclass(frozen=True)
 class Token:
-    """One row of a table: where it stands, its number and spelling in the vocabulary, its word and its role.
+    """One row of the table: position, number and spelling in the vocabulary, word and role of a token.
 
     ``word`` is empty for the tokens that the tokenizer adds.
     """
@@ -32,16 +32,16 @@ class Token:
 
 @dataclass(frozen=True)
 class Tokens:
-    """How prompts are read: iterate over it for the rows of all prompts; print it, or end a notebook cell with it.
+    """The tokens of prompts. Iterate over it for the rows of all prompts; print it for a table.
 
     Attributes:
-        prompts: the prompts, with every word placed.
+        prompts: the prompts, with the positions of every word.
     """
 
     prompts: tuple[Prompt, ...]
 
     def rows(self, prompt: int = 0) -> tuple[Token, ...]:
-        """The tokens of one prompt, padding included."""
+        """Return the tokens of one prompt, including padding."""
         own = self.prompts[prompt]
         word_of = {position: own.text[slice(*own.spans[position])] for position, role in enumerate(own.roles)}
         for found in own.words.values():
@@ -70,7 +70,7 @@ class Tokens:
         return "".join(tables)
 
     def _shown(self, prompt: int) -> list[tuple[str, ...]]:
-        """The header and the rows up to the first padding token."""
+        """Return the header and the rows, without padding tokens."""
         rows = [row for row in self.rows(prompt) if row.role != "pad"]
         shown = [(str(row.position), str(row.id), row.token, row.word, row.role) for row in rows]
         return [("position", "id", "token", "word", "role"), *shown]
@@ -85,7 +85,7 @@ class Tokens:
 
 
 def tokens(model: Model | Any, prompt: str | Sequence[str]) -> Tokens:
-    """How a model reads a prompt, or several: position, id, token, word and role of each token.
+    """Tokenize one or more prompts: position, id, token, word and role of each token.
 
     >>> import sdprobe
     >>> sdprobe.tokens(sdprobe.load(), "a checkered ring")
@@ -99,26 +99,26 @@ def tokens(model: Model | Any, prompt: str | Sequence[str]) -> Tokens:
     and 26 padding tokens
 
     Args:
-        model: what `sdprobe.load` gives, or a live pipeline.
+        model: the result of `sdprobe.load`, or a live pipeline.
         prompt: one text or several.
 
     Returns:
-        A table that prints, shows in a notebook, and gives its rows. Where a prompt is longer than the context it
-        says which words were cut off.
+        A table that prints, shows in a notebook, and gives its rows. If a prompt is longer than the context, it lists
+        the words that were cut off.
     """
     own = load(model)
     return Tokens(tuple(map(own.read, [prompt] if isinstance(prompt, str) else prompt)))
 
 
 def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[Sequence[int]]) -> list[str]:
-    """The texts that batches of token numbers spell, start, end and padding left out.
+    """Return the texts of batches of token ids, without start, end and padding tokens.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
     >>> sdprobe.detokenize(model, [row.ids for row in sdprobe.tokens(model, ["a red ring", "a star"]).prompts])
     ['a red ring', 'a star']
 
-    Where a prompt is read by several encoders one after the other, as in Stable Diffusion 3, it is spelt by the first.
+    If several encoders read the prompt one after the other, as in Stable Diffusion 3, the ids of the first are used.
     """
     own = load(model)
     first = own.length(own.first_shown)

@@ -1,1 +1,1 @@
-"""Transforms: hooks that change."""
+"""Transforms: hooks that change values of a run."""

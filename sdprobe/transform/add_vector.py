@@ -1,4 +1,4 @@
-"""Move a word's input embedding along a direction."""
+"""`AddVector`: add a vector to a word's token embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class AddVector(AtWord):
-    """Add a vector to the token embedding of a word, before positions are added.
+    """Add a vector to the token embedding of a word, before position embeddings are added.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -21,16 +21,16 @@ class AddVector(AtWord):
     >>> run = sdprobe.sample(model, "a red circle", hooks=[bluer], steps=3, seed=0, progress=False)
 
     Args:
-        word: the word, or phrase, whose tokens are moved.
-        vector: ``[width]`` for all of its tokens, or ``[tokens, width]``. For a model of several text encoders, one for
-            each by its name, ``{"text_encoder": ..., "text_encoder_2": ...}``; what is not named stays as it is.
-        scale: what the vector is multiplied by.
-        occurrence: which occurrence, 0 the first; None for all of them.
+        word: the word or phrase to change.
+        vector: ``[width]`` for all of its tokens, or ``[tokens, width]``. For a model with several text encoders, a
+            vector by encoder name, ``{"text_encoder": ..., "text_encoder_2": ...}``; other encoders are unchanged.
+        scale: the factor of the vector.
+        occurrence: which occurrence, counted from 0; None for all.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds the word.
-        ValueError: where the vector does not fit the word's tokens.
+        WordNotInPrompt: if no prompt of the run has the word.
+        ValueError: if the shape of the vector does not fit the word's tokens.
     """
 
     def __init__(

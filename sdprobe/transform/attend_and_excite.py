@@ -1,4 +1,4 @@
-"""See to it that every word is looked at somewhere."""
+"""`AttendAndExcite`: guide x_t until every word gets attention."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAt
 from sdprobe.transform.guidance import Guidance, Scale
 
 THRESHOLDS: Mapping[float, float] = MappingProxyType({0.0: 0.05, 0.2: 0.5, 0.4: 0.8})
-"""The paper's, for its steps 0, 10 and 20 of 50, by the share of the run."""
+"""The thresholds of the paper, for its steps 0, 10 and 20 of 50, by fraction of the run."""
 
 
 class AttendAndExcite(AttentionGuidance):
-    """Push x_t, in the early steps, until every word is attended to by some position of the picture.
+    """Guide x_t, in the early steps, until every word gets attention from some image position.
 
-    Models leave out objects of the prompt; then no position attends to their words. The loss is that of the most
-    neglected word: 1 less its greatest attention anywhere, on maps at one grid that are averaged over heads and sites,
-    taken without the start token, sharpened over the words, and smoothed a little.
+    Models leave out objects of the prompt if no image position attends to their words. The loss is that of the most
+    neglected word: 1 minus its maximum attention over the image. The attention maps of one grid are averaged over heads
+    and sites, without the start token, sharpened over the words, and slightly smoothed.
 
     >>> import sdprobe
     >>> excite = sdprobe.AttendAndExcite(["circle", "square"])
@@ -35,24 +35,24 @@ class AttendAndExcite(AttentionGuidance):
     torch.Size([2, 1])
 
     Args:
-        words: what must not be neglected: words or phrases, each of their occurrences by itself; ``(word, 1)``, a
-            second occurrence alone; or token positions. The attention to the tokens of one word is added.
-        scale: the size of a push in the first step; it would fall to 0.71 of it by the last. 0 only records. The
-            default is the paper's; on the embedded model 10 keeps pictures better.
-        thresholds: by step, the greatest attention that every word has to reach: the step is pushed again until it
-            has, at most ``repeats`` times; steps that are not named are pushed once. None is the paper's 0.05, 0.5 and
-            0.8 at steps 0, 10 and 20 of 50, or at the same share of another number.
-        repeats: how often, at most, a step with a threshold is pushed.
-        stop: the step to push no more from; None is half of the steps, as the paper's 25 of 50.
-        grid: where to look, ``(h, w)`` or a number for a square one, at least 2×2. None is the coarsest of the down and
-            up blocks: 16×16 for Stable Diffusion at 512 pixels, as in the paper; 8×8 for the embedded model, where of
-            16×16, 8×8 and 4×4 it does most for objects that were left out.
+        words: the words that need attention: words or phrases, each occurrence separately; ``(word, 1)``, only the
+            second occurrence; or token positions. The attention to the tokens of one word is summed.
+        scale: the step size of the gradient in the first step; it falls to 0.71 of it in the last. 0 only records. The
+            default is the paper's; on the embedded model, 10 preserves images better.
+        thresholds: by step, the attention that every word must reach: the step is guided again until it does, at most
+            ``repeats`` times; steps without a threshold are guided once. None is the paper's 0.05, 0.5 and 0.8 at steps
+            0, 10 and 20 of 50, or at the same fraction of another number of steps.
+        repeats: the maximum number of gradient updates in a step with a threshold.
+        stop: the first step that is not guided; None is half of the steps, as the paper's 25 of 50.
+        grid: the grid of the sites used, ``(h, w)`` or a number for a square one, at least 2×2. None is the coarsest of
+            the down and up blocks: 16×16 for Stable Diffusion at 512 pixels, as in the paper; 8×8 for the embedded
+            model, which of 16×16, 8×8 and 4×4 is the best for objects that were left out.
 
-    A prompt of the run that holds none of the words is left as it is. With ``thresholds={}`` a run is that of
-    diffusers' StableDiffusionAttendAndExcitePipeline (where its scheduler leaves the scale of latents alone); after a
-    threshold is reached that pipeline pushes once more than Algorithm 1 says.
+    A prompt of the run that has none of the words is not guided. With ``thresholds={}`` a run equals that of
+    diffusers' StableDiffusionAttendAndExcitePipeline (if its scheduler does not scale the latents). After a threshold
+    is reached, that pipeline makes one update more than Algorithm 1.
 
-    Attributes, and what else is raised: see `AttentionGuidance`.
+    Attributes and other errors: see `AttentionGuidance`.
 
     Source: Chefer et al. 2023, "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
     Models", section 3 and Algorithm 1. The sharpening (softmax of 100 times the attention) is that of its code.
@@ -76,7 +76,7 @@ class AttendAndExcite(AttentionGuidance):
         self.thresholds, self.grid = thresholds, grid
 
     def rate(self, step: Step) -> float:
-        # The paper writes for latents whose variance is that of pictures; elsewhere the gradient shrinks as they grow.
+        # The paper assumes latents with the variance of images; with a larger scale, the gradient gets smaller.
         fall = math.sqrt(1 - 0.5 * step.index / max(step.total - 1, 1))
         return Guidance(self.scale).at(step) * fall * (step.signal**2 + step.noise**2)
 
@@ -96,7 +96,7 @@ class AttendAndExcite(AttentionGuidance):
 
 
 def smoothed(maps: Float[Tensor, "words h w"]) -> Float[Tensor, "words h w"]:
-    """Maps under a 3×3 Gaussian that is written, in the paper's code, with a standard deviation of 0.5 and twice it."""
+    """Smooth maps with the 3×3 Gaussian kernel of the paper's code: nominal standard deviation 0.5, in effect 0.71."""
     line = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=maps.device) ** 2))
     kernel = torch.outer(line, line)
     padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")

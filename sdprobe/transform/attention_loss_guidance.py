@@ -1,4 +1,4 @@
-"""Push the latents down a loss on where the denoiser looks."""
+"""`AttentionGuidance`: guide x_t with the gradient of a loss on cross-attention. `CrossAttention`: its input."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ PerImage = Float[Tensor, " images"]
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """Where one picture looks in one call of the denoiser: probabilities that gradients pass.
+    """The cross-attention of one image in one call of the denoiser: probabilities with gradients.
 
     Args:
-        prompt: the picture's prompt.
-        sites: those of every site looked at, ``[heads, h, w, tokens]``; over the tokens they sum to 1, at joint
-            attention to less: the rest goes to the picture.
+        prompt: the image's prompt.
+        sites: probabilities of every site used, ``[heads, h, w, tokens]``. Over the tokens they sum to 1; in joint
+            attention to less, as the rest goes to image positions.
     """
 
     prompt: Prompt
     sites: tuple[Float[Tensor, "heads h w tokens"], ...] = field(repr=False)
 
     def mean(self) -> Float[Tensor, "h w tokens"]:
-        """Their mean over the heads of all sites, which are then of one grid."""
+        """Return the mean over the heads of all sites, which must have the same grid."""
         return torch.cat(self.sites).mean(0)
 
     def tokens_of(self, word: Word) -> tuple[tuple[int, ...], ...]:
-        """The token positions of a word: one tuple for each time it occurs, none where it does not."""
+        """Return the token positions of a word: one tuple per occurrence, none if it does not occur."""
         return tokens_of(self.prompt, word)
 
 
 class AttentionGuidance(Transform):
-    """Push x_t, before a step, down the gradient of a loss on the denoiser's cross-attention.
+    """Guide x_t, before a step, with the gradient of a loss on the denoiser's cross-attention.
 
-    Before the loop's own call the denoiser is asked once more, with gradients and for the rows of the prompt only, and
-    x_t becomes x_t − scale · σ² · g. Here σ is the noise that x_t holds, in the scheduler's own scale (`Step.noise`),
-    so that a scale means the same under every scheduler. Each image of a run has its own loss and its own gradient.
-    `AttendAndExcite` and `LayoutGuidance` are two such losses. For another, derive from this and say what it is:
+    Before the loop's own call, the denoiser is called once more, with gradients and only for the rows of the prompt,
+    and x_t becomes x_t − scale · σ² · g. Here σ is the noise in x_t, in the scheduler's own scale (`Step.noise`), so a
+    scale means the same under every scheduler. Each image of a run has its own loss and gradient. `AttendAndExcite` and
+    `LayoutGuidance` are two such losses. For another loss, derive a class and define it:
 
     >>> import sdprobe
     >>> from sdprobe.transform.attention_loss_guidance import AttentionGuidance
@@ -68,32 +68,33 @@ class AttentionGuidance(Transform):
     >>> run[apart].losses.shape, run[apart].indices
     (torch.Size([4, 1]), [0, 1, 2, 3])
 
-    Each push costs a call of the denoiser for the rows of the prompt, and its gradient: on the embedded model, for one
-    image of 64×64 px on one core of a CPU, a step that is pushed once takes 2.3 times a plain one's time, or 3.0 times
+    Each update costs a call of the denoiser for the rows of the prompt, and its gradient. On the embedded model, for
+    one image of 64×64 px on one CPU core, a step with one update takes 2.3 times as long as a plain one, or 3.0 times
     in a run without classifier-free guidance.
 
     Args:
-        words: whose attention the loss is about: a word or phrase, which is each of its occurrences; ``(word, 1)``, its
-            second one alone; or a token position.
-        scale: how strong; one number, one for each step, or what gives it for a `Step`. At 0 the run is exactly what
-            it would be, and only recorded.
-        stop: the step to guide no more from; None guides during the first `share` of the steps. Other limits are set
-            by `sdprobe.only`.
-        repeats: how often, at most, a step is pushed: again while the loss was above ``enough``.
-        enough: the loss at which a step is not pushed again.
-        grids: look only at sites of these grids, ``(h, w)`` or a number for a square one. None is `usual_grid`:
-            the coarsest of the down and up blocks, 16×16 in Stable Diffusion at 512 pixels, 8×8 in the embedded model.
+        words: the words whose attention the loss uses: a word or phrase, meaning every occurrence; ``(word, 1)``, only
+            its second occurrence; or a token position.
+        scale: the strength: one number, one for each step, or a function of the `Step`. With 0 the run is exactly as
+            without this hook, and the losses are recorded.
+        stop: the first step that is not guided; None guides the first `share` of the steps. For other limits, use
+            `sdprobe.only`.
+        repeats: the maximum number of updates in a step: another one is made while the loss is above ``enough``.
+        enough: the loss at which no further update is made.
+        grids: use only sites of these grids, ``(h, w)`` or a number for a square one. None is `usual_grid`: the
+            coarsest of the down and up blocks, 16×16 in Stable Diffusion at 512 pixels, 8×8 in the embedded model.
 
     Attributes:
-        indices: (in a run, as all that follow) the numbers of the steps guided.
-        losses: ``[steps, images]``, before the first push of each step; 0 for a prompt that holds none of the words.
-        pushes: ``[steps, images]``, how many there were.
+        indices: (in a run, like all that follow) the numbers of the guided steps.
+        losses: ``[steps, images]``, before the first update of each step; 0 for a prompt that has none of the words.
+        pushes: ``[steps, images]``, the number of updates.
         changes: ``[steps, images]``, the root mean square of the change of x_t, in standard deviations of x_t.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds a word; the message lists the words there are.
-        ValueError: for a grid that no site can have, before the first step, and for one that none has, at the first.
-        FloatingPointError: in a step whose gradient is no number.
+        WordNotInPrompt: if no prompt of the run has a word; the message lists the prompt's words.
+        ValueError: before the first step, for a grid that no site can have; at the first step, for one that no site
+            has.
+        FloatingPointError: in a step whose gradient is not finite.
     """
 
     share: ClassVar[float] = 1.0
@@ -118,25 +119,25 @@ class AttentionGuidance(Transform):
 
     @abstractmethod
     def loss(self, looks: CrossAttention) -> Float[Tensor, ""] | None:
-        """The loss of one image, to be lowered; None where its prompt has nothing to do with it."""
+        """Return the loss of one image, to be minimized; None if its prompt has none of the words."""
 
     def rate(self, step: Step) -> float:
-        """How far a gradient of one moves x_t at this step."""
+        """Return the step size of x_t per unit of gradient, at this step."""
         return Guidance(self.scale).at(step) * step.noise**2
 
     def rounds(self, step: Step) -> tuple[int, float]:
-        """How often a step is pushed at most, and the loss at which it is not pushed again."""
+        """Return the maximum number of updates of a step, and the loss at which no further update is made."""
         return self.repeats, self.enough
 
     def usual_grid(self, grids: Sequence[Grid]) -> Grid:
-        """Which grid of the down and up blocks' cross-attention to look at where none is asked for."""
+        """Return the default grid, from the grids of the cross-attention in the down and up blocks."""
         return min(grids, key=math.prod)
 
     def start(self, run: Run) -> None:
         for word in self.words:
             if not any(tokens_of(prompt, word) for prompt in run.prompts):
                 text, occurrence = word if isinstance(word, tuple) else (word, None)
-                run.prompts[0].positions(text, occurrence)  # says which words there are
+                run.prompts[0].positions(text, occurrence)  # raises an error that lists the words
         known = list(run.model.grids(run.settings).values())
         if unknown := [grid for grid in self.grids or () if grid not in known]:
             raise ValueError(f"no site can have a grid of {unknown}; at this size they are among {known}")
@@ -182,7 +183,7 @@ class AttentionGuidance(Transform):
         return self._recorded(2)
 
     def plot(self) -> Figure:
-        """Losses, pushes and changes of x_t over the steps: a line for each image."""
+        """Plot losses, updates and changes of x_t over the steps: a line for each image."""
         kept = {"loss": self.losses, "pushes": self.pushes, "change of x_t\n(rms)": self.changes}
         figure = plot.curves(self.indices, {name: values.numpy() for name, values in kept.items()})
         figure.axes[1].set_ylim(0, float(self.pushes.max()) + 1)
@@ -192,7 +193,7 @@ class AttentionGuidance(Transform):
         return torch.stack(self._kept)[:, which] if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
-        """The losses, and their gradient with respect to x_t."""
+        """Return the losses and their gradient with respect to x_t."""
         look, rows = _Look(), [row for row in step.rows if row.role == "cond"]
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
@@ -212,7 +213,7 @@ class AttentionGuidance(Transform):
 
 
 class _Look(Transform):
-    """Keeps the cross-attention that passes in one call, with its graph."""
+    """Records the cross-attention of one call, with its graph."""
 
     kinds = ("cross", "joint")
 
@@ -220,18 +221,18 @@ class _Look(Transform):
         self.seen: list[tuple[Site, Attention]] = []
 
     def attention(self, attn: Attention, site: Site) -> Attention:
-        # Nothing is computed here: where blocks are checkpointed, what runs again must be the block's own work.
+        # Compute nothing here: a checkpointed block is run again and must do the same work.
         self.seen.append((site, attn))
         return attn
 
     @property
     def outer(self) -> list[Grid]:
-        """The grids of the down and up blocks, or of all blocks where those have no cross-attention."""
+        """The grids of the down and up blocks, or of all blocks if those have no cross-attention."""
         known = [(site.place, site.grid) for site, _ in self.seen if site.grid is not None]
         return [grid for place, grid in known if place != "mid"] or [grid for _, grid in known]
 
     def probs(self, grids: tuple[Grid, ...]) -> list[Float[Tensor, "images heads h w tokens"]]:
-        """The probabilities of all sites of these grids."""
+        """Return the probabilities of all sites of these grids."""
         there = {site.grid for site, _ in self.seen if site.grid is not None}
         if missing := [grid for grid in grids if grid not in there]:
             raise ValueError(f"no cross-attention has a grid of {missing}; those there are: {sorted(there)}")
@@ -243,7 +244,7 @@ class _Look(Transform):
 
 
 def tokens_of(prompt: Prompt, word: Word) -> tuple[tuple[int, ...], ...]:
-    """The token positions of a word in a prompt: one tuple for each time it occurs, none where it does not."""
+    """Return the token positions of a word in a prompt: one tuple per occurrence, none if it does not occur."""
     if isinstance(word, int):
         return (prompt.positions(word),)
     if isinstance(word, str):
@@ -254,7 +255,7 @@ def tokens_of(prompt: Prompt, word: Word) -> tuple[tuple[int, ...], ...]:
 
 
 def _spread(step: Step) -> float:
-    """The standard deviation of x_t, where pictures and noise have one of 1."""
+    """Return the standard deviation of x_t, for x0 and noise of standard deviation 1."""
     return math.hypot(step.signal, step.noise)
 
 

@@ -1,4 +1,4 @@
-"""Guidance without saturation: predicted x0 is kept within bounds of its own."""
+"""`DynamicThreshold`: limit the range of predicted x0, against saturation by guidance."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Bound = float | Callable[[Step], float | Float[Tensor, " images"]]
 
 
 class DynamicThreshold(Transform):
-    """Squeeze each image's predicted x0 into bounds, once its largest values grow beyond them.
+    """Rescale each image's predicted x0 to a bound, if its largest values exceed the bound.
 
-    With s the given percentile of |x0| over an image, or the bound where that is more, x0 is clipped to [-s, s] and
-    brought to [-bound, bound]. What the scheduler gets is made to match, its noise too.
+    Let s be the given percentile of |x0| over an image, or the bound if that is larger. x0 is clipped to [-s, s] and
+    rescaled to [-bound, bound]. The scheduler gets a prediction that matches, including its noise.
 
-    With the bound 1 a run equals, up to rounding, one under a scheduler of diffusers with ``thresholding=True``,
-    ``dynamic_thresholding_ratio=percentile`` and a ``sample_max_value`` out of reach: DDPM, DPM-Solver, UniPC, DEIS and
-    SA-Solver, for any prediction type. DDIM there keeps the noise of before, unless its step is told
+    With the bound 1, a run equals, up to rounding, one under a scheduler of diffusers with ``thresholding=True``,
+    ``dynamic_thresholding_ratio=percentile`` and a very large ``sample_max_value``: DDPM, DPM-Solver, UniPC, DEIS and
+    SA-Solver, for any prediction type. DDIM in diffusers keeps the earlier noise, unless its step gets
     ``use_clipped_model_output=True``.
 
-    The bound 1 is that of pixels. Latents have none: theirs lie between -3 and 3 on most models, which is for the model
-    to say. What they would span under a milder guidance is a bound for each image and step, known as mimic scale:
+    The bound 1 is that of pixels. Latents have no fixed bound: on most models they are between -3 and 3. A bound for
+    each image and step is the range of x0 under weaker guidance, known as mimic scale:
 
     >>> import sdprobe
     >>> def mild(step):
@@ -38,11 +38,12 @@ class DynamicThreshold(Transform):
     ... )
 
     Args:
-        percentile: in (0, 1]; at 1 nothing is clipped, and what is too large is only made smaller.
-        bound: what |x0| may be: a number above 0, or what gives it for a `Step`, for all images or for each.
+        percentile: in (0, 1]; with 1 nothing is clipped, x0 is only rescaled.
+        bound: the largest |x0|: a number above 0, or a function of the `Step` that returns one, for all images or for
+            each.
 
     Raises:
-        ValueError: for a percentile outside (0, 1], and a bound that is not above 0.
+        ValueError: for a percentile outside (0, 1], and for a bound that is not above 0.
 
     Source: Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding"
     (Imagen), section 2.3 and figure A.10.

@@ -1,4 +1,4 @@
-"""Another scale of classifier-free guidance, step by step."""
+"""`Guidance`: another scale of classifier-free guidance, also by step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Scale = float | Iterable[float] | Callable[[Step], float]
 
 
 class Guidance(Transform):
-    """Guide with another scale than the run's: one number, one for each step, or a function of the step.
+    """Use another guidance scale than the run's: one number, one for each step, or a function of the step.
 
-    The guided noise is made anew, as uncond + scale · (cond - uncond), from what the denoiser returned: at the run's
-    own scale it stays what it was, bit for bit, and a run at any scale above 1 can stand for one at any other. In a
-    list of hooks, write it before others that act at ``noise_pred``. Cut-offs are `sdprobe.only`.
+    The guided noise is computed again as uncond + scale · (cond - uncond) from the denoiser's output. With the run's
+    own scale it stays the same, bit for bit, and any run with a scale above 1 can be used to get any other scale. In a
+    list of hooks, put it before others that act at ``noise_pred``. To guide only some steps, use `sdprobe.only`.
 
     >>> import sdprobe
     >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 5.0, "seed": 0, "progress": False}
@@ -32,11 +32,11 @@ class Guidance(Transform):
     True
 
     Args:
-        scale: 1 is the prompt without guidance, 0 is no prompt; one number, one for each call of the denoiser, or what
-            gives it for a `Step`: ``lambda step: 8 - 6 * step.index / step.total``.
+        scale: 1 is the prompt without guidance, 0 is no prompt. One number, one for each call of the denoiser, or a
+            function of the `Step`: ``lambda step: 8 - 6 * step.index / step.total``.
 
     Raises:
-        ValueError: in a run without guidance, and where there are not as many scales as steps.
+        ValueError: in a run without guidance, and if the number of scales is not the number of steps.
 
     Source: Ho & Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6; Kynkäänniemi et al. 2024, "Applying
     Guidance in a Limited Interval", for cut-offs.
@@ -57,7 +57,7 @@ class Guidance(Transform):
         return guided
 
     def at(self, step: Step) -> float:
-        """The scale of a step."""
+        """Return the scale of a step."""
         if callable(self.scale):
             refuse_not_finite(f"the scale of step {step.index}", scale := self.scale(step))
             return scale
@@ -69,12 +69,12 @@ class Guidance(Transform):
 
 
 def checked_scale(scale: Scale) -> float | tuple[float, ...] | Callable[[Step], float]:
-    """A scale as a hook keeps it: a number, one for each step, or a function. NaN and infinity are refused."""
+    """Return a scale as a hook keeps it: a number, one for each step, or a function. Refuses NaN and infinity."""
     if isinstance(scale, str):
         raise TypeError(f"scale is a number, not {scale!r}")
     if callable(scale):
         return scale
-    if isinstance(scale, Iterable) and getattr(scale, "ndim", 1) != 0:  # a tensor of one number has no entries
+    if isinstance(scale, Iterable) and getattr(scale, "ndim", 1) != 0:  # a 0-dimensional tensor cannot be iterated
         each = tuple(scale)
         for number in each:
             refuse_not_finite("scale", number)

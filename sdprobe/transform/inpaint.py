@@ -1,4 +1,4 @@
-"""Make part of a picture anew, and keep the rest."""
+"""`Inpaint`: generate part of an image, and keep the rest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from sdprobe.core.run import Run, Step
 
 
 class Inpaint(Transform):
-    """Keep a picture where the mask is black, and let the run fill in where it is white.
+    """Keep an image where the mask is black, and generate the part where it is white.
 
-    Before every step, what is kept is put in place at the step's own noise level, always with the same noise: that of
-    the run's seed. After the last, the clean latents are; and in the picture, every pixel that is kept is the one that
-    the autoencoder gives for the picture. With ``image`` and ``strength`` given to `sdprobe.sample` too, what is filled
-    in begins with a picture rather than with noise alone. With room around the picture, it is painted outwards.
+    Before every step, the kept part of the latents is replaced by the image's latents with the noise of this step; the
+    noise is always the same, that of the run's seed. After the last step it is replaced by the clean latents, and in
+    the decoded image every kept pixel is that of the encoded and decoded input image. With ``image`` and ``strength``
+    given to `sdprobe.sample` too, the new part starts from an image instead of pure noise. With a margin around the
+    image, this is outpainting.
 
     >>> import torch
     >>> import sdprobe
@@ -36,14 +37,15 @@ class Inpaint(Transform):
     (64, 64)
 
     Args:
-        picture: of the run's size: PIL, a file, or a tensor ``[images, 3, height, width]`` in [0, 1]; or clean latents
-            ``[images, channels, h, w]``, such as `Run.latents`. One for all images of the run, or one for each.
-        mask: of the picture's size, what to make anew: PIL or a file (white), or booleans ``[height, width]`` or
+        picture: an image of the run's size: PIL, a file, or a tensor ``[images, 3, height, width]`` in [0, 1]; or clean
+            latents ``[images, channels, h, w]``, such as `Run.latents`. One for all images of the run, or one for each.
+        mask: what to generate, of the image's size: PIL or a file (white), or booleans ``[height, width]`` or
             ``[images, height, width]`` (True), for example ``heat_map.resize((64, 64)).mask()``. A position of the
-            latents is made anew if any of its pixels is.
+            latents is generated if any of its pixels is.
 
     Raises:
-        ValueError: where the picture or the mask has not the run's size, or there are neither one nor one for each.
+        ValueError: if the image or the mask does not have the run's size, or their number is neither 1 nor that of the
+            run.
 
     Source: Lugmayr et al. 2022, "RePaint", eq. 8, without its resampling; Avrahami et al. 2023, "Blended Latent
     Diffusion", algorithm 1.
@@ -79,7 +81,7 @@ class Inpaint(Transform):
 
     def image(self, x: Tensor, run: Run) -> Tensor:
         assert run.latents is not None  # the loop has ended
-        kept = run.model.decode(self._x0.to(run.latents), None)  # the decoder lets what is new show in what is kept
+        kept = run.model.decode(self._x0.to(run.latents), None)  # the decoder mixes new latents into kept pixels
         return torch.where(self._new.to(x.device), x, kept)
 
 

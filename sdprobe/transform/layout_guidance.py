@@ -1,4 +1,4 @@
-"""Put the things of a prompt where they belong."""
+"""`LayoutGuidance`: guide the objects of a prompt into boxes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Box = tuple[float, float, float, float]
 
 
 class LayoutGuidance(AttentionGuidance):
-    """Push x_t, in the early steps, until words are looked at inside their boxes only.
+    """Guide x_t, in the early steps, until words get attention from inside their boxes only.
 
-    The loss of a word, at each head of each site, is (1 − attention inside the box / attention anywhere)²; it is
+    The loss of a word, at each head of each site, is (1 − attention inside the box / attention anywhere)². It is
     averaged over heads, sites and words.
 
     >>> import sdprobe
@@ -29,23 +29,23 @@ class LayoutGuidance(AttentionGuidance):
     torch.Size([1, 1])
 
     Args:
-        boxes: by word, its box (left, top, right, bottom) as shares of the picture from 0 to 1, (0, 0) the upper left
-            corner. A position that lies in the box in part counts in part.
-        scale: how strong; one number, one for each step, or what gives it for a `Step`. 0 only records.
-        stop: the step to push no more from; None is a fifth of the steps, as the paper's 10 of 50.
-        repeats: how often, at most, a step is pushed.
-        enough: the loss at which a step is not pushed again.
-        grids: look only at sites of these grids, ``(h, w)`` or a number for a square one. None is the one nearest to
-            16×16, the paper's for Stable Diffusion at 512 pixels, since coarser ones hardly say where a thing is: on
-            the embedded model they put 0.4 of a circle into its box, and 16×16 puts 0.8 there.
+        boxes: by word, its box (left, top, right, bottom) as fractions of the image from 0 to 1; (0, 0) is the upper
+            left corner. An image position that is partly in the box counts partly.
+        scale: the strength: one number, one for each step, or a function of the `Step`. 0 only records.
+        stop: the first step that is not guided; None is a fifth of the steps, as the paper's 10 of 50.
+        repeats: the maximum number of updates in a step.
+        enough: the loss at which no further update is made.
+        grids: use only sites of these grids, ``(h, w)`` or a number for a square one. None is the one closest to 16×16,
+            the paper's for Stable Diffusion at 512 pixels, as coarser ones locate an object poorly: on the embedded
+            model they put 0.4 of a circle into its box, and 16×16 puts 0.8 into it.
 
-    Words and the attributes of a run are those of `AttentionGuidance`.
+    For ``words`` and the attributes of a run, see `AttentionGuidance`.
 
     Raises:
-        ValueError: for what is no box.
+        ValueError: for an invalid box.
 
     Source: Chen et al. 2024, "Training-Free Layout Control with Cross-Attention Guidance", backward guidance, eq. 2 to
-    4. The paper also looks at the middle block.
+    4. The paper also uses the middle block.
     """
 
     share: ClassVar[float] = 0.2
@@ -84,7 +84,7 @@ class LayoutGuidance(AttentionGuidance):
 
 
 def inside_of(box: Box, site: Float[Tensor, "heads h w tokens"]) -> Float[Tensor, "h w"]:
-    """How much of each position of a site's grid lies in a box, from 0 to 1."""
+    """Return the fraction, from 0 to 1, of each position of a site's grid that is in a box."""
     (_, h, w, _), (left, top, right, bottom) = site.shape, box
     return torch.outer(_covered(top, bottom, h), _covered(left, right, w))
 

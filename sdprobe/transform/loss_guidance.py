@@ -1,4 +1,4 @@
-"""Steer a run with a loss: its gradient pushes every step."""
+"""`LossGuidance`: guide every step with the gradient of a loss on predicted x0."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ PerImage = Float[Tensor, " images"]
 
 
 class LossGuidance(Transform):
-    """Push every step down the gradient of a loss on what the denoiser now takes the picture to be.
+    """Guide every step with the gradient of a loss on predicted x0.
 
-    At a step that is guided: predicted x0 is found, decoded if asked, the loss applied, and its gradient g with respect
-    to x_t goes, times ``scale``, into the step. There are two ways, and both move predicted x0 by the same:
+    In a guided step, predicted x0 is computed, decoded if asked for, and given to the loss. The gradient g of the loss
+    with respect to x_t, times ``scale``, changes the step. There are two ways, and both change predicted x0 equally:
 
     - ``apply="noise"``: the noise ε becomes ε + scale · σ · g, as in classifier guidance;
     - ``apply="sample"``: x_t becomes x_t − scale · σ² · g before the scheduler's step, and ε stays.
 
-    Here σ is the noise that x_t holds, in the scheduler's own scale (`Step.noise`), so that a scale means the same
-    under every scheduler and for every prediction type. Plain scales overshoot easily: ``normalize``, ``clip``, or a
-    scale that falls over the steps keep the push within bounds.
+    Here σ is the noise in x_t, in the scheduler's own scale (`Step.noise`), so a scale means the same under every
+    scheduler and for every prediction type. A constant scale can easily be too large: ``normalize``, ``clip``, or a
+    scale that falls over the steps limit the change.
 
     >>> import sdprobe
     >>> blue = sdprobe.LossGuidance(lambda pictures: (pictures[:, 2] - 0.9).abs().mean((1, 2)), scale=5)
@@ -51,41 +51,40 @@ class LossGuidance(Transform):
     True
 
     Args:
-        loss: what gives one number for each image: of pictures ``[images, 3, H, W]`` in [0, 1] or of latents, and of
-            the `Step` where it takes a second argument. `sdprobe.losses` has some; they can be added and weighted.
-        scale: how strong; one number, one for each step, or what gives it for a `Step`. At 0 the run is exactly what
-            it would be, and only recorded.
-        every: guide every how many steps.
+        loss: returns one number per image, from images ``[images, 3, H, W]`` in [0, 1] or from latents, and from the
+            `Step` if it takes a second argument. `sdprobe.losses` has some; they can be added and weighted.
+        scale: the strength: one number, one for each step, or a function of the `Step`. With 0 the run is exactly as
+            without this hook, and the losses are recorded.
+        every: guide every ``every``-th step.
         start: the first step to guide.
-        stop: the step to guide no more from; None guides to the end.
+        stop: the first step that is no longer guided; None guides to the end.
         space: ``"image"`` decodes predicted x0; ``"latent"`` does not.
-        through: ``"x0"`` holds the noise prediction constant: nothing is differentiated but the decoder and the loss.
-            ``"model"`` differentiates through the denoiser as well, which is accurate and dear. Measured on the
-            embedded model at 256×256 px, one image, on a CPU: a step takes 1.3 times a plain one's time for ``"x0"``
-            and 3.7 times for ``"model"`` (2.9 without checkpointing), and the process 0.1 GB and 0.2 GB more memory
-            (0.4 GB without). With ``space="latent"``, ``"x0"`` costs next to nothing.
+        through: ``"x0"`` treats the noise prediction as constant: only the decoder and the loss are differentiated.
+            ``"model"`` also differentiates through the denoiser, which is accurate and expensive. Measured on the
+            embedded model at 256×256 px, one image, on a CPU: a step takes 1.3 times as long as a plain one for
+            ``"x0"`` and 3.7 times for ``"model"`` (2.9 without checkpointing), and the process uses 0.1 GB and 0.2 GB
+            more memory (0.4 GB without). With ``space="latent"``, ``"x0"`` costs almost nothing.
         apply: ``"noise"`` or ``"sample"``, see above.
-        normalize: bring each image's gradient to one length, so that ``scale`` is the root mean square of the change
-            of ε, in standard deviations of the noise, whatever the loss.
-        clip: the most that root mean square may be.
-        limit: beyond this root mean square the gradient is taken to have exploded.
-        bad: what to do about an exploded gradient, or one that is no number: ``"raise"``, or ``"skip"`` that image in
-            that step.
-        checkpoint: with ``through="model"``, run each block of the denoiser again when its gradient is needed, rather
-            than hold all it made. Not done where other transforms act inside the denoiser.
+        normalize: scale each image's gradient to a fixed length, so that for any loss ``scale`` is the root mean square
+            of the change of ε, in standard deviations of the noise.
+        clip: the maximum of that root mean square.
+        limit: above this root mean square, the gradient counts as exploded.
+        bad: what to do if a gradient exploded or is not finite: ``"raise"``, or ``"skip"`` the image in this step.
+        checkpoint: with ``through="model"``, run each block of the denoiser again when its gradient is needed, instead
+            of keeping its activations in memory. Not done if other transforms act inside the denoiser.
 
     Attributes:
-        indices: (in a run, as all that follow) the numbers of the steps guided.
-        losses: ``[steps, images]``, of predicted x0 before each push.
+        indices: (in a run, like all that follow) the numbers of the guided steps.
+        losses: ``[steps, images]``, of predicted x0 before each change.
         norms: ``[steps, images]``, the norm of the gradient with respect to x_t.
         changes: ``[steps, images]``, the root mean square of the change of ε.
-        skipped: the (step, image) that were skipped.
-        peak_bytes: the most memory in use by the end of the run: what torch held on a GPU, else what the process did;
-            None where the system does not tell.
+        skipped: the pairs (step, image) that were skipped.
+        peak_bytes: the peak memory at the end of the run: torch's memory on a GPU, else that of the process; None if
+            the system does not report it.
 
     Raises:
-        ValueError: for a choice that there is not, and for a loss that does not give one number per image.
-        FloatingPointError: in a step whose gradient exploded or is no number, if ``bad="raise"``.
+        ValueError: for an invalid choice, and for a loss that does not return one number per image.
+        FloatingPointError: in a step whose gradient exploded or is not finite, if ``bad="raise"``.
 
     Source: Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", section 4.2, for the noise; Bansal
     et al. 2023, "Universal Guidance for Diffusion Models", section 3.2, for any loss on predicted x0.
@@ -139,7 +138,7 @@ class LossGuidance(Transform):
     def latents(self, x: Tensor, step: Step) -> Tensor:
         if self.needs_grad and self._open is None:
             self._open = ExitStack()
-            # Blocks are run again outside the loop's call, where no other hook could act on them.
+            # Blocks are run again outside the loop's call, where other hooks cannot act on them.
             inside = any(
                 isinstance(own, Transform) and (overrides(own, "attention") or overrides(own, "activation"))
                 for _, own in step.run.records
@@ -173,7 +172,7 @@ class LossGuidance(Transform):
         self.peak_bytes = _peak_bytes(run.model.device)
 
     def during(self, step: Step) -> bool:
-        """Whether a step is guided; never one whose latents hold no picture at all."""
+        """Whether a step is guided; never a step whose latents hold only noise."""
         ended = self.stop is not None and step.index >= self.stop
         turn = step.index >= self.first and (step.index - self.first) % self.every == 0
         return turn and not ended and step.signal > 0
@@ -191,7 +190,7 @@ class LossGuidance(Transform):
         return self._recorded(2)
 
     def plot(self) -> Figure:
-        """Losses, norms of the gradients and changes of the noise over the steps: a line for each image."""
+        """Plot losses, gradient norms and changes of the noise over the steps: a line for each image."""
         kept = {
             "loss": self.losses,
             "norm of the gradient": self.norms,
@@ -207,7 +206,7 @@ class LossGuidance(Transform):
         return torch.stack(self._kept)[:, which] if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
-        """The losses, and their gradient with respect to x_t."""
+        """Return the losses and their gradient with respect to x_t."""
         if self.through == "model":
             with torch.enable_grad():
                 losses = self._losses(step.denoised(x).float(), step)
@@ -217,7 +216,7 @@ class LossGuidance(Transform):
         with torch.enable_grad():
             losses = self._losses(x0, step)
             (gradient,) = torch.autograd.grad(losses.sum(), x0)
-        return losses.detach(), gradient / step.signal  # x0 = (x_t - noise · ε) / signal, and ε is held
+        return losses.detach(), gradient / step.signal  # x0 = (x_t - noise · ε) / signal, with ε constant
 
     def _losses(self, x0: Latents, step: Step) -> PerImage:
         seen = step.run.model.picture_of(x0) if self.space == "image" else x0
@@ -232,7 +231,7 @@ class LossGuidance(Transform):
         return losses.float()
 
     def _shifted(self, gradient: Latents, losses: PerImage, scale: float, step: Step) -> Latents:
-        """How far x_t is to be moved."""
+        """Return the amount to subtract from x_t."""
         finite = losses.isfinite() & gradient.flatten(1).isfinite().all(1)
         gradient = torch.where(_each(finite), gradient, 0)
         if self.normalize:
@@ -269,10 +268,10 @@ class LossGuidance(Transform):
 
 
 def _takes_two(loss: Callable[..., Any]) -> bool:
-    """Whether a loss asks for the step: a second argument without a default, or one of that name."""
+    """Whether a loss takes the step: a second argument without a default, or one named ``step``."""
     try:
         parameters = list(inspect.signature(loss).parameters.values())
-    except (TypeError, ValueError):  # some functions written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return False
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(places) > 1 and (places[1].name == "step" or places[1].default is places[1].empty)

@@ -1,4 +1,4 @@
-"""Two prompts in one: the weighted sum of what a text encoder makes of several texts."""
+"""`MixPrompts`: a weighted sum of the prompt embeddings of several texts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sdprobe.core.run import Role, Text
 
 
 class MixPrompts(Transform):
-    """Show the denoiser a weighted sum of several texts' embeddings in place of the prompt's: a chimera.
+    """Replace the prompt embeddings by a weighted sum of those of several texts.
 
-    The weights are taken as they are: of any sign, and of any sum. Where the denoiser is told one vector of the whole
-    prompt besides (Stable Diffusion XL and 3, Flux), that is mixed alike: with weight 1 on another text, the picture is
-    that text's. On PixArt, whose denoiser is told which tokens to look at, those stay the prompt's own.
+    The weights may have any sign and any sum. In models whose denoiser also gets one vector for the whole prompt
+    (Stable Diffusion XL and 3, Flux), this vector is mixed too: with weight 1 on another text, the image is that
+    text's. On PixArt, whose denoiser also gets an attention mask of the tokens, the mask stays that of the prompt.
 
     >>> import sdprobe
     >>> chimera = sdprobe.MixPrompts({"a circle": 0.35, "a star": 0.65})
@@ -30,7 +30,7 @@ class MixPrompts(Transform):
 
     Args:
         weights: a weight for each text.
-        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
 
     Raises:
         ValueError: for an empty mixture.
@@ -52,6 +52,6 @@ class MixPrompts(Transform):
     def _mixed(self, x: Tensor, text: Text) -> Tensor:
         if text.role != self.role:
             return x
-        # In batches of the run's own size: an encoder's last bits may depend on how many texts it is given.
+        # Encode as many texts as the run does: an encoder's last bits may depend on the batch size.
         first, *others = (weight * text.encode([other] * len(x)) for other, weight in self.weights.items())
         return sum(others, start=first)

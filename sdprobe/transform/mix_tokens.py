@@ -1,4 +1,4 @@
-"""Mix the input embeddings of several words into one."""
+"""`MixTokens`: a weighted sum of several words' token embeddings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class MixTokens(AtWord):
-    """Give a word of the prompt a weighted sum of words' token embeddings, before positions are added.
+    """Replace a word's token embedding by a weighted sum of other words', before position embeddings are added.
 
-    The weights are taken as they are: of any sign, and of any sum. So this is also the arithmetic of words,
-    ``{"king": 1, "man": -1, "woman": 1}``.
+    The weights may have any sign and any sum, so word arithmetic is possible: ``{"king": 1, "man": -1, "woman": 1}``.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -26,14 +25,14 @@ class MixTokens(AtWord):
     True
 
     Args:
-        weights: a weight for each word. Each is one token, or as many as the word it stands for.
-        at: the word, or phrase, of the prompt that is to be the mixture.
-        occurrence: which occurrence, 0 the first; None for all of them.
+        weights: a weight for each word. Each word has one token, or as many as the word it replaces.
+        at: the word or phrase of the prompt to replace.
+        occurrence: which occurrence, counted from 0; None for all.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds the word ``at``.
-        ValueError: for an empty mixture, or where the numbers of tokens do not fit.
+        WordNotInPrompt: if no prompt of the run has the word ``at``.
+        ValueError: for an empty mixture, or if the numbers of tokens do not fit.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Guidance away from a denoiser in which every position attends to itself alone."""
+"""`PerturbedAttention`: guidance with self-attention replaced by the identity."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sdprobe.transform.guidance import Guidance, Scale
 
 
 class PerturbedAttention(Transform):
-    """Guide away from what the denoiser says when its self-attention is the identity: x + scale · (cond − perturbed).
+    """Guide away from the denoiser's output with identity self-attention: x + scale · (cond − perturbed).
 
-    Where every position attends to itself alone, what it looks like is kept and how the parts belong together is lost;
-    guidance goes the other way. In joint attention a position of the picture attends to itself and to the text. It
-    needs no prompt and no unconditional rows, and adds to classifier-free guidance. Every step that is
-    guided asks the denoiser once more, for the conditional rows; the run's other transforms act in that call too, and
-    its observers do not see it.
+    If every image position attends only to itself, the appearance is kept and the structure is lost; guidance goes in
+    the opposite direction. In joint attention, an image position attends to itself and to the text. This needs no
+    prompt and no unconditional rows, and adds to classifier-free guidance if there is any. In every guided step, the
+    denoiser is called once more, for the conditional rows; the run's other transforms act in this call too, and its
+    observers do not see it.
 
-    It is `StableDiffusionPAGPipeline` of diffusers, and those of its kind, up to rounding, since there the perturbed
-    rows stand in one batch with the others. Their ``pag_adaptive_scale=a`` is a scale that is a function of the step,
-    see below; a part of the steps is `sdprobe.only`.
+    It equals `StableDiffusionPAGPipeline` of diffusers and similar pipelines up to rounding, as there the perturbed
+    rows are in one batch with the others. For their ``pag_adaptive_scale=a``, use a function of the step as the scale,
+    see below; to guide only some steps, use `sdprobe.only`.
 
     >>> import sdprobe
     >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 1.0, "seed": 0, "progress": False}
@@ -36,13 +36,14 @@ class PerturbedAttention(Transform):
     (False, True)
 
     Args:
-        scale: 0 is nothing, exactly, and asks nothing; one number, one for each call of the denoiser, or what gives it
-            for a `Step`. The paper takes 3 for Stable Diffusion.
-        modules: where self- or joint attention is perturbed: patterns on the dotted names of modules. None is the
-            middle: of a U-Net, as in the paper, its middle block; of a transformer, the middle one of its blocks.
+        scale: 0 changes nothing, exactly, and makes no call. One number, one for each call of the denoiser, or a
+            function of the `Step`. The paper uses 3 for Stable Diffusion.
+        modules: where self- or joint attention is perturbed: patterns on dotted module names. None is the middle: for a
+            U-Net its middle block, as in the paper; for a transformer the middle one of its blocks.
 
     Raises:
-        ValueError: for a pattern that matches no such attention, and where there are not as many scales as steps.
+        ValueError: for a pattern that matches no such attention, and if the number of scales is not the number of
+            steps.
 
     Source: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance", section 4.
     """

@@ -1,4 +1,4 @@
-"""A control for every swap: a random direction in the place of a word's input embedding."""
+"""`RandomizeToken`: a random direction in place of a word's token embedding, as a control experiment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class RandomizeToken(AtWord):
-    """Give each token of a word a random embedding of the length it had, before positions are added.
+    """Replace each token embedding of a word by a random vector of the same norm, before position embeddings are added.
 
-    The direction alone is random, so what a swap changes can be held against what any vector of that length would.
+    Only the direction is random, so the effect of a replacement can be compared with that of any vector of this norm.
 
     >>> import sdprobe
     >>> control = sdprobe.RandomizeToken("circle", seed=0)
@@ -19,12 +19,12 @@ class RandomizeToken(AtWord):
 
     Args:
         word: the word, or phrase, to replace.
-        seed: of the direction; the same seed gives the same direction in every prompt and run.
-        occurrence: which occurrence, 0 the first; None for all of them.
+        seed: the seed of the direction; the same seed gives the same direction in every prompt and run.
+        occurrence: which occurrence, counted from 0; None for all.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds the word.
+        WordNotInPrompt: if no prompt of the run has the word.
     """
 
     def __init__(self, word: str, seed: int = 0, occurrence: int | None = None, role: Role = "cond") -> None:

@@ -1,4 +1,4 @@
-"""The diffusion lens: the picture that a layer inside the text encoder would give."""
+"""`ReadLayer`: the diffusion lens: generate an image from a layer inside the text encoder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from sdprobe.core.run import Role, Text
 
 
 class ReadLayer(Transform):
-    """Condition the denoiser on the hidden states of one of the text encoder's layers, through its final norm.
+    """Condition the denoiser on the hidden states of one text encoder layer, after the encoder's final norm.
 
-    One run for each layer shows how the encoder comes by what it means. It composes: what transforms at
-    `token_embeds` changed, the layers have read. A vector of the whole prompt (Stable Diffusion XL and 3, Flux) has no
-    layers of its own, and stays what it was.
+    One run per layer shows how the encoder computes its result. Changes by transforms at `token_embeds` are included.
+    The vector of the whole prompt (Stable Diffusion XL and 3, Flux) has no layers and stays the same.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -27,7 +26,7 @@ class ReadLayer(Transform):
 
     Args:
         layer: 0 for the input embeddings, k for the output of layer k; negative numbers count from the last (-1).
-        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
 
     Raises:
         ValueError: for a layer that the encoder does not have.

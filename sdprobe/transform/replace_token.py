@@ -1,4 +1,4 @@
-"""Swap a word's input embedding for another's: the smallest edit a prompt can have."""
+"""`ReplaceToken`: replace a word's token embedding by another word's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = (".safetensors", ".bin", ".pt")
 
 
 class ReplaceToken(AtWord):
-    """Give a word of the prompt the token embedding of another word, or a vector, before positions are added.
+    """Replace a word's token embedding by another word's, or by a vector, before position embeddings are added.
 
     >>> import sdprobe
     >>> swap = sdprobe.ReplaceToken("circle", with_="square")
@@ -27,15 +27,15 @@ class ReplaceToken(AtWord):
 
     Args:
         word: the word, or phrase, to replace.
-        with_: a word; a vector ``[width]`` or vectors ``[tokens, width]``; a `Concept`; or the file of one (a path, or
-            a text that ends in one of its suffixes). One token, which then stands at each of the word's tokens, or as
-            many as the word has.
-        occurrence: which occurrence, 0 the first; None for all of them.
+        with_: a word; a vector ``[width]`` or vectors ``[tokens, width]``; a `Concept`; or its file (a path, or a text
+            that ends in one of its suffixes). One token, used for each of the word's tokens, or as many as the word
+            has.
+        occurrence: which occurrence, counted from 0; None for all.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds the word; the message lists the words there are.
-        ValueError: where the numbers of tokens, or the widths, do not fit.
+        WordNotInPrompt: if no prompt of the run has the word; the message lists the prompt's words.
+        ValueError: if the numbers of tokens, or the widths, do not fit.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Guidance without its glare."""
+"""`RescaleGuidance`: reduce overexposure by guidance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sdprobe.core.run import Step
 
 
 class RescaleGuidance(Transform):
-    """Bring the guided noise back, all or in part, to the standard deviation of what the denoiser says of the prompt.
+    """Rescale the guided noise, fully or in part, to the standard deviation of the conditional prediction.
 
-    High scales of guidance make every step too large: pictures come out overexposed. At ``amount`` this is what a
-    stock pipeline does with ``guidance_rescale=amount``, bit for bit.
+    With a high guidance scale every step is too large, and images are overexposed. This equals a stock pipeline with
+    ``guidance_rescale=amount``, bit for bit.
 
     >>> import sdprobe
     >>> rescale = sdprobe.RescaleGuidance(0.7)
@@ -21,7 +21,7 @@ class RescaleGuidance(Transform):
     ... )
 
     Args:
-        amount: from 0, nothing, to 1, all of it; the paper takes 0.7.
+        amount: from 0, no rescaling, to 1, full rescaling; the paper uses 0.7.
 
     Raises:
         ValueError: for an amount outside [0, 1].

@@ -1,4 +1,4 @@
-"""Make the conditioning stronger or weaker."""
+"""`ScalePrompt`: make the prompt embeddings larger or smaller."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from sdprobe.core.run import Role, Text
 
 
 class ScalePrompt(Transform):
-    """Multiply the prompt's embeddings by a number, after the text encoder.
+    """Multiply the prompt embeddings by a number, after the text encoder.
 
-    Where the denoiser is told one vector of the whole prompt besides (Stable Diffusion XL and 3, Flux), that too.
+    In models whose denoiser also gets one vector for the whole prompt (Stable Diffusion XL and 3, Flux), this vector
+    too.
 
     >>> import sdprobe
     >>> run = sdprobe.sample(
@@ -20,8 +21,8 @@ class ScalePrompt(Transform):
     ... )
 
     Args:
-        factor: 1 is the identity; 0 says nothing at all.
-        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative ones.
+        factor: 1 is the identity; 0 removes the prompt.
+        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
     """
 
     def __init__(self, factor: float, role: Role = "cond") -> None:

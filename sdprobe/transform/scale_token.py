@@ -1,4 +1,4 @@
-"""Make a word's input embedding longer or shorter."""
+"""`ScaleToken`: make a word's token embedding larger or smaller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sdprobe.transform.word_transform import AtWord, Vectors
 
 
 class ScaleToken(AtWord):
-    """Multiply the token embedding of a word by a number, before positions are added.
+    """Multiply the token embedding of a word by a number, before position embeddings are added.
 
     >>> import sdprobe
     >>> faint = sdprobe.ScaleToken("red", 0.5)
@@ -16,12 +16,12 @@ class ScaleToken(AtWord):
 
     Args:
         word: the word, or phrase, whose tokens are scaled.
-        factor: 1 is the identity; 0 leaves the position alone; a negative one turns the embedding around.
-        occurrence: which occurrence, 0 the first; None for all of them.
+        factor: 1 is the identity; 0 leaves only the position embedding; a negative number reverses the embedding.
+        occurrence: which occurrence, counted from 0; None for all.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds the word.
+        WordNotInPrompt: if no prompt of the run has the word.
     """
 
     def __init__(self, word: str, factor: float, occurrence: int | None = None, role: Role = "cond") -> None:

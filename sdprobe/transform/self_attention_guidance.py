@@ -1,4 +1,4 @@
-"""Guidance away from a picture that is blurred where the denoiser looks."""
+"""`SelfAttentionGuidance`: guidance away from an image that is blurred where self-attention is high."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Latents = Shaped[Tensor, "images channels h w"]
 
 
 class SelfAttentionGuidance(Transform):
-    """Guide away from what the denoiser says when predicted x0 is blurred where self-attention is high.
+    """Guide away from the denoiser's output for a predicted x0 that is blurred where self-attention is high.
 
-    At a step that is guided: x0 is predicted, the positions that get more self-attention than the average are blurred
-    in it, the same noise is put back, and the denoiser is asked what noise ε̂ it finds now; the noise becomes
-    ε + scale · (ε' − ε̂). All of it (x0, attention, ε' and ε̂) is of the unconditional rows, or of the conditional ones
+    In a guided step: x0 is predicted; the image positions that receive more self-attention than the average are blurred
+    in it; the same noise is added again; and the denoiser predicts the noise ε̂ of the result. The noise becomes
+    ε + scale · (ε' − ε̂). All of this (x0, attention, ε' and ε̂) uses the unconditional rows, or the conditional ones
     in a run without classifier-free guidance. Observers do not see the further call.
 
-    It is `StableDiffusionSAGPipeline` of diffusers up to rounding for models that predict the noise. Of one that
-    predicts the velocity, that pipeline subtracts velocities of two different inputs; here, as in the paper, it is the
-    noise that is guided, so that the same model guides alike in whatever terms it answers. And latents go to the
-    denoiser in the scale that the scheduler asks for, under schedulers such as Euler too, which that pipeline refuses.
+    For models that predict the noise, it equals `StableDiffusionSAGPipeline` of diffusers up to rounding. For a model
+    that predicts the velocity, that pipeline subtracts velocities of two different inputs; here, as in the paper, the
+    noise is guided, so the result does not depend on the prediction type. And the denoiser gets the latents in the
+    scale that the scheduler requires, also under schedulers such as Euler, which that pipeline refuses.
 
     >>> import sdprobe
     >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 5.0, "seed": 0, "progress": False}
@@ -41,16 +41,16 @@ class SelfAttentionGuidance(Transform):
     (False, True)
 
     Args:
-        scale: 0 is nothing, exactly, and asks nothing; one number, one for each call of the denoiser, or what gives it
-            for a `Step`. The usual one for Stable Diffusion is 0.75.
-        sigma: of the Gaussian that blurs, in positions of the latents.
-        modules: whose self-attention is looked at, in joint attention the picture's of itself: patterns on the dotted
-            names of modules; of several, the mean. None is the middle: of a U-Net, as in the paper, its middle block;
-            of a transformer, of which the paper has nothing to say, the middle one of its blocks.
+        scale: 0 changes nothing, exactly, and makes no call. One number, one for each call of the denoiser, or a
+            function of the `Step`. Usual for Stable Diffusion is 0.75.
+        sigma: the standard deviation of the Gaussian blur, in positions of the latents.
+        modules: the modules whose self-attention is used (in joint attention, from image to image): patterns on dotted
+            module names; the mean over several. None is the middle: for a U-Net its middle block, as in the paper; for
+            a transformer, which the paper does not treat, the middle one of its blocks.
 
     Raises:
-        ValueError: for a pattern that matches no such attention, for a blur wider than the latents, and where there are
-            not as many scales as steps.
+        ValueError: for a pattern that matches no such attention, for a blur wider than the latents, and if the number
+            of scales is not the number of steps.
 
     Source: Hong et al. 2023, "Improving Sample Quality of Diffusion Models Using Self-Attention Guidance", section 5;
     with classifier-free guidance, eq. 25.
@@ -73,7 +73,7 @@ class SelfAttentionGuidance(Transform):
             return attn
         if site.grid is None:
             raise ValueError(f"the positions of {site.name} are not laid out as a picture: choose other modules=")
-        # What each position is given by all others: on average 1, or with the text beside them somewhat less.
+        # The attention that each position receives from all others: 1 on average, or less if there is text too.
         role = _guided(site.step)
         given = attn.probs(role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
         given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
@@ -95,7 +95,7 @@ class SelfAttentionGuidance(Transform):
         x0 = step.denoised(step.model_output[step.rows_of(role)])
         high = torch.stack(self._heat[role]).mean(0) > 1
         degraded = torch.where(high, _blurred(x0, self.sigma), x0)
-        latents = step.latents + step.signal * (degraded - x0)  # the noise in them stays
+        latents = step.latents + step.signal * (degraded - x0)  # with the same noise
         found = replace(step, latents=latents).denoised(step.predict(latents, role=role))
         # In terms of x0, which every prediction type has, ε' − ε̂ is signal / noise · (x0 found − x0 degraded).
         return x + step.output_for(scale * (degraded - found), torch.zeros_like(x0)).to(x.dtype)
@@ -107,7 +107,7 @@ def _guided(step: Step) -> Role:
 
 
 def _blurred(x: Latents, sigma: float) -> Latents:
-    """Gaussian blur over four standard deviations to each side; beyond the edges, the picture is mirrored."""
+    """Blur with a Gaussian up to four standard deviations to each side; the edges are mirrored."""
     reach = math.ceil(4 * sigma)
     if reach >= min(x.shape[-2:]):
         size = "×".join(map(str, x.shape[-2:]))

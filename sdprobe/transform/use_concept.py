@@ -1,4 +1,4 @@
-"""Use what textual inversion has learned, for one run."""
+"""`UseConcept`: use a learned concept in one run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sdprobe.core.run import Run
 
 
 class UseConcept(Transform):
-    """Give the prompts of a run a word for a learned concept: wherever it is written, its vectors are read.
+    """Add a word for a learned concept to the prompts of a run; the encoder reads its vectors as token embeddings.
 
-    The result is, bit for bit, that of diffusers' `load_textual_inversion`, but nothing is left in the tokenizer or
-    the encoder. A concept of n vectors is n tokens of the prompt and one word: ``heat_map("<my-style>")`` is the map
-    of them together, ``heat_map(position)`` that of one. In negative prompts it works the same, and other hooks find
-    the vectors by its name, as those of any word.
+    The result equals that of diffusers' `load_textual_inversion`, bit for bit, but the tokenizer and the encoder are
+    unchanged after the run. A concept of n vectors is n tokens of the prompt and one word: ``heat_map("<my-style>")``
+    is the map of all of them, ``heat_map(position)`` that of one. It works in negative prompts too, and other hooks
+    find the vectors by its name, like those of any word.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -29,15 +29,15 @@ class UseConcept(Transform):
     False
 
     Args:
-        concept: a `Concept`, or the file of one (see `load_concept`).
-        token: what to call it in the prompts, in letters of either case; None for the token its file names. Of a file
-            of several tokens it is the one to take.
+        concept: a `Concept`, or its file (see `load_concept`).
+        token: its name in the prompts, upper or lower case; None for the token that its file names. For a file with
+            several tokens, the one to use.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run, nor a negative one, holds the token.
-        ValueError: without a token; for a token that the tokenizer, or another hook of the run, has already; for a
-            concept that was learned for other encoders, or embeddings of another width; where a prompt would be read
-            with some of its vectors only.
+        WordNotInPrompt: if no prompt or negative prompt of the run has the token.
+        ValueError: without a token; for a token that the tokenizer, or another hook of the run, already has; for a
+            concept that was learned for other encoders, or for embeddings of another width; if the context would cut
+            off some of its vectors in a prompt.
 
     Source: Gal et al. 2022, An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual
     Inversion, section 4.
@@ -46,7 +46,7 @@ class UseConcept(Transform):
     def __init__(self, concept: Concept | str | Path, token: str | None = None) -> None:
         if isinstance(concept, (str, Path)):
             held = concepts_in(concept)
-            # Of a file of one, the token is what to call it.
+            # For a file with one concept, the token is its name in the prompts.
             concept = load_concept(concept, token if token in held or len(held) > 1 else None)
         self.concept = concept
         if not isinstance(self.concept, Concept):
@@ -62,7 +62,7 @@ class UseConcept(Transform):
     def start(self, run: Run) -> None:
         prompts = (*run.prompts, *run.negative_prompts)
         if not any(prompt.occurrences(self.token) for prompt in prompts):
-            run.prompts[0].positions(self.token)  # says which words there are
+            run.prompts[0].positions(self.token)  # raises an error that lists the words
         names = {self.token.lower(), *(f"{self.token}_{i}".lower() for i in range(1, len(self.concept)))}
         for prompt in prompts:
             for positions in prompt.occurrences(self.token):

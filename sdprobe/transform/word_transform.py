@@ -1,4 +1,4 @@
-"""Transforms that act on the token embeddings of one word."""
+"""`AtWord`: base class of transforms of one word's token embeddings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Vectors = Shaped[Tensor, "tokens width"]
 
 
 class AtWord(Transform):
-    """Gives the tokens of a word of the prompt other embeddings, before positions are added.
+    """Base class: replace the token embeddings of a word of the prompt, before position embeddings are added.
 
-    The prompt keeps its text, its length and its word positions: only what the encoder reads there changes. Derive
-    from it and say what is to stand there:
+    The prompt keeps its text, its length and its word positions; only the encoder's input changes. Derive a class and
+    define `vectors`:
 
     >>> import sdprobe
     >>> from sdprobe.transform.word_transform import AtWord
@@ -30,12 +30,12 @@ class AtWord(Transform):
 
     Args:
         word: the word, or phrase, to change.
-        occurrence: which occurrence, 0 the first; None for all of them.
+        occurrence: which occurrence, counted from 0; None for all.
         role: ``"cond"`` for the prompt, ``"uncond"`` for the negative prompt.
 
     Raises:
-        WordNotInPrompt: where no prompt of the run holds the word; the message lists the words there are.
-        ValueError: where what is to stand there does not fit the word's tokens.
+        WordNotInPrompt: if no prompt of the run has the word; the message lists the prompt's words.
+        ValueError: if the number or width of the new embeddings does not fit the word's tokens.
     """
 
     def __init__(self, word: str, occurrence: int | None = None, role: Role = "cond") -> None:
@@ -43,17 +43,17 @@ class AtWord(Transform):
 
     @abstractmethod
     def vectors(self, own: Vectors, text: Text) -> Vectors:
-        """What is to stand for the word: as many vectors as it has tokens, or one for all of them.
+        """Return the new embeddings: one for each token of the word, or one for all of them.
 
         Args:
-            own: what stands there, ``[tokens, width]``.
-            text: where we are.
+            own: the present embeddings, ``[tokens, width]``.
+            text: the encoder, prompts and role.
         """
 
     def start(self, run: Run) -> None:
         prompts = run.negative_prompts if self.role == "uncond" else run.prompts
         if not any(prompt.occurrences(self.word) for prompt in prompts):
-            prompts[0].positions(self.word, self.occurrence)  # says which words there are
+            prompts[0].positions(self.word, self.occurrence)  # raises an error that lists the words
 
     def token_embeds(self, x: Tensor, text: Text) -> Tensor:
         if text.role != self.role:
@@ -69,7 +69,7 @@ class AtWord(Transform):
         return changed
 
     def fitting(self, new: Vectors, own: Vectors, name: str = "what is to stand there") -> Vectors:
-        """Vectors that can stand for the word; ValueError, by the name they are known by, where they cannot."""
+        """Return the new vectors with dtype and device of the present ones. Raises ValueError if they do not fit."""
         if new.ndim != 2 or new.shape[-1] != own.shape[-1]:
             raise ValueError(
                 f"{name} must be [tokens, width] = [{' or '.join(map(str, dict.fromkeys((len(own), 1))))}, "

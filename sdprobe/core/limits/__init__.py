@@ -1,1 +1,1 @@
-"""Hooks limited to some steps, some sites or some rows; each file imports only those before it."""
+"""Hooks limited to some steps, sites or rows. `steps` imports `only`, this `only_text`, and so on."""

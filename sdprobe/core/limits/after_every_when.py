@@ -1,7 +1,7 @@
-"""`after`, `every`, `when`: limits that have a name, as combinators. Each makes a hook of a hook.
+"""`after`, `every`, `when`: named limits on steps. Each makes a hook from a hook.
 
-They come first and take the hook second, ``after(10)(hook)``, since a limit is a thing of its own: it can be kept
-under a name, and put on any hook. Each is a composition of `only`.
+They take the hook second, ``after(10)(hook)``, because a limit is an object: it can have a name and be applied to any
+hook. Each is made with `only`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sdprobe.core.run import Step
 
 @dataclass(frozen=True)
 class StepLimit:
-    """Makes of a hook one that acts in some steps only."""
+    """Limits a hook to some steps."""
 
     steps: Steps
 
     def __call__(self, hook: Hook | Hooks) -> Any:
-        """The hook, limited."""
+        """Return the limited hook."""
         return only(hook, steps=self.steps)
 
     def __repr__(self) -> str:
@@ -33,7 +33,7 @@ class StepLimit:
 
 @dataclass(frozen=True)
 class After(NamedLimit):
-    """The steps from a number on."""
+    """The steps from ``k`` on."""
 
     k: int
 
@@ -46,7 +46,7 @@ class After(NamedLimit):
 
 @dataclass(frozen=True)
 class Every(NamedLimit):
-    """The steps whose number a number divides."""
+    """The steps whose number is a multiple of ``k``."""
 
     k: int
 
@@ -59,7 +59,7 @@ class Every(NamedLimit):
 
 @dataclass(frozen=True)
 class When(NamedLimit):
-    """The steps of which a function says yes."""
+    """The steps for which a function returns True."""
 
     predicate: Callable[[Step], bool]
 
@@ -71,7 +71,7 @@ class When(NamedLimit):
 
 
 def after(k: int) -> StepLimit:
-    """Makes of a hook one that acts once ``k`` steps are done: in step ``k``, counted from 0, and those that follow.
+    """Limit a hook to the steps from ``k`` on, counted from 0.
 
     >>> import sdprobe
     >>> late = sdprobe.after(2)
@@ -81,7 +81,7 @@ def after(k: int) -> StepLimit:
     (after(2)(LatentRecorder()), [2, 3])
 
     Args:
-        k: how many steps are left out, 0 or more.
+        k: how many steps to leave out, 0 or more.
 
     Raises:
         ValueError: for a number below 0.
@@ -90,9 +90,9 @@ def after(k: int) -> StepLimit:
 
 
 def every(k: int) -> StepLimit:
-    """Makes of a hook one that acts in every ``k``-th step: 0, k, 2k, ...
+    """Limit a hook to every ``k``-th step: 0, k, 2k, ...
 
-    The numbers are the run's, whatever other limits there are, so that the order of limits does not matter.
+    Step numbers are those of the run, also under other limits, so the order of limits does not matter.
 
     >>> import sdprobe
     >>> sdprobe.every(2)(sdprobe.after(5)(sdprobe.ScalePrompt(1.1)))
@@ -108,7 +108,7 @@ def every(k: int) -> StepLimit:
 
 
 def when(predicate: Callable[[Step], bool]) -> StepLimit:
-    """Makes of a hook one that acts in the steps of which a function says yes.
+    """Limit a hook to the steps for which a function returns True.
 
     >>> import sdprobe
     >>> calm = sdprobe.when(lambda step: step.sigma < 1)
@@ -121,7 +121,7 @@ def when(predicate: Callable[[Step], bool]) -> StepLimit:
         predicate: a function of the `Step`.
 
     Raises:
-        TypeError: for what is no function.
+        TypeError: for something that is not a function.
     """
     if not callable(predicate):
         raise TypeError(f"when takes a function of the Step, such as lambda step: step.sigma < 1, not {predicate!r}")

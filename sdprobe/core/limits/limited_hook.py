@@ -1,4 +1,4 @@
-"""What a limited hook is: a hook within, and the limits of where it may act."""
+"""`LimitedHook`: a hook with limits on the steps, sites and rows where it acts. `Limit`: one such limit."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ Rows = Role | Container[int] | Callable[[Row], bool]
 
 
 class NamedLimit:
-    """A limit that prints as a combinator: ``after(10)``."""
+    """A limit with its own name, by which it prints: ``after(10)``."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Where a hook may act; None is no limit."""
+    """The steps, sites and rows where a hook may act; None means no limit."""
 
     steps: Steps | None = None
     sites: tuple[str, ...] | Sequence[str] | Callable[[Site], bool] | None = None
     rows: Rows | None = None
 
     def includes_step(self, step: Step) -> bool:
-        """Whether it lets a hook act in a step."""
+        """Whether the hook may act in a step."""
         if self.steps is None:
             return True
         return self.steps(step) if callable(self.steps) else step.index in self.steps
 
     def includes_site(self, site: Site) -> bool:
-        """Whether it lets a hook act at a site, in a step in which it does."""
+        """Whether the hook may act at a site, in a step where it may act."""
         return self.sites(site) if callable(self.sites) else self.may_include_site(site.name)
 
     def may_include_site(self, name: str) -> bool:
-        """Whether it could let a hook act at a site of this name."""
+        """Whether the hook might act at a site with this name."""
         if self.sites is None or callable(self.sites):
             return True
         return any(fnmatchcase(name, pattern) for pattern in self.sites)
 
     def includes_row(self, row: Row) -> bool:
-        """Whether it lets a hook act on a row."""
+        """Whether the hook may act on a row."""
         if self.rows is None or callable(self.rows):
             return self.rows is None or self.rows(row)
         return row.role == self.rows if isinstance(self.rows, str) else row.image in self.rows
 
     def around(self, said: str) -> str:
-        """How a hook prints that is limited so."""
+        """Return the repr of a hook with this limit, from the hook's own repr."""
         if self == Limit(self.steps) and isinstance(self.steps, NamedLimit):
             return f"{self.steps!r}({said})"
         limits = {"steps": self.steps, "sites": self.sites, "rows": self.rows}
@@ -63,7 +63,7 @@ class Limit:
 
 
 class LimitedHook:
-    """What every limited hook does, whichever points it has."""
+    """Base of all limited hooks: calls the inner hook where the limits allow it."""
 
     inner: Any
     limit: Callable[..., Any]  # `only` itself
@@ -83,14 +83,14 @@ class LimitedHook:
         self.coverage = run.coverage
         self._refuse_idle(run)
         self.inner.start(self.begin(run))
-        self.listen()  # a hook may choose its modules when it knows the model
+        self.listen()  # the inner hook may set its modules in `start`
 
     def listen(self) -> None:
-        """Listen where the hook within does."""
+        """Take over the modules and kinds of the inner hook."""
         self.modules, self.kinds, self.strict = self.inner.modules, self.inner.kinds, self.inner.strict
 
     def begin(self, run: Run) -> Run:
-        """The run that the hook within is told of."""
+        """Return the run that the inner hook receives: the whole run, or only its chosen rows."""
         if not self.by_rows:
             return run
         self.subset = self.subset_of(run)
@@ -100,38 +100,38 @@ class LimitedHook:
         self.inner.finish(run if self.subset is None else self.subset.part)
 
     def pass_on(self, point: str, x: Any, place: Any) -> Any:
-        """What it returns at a point."""
+        """Return the value at a point: from the inner hook where it acts, else unchanged."""
         if not self.acts_at(place):
             return x if isinstance(self, Transform) else None
         if not self.by_rows:
             return self.call_inner(point, x, place)
         self.count(point)
-        # A hook that `Step.predict` was given has not begun, and is told of the run only here.
+        # A hook given to `Step.predict` was not started, so it gets the run only here.
         subset = self.subset or self.subset_of(run_of(place))
         return subset.passing(self, self.inner, point, x, place)  # type: ignore[arg-type]
 
     def call_inner(self, point: str, x: Any, place: Any) -> Any:
-        """What the hook within returns at a point, where it acts."""
+        """Call the inner hook at a point and count the call."""
         self.count(point)
         return getattr(self.inner, point)(x, place)
 
     def count(self, point: str) -> None:
-        """Note that the hook within acts, in a run that has begun with it."""
+        """Count a call of the inner hook, if this hook was started."""
         if self.coverage is not None:
             self.coverage.count(self, point)
 
     @property
     def by_rows(self) -> bool:
-        """Whether rows are limited at all."""
+        """Whether any limit is on rows."""
         return any(limit.rows is not None for limit in self.limits)
 
     @property
     def by_sites(self) -> bool:
-        """Whether sites are limited at all."""
+        """Whether any limit is on sites."""
         return any(limit.sites is not None for limit in self.limits)
 
     def subset_of(self, run: Run) -> RowSubset:
-        """The part of a run that it acts on."""
+        """Return the part of a run that the inner hook acts on."""
         return RowSubset(run, self.includes_row, lambda hook: self.limit(hook, rows=self.includes_row))
 
     def includes_step(self, step: Step) -> bool:
@@ -139,30 +139,30 @@ class LimitedHook:
         return all(limit.includes_step(step) for limit in self.limits)
 
     def includes_site(self, site: Site) -> bool:
-        """Whether it acts at a site, in a step in which it does."""
+        """Whether it acts at a site, in a step where it acts."""
         return all(limit.includes_site(site) for limit in self.limits)
 
     def may_include_site(self, name: str) -> bool:
-        """Whether it could act at a site of this name."""
+        """Whether it might act at a site with this name."""
         return all(limit.may_include_site(name) for limit in self.limits)
 
     @property
     def has_site_function(self) -> bool:
-        """Whether a function says at which sites it acts."""
+        """Whether a function decides at which sites it acts."""
         return any(callable(limit.sites) for limit in self.limits)
 
     def includes_row(self, row: Row) -> bool:
-        """Whether it acts on a row, where it acts."""
+        """Whether it acts on a row."""
         return all(limit.includes_row(row) for limit in self.limits)
 
     def acts_at(self, place: Text | Step | Site | Run) -> bool:
-        """Whether it acts at a place; outside the steps it always does."""
+        """Whether it acts at this point of the run; outside the steps it always does."""
         if isinstance(place, Site):
             return self.includes_step(place.step) and self.includes_site(place)
         return not isinstance(place, Step) or self.includes_step(place)
 
     def _refuse_idle(self, run: Run) -> None:
-        """Refuse what can be known before the run: patterns that match nothing, rows that it has not."""
+        """Refuse limits that are wrong before the run begins: patterns without a module, rows that the run lacks."""
         names = [name for name, _ in run.model.denoiser.named_modules()]
         rows = rows_of_run(run)
         for limit in self.limits:
@@ -179,14 +179,14 @@ class LimitedHook:
             )
 
     def refuse_unreachable(self, steps: Sequence[Step], sites_of: Callable[[Step], Sequence[Site] | None]) -> None:
-        """Refuse limits that let it act in no step of the run, or at no site; a function that cannot tell is trusted.
+        """Refuse limits that match no step or no site of the run. A function that raises an error here is not refused.
 
         Args:
-            steps: every step the run is to make, with latents that hold no numbers yet.
-            sites_of: the sites at which the hook would be called in a step; None where they are not known yet.
+            steps: every step of the run, with placeholder latents.
+            sites_of: returns the sites at which the hook is called in a step; None if they are not known yet.
 
         Raises:
-            ValueError: naming the limits and what there is.
+            ValueError: naming the limits and the steps or sites of the run.
         """
         acting = [step for step in steps if _tell(self.includes_step, step)]
         if not acting:
@@ -213,7 +213,7 @@ class LimitedHook:
 
 
 def run_of(place: Text | Step | Site | Run) -> Run:
-    """The run that a place is in."""
+    """Return the run that a point's second argument belongs to."""
     if isinstance(place, Site):
         return place.step.run
     return place if isinstance(place, Run) else place.run
@@ -226,8 +226,8 @@ def _again(limit: Callable[..., Any], hook: Hook, limits: tuple[Limit, ...]) -> 
 
 
 def _tell(includes: Callable[[Any], bool], place: Step | Site) -> bool:
-    """What limits say of a place; True where a function needs to know what only the run itself will show."""
+    """Return whether limits include a step or site; True if a function needs data that only the run has."""
     try:
         return bool(includes(place))
-    except Exception:  # the function itself raises it when it is called in the run, with all there is to know
+    except Exception:  # in the run, with real data, the function raises it again
         return True

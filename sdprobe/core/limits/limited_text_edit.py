@@ -1,8 +1,8 @@
-"""A limited transform of the text.
+"""`LimitedTextEdit`: a limited transform of the text.
 
-What a hook does to the text happens before the first step. Limited, such a hook leaves the text as it is. In the steps
-and for the rows where it is to act, the denoiser is told what the hook would have made; limited to sites, only the
-cross-attention there is shown it.
+A transform of the text acts before the first step. A limited one leaves the text unchanged there. In the steps and for
+the rows where it acts, the denoiser gets the transformed text instead; limited to sites, only the cross-attention there
+gets it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sdprobe.core.run import Conditioned, Role, Run, Site, Step, Text, side_of
 
 TEXT = ("token_embeds", "prompt_embeds", "pooled_embeds")
 Acting = frozenset[int]
-"""Which of a run's limited transforms of the text act, by their numbers in the order given."""
+"""The limited transforms of the text that act, by their numbers in the order given."""
 
 
 class LimitedTextEdit(LimitedHook):
     """A limited transform of the text.
 
-    Where several act together, the first of them speaks for all: their effect is that of the text as they leave it.
+    If several act together, the first of them replaces the denoiser's input, with the text as all of them leave it.
     """
 
     def listen(self) -> None:
@@ -58,7 +58,7 @@ class LimitedTextEdit(LimitedHook):
         return x
 
     def prepare(self, step: Step) -> None:
-        """Encode what it may have to tell in this step: now, since in between the encoder may not be at hand."""
+        """Encode the texts that this step may need: inside the denoiser, the encoder may not be available."""
         everywhere, at_sites = self.acting_in(step)
         for row in step.rows:
             always = [i for i, own in everywhere if own.includes_row(row)]
@@ -68,7 +68,7 @@ class LimitedTextEdit(LimitedHook):
                     self.encode_with(acting, step.run)
 
     def replaced_arguments(self, step: Step) -> tuple[list[int], dict[str, Shaped[Tensor, "rows ..."]]]:
-        """Which rows of a call of the denoiser it tells something else, and what, by the denoiser's own names."""
+        """Return the rows whose denoiser arguments it replaces in a call, and the new arguments by name."""
         if self.by_sites:
             return [], {}
         everywhere, _ = self.acting_in(step)
@@ -77,19 +77,19 @@ class LimitedTextEdit(LimitedHook):
         return list(found), {name: torch.cat([own.arguments[name] for own in found.values()]) for name in names}
 
     def replace_context(self, attn: Attention, site: Site) -> Attention:
-        """The attention as it would be if the text had been changed by all that act here."""
+        """Return the attention call with the text as changed by all limited transforms that act at this site."""
         everywhere, at_sites = self.acting_in(site.step)
         here = [*everywhere, *((i, own) for i, own in at_sites if own.includes_site(site))]
         found = self.conditioning_by_row(site.step, here)
         if not found:
             return attn
-        # Made of all rows at once, those that stay as they are included: a kernel's last bits may depend on how many.
+        # Computed for all rows at once, also the unchanged ones: the last bits may depend on the number of rows.
         count, filling = len(site.step.rows), next(iter(found.values()))
         shown = attn.with_context(torch.cat([found.get(i, filling).embeds for i in range(count)]))
         return shown if len(found) == count else with_rows_of(attn, list(found), shown, site.step)
 
     def conditioning_by_row(self, step: Step, here: Sequence[tuple[int, LimitedTextEdit]]) -> dict[int, Conditioned]:
-        """What it has to say to the rows that it speaks to, where all these act."""
+        """Return the prompts that it replaces, by row, where all transforms in ``here`` act."""
         each, found = step.run.settings.images_per_prompt, {}
         every = _all(step.run)
         acted: set[int] = set()
@@ -108,18 +108,18 @@ class LimitedTextEdit(LimitedHook):
         return found
 
     def acting_in(self, step: Step) -> tuple[list[tuple[int, LimitedTextEdit]], list[tuple[int, LimitedTextEdit]]]:
-        """The limited transforms of the text that act in a step, numbered: those at every site, those at some."""
+        """Return the limited transforms of the text that act in a step, numbered: at every site, and at some."""
         own = [(i, own) for i, own in enumerate(_all(step.run)) if own.includes_step(step)]
         return [pair for pair in own if not pair[1].by_sites], [pair for pair in own if pair[1].by_sites]
 
     def is_first_of(self, acting: Acting, run: Run) -> bool:
-        """Whether it is the first of its kind among these."""
+        """Whether it is the first of its kind (limited to sites or not) among these."""
         every = _all(run)
         alike = [every[i] for i in sorted(acting) if every[i].by_sites == self.by_sites]
         return bool(alike) and alike[0] is self
 
     def encode_with(self, acting: Acting, run: Run) -> dict[Role, Conditioned]:
-        """The prompts of each side, encoded while these act and no others."""
+        """Return the prompts of each role, encoded while exactly these transforms act."""
         if acting in self.made:
             return self.made[acting]
         every = _all(run)
@@ -135,7 +135,7 @@ class LimitedTextEdit(LimitedHook):
 
 
 def text_points(points: Sequence[str], by_sites: bool) -> dict[str, Callable[..., Any]]:
-    """The methods that a limited transform of the text has for its own purposes."""
+    """Return the methods that a limited transform of the text needs for itself."""
     editing = {point: _editing(point) for point in points if point in TEXT}
     showing = {"attention": _showing("attention" in points)} if by_sites else {}
     return {**editing, "latents": _preparing("latents" in points), **showing}
@@ -176,13 +176,13 @@ def _showing(further: bool) -> Callable[..., Any]:
 
 
 def _cross_sites(run: Run) -> list[str]:
-    """The names of a model's cross-attention modules."""
+    """Return the names of a model's cross-attention modules."""
     named = run.model.denoiser.named_modules()
     return [name for name, module in named if run.model.attention_kind(module) == "cross"]
 
 
 def _together(limited: Sequence[tuple[int, LimitedTextEdit]], sites: Sequence[str]) -> set[tuple[int, ...]]:
-    """Which of some may act together at a site: by their patterns; one that asks a function may act, or not."""
+    """Return which transforms may act together at a site, by their patterns; one with a function may act or not."""
     found: set[tuple[int, ...]] = set()
     for name in sites:
         fixed = [i for i, own in limited if own.may_include_site(name) and not own.has_site_function]

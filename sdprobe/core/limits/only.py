@@ -1,4 +1,4 @@
-"""`only`: a hook at some steps, at some sites of the denoiser, or for some rows of its batch."""
+"""`only`: limit a hook to some steps, some sites of the denoiser, or some rows of its batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdprobe.core.limits.limited_hook import Limit, LimitedHook, Rows, Sites, St
 from sdprobe.core.limits.limited_text_edit import TEXT, LimitedTextEdit, text_points
 from sdprobe.core.run import Role
 
-SHOWN = ("token_embeds", "prompt_embeds")  # a change of which a site of cross-attention can be shown
+SHOWN = ("token_embeds", "prompt_embeds")  # a change here can be limited to some cross-attention sites
 AT_SITES = ("attention", "activation")
 OF_ROWS = (*TEXT, *AT_SITES, "model_output")
 
@@ -20,14 +20,15 @@ OF_ROWS = (*TEXT, *AT_SITES, "model_output")
 def only(
     hook: Hook | Hooks, *, steps: int | Steps | None = None, sites: Sites | None = None, rows: Rows | None = None
 ) -> Any:
-    """The hook, acting at these steps, at these sites and for these rows only; it is a hook of the same kind.
+    """Limit a hook to some steps, sites or rows. Returns a hook of the same kind.
 
-    Points that lie outside the steps (`final_latents`, `image`, and the text for an observer) stay as they are. A
-    transform of the text changes what the denoiser is told in these steps and for these rows; limited to sites, what
-    the cross-attention there is shown. What if only these steps, or only these layers, had seen the other word?
+    Points outside the steps (`final_latents`, `image`, and for an observer the text points) are not limited. A
+    transform of the text changes the denoiser's input in these steps and for these rows; limited to sites, it changes
+    the input of the cross-attention there. This shows, for example, the effect of another word in some steps or layers
+    only.
 
-    Limited to rows, a hook is shown a smaller run: the entries of these rows, and where there is one entry for each
-    image, those of their images, numbered anew from 0. A transform leaves the other entries as they are.
+    Limited to rows, a hook gets a smaller run: the entries of these rows, and where a value has one entry per image,
+    those of their images, numbered again from 0. A transform leaves the other entries unchanged.
 
     >>> import sdprobe
     >>> model, late = sdprobe.load(), range(4, 8)
@@ -40,7 +41,7 @@ def only(
     >>> run[maps].heat_map("circle")
     HeatMap('circle', 16×16)
 
-    The second of two pictures only, the first being what it would have been:
+    Change the second of two images only; the first stays the same:
 
     >>> settings = {"images_per_prompt": 2, "steps": 3, "seed": 0, "progress": False}
     >>> second = sdprobe.only(sdprobe.ScalePrompt(0.5), rows=[1])
@@ -49,29 +50,29 @@ def only(
     [True, False]
 
     Args:
-        hook: a hook, or several as one.
-        steps: step numbers, 0 the first (``range(10)``, ``{0, 5}``, ``5``), or a function of the `Step` that says yes
-            or no.
-        sites: patterns on the dotted names of modules (``"up_blocks.*"``), or a function of the `Site`.
-        rows: a role (``"cond"``), numbers of images (``[0, 2]``), or a function of the `Row`.
+        hook: a hook, or several as `Hooks`.
+        steps: step numbers from 0 (``range(10)``, ``{0, 5}``, ``5``), or a function of the `Step` that returns True or
+            False.
+        sites: patterns on dotted module names (``"up_blocks.*"``), or a function of the `Site`.
+        rows: a role (``"cond"``), image numbers (``[0, 2]``), or a function of the `Row`.
 
     Returns:
-        A hook; with no limit given, the hook itself. A limit within a limit is both: the hook acts where both let it.
-        What the hook within recorded is read as ever, from ``run[hook]``; the limited hook stands for it there.
+        A hook; without limits, the hook itself. Nested limits combine: the hook acts where all of them allow it. Read
+        the records of the inner hook from ``run[hook]``, as usual; ``run[limited]`` returns them too.
 
     Raises:
-        ValueError: for sites or a role where the hook says nothing that has one, for patterns that match no module,
-            for a role that the run has not, for rows of a hook that changes the text and acts elsewhere too (make two
-            hooks of it), and for a transform of the text at sites of joint attention, through all
-            of which the text goes as one stream. Before the first step, for limits that never let the hook act in
-            the run: none of its steps, images, or sites at which the hook is called. What only the run itself can
-            show, such as a function of the latents, is counted: ``run.coverage`` says how often a hook acted, and
-            one that never did warns when the run ends, unless it has ``strict=False``.
+        ValueError: for sites or a role if no point of the hook has one; for patterns that match no module; for a role
+            that the run does not have; for rows of a hook that changes the text and acts at other points too (make two
+            hooks); and for a transform of the text at sites of joint attention, where the text is one stream through
+            all sites. Before the first step, for limits that never let the hook act in the run: no step, no image, or
+            no site where the hook is called. What only the run can show, such as a function of the latents, is counted:
+            ``run.coverage`` says how often a hook acted, and a hook that never acted gives a warning when the run ends,
+            unless it has ``strict=False``.
         TypeError: for steps or rows that are neither numbers nor a function.
     """
     if isinstance(hook, Hooks):
         return Hooks(*(only(leaf, steps=steps, sites=sites, rows=rows) for leaf in hook))
-    (hook,) = Hooks(hook)  # refuses what is no hook
+    (hook,) = Hooks(hook)  # refuses an object that is not a hook
     if steps is None and sites is None and rows is None:
         return hook
     if isinstance(steps, int) and not isinstance(steps, bool):
@@ -90,7 +91,7 @@ def only(
 
 
 def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
-    """Refuse what could never limit the hook."""
+    """Refuse a limit that cannot apply to the hook."""
     acts = f"{hook!r} acts at {', '.join(points)}"
     if not points:
         raise ValueError(f"{hook!r} acts at no point, so there is nothing to limit")
@@ -116,7 +117,7 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
 
 @cache
 def _class(changes: bool, points: tuple[str, ...], by_sites: bool) -> type:
-    """The class of a limited hook: it has the points of the hook within, and no others but those it needs itself."""
+    """Return the class of a limited hook: it has the points of the inner hook, and those it needs itself."""
     edits_text = changes and any(point in TEXT for point in points)
     methods: dict[str, Any] = {point: _passing(point) for point in points} | (
         text_points(points, by_sites) if edits_text else {}

@@ -1,7 +1,7 @@
-"""PartialRun of a run: some of its rows, at every point, as if they were all there is.
+"""`RowSubset` and `PartialRun`: some rows of a run, given to a hook as if they were the whole run.
 
-What a hook is shown of them is numbered anew from 0, the run included, so that a hook which counts images counts those
-it sees. Entries outside are handed on as they came.
+Images are numbered again from 0, in the run too, so that a hook which counts images counts those it gets. The other
+entries are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Chosen = Callable[[Row], bool]
 
 
 class PartialRun(Run):
-    """A run as if it had only these images, each with a prompt of its own."""
+    """A run with only these images, each with its own prompt."""
 
     def __init__(self, whole: Run, images: Sequence[int]) -> None:
         vars(self).update({name: value for name, value in vars(whole).items() if name not in ("images", "latents")})
@@ -40,7 +40,7 @@ class PartialRun(Run):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """What there is only when the run has ended, of these images."""
+        """Return results that exist only after the run, for these images."""
         if name == "images":
             return [self._whole.images[i] for i in self._chosen] if self._whole.images else []
         if name == "latents":
@@ -49,24 +49,24 @@ class PartialRun(Run):
 
 
 class RowSubset:
-    """Which images of a run are left, and how what passes a point is narrowed to them.
+    """Chosen images of a run, and the conversion of values and records at the points to them.
 
     Args:
         run: the whole run.
-        chosen: says of a row whether it is left. An image is left if any of its rows is.
-        limited: makes of a hook one that is limited to these rows.
+        chosen: says whether a row is included. An image is included if any of its rows is.
+        limited: makes a hook that is limited to these rows.
     """
 
     def __init__(self, run: Run, chosen: Chosen, limited: Callable[[Any], Any]) -> None:
         self.run, self.chosen, self.limited = run, chosen, limited
         rows = rows_of_run(run)
         self.images = sorted({row.image for row in rows if chosen(row)})
-        # A hook that is shown nothing still begins and ends, and may want to know of which run.
+        # A hook without any row still starts and finishes, and may need the run.
         whole = len(self.images) in (0, run.settings.images)
         self.part = run if whole else PartialRun(run, self.images)
 
     def passing(self, hook: Observer | Transform, inner: Any, point: str, x: Any, place: Any) -> Any:
-        """What a hook that is limited to these rows returns at a point, by the hook within."""
+        """Call the inner hook with the chosen entries at a point, and return the value of all entries."""
         entries = self.entries(x, place, point)
         count = len(x.query if isinstance(x, Attention) else x)
         if not entries:
@@ -86,7 +86,7 @@ class RowSubset:
         return with_entries(x, entries, returned)
 
     def entries(self, x: Any, place: Text | Step | Site | Run, point: str) -> list[int]:
-        """Which entries of a value are left."""
+        """Return the numbers of a value's entries that are included."""
         if isinstance(place, Text):
             return [i // self.run.settings.images_per_prompt for i in self._images_of(place)]
         if isinstance(place, Step) and point != "model_output":
@@ -103,7 +103,7 @@ class RowSubset:
         return [i for i, row in enumerate(rows) if self.chosen(row)]
 
     def place(self, place: Any, point: str, entries: Sequence[int]) -> Any:
-        """Where we are, as it is for what is left."""
+        """Return the point's second argument for the included entries."""
         if isinstance(place, Run):
             return self.part
         if isinstance(place, Text):
@@ -132,7 +132,7 @@ class RowSubset:
         whole, images = step.latents, self.images
 
         def to_prediction(_: Step, x: Tensor, hooks: tuple[Any, ...], role: Role | None) -> Tensor:
-            """What the denoiser says, asked of all images: it was told of all."""
+            """Return the denoiser's output for the included images; the call itself has all images."""
             found = step.to_prediction(
                 step, with_entries(whole.to(x.dtype), images, x), tuple(map(self.limited, hooks)), role
             )
@@ -145,23 +145,23 @@ class RowSubset:
             rows=tuple(replace(step.rows[i], image=images.index(step.rows[i].image)) for i in kept),
             run=self.part,
             model_output=None if step.model_output is None else step.model_output[as_slice(kept)],
-            to_state=lambda x: step.to_state(whole),  # the run can only go on as a whole
+            to_state=lambda x: step.to_state(whole),  # only the whole run can continue
             to_prediction=to_prediction,
         )
 
 
 def rows_of_run(run: Run) -> list[Row]:
-    """Every row that the denoiser is shown in a step."""
+    """Return every row of the denoiser's batch in a step."""
     return [Row(i, run.prompt_of(i, role), role) for role in run.roles for i in range(run.settings.images)]
 
 
 def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
-    """A tensor with some of its entries replaced, the others as they are."""
+    """Return a tensor with some entries replaced."""
     return torch.index_copy(x, 0, torch.tensor(list(entries), device=x.device), new)
 
 
 def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> Attention:
-    """The same call for some of its rows."""
+    """Return the same attention call for some of its rows."""
     at, mask = as_slice(entries), attn.mask
     made = replace(
         attn,
@@ -175,12 +175,12 @@ def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> At
     if mask is None or mask.ndim < 4 or len(mask) == 1:
         return made
 
-    # The kernel it came with knows the mask of all rows.
+    # The call's own kernel uses the mask of all rows.
     return replace(made, mask=mask[at], kernel=by_own_mask, fused=lambda own: None)
 
 
 def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returned: Attention) -> Attention:
-    """A call in which some rows became others: the output of the rest is exactly what it would have been."""
+    """Return a call with some rows replaced; the output of the other rows is exactly as before."""
     held: dict[str, Any] = {}
     for name in ("query", "key", "value"):
         new, own = getattr(returned, name), getattr(attn, name)
@@ -194,6 +194,6 @@ def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returne
 
 
 def with_rows_of(attn: Attention, entries: Sequence[int], other: Attention, step: Step) -> Attention:
-    """A call in which some rows are those of another call of the same rows."""
+    """Return a call with some rows taken from another call of the same rows."""
     given, found = (rows_of_attention(own, entries, step) for own in (attn, other))
     return with_rows(attn, entries, given, replace(found, _made={"output": other.output()[as_slice(entries)]}))

@@ -1,1 +1,1 @@
-"""Inside the denoiser: module hooks, where tokens stand, further calls."""
+"""Inside the denoiser: module hooks, attention calls, the layout of tokens, further calls."""

@@ -1,4 +1,4 @@
-"""What a network is told in a call, where limited transforms of the text tell some of its rows something else."""
+"""`apply_limited_text`: the arguments of a network with the changes of limited transforms of the text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdprobe.core.run import Step
 
 
 def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
-    """A network's arguments for the rows of a step, as the run's limited transforms of the text leave them."""
+    """Return a network's arguments for the rows of a step, changed by the run's limited transforms of the text."""
     found = dict(told)
     for _, hook in step.run.records:
         if isinstance(hook, LimitedTextEdit):
@@ -23,7 +23,7 @@ def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
 
 
 def _with(told: Mapping[str, Any], rows: Tensor, instead: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments, and those that stand in a dictionary among them, with other entries at some rows."""
+    """Replace entries of some rows in the arguments, also in a dictionary among them."""
     found = dict(told)
     for name, value in told.items():
         if isinstance(value, dict):

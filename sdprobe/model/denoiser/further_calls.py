@@ -1,4 +1,4 @@
-"""Further calls of the denoiser within a step, beside the loop's own."""
+"""`predicting`: further calls of the denoiser within a step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Predict = Callable[[Step, Tensor, Iterable[Any], Role | None], Tensor]
 
 
 def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> Predict:
-    """What `Step.predict` asks: the denoiser, told what this run tells it, past the run's transforms in it."""
+    """Return the function behind `Step.predict`: a call of the denoiser with this run's conditioning and transforms."""
 
     def predict(step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
         if module_hooks.busy:

@@ -1,4 +1,4 @@
-"""Gradients through a network for less memory: what its blocks hold is computed again when it is needed."""
+"""`checkpointed`: gradient checkpointing of a network, which saves memory by computing blocks again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
 @contextmanager
 def checkpointed(network: Any) -> Iterator[None]:
-    """While this is open, the network's blocks are checkpointed, where it can; then they are as they were.
+    """While this is open, the network's blocks are checkpointed if it supports that; afterwards they are restored.
 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """

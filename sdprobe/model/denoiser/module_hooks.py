@@ -1,8 +1,8 @@
-"""Where hooks reach into the denoiser: attention sites and module outputs, without touching the model.
+"""`ModuleHooks`: hooks at attention sites and module outputs inside the denoiser, without a change of the model.
 
-Every attention module of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. While a module asked
-for runs, a torch-function mode sees that call with its final query, key, value and mask. Nothing is replaced; the
-forward hooks that bracket a module live only as long as one call of the denoiser.
+Every attention module of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. While such a module
+runs, a torch-function mode intercepts this call with its final query, key, value and mask. Nothing is replaced; the
+forward hooks of a module exist only during one call of the denoiser.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ FURTHER = (
 
 
 class ModuleHooks:
-    """The places in one denoiser that the hooks of one run asked for.
+    """The sites in one denoiser that the hooks of one run ask for.
 
     Args:
         denoiser: the network.
-        kind_of: gives ``"cross"``, ``"self"``, ``"joint"`` for an attention module, None for any other.
+        kind_of: returns ``"cross"``, ``"self"``, ``"joint"`` for an attention module, None for any other.
         hooks: the run's hooks.
-        layout: where picture and text stand on the axes of attention.
-        coverage: where to say what was seen.
+        layout: the positions of image and text on the axes of attention.
+        coverage: records which sites were seen.
 
     Raises:
-        ValueError: for a hook none of whose module patterns or kinds fits anything.
+        ValueError: for a hook without any matching module, by its patterns and kinds.
     """
 
     def __init__(
@@ -62,25 +62,25 @@ class ModuleHooks:
         self._modules = {name: module for name, module in denoiser.named_modules() if name}
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout = layout
-        self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt's text passes it on the way to every site
+        self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
         self.busy = False
         self._listen(hooks, coverage)
 
     @classmethod
     def of_run(cls, run_model: Any, run: Run, hooks: Hooks) -> ModuleHooks:
-        """The places that the hooks of a run ask for in its model."""
+        """Return the sites that the hooks of a run ask for in its model."""
         layout = run_model.layout(run.settings)
         return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage)
 
     def refuse_unreachable(self, run_model: Any, run: Run) -> None:
-        """Refuse limited hooks that would act in none of the run's steps, or at none of the sites they ask for."""
+        """Refuse limited hooks that would act in no step of the run, or at no site that they ask for."""
         limited = [hook for hook in self._hooks if isinstance(hook, LimitedHook)]
         steps = run_model.expected_steps(run) if limited else []
         for hook in limited:
             hook.refuse_unreachable(steps, partial(self._sites_of, run_model, hook))
 
     def _sites_of(self, run_model: Any, hook: Any, step: Step) -> list[Site] | None:
-        """Where a hook listens in a step, as far as it is known before the denoiser runs; None where it is not."""
+        """Return the sites of a hook in a step; None if they are not known before the denoiser runs."""
         if overrides(hook, "activation"):
             return None
         found = []
@@ -95,7 +95,7 @@ class ModuleHooks:
         return found
 
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:
-        """The places that the run's transforms and these hooks ask for, for a further call of the denoiser."""
+        """Return the sites for the run's transforms and these hooks, for a further call of the denoiser."""
         other = copy.copy(self)
         both = Hooks(self._hooks.transforms, hooks)
         both.run = self._hooks.run
@@ -120,7 +120,7 @@ class ModuleHooks:
 
     @contextmanager
     def listen(self, step: Step) -> Iterator[None]:
-        """While this is open, the denoiser's one call passes the points ``attention`` and ``activation``."""
+        """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
         brackets: list[tuple[_AttentionInterceptor, Hooks]] = []
         self.busy = True
@@ -142,7 +142,7 @@ class ModuleHooks:
                     self._coverage.missed[output_of(name)] = NOT_RUN
         finally:
             self.busy = False
-            # torch skips the closing hook of a module that a KeyboardInterrupt left, so the modes are closed here.
+            # torch does not call the closing hook of a module after a KeyboardInterrupt, so the modes are closed here.
             for bracket, _ in reversed(brackets):
                 bracket.abandon()
             for handle in handles:
@@ -169,7 +169,7 @@ class ModuleHooks:
 
 
 class _AttentionInterceptor(TorchFunctionMode):
-    """Entered while one attention module runs: sees its first attention call and lets the hooks act on it."""
+    """Active while one attention module runs: intercepts its first attention call for the hooks."""
 
     def __init__(self, hooks: Hooks, site: Site, module: nn.Module, layout: Layout, inlet: Any) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class _AttentionInterceptor(TorchFunctionMode):
             self.__exit__(None, None, None)
 
     def _see_further_call(self) -> None:
-        """Hooks are shown the first call of a module: one that changed that alone would change half of what it does."""
+        """Refuse strict hooks if a module calls attention again: they would see, or change, the first call only."""
         self.further = True
         if strict := [repr(hook) for hook in self.hooks if isinstance(hook, Transform) or hook.strict]:
             raise RuntimeError(
@@ -213,12 +213,12 @@ class _AttentionInterceptor(TorchFunctionMode):
 
 
 def output_of(name: str) -> str:
-    """What `Coverage` calls a module's output."""
+    """Return the name of a module's output in `Coverage`."""
     return f"{name} (output)"
 
 
 def place_of(name: str) -> str:
-    """``"down"``, ``"mid"`` or ``"up"`` for a U-Net's module, else the first part of its name."""
+    """Return ``"down"``, ``"mid"`` or ``"up"`` for a U-Net's module, else the first part of its name."""
     first = name.split(".")[0]
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
 
@@ -249,7 +249,7 @@ def _within(module: nn.Module, name: str) -> str:
 
 
 def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, str | None]) -> None:
-    """Refuse a hook that would never be called, or one of whose patterns matches nothing."""
+    """Refuse a hook that would never be called, or with a pattern that matches nothing."""
     for hook in hooks.at(point):
         for pattern in hook.modules or ():
             if not any(fnmatchcase(name, pattern) for name in modules):

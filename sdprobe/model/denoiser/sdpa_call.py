@@ -1,4 +1,4 @@
-"""One call of `scaled_dot_product_attention`, read as the `Attention` that hooks are given."""
+"""`read_sdpa_call`: one call of `scaled_dot_product_attention` as an `Attention`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_sdpa_call(
     rows: tuple[Row, ...] = (),
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Attention:
-    """An `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
+    """Return an `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
     if is_causal or enable_gqa or dropout_p:
         raise NotImplementedError("causal, grouped-query and dropout attention have no place in a denoiser known here")
 
@@ -39,7 +39,7 @@ def read_sdpa_call(
         q, k, v = attn.query, attn.key, attn.value
         if not _is_flash_on_cpu(q, k, v, attn_mask, scale):
             return None
-        # The kernel that SDPA itself would choose here; called by its own name it also returns log Σ exp.
+        # The kernel that SDPA itself would choose here; called directly, it also returns log Σ exp.
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         output, logsumexp = flash(q, k, v, 0.0, False, attn_mask=attn_mask, scale=scale)
         return output, logsumexp
@@ -55,13 +55,13 @@ def _no_module(context: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Key and value ``[rows, heads, tokens, width]`` of a conditioning, as a cross-attention module makes them."""
+    """Return key and value ``[rows, heads, tokens, width]`` of prompt embeddings, as a cross-attention module does."""
     if kind != "cross":
         raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
     context = context if inlet is None else inlet.forward(context)
     if module.norm_cross:
         context = module.norm_encoder_hidden_states(context)
-    # By `forward`: the hooks that other observers have on these layers are for what the model itself sends through.
+    # By `forward`: other forward hooks on these layers must see only the model's own calls.
     if getattr(module, "fused_projections", False):
         key, value = module.to_kv.forward(context).chunk(2, dim=-1)
     else:
@@ -74,7 +74,7 @@ def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale
     if q.device.type != "cpu" or not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
         return False
     if mask is not None and mask.dtype == torch.bool:
-        return False  # SDPA turns it into numbers first
+        return False  # SDPA converts it to numbers first
     if any(x is not None and x.requires_grad for x in (q, k, v, mask)):
         return False  # its logsumexp has no gradient
     return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)

@@ -1,4 +1,4 @@
-"""Where the picture and the text stand on the axes of an attention call."""
+"""`Layout`: the positions of image and text on the axes of an attention call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Grid = tuple[int, int]
 
 
 class Parts(NamedTuple):
-    """Of one call: the picture's grid, and the slices of picture and text; None where there is no such part."""
+    """The image's grid, and the slices of image and text, in one call; None for a missing part."""
 
     grid: Grid | None
     image: slice
@@ -21,27 +21,27 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run's denoiser lays out its tokens.
+    """The token layout of a run's denoiser.
 
     Args:
-        grids: ``(h, w)`` by number of picture tokens, for every size the picture has inside the network.
-        text_first: whether the text stands before the picture where both share an axis.
+        grids: ``(h, w)`` by number of image positions, for every size that the image has inside the network.
+        text_first: whether the text comes before the image if both are on one axis.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
 
     def grid_of(self, x: Tensor) -> Grid | None:
-        """The grid of a module's output, if it is one: ``[rows, channels, h, w]``, or ``[rows, positions, width]``."""
+        """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
         if x.ndim == 4:
             return int(x.shape[-2]), int(x.shape[-1])
         return self.grids.get(x.shape[1]) if x.ndim == 3 else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
-        """The parts of a call of this kind with so many queries and keys."""
+        """Return the parts of a call of this kind with these numbers of queries and keys."""
         if kind != "joint":
             return Parts(self.grids.get(queries), slice(0, queries), slice(0, keys) if kind == "cross" else None)
-        places, grid = next(iter(self.grids.items()))  # a transformer has one size throughout
+        places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
         texts = keys - places
         if self.text_first:
             return Parts(grid, slice(texts, keys), slice(0, texts))

@@ -1,1 +1,1 @@
-"""Noise levels: schedulers, what they remember, and predicted x0 under each of them."""
+"""Schedulers: noise levels, predicted x0, copies of their state, the forward process."""

@@ -1,4 +1,4 @@
-"""DDIM from picture to noise, such that DDIM finds the way back."""
+"""`CorrectedDDIMInverseScheduler`: DDIM inversion with a small reconstruction error."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class CorrectedDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
-    """DDIM inversion in steps of two calls: one at the level left, and a corrected one at the level reached.
+    """DDIM inversion with two denoiser calls per step: one at the present level, and a correction at the next level.
 
-    A step of DDIM from level t down to s is told the noise at t. Upwards, that is known only once t is reached; the
-    noise at s takes its place (Song et al. 2020, section 4.3), and what is lost adds up. So the step is made again,
-    from the same place, with the noise at the level it has reached: one turn of the fixed-point iteration whose limit
-    retraces DDIM exactly (Pan et al. 2023, "Effective Real Image Editing with Accelerated Iterative Diffusion
-    Inversion", section 3.2).
+    A step of DDIM from level t down to s uses the noise predicted at t. In the other direction, this is known only
+    after the step; the noise predicted at s is used instead (Song et al. 2020, section 4.3), and the errors add up. So
+    the step is repeated from the same latents with the noise predicted at the level that it reached: one iteration of
+    the fixed-point iteration whose limit inverts DDIM exactly (Pan et al. 2023, "Effective Real Image Editing with
+    Accelerated Iterative Diffusion Inversion", section 3.2).
     """
 
     timesteps: Tensor
@@ -31,7 +31,7 @@ class CorrectedDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
         left = reached - self.config.num_train_timesteps // num_inference_steps
         bars = self.alphas_cumprod.to(reached.device)
         first = torch.where(left < 0, self.initial_alpha_cumprod.to(bars), bars[left.clamp(min=0)])
-        # ᾱ at each call, and in the end
+        # ᾱ at each call, and at the end
         self.alpha_bars = torch.cat([torch.stack([first, bars[reached]], dim=1).flatten(), bars[reached[-1:]]])
         self.timesteps = torch.stack([left.clamp(min=0), reached], dim=1).flatten()
         self.calls = 0

@@ -1,4 +1,4 @@
-"""The forward process, x0 to x_t, and what the denoiser was taught to say of x_t."""
+"""`ForwardProcess`: x0 to x_t, and the training target of the denoiser."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TARGETS = ("epsilon", "v_prediction", "sample")
 
 
 class ForwardProcess:
-    """What training does to clean latents, under the noise schedule of any scheduler.
+    """The noising of clean latents in training, with the noise schedule of any scheduler.
 
-    Samplers keep their latents in scales of their own, so `add_noise` and `get_velocity` are those of `DDPMScheduler`,
-    which keeps them as the network is shown them, on the scheduler's configuration.
+    Samplers may scale their latents, so this uses `add_noise` and `get_velocity` of `DDPMScheduler`, which keeps the
+    scale of the network, with the scheduler's configuration.
 
     >>> import torch
     >>> import sdprobe
@@ -27,10 +27,10 @@ class ForwardProcess:
     True
 
     Args:
-        scheduler: of a pipeline.
+        scheduler: the scheduler of a pipeline.
 
     Raises:
-        ValueError: for a scheduler without a table of noise levels, or whose network predicts a flow.
+        ValueError: for a scheduler without a table of noise levels, or a network that predicts a flow.
 
     Source: Ho et al. 2020, eq. 4; Salimans & Ho 2022, appendix D, for v.
     """
@@ -46,12 +46,12 @@ class ForwardProcess:
 
     @property
     def levels(self) -> Float[Tensor, " timesteps"]:
-        """ᾱ, the share of the picture's variance that is left, at every timestep."""
+        """ᾱ, the part of the signal's variance that is left, at every timestep."""
         levels: Tensor = self._ddpm.alphas_cumprod
         return levels
 
     def noised(self, x0: Latents, noise: Latents, timesteps: Int[Tensor, " images"]) -> tuple[Latents, Latents]:
-        """x_t, and what the network should return for it: the noise, v or x0, as it was trained."""
+        """Return x_t, and the network's target for it: the noise, v or x0, as it was trained."""
         x_t = self._ddpm.add_noise(x0, noise, timesteps)
         if self.target == "v_prediction":
             return x_t, self._ddpm.get_velocity(x0, noise, timesteps)

@@ -1,7 +1,7 @@
-"""How much picture and how much noise the latents hold, and predicted x0, under any scheduler.
+"""Signal and noise level of the latents, and predicted x0, for any scheduler.
 
-Both are read from the scheduler's tables, without calling ``scheduler.step``: a multistep scheduler keeps state, and a
-second ``step`` would corrupt the run. Latents are x_t = signal · x0 + noise · ε, in one of three conventions:
+Both are computed from the scheduler's tables, without ``scheduler.step``: a multistep scheduler has state, and a second
+``step`` would corrupt the run. Latents are x_t = signal · x0 + noise · ε, in one of three conventions:
 
 - *variance preserving* (Ho et al. 2020, eq. 4): signal √ᾱ, noise √(1-ᾱ);
 - *variance exploding* (Karras et al. 2022, table 1): signal 1, noise σ = √((1-ᾱ)/ᾱ);
@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-# These take the options that clip predicted x0, and never use them.
+# These accept the options that clip predicted x0, but do not use them.
 UNCLIPPED = ("TCDScheduler", "CogVideoXDDIMScheduler")
 
 
 class Level(NamedTuple):
-    """How much of x0 and of the noise ε the latents hold, x_t = signal · x0 + noise · ε, and σ.
+    """The factors of x0 and of the noise ε in the latents, x_t = signal · x0 + noise · ε, and σ.
 
-    σ is noise over signal; of a flow, its own σ, which is the noise.
+    σ is noise over signal; for a flow, its own σ, which is the factor of the noise.
     """
 
     signal: Tensor
@@ -33,9 +33,9 @@ class Level(NamedTuple):
 
 
 def level_at(scheduler: Any, index: int) -> Level:
-    """What latents hold as they enter the denoiser's call ``index`` of the scheduler's current timesteps.
+    """Return the level of the latents at the denoiser's call ``index`` of the scheduler's current timesteps.
 
-    One more than the last is what they hold in the end.
+    The index after the last call gives the level at the end.
     """
     if not len(getattr(scheduler, "sigmas", ())):
         alpha_bar = _alpha_bar(scheduler, index)
@@ -43,20 +43,20 @@ def level_at(scheduler: Any, index: int) -> Level:
     sigma = _sigma(scheduler, index)
     if is_flow(scheduler):
         return Level(1 - sigma, sigma, sigma)
-    if scheduler.init_noise_sigma != 1:  # pure noise has another scale than the picture: variance exploding
+    if scheduler.init_noise_sigma != 1:  # pure noise has another scale than x0: variance exploding
         return Level(torch.ones_like(sigma), sigma, sigma)
     signal = 1 / ((sigma**2 + 1) ** 0.5)
     return Level(signal, sigma * signal, sigma)
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether the scheduler goes straight from noise to picture, x_t = (1-σ) x0 + σ ε."""
+    """Whether the scheduler is that of a flow, x_t = (1-σ) x0 + σ ε."""
     return not hasattr(scheduler, "init_noise_sigma") or _asks_for(scheduler, "use_flow_sigmas")
 
 
 def _sigma(scheduler: Any, index: int) -> Tensor:
     inner = index % 2 == 1 and index < len(scheduler.timesteps)
-    # The second half of each step of these stands between two levels of the table.
+    # The second half of each step of these is between two levels of the table.
     if inner and hasattr(scheduler, "sigmas_interpol"):
         ancestral = hasattr(scheduler, "sigmas_up")  # interpolates with the level below, the other with the one above
         return torch.as_tensor(scheduler.sigmas_interpol[index - 1 if ancestral else index])
@@ -78,7 +78,7 @@ def _alpha_bar(scheduler: Any, index: int) -> Tensor:
     if timestep >= len(table):
         raise ValueError(f"timestep {timestep} lies beyond the {len(table)} of training: take fewer steps")
     stride = scheduler.config.num_train_timesteps // (scheduler.num_inference_steps or len(table))
-    if hasattr(scheduler, "initial_alpha_cumprod"):  # upwards: the network is told of the level that is gone to
+    if hasattr(scheduler, "initial_alpha_cumprod"):  # inversion: the network gets the timestep of the next level
         before: Tensor = table[timestep - stride] if timestep >= stride else scheduler.initial_alpha_cumprod
         return table[timestep] if ended else before
     if not ended:
@@ -97,7 +97,7 @@ def denoised(
     sample: Shaped[Tensor, "images channels h w"],
     level: Level,
 ) -> Shaped[Tensor, "images channels h w"]:
-    """Predicted x0 for a model output, the sample it was made for and what that holds."""
+    """Return predicted x0 for a model output, its sample, and the level of the sample."""
     x0 = _predicted(scheduler, model_output, sample, level)
     if type(scheduler).__name__ in UNCLIPPED:
         return x0
@@ -115,16 +115,16 @@ def output_for(
     sample: Shaped[Tensor, "images channels h w"],
     level: Level,
 ) -> Shaped[Tensor, "images channels h w"]:
-    """The model output that predicts this x0 for a sample: the inverse of `denoised`, where nothing is clipped.
+    """Return the model output that predicts this x0 for a sample: the inverse of `denoised` without clipping.
 
-    Prediction is linear in output and sample together, so for changes of x0 and sample it gives the output's change.
+    The prediction is linear in output and sample together: from changes of x0 and sample, it gives the output's change.
     """
     one = torch.ones((), dtype=sample.dtype, device=sample.device)
     return (x0 - _predicted(scheduler, 0 * one, sample, level)) / _predicted(scheduler, one, 0 * one, level)
 
 
 def _predicted(scheduler: Any, output: Tensor, sample: Tensor, level: Level) -> Tensor:
-    # The order of the operations is the schedulers' own, so that results are too, to the last bit.
+    # The order of operations is that of the schedulers, so that results are equal to the last bit.
     if hasattr(scheduler, "precondition_outputs"):  # EDM: the network's output is mixed with its input
         return scheduler.precondition_outputs(sample, output, level.sigma)  # type: ignore[no-any-return]
     signal, noise, sigma = level
@@ -143,6 +143,6 @@ def _predicted(scheduler: Any, output: Tensor, sample: Tensor, level: Level) -> 
 
 
 def _asks_for(scheduler: Any, option: str) -> bool:
-    # A configuration keeps options of the class it came from that this class does not know.
+    # A configuration keeps options of its original class that this class does not know.
     known = option in inspect.signature(type(scheduler).__init__).parameters
     return known and bool(scheduler.config[option])

@@ -1,4 +1,4 @@
-"""Copies of what changes from step to step: the scheduler's memory and the generators' state."""
+"""Copies of a scheduler's state and of generators."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 
 def copied_scheduler(scheduler: Any) -> Any:
-    """A scheduler that remembers the same, and will step alike."""
-    # A Brownian path does not change by being asked, and its cache does not survive a copy.
+    """Return a copy of a scheduler, with its state."""
+    # A Brownian path does not change when it is evaluated, and its cache cannot be copied.
     path = getattr(scheduler, "noise_sampler", None)
     copied = copy.deepcopy(scheduler, {id(path): path})
-    for listened in ("step", "scale_model_input"):  # of a pipeline that is attached to: nobody listens to the copy
+    for listened in ("step", "scale_model_input"):  # removes the wrappers of an attached pipeline from the copy
         vars(copied).pop(listened, None)
     return copied
 
 
 def copied_generator(generator: Any) -> Any:
-    """A generator, or several, that will draw the same."""
+    """Return a copy of a generator, or of several, with the same state."""
     if isinstance(generator, torch.Generator):
         return generator.clone_state()
     return [one.clone_state() for one in generator]

@@ -1,4 +1,4 @@
-"""Schedulers of a run's own, made from the pipeline's configuration: the pipeline's is never touched."""
+"""Schedulers for a run, made from the pipeline's configuration; the pipeline's own scheduler is not changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdprobe.model.diffusion.ddim_inversion import CorrectedDDIMInverseScheduler
 from sdprobe.model.diffusion.noise_levels import is_flow
 
 LISTED = frozenset(kind.name for kind in KarrasDiffusionSchedulers)
-"""What a Stable Diffusion pipeline says it takes."""
+"""The schedulers that a Stable Diffusion pipeline lists as compatible."""
 
 SCHEDULERS = LISTED | {
     "DDIMInverseScheduler",
@@ -24,18 +24,18 @@ SCHEDULERS = LISTED | {
     "SASolverScheduler",
     "TCDScheduler",
 }
-"""Those, and what is not in that list but runs on the same configuration."""
+"""Also those that are not in this list but accept the same configuration."""
 
 
 FLOWS = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"})
-"""What runs on the configuration of a flow."""
+"""Those that accept the configuration of a flow."""
 
 
 def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
-    """A new scheduler: the pipeline's own class, a class or its name, or one like the instance given.
+    """Return a new scheduler: the pipeline's own class, a class or its name, or one like the given instance.
 
-    Where only a class is given, it gets the pipeline's configuration (betas, prediction type, spacing), as
-    ``Class.from_config(pipe.scheduler.config)`` does in diffusers.
+    A class gets the pipeline's configuration (betas, prediction type, spacing), as with
+    ``Class.from_config(pipe.scheduler.config)`` in diffusers.
     """
     if scheduler is None:
         return type(pipe.scheduler).from_config(pipe.scheduler.config)
@@ -54,7 +54,7 @@ def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
 
 
 def fitting(scheduler: Any) -> list[str]:
-    """The classes that can stand in a scheduler's place, by name; the usual ones first."""
+    """Return the names of classes that can replace a scheduler; the usual ones first."""
     own = {kind.__name__ for kind in (*type(scheduler).__mro__, *scheduler.compatibles)}
     known = {name for name in own if name.endswith("Scheduler") and hasattr(diffusers_schedulers, name)}
     for alike in (SCHEDULERS, FLOWS):
@@ -63,24 +63,24 @@ def fitting(scheduler: Any) -> list[str]:
 
 
 def there_and_back(pipe: Any) -> tuple[Any, Any]:
-    """DDIM from picture to noise, and from noise to picture over the very same levels.
+    """Return schedulers for DDIM inversion and for DDIM, with the same noise levels.
 
-    The inverse knows no levels spread from the first to the last alike; such a configuration gets those from training's
-    last downwards. Nothing is clipped, which could not be undone.
+    DDIM inversion does not support ``timestep_spacing="linspace"``; for it, both use ``"trailing"``. Nothing is
+    clipped, as clipping cannot be inverted.
     """
     _refuse_flow(pipe.scheduler)
     config = pipe.scheduler.config
     spacing = config.get("timestep_spacing", "leading")
     spacing = spacing if spacing in ("leading", "trailing") else "trailing"
     back = DDIMScheduler.from_config(config, timestep_spacing=spacing, clip_sample=False, thresholding=False)
-    known = inspect.signature(DDIMInverseScheduler).parameters  # told of any other option, diffusers warns
+    known = inspect.signature(DDIMInverseScheduler).parameters  # diffusers warns of any other option
     return CorrectedDDIMInverseScheduler(**{key: value for key, value in back.config.items() if key in known}), back
 
 
 def one_call(pipe: Any, timestep: int) -> Any:
-    """A schedule whose one step calls the denoiser at a timestep of training and goes to predicted x0.
+    """Return a scheduler whose one step calls the denoiser at a timestep of training and goes to predicted x0.
 
-    It is the model's own, ended there: its noise levels up to that timestep are the model's.
+    It is the model's own schedule, ended at this timestep, with the model's noise levels up to there.
     """
     _refuse_flow(pipe.scheduler)
     usual = DDIMScheduler.from_config(pipe.scheduler.config)
@@ -94,7 +94,7 @@ def one_call(pipe: Any, timestep: int) -> Any:
         usual.config,
         trained_betas=usual.betas[: timestep + 1].tolist(),
         num_train_timesteps=timestep + 1,
-        rescale_betas_zero_snr=False,  # where it is asked for, these betas have been rescaled already
+        rescale_betas_zero_snr=False,  # the betas are rescaled already if that was configured
         timestep_spacing="trailing",
         set_alpha_to_one=True,
     )

@@ -1,4 +1,4 @@
-"""A picture to start from, encoded and noised by the stock image-to-image pipeline on the same parts."""
+"""`noised`: encode an image and add noise to it, with the stock image-to-image pipeline."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sdprobe.model.diffusion.schedulers import fresh_scheduler
 
 
 def noised(run_model: Any, settings: Settings, generator: Any, image: Any) -> Shaped[Tensor, "images channels h w"]:
-    """The latents of pictures, noised to the level of the run's first step."""
-    # Its constructor may rewrite the configuration of the scheduler it is given, so that is not the run's own.
+    """Return the latents of images with noise, at the level of the run's first step."""
+    # The constructor may change the configuration of its scheduler, so it gets a copy.
     parts = {**run_model.pipe.components, "scheduler": fresh_scheduler(run_model.pipe, None)}
     pipe = run_model.img2img(**parts, **run_model.img2img_options)
     pipe.scheduler = run_model.pipe.scheduler
@@ -25,7 +25,7 @@ def noised(run_model: Any, settings: Settings, generator: Any, image: Any) -> Sh
             f"images: give one, or one per prompt"
         )
     if 1 < len(pixels) < settings.images:
-        # Left to the pipeline, these would be tiled, and pair a prompt's images with other prompts' pictures.
+        # The pipeline would repeat the images in another order, and pair them with other prompts.
         pixels = pixels.repeat_interleave(settings.images_per_prompt, dim=0)
     timestep = run_model.pipe.scheduler.timesteps[run_model.first : run_model.first + 1].repeat(settings.images)
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""One file for each family of models, and what U-Nets and transformers share."""
+"""One file per family of models, and base classes for U-Nets and transformers."""

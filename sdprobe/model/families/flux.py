@@ -1,4 +1,4 @@
-"""Flux.1: T5 for the words and CLIP for the whole prompt, a transformer with joint attention, flow matching."""
+"""Flux.1: T5 for the tokens and CLIP for the whole prompt, a transformer with joint attention, flow matching."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArgume
 
 
 class Flux(TransformerModel):
-    """Flux.1 dev, which is told the guidance scale, and Flux.1 schnell, which has none.
+    """Flux.1 dev, which gets the guidance scale as an input, and Flux.1 schnell, which has no guidance.
 
-    Guidance is embedded, so there are rows of the prompt alone; a negative prompt is left out, as in the pipeline. In
-    joint attention the text stands before the picture. Four positions of the latents are one token: hooks are shown
-    latents as a picture, ``[images, channels, h, w]``, and only the network is shown them packed.
+    Guidance is an input of the network, so there are only rows of the prompt; a negative prompt is ignored, as in the
+    pipeline. In joint attention the text comes before the image. Four positions of the latents are one token: hooks get
+    latents as ``[images, channels, h, w]``, and only the network gets them packed.
     """
 
     pipelines = ("FluxPipeline",)
@@ -53,7 +53,7 @@ class Flux(TransformerModel):
         sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
         own = scheduler.config.get("use_flow_sigmas", False)
         asked = {"sigmas": None if own else sigmas, "mu": self.shift(scheduler, settings, 1.15)}
-        taken = signature(scheduler.set_timesteps).parameters  # those of Heun's are its own
+        taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
         known = {name: value for name, value in asked.items() if name in taken}
         retrieve_timesteps(scheduler, settings.steps, self.device, **known)
 
@@ -86,16 +86,16 @@ class Flux(TransformerModel):
         return self.unpacked(output, h, w)
 
     def attention_kind(self, module: nn.Module) -> str | None:
-        # In the later blocks text and picture are one stream, whose attention has no part for added text.
+        # In the later blocks text and image are one stream, whose attention has no separate part for the text.
         return "joint" if super().attention_kind(module) else None
 
-    def packed(self, latents: Latents) -> Shaped[Tensor, "rows positions packed"]:
-        """Latents as the pipeline hands them on: four positions of the picture are one."""
+    def packed(self, latents: Latents) -> Shaped[Tensor, "rows places packed"]:
+        """Return latents as the pipeline packs them: four positions become one token."""
         packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)
         return packed
 
-    def unpacked(self, packed: Shaped[Tensor, "rows positions packed"], h: int, w: int) -> Latents:
-        """What the pipeline hands on, as a picture of so many positions."""
+    def unpacked(self, packed: Shaped[Tensor, "rows places packed"], h: int, w: int) -> Latents:
+        """Return packed latents as ``[images, channels, h, w]``."""
         factor = self.pipe.vae_scale_factor
         latents: Tensor = self.pipe._unpack_latents(packed, h * factor, w * factor, factor)
         return latents

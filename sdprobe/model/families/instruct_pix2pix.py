@@ -1,4 +1,4 @@
-"""InstructPix2Pix: Stable Diffusion that is shown a picture beside the latents, guided by text and by picture."""
+"""InstructPix2Pix: Stable Diffusion with an image as a second input, guided by text and image."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ class InstructPix2Pix(StableDiffusion):
     """Stable Diffusion with three-way guidance (Brooks et al., CVPR 2023, eq. 3).
 
     Attributes:
-        image_guidance_scale: how strongly the picture guides, in the run under way.
+        image_guidance_scale: the guidance scale of the image, in the current run.
     """
 
     pipelines = ("StableDiffusionInstructPix2PixPipeline",)
     image_guidance_scale = 1.5
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
-        # In the pipeline's own order: prompt and picture, picture alone, neither.
+        # In the pipeline's own order: prompt and image, image only, neither.
         return ("cond", "image", "uncond") if guidance_scale > 1 and self.image_guidance_scale >= 1 else ("cond",)
 
     def guided(self, of: Mapping[Role, Latents], scale: float) -> Latents:
-        """Guidance by the text from the picture on, and by the picture from neither on."""
+        """Return three-way guidance: by the text relative to the image, and by the image relative to neither."""
         by_text, by_picture = of["cond"] - of["image"], of["image"] - of["uncond"]
         return of["uncond"] + scale * by_text + self.image_guidance_scale * by_picture

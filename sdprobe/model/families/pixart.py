@@ -30,8 +30,8 @@ SIZES = ("resolution", "aspect_ratio")
 class PixArt(TransformerModel):
     """PixArt-α and PixArt-Σ.
 
-    The transformer works at the nearest of the sizes it was trained for, and the picture is cut to the size asked for,
-    as in the pipeline. What it says of its own spread (learned sigma) is left off.
+    The transformer works at the nearest of the sizes it was trained for, and the image is cropped to the size asked
+    for, as in the pipeline. The predicted variance (learned sigma) is not used.
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
@@ -60,13 +60,13 @@ class PixArt(TransformerModel):
         told = self.spelt(text, self.tokenizer)
         own = super().read(told, encoder)
         lead = text.lower().find(told)
-        if lead < 0:  # more was cleaned away than the white space around it: words are found in what is left
+        if lead < 0:  # more than white space was removed: words are located in the rest
             return own
         spans = tuple((a + lead, b + lead) if a < b else (a, b) for a, b in own.spans)
         return replace(own, text=text, spans=spans)
 
     def spelt(self, text: str, tokenizer: Any) -> str:
-        # T5 is told the text in small letters and, where the libraries for it are there, cleaned.
+        # T5 gets the text in lower case and, if the libraries for it are installed, cleaned.
         cleaned: list[str] = self.pipe._text_preprocessing(text, clean_caption=self._cleans)
         return cleaned[0]
 
@@ -96,7 +96,7 @@ class PixArt(TransformerModel):
     def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
         if not (self._alpha and step.run.settings.steps == 1):
             return super().advance(noise_pred, step, x, generator)
-        # A model distilled to one step: the pipeline takes the scheduler's predicted x0.
+        # A model distilled to one step: the pipeline uses the scheduler's predicted x0.
         extra = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
         x0: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[-1]
         return x0
@@ -109,7 +109,7 @@ class PixArt(TransformerModel):
         return self.finished(image)
 
     def _worked_at(self, settings: Settings) -> tuple[int, int]:
-        """The height and width, in pixels, at which the transformer works."""
+        """Return the height and width, in pixels, at which the transformer works."""
         if self._bins is None:
             return settings.height, settings.width
         found = self.pipe.image_processor.classify_height_width_bin(settings.height, settings.width, ratios=self._bins)

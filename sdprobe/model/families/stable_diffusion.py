@@ -29,9 +29,9 @@ class StableDiffusion(UNetModel):
 
     @torch.no_grad()
     def latents_of(self, pictures: Sequence[Image]) -> Float[Tensor, "images channels h w"]:
-        """Pictures as clean latents x0, each brought to the model's own size: scaled, and its middle cut out.
+        """Return images as clean latents x0, resized to the model's own size with a centre crop.
 
-        The mean of what the autoencoder says; its spread is far below the noise that training adds.
+        These are the means of the autoencoder's distribution; its variance is far below that of the noise in training.
         """
         height, width = self.default_size()
         vae, processor = self.pipe.vae, self.pipe.image_processor

@@ -18,8 +18,8 @@ from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArgume
 class StableDiffusion3(TransformerModel):
     """Stable Diffusion 3 and 3.5.
 
-    The two CLIP encoders read the same token positions, side by side; T5's reading of it follows them. A pipeline
-    without T5 has zeros there, which belong to no word. In joint attention the picture stands before the text.
+    The two CLIP encoders share the first positions of the prompt embeddings; T5's tokens follow. A pipeline without T5
+    has zeros there, which belong to no word. In joint attention the image comes before the text.
     """
 
     pipelines = ("StableDiffusion3Pipeline",)

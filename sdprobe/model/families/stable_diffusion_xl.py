@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled prompt and sizes beside them, a U-Net."""
+"""Stable Diffusion XL: two CLIP text encoders, a pooled vector and image sizes as further inputs, a U-Net."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ADDED = ("text_embeds", "time_ids")
 class StableDiffusionXL(UNetModel):
     """Stable Diffusion XL, the base model.
 
-    Both encoders read the same token positions; ``prompt_embeds`` holds their states side by side, the width of
-    the first before the width of the second.
+    Both encoders have the same token positions; ``prompt_embeds`` has their states joined along the width, those of the
+    first encoder first.
     """
 
     pipelines = ("StableDiffusionXLPipeline",)

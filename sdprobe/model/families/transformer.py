@@ -1,4 +1,4 @@
-"""What the families whose denoiser is a transformer have in common."""
+"""`TransformerModel`: base class of the families whose denoiser is a transformer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sdprobe.model.denoiser.token_layout import Grid
 
 
 class TransformerModel(Model):
-    """A family with a transformer: the picture is cut into patches, and has one size throughout."""
+    """A family with a transformer: the image is cut into patches, and has one size in the whole network."""
 
     network = "transformer"
 
     @property
     def patch(self) -> int:
-        """How many positions of the latents, each way, are one token."""
+        """The side of the square of latents that is one token."""
         return int(self.denoiser.config.patch_size)
 
     @property
@@ -24,7 +24,7 @@ class TransformerModel(Model):
         return int(self.pipe.vae_scale_factor) * self.patch
 
     def left_out(self, steps: int, strength: float) -> int:
-        return int(max(steps - steps * strength, 0))  # these pipelines round the other way
+        return int(max(steps - steps * strength, 0))  # these pipelines round differently
 
     def grids(self, settings: Settings) -> dict[int, Grid]:
         h, w = (side // self.patch for side in self.latent_size(settings))
@@ -35,7 +35,7 @@ class TransformerModel(Model):
         return grid
 
     def shift(self, scheduler: Any, settings: Settings, greatest: float) -> float:
-        """How far the noise levels of a flow are moved up for a picture of so many tokens.
+        """Return the shift of a flow's noise levels for the number of image tokens.
 
         Source: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", §5.3.2.
         """

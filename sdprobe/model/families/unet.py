@@ -1,4 +1,4 @@
-"""What the families whose denoiser is a U-Net have in common."""
+"""`UNetModel`: base class of the families whose denoiser is a U-Net."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments
 
 
 class UNetModel(Model):
-    """A family with a U-Net, whose picture is halved from level to level, and cross-attention to the text."""
+    """A family with a U-Net, where each level halves the image, and with cross-attention to the text."""
 
     network = "unet"
 
@@ -40,7 +40,7 @@ class UNetModel(Model):
         width = self.pipe.unet.config.time_cond_proj_dim
         if width is None:
             return {}
-        # A network distilled from guidance is told its scale.
+        # A network distilled from guidance gets the guidance scale.
         scale = torch.tensor(settings.guidance_scale - 1).repeat(settings.images)
         cond: Tensor = self.pipe.get_guidance_scale_embedding(scale, embedding_dim=width)
         return {"timestep_cond": cond.to(device=self.device, dtype=self.dtype)}
@@ -52,11 +52,11 @@ class UNetModel(Model):
         return output
 
     def arguments(self, conditioning: Conditioning) -> dict[str, Any]:
-        """The conditioning as the network's arguments."""
+        """Return the conditioning as the network's arguments."""
         return dict(conditioning.arguments)
 
     def grid_at(self, site: str, settings: Settings) -> Grid | None:
-        """Attention stands before the halving of its block, or after the doubling of the one below."""
+        """Return the grid: attention comes before its block's downsampling, or after the upsampling below it."""
         part, number, *_ = [*site.split("."), ""]
         last = len(self.denoiser.config.block_out_channels) - 1
         if part == "mid_block":
@@ -71,7 +71,7 @@ class UNetModel(Model):
         return h, w
 
     def grids(self, settings: Settings) -> dict[int, Grid]:
-        """At every level: the latents' size, halved (rounding up) to 1 × 1."""
+        """Return the grids of all levels: the latents' size, halved (rounding up) to 1 × 1."""
         h, w = self.latent_size(settings)
         found = {h * w: (h, w)}
         while h * w > 1:

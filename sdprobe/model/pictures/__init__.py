@@ -1,1 +1,1 @@
-"""From latents to pictures: the autoencoder, small previews, files of frames."""
+"""From latents to images: the autoencoder, small previews, video files."""

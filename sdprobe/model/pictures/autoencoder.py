@@ -1,4 +1,4 @@
-"""Pictures to the distribution of their latents, by the pipeline's autoencoder."""
+"""`Posterior`: images to the distribution of their latents, with the pipeline's autoencoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Posterior(NamedTuple):
-    """The normal distribution q(z | picture) in the autoencoder's own scale; the denoiser's is (z - shift) · scale."""
+    """The normal distribution q(z | image) in the autoencoder's own scale; the denoiser's is (z - shift) · scale."""
 
     mean: Shaped[Tensor, "images channels h w"]
     std: Shaped[Tensor, "images channels h w"]
@@ -21,16 +21,17 @@ class Posterior(NamedTuple):
     shift: float
 
     def scaled(self, z: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
-        """Latents of the autoencoder in the denoiser's scale."""
+        """Return latents of the autoencoder in the denoiser's scale."""
         return (z - self.shift) * self.scale
 
 
 def pixels_of(
     processor: Any, images: Any, height: int | None = None, width: int | None = None
 ) -> Float[Tensor, "images 3 height width"]:
-    """Pictures in [-1, 1], scaled to a size or left at theirs; sides are brought down to the autoencoder's grid.
+    """Return images in [-1, 1], resized or at their own size; sides are rounded down to the autoencoder's grid.
 
-    Raises ValueError for what is no picture, for several of different sizes, and for one smaller than one latent.
+    Raises ValueError for something that is not an image, for images of different sizes, and for sides that are too
+    small.
     """
     given = _tensor(images) if isinstance(images, Tensor) else pictures_of(images)
     own = given.shape[-2:] if isinstance(given, Tensor) else (given[0].height, given[0].width)
@@ -52,7 +53,7 @@ def _tensor(images: Tensor) -> Tensor:
 
 
 def pictures_of(images: Any) -> list[Image.Image]:
-    """Pictures however they are given, in RGB and of one size. Raises ValueError for anything else."""
+    """Return images of any accepted type as PIL, in RGB and of one size. Raises ValueError for anything else."""
     one = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
     given: Iterable[Any] = [images] if one else images if isinstance(images, Iterable) else ()
     found = [Image.fromarray(own) if _is_array(own) else own for own in given]
@@ -72,19 +73,19 @@ def _is_array(own: Any) -> bool:
 
 
 def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
-    """The distribution of latents that an autoencoder gives for pictures in [-1, 1]."""
+    """Return the autoencoder's distribution of latents for images in [-1, 1]."""
     found = vae.encode(pixels)
     if hasattr(found, "latent_dist"):
         mean, std = found.latent_dist.mean, found.latent_dist.std
-    else:  # a distilled autoencoder gives the latents alone
+    else:  # a distilled autoencoder returns latents only
         mean, std = found.latents, torch.zeros_like(found.latents)
     return Posterior(mean, std, vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0)
 
 
 def picture_of(vae: Any, latents: Shaped[Tensor, "images channels h w"]) -> Float[Tensor, "images 3 height width"]:
-    """Latents in the denoiser's scale as pictures in [0, 1], which gradients pass.
+    """Decode latents in the denoiser's scale to images in [0, 1], differentiably.
 
-    A pixel that had to be cut off at 0 or 1 passes its gradient all the same: else nothing could bring it back.
+    A pixel that was clipped to 0 or 1 has a gradient too, as otherwise it could not change again.
     """
     unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
     pixels: Tensor = vae.decode(unscaled, return_dict=False)[0].float() / 2 + 0.5

@@ -1,4 +1,4 @@
-"""Latents as small pictures without the decoder: the linear map that comes nearest to it."""
+"""`linear_rgb`: latents as small images by a linear map, without the decoder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-PICTURES, SIDE = 16, 16  # pictures to fit to, and the side of their latents: far more places than unknowns
+PICTURES, SIDE = 16, 16  # images for the fit, and the side of their latents: many more positions than unknowns
 _fitted: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 
 
 def linear_rgb(model: Any, latents: Shaped[Tensor, "images channels h w"]) -> Float[Tensor, "images 3 h w"]:
-    """Clean latents as pictures in [0, 1], one pixel for each place.
+    """Return clean latents as images in [0, 1], one pixel per position.
 
-    The map is fitted by least squares, once for each autoencoder, to the latents of pictures of four coloured quarters.
+    The map is fitted by least squares, once per autoencoder, to the latents of images of four coloured quarters.
     """
     if model.pipe.vae not in _fitted:
         _fitted[model.pipe.vae] = _fit(model)
@@ -33,7 +33,7 @@ def _fit(model: Any) -> Float[Tensor, "channels_and_one rgb"]:
     posterior = model.posterior(model.pixels(pictures))
     latents = posterior.scaled(posterior.mean)
     targets = F.interpolate(colours, size=latents.shape[-2:]).movedim(1, -1)
-    # LAPACK's last digits depend on where in memory its arguments lie; rounded from double precision, the map does not.
+    # LAPACK's last digits depend on the memory alignment of its arguments; rounded from double precision, they do not.
     places, colours_there = (values.flatten(0, 2).cpu().double() for values in (_with_one(latents), targets))
     matrix: Tensor = torch.linalg.lstsq(places, colours_there).solution.float()
     return matrix

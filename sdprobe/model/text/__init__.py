@@ -1,1 +1,1 @@
-"""From prompt to conditioning: tokenizers, text encoders, and tokens that hooks add."""
+"""From prompts to conditioning: tokenizers, text encoders, and tokens that hooks add."""

@@ -1,5 +1,5 @@
-"""Words that hooks bring to a run: a tokenizer of the run's own that knows them, and an encoder that is given their
-vectors. The pipeline's tokenizer and the encoder's table stay as they are: nothing is added to them, nothing resized.
+"""`AddedTokens`: words that hooks add to a run. The run has its own tokenizer that knows them, and while it runs the
+encoder uses their vectors. The pipeline's tokenizer and the encoder's table are not changed or resized.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Told = Callable[[str, Any], str]
 
 @dataclass(frozen=True)
 class AddedTokens:
-    """What is brought to one encoder: the number of every new token, with its vector ``[width]``."""
+    """The new tokens of one encoder: number and vector ``[width]`` of each."""
 
     vectors: Mapping[int, Shaped[Tensor, " width"]] = field(default_factory=dict)
 
     def known(self, ids: Int[Tensor, "*batch tokens"]) -> Int[Tensor, "*batch tokens"]:
-        """Token numbers that the encoder's own table can answer: any of its own in the place of a new one."""
+        """Replace new token numbers by one that the encoder's own table has."""
         return torch.where(self._new(ids), torch.zeros_like(ids), ids)
 
     def placed(self, x: Shaped[Tensor, "*batch tokens width"], ids: Int[Tensor, "*batch tokens"]) -> Tensor:
-        """The table's answer with the vectors of the new tokens in it."""
+        """Return the table's output with the vectors of the new tokens inserted."""
         for number, vector in self.vectors.items():
             x = torch.where((ids == number).to(x.device)[..., None], vector.to(x), x)
         return x
 
     def looked_up(self, table: nn.Module, ids: Int[Tensor, "*batch tokens"]) -> Tensor:
-        """The embeddings of tokens, old and new."""
-        # By `forward`, which brings an offloaded table but does not pass the point this is called from.
+        """Return the embeddings of tokens, old and new."""
+        # By `forward`, which loads an offloaded table but does not call the hooks of the point.
         return self.placed(table.forward(self.known(ids)), ids)
 
     @contextmanager
@@ -65,20 +65,22 @@ class AddedTokens:
 
 
 def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept], told: Told) -> Mapping[str, AddedTokens]:
-    """What is brought to each encoder of a pipeline, which is given tokenizers that know the new tokens.
+    """Give a copy of a pipeline tokenizers that know the new tokens. Returns the new tokens of each encoder.
 
-    Several vectors are as many tokens, ``<a>``, ``<a>_1``, …: the names diffusers' `maybe_convert_prompt` spells out.
-    Here they are spelt out in its place, wherever the token stands in a text in letters of either case: CLIP's
-    tokenizers read small letters, and diffusers does not find a token with capitals in what they return.
+    A concept of several vectors has several tokens, ``<a>``, ``<a>_1``, …, the names that diffusers'
+    `maybe_convert_prompt` uses. It is replaced here, to find a token in upper or lower case anywhere in a text: CLIP's
+    tokenizers use lower case, and diffusers does not find a token with capitals in their output.
 
     Args:
         pipe: the run's own copy of the pipeline.
         concepts: by token.
-        told: gives a text as the pipeline hands it to a tokenizer. Some change it, to small letters for instance.
+        told: returns a text as the pipeline passes it to a tokenizer. Some pipelines change it, for example to lower
+            case.
 
     Raises:
-        ValueError: for a concept of other encoders or another width, for a token that is there already, for one that
-            the pipeline takes out of every text, and for several vectors where the pipeline cannot spell them out.
+        ValueError: for a concept of other encoders or another width, for a token that exists already, for one that the
+            pipeline removes from every text, and for several vectors if the pipeline cannot write them as several
+            tokens.
     """
     if not concepts:
         return MappingProxyType({})
@@ -112,12 +114,12 @@ def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept], told: Told) ->
 
 
 def _names(token: str, concept: Concept) -> tuple[str, ...]:
-    """What the tokens of a concept are called, one for each vector."""
+    """Return the names of a concept's tokens, one for each vector."""
     return (token, *(f"{token}_{i}" for i in range(1, len(concept))))
 
 
 def _as_told(token: str, told: Told, tokenizer: Any, pipe: Any) -> str:
-    """A token as the pipeline hands it to its tokenizer."""
+    """Return a token as the pipeline passes it to its tokenizer."""
     written = told(token, tokenizer)
     if written.lower() != token.lower():
         raise ValueError(
@@ -128,19 +130,19 @@ def _as_told(token: str, told: Told, tokenizer: Any, pipe: Any) -> str:
 
 
 def _spelt_out(plain: Any, before: Mapping[int, Any], spellings: Mapping[str, str], prompt: Any, tokenizer: Any) -> Any:
-    """What `maybe_convert_prompt` gives, with the tokens that were brought spelt out as well.
+    """Return the result of `maybe_convert_prompt`, with the added concepts written as several tokens too.
 
     Args:
-        plain: the pipeline as it was.
-        before: its tokenizers, which know the tokens that it has loaded itself, by the identity of the run's own.
-        spellings: of each token that was brought, by the token in small letters.
+        plain: the original pipeline.
+        before: its tokenizers, which know the tokens that it loaded itself, by the id of the run's own tokenizers.
+        spellings: the tokens of each added concept, by its token in lower case.
         prompt: one text or several.
-        tokenizer: the run's own.
+        tokenizer: the run's own tokenizer.
     """
     if isinstance(prompt, list):
         return [_spelt_out(plain, before, spellings, text, tokenizer) for text in prompt]
     names = sorted({*tokenizer.get_added_vocab(), *spellings}, key=len, reverse=True)
-    # Where several tokens could begin, a tokenizer finds the longest.
+    # If several tokens could begin here, a tokenizer takes the longest.
     pattern = re.compile("|".join(map(re.escape, names)), re.IGNORECASE)
     loaded = plain.maybe_convert_prompt(prompt, before.get(id(tokenizer), tokenizer))
     return pattern.sub(lambda match: spellings.get(match.group().lower(), match.group()), loaded)
@@ -168,7 +170,7 @@ def _refuse_unfit(token: str, concept: Concept, encoders: Mapping[str, Any]) -> 
 def _refuse_known(token: str, names: tuple[str, ...], tokenizer: Any) -> None:
     known = tokenizer.get_vocab()
     there = [name for name in (*names, f"{token}_1") if name in known]
-    # Words stand in the vocabulary with a mark of their end: "circle</w>" is what "circle" is read as.
+    # In the vocabulary, words end with a mark: "circle" is read as "circle</w>".
     read = tokenizer.tokenize(token)
     if there or len(read) == 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A learning of token embeddings, step by step."""
+"""`ConceptTraining`: the training of token embeddings, step by step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATE = ("vectors", "optimiser", "random", "losses")
 
 
 class ConceptTraining:
-    """A learning under way: all that a step depends on, and what it changes."""
+    """A training of token embeddings: its inputs, its state and its steps."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ConceptTraining:
         )
         self.run_model = model.prepare_run(fresh_scheduler(model.pipe, None), self.settings, use.brings)
         self.process, self.x0, self.batch, self.device = process, x0.cpu(), batch, model.device
-        # Leaves of the graph, one for each token: the vectors the run would read, but with their gradient.
+        # Leaf tensors, one per token: the vectors that a run would use, but with a gradient.
         first = begun.vectors[ENCODER].to(self.device)
         self.leaves = [vector.clone().requires_grad_() for vector in first]
         self.lengths = first.norm(dim=-1)
@@ -62,19 +62,19 @@ class ConceptTraining:
         self.run_model.added_tokens = {ENCODER: AddedTokens(dict(zip(numbers, self.leaves, strict=True)))}
         self.prompts = [self.run_model.read(template.replace("{}", use.token)) for template in templates]
         for prompt in self.prompts:
-            prompt.positions(use.token)  # says where a template is too long for the word to be read
+            prompt.positions(use.token)  # raises an error if a template is too long
         self.optimiser = torch.optim.Adam(self.leaves, lr=lr * float(first.square().mean().sqrt()))
         self.generator = torch.Generator("cpu").manual_seed(seed)
         self.losses: list[float] = []
 
     def step(self) -> None:
-        """One batch; one improvement of the vectors."""
+        """Run one training step on one batch."""
         drawn = self.generator
         x0 = self.x0[torch.randint(len(self.x0), (self.batch,), generator=drawn)]
         prompts = [self.prompts[i] for i in torch.randint(len(self.prompts), (self.batch,), generator=drawn)]
         spread = (torch.arange(self.batch) + torch.rand(self.batch, generator=drawn)) / self.batch
         count = len(self.process.levels)
-        timesteps = (spread * count).long().clamp(max=count - 1)  # the last share may be rounded up to 1
+        timesteps = (spread * count).long().clamp(max=count - 1)  # rounding may give 1
         x_t, target = self.process.noised(x0, torch.randn(x0.shape, generator=drawn), timesteps)
         with torch.enable_grad():
             loss = (self._predicted(x_t, timesteps, prompts) - target.to(self.device)).square().mean()
@@ -93,23 +93,23 @@ class ConceptTraining:
         self.losses.append(loss.item())
 
     def _predicted(self, x_t: Tensor, timesteps: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        run = Run(self.run_model, self.settings, prompts, prompts)  # only the captions' side of it is encoded
+        run = Run(self.run_model, self.settings, prompts, prompts)  # only its conditional prompts are encoded
         with self.run_model.add_tokens():
             conditioning = self.run_model.encode(run, Hooks(), ("cond",))
         rows = x_t.to(self.device, self.run_model.denoiser.dtype)
         return self.run_model.predict(rows, timesteps.to(self.device), conditioning).float()
 
     def vectors(self) -> Float[Tensor, "vectors width"]:
-        """The vectors as they now are."""
+        """Return the present vectors."""
         return torch.stack(self.leaves).detach().cpu()
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on and the steps so far have changed, by the names in `STATE`."""
+        """Return all state that the steps change, by the names in `STATE`."""
         own = (self.vectors(), self.optimiser.state_dict(), self.generator.get_state(), self.losses)
         return dict(zip(STATE, own, strict=True))
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from the result of `state`."""
         with torch.no_grad():
             for leaf, vector in zip(self.leaves, state["vectors"], strict=True):
                 leaf.copy_(vector)
@@ -120,7 +120,7 @@ class ConceptTraining:
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """While this is open, no module is in training: dropout would draw from a random state no checkpoint holds."""
+    """While this is open, no module is in training mode: dropout would use a random state that is not saved."""
     parts = (part for part in model.pipe.components.values() if isinstance(part, nn.Module))
     training = [module for part in parts for module in part.modules() if module.training]
     try:

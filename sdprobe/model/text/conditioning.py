@@ -1,4 +1,4 @@
-"""Prompts on their way to the denoiser: through the text encoders, past the points there, into rows."""
+"""`Conditioning`: prompts through the text encoders and the text points to the denoiser's rows."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from sdprobe.model.text.added_tokens import AddedTokens
 from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
 
 EMBEDS = "encoder_hidden_states"
-"""What every denoiser here calls the value of the point ``prompt_embeds``."""
+"""The denoiser's argument that gets the value of the point ``prompt_embeds``."""
 
 POOLED = ("text_embeds", "pooled_projections")
-"""What denoisers here call the value of the point ``pooled_embeds``, where they are told one."""
+"""The denoiser's argument that gets the value of the point ``pooled_embeds``, if there is one."""
 
 DenoiserArguments = Mapping[str, Shaped[Tensor, "entries ..."]]
 
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the denoiser is told besides the latents and the time.
+    """The denoiser's arguments other than the latents and the timestep.
 
     Args:
-        arguments: tensors by the names of the denoiser's own arguments, with an entry for each row.
-        groups: how many groups of rows there are, each with a row for each image.
+        arguments: tensors by the denoiser's argument names, with an entry for each row.
+        groups: the number of roles; each has one row per image.
     """
 
     arguments: DenoiserArguments
@@ -41,16 +41,16 @@ class Conditioning:
 
     @property
     def tokens(self) -> int:
-        """How many tokens of text the denoiser is shown."""
+        """The number of text tokens that the denoiser gets."""
         return int(self.arguments[EMBEDS].shape[1])
 
     def of(self, rows: slice | list[int]) -> Conditioning:
-        """That of these rows only: one role's, one row for each image."""
+        """Return the conditioning of some rows only: those of one role, one for each image."""
         return Conditioning({name: tensor[rows] for name, tensor in self.arguments.items()}, 1)
 
 
 def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
-    """What the denoiser is told in a run: the prompts of every role past the hooks, an entry for each row."""
+    """Encode the prompts of every role, with the hooks, and return the conditioning of every row."""
     settings = run.settings
     sides = [encode_role(run_model, run, hooks, role) for role in roles]
     told = {
@@ -62,7 +62,7 @@ def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -
 
 
 def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:
-    """What the pipeline makes of the prompts of one role, past the points of the text."""
+    """Encode the prompts of one role with the pipeline, with the hooks at the text points."""
     prompts = prompts_of(run, role)
     texts = [prompt.text for prompt in prompts]
     if role == "uncond" and not run.settings.negative_given and run_model.zeroes_unprompted:
@@ -77,13 +77,13 @@ def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str,
 
 
 def prompts_of(run: Run, role: Role) -> tuple[Prompt, ...]:
-    """The prompts of a role, one per text."""
+    """Return the prompts of a role, one per text."""
     return run.negative_prompts if role == "uncond" else run.prompts
 
 
 @contextmanager
 def passing_tokens(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Iterator[None]:
-    """While this is open, each encoder's token embeddings pass their point, if any hook acts there."""
+    """While this is open, each encoder's token embeddings go through their point, if a hook acts there."""
     with ExitStack() as open_hooks:
         for encoder in run_model.text_encoders if len(hooks.at("token_embeds")) else ():
             text = text_of(run_model, run, hooks, role, encoder)
@@ -97,7 +97,7 @@ def _at_token_embeds(hooks: Hooks, text: Text, x: Tensor) -> Tensor:
 
 
 def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
-    """Where ``token_embeds`` of one encoder is: its prompts are as its own tokenizer reads them."""
+    """Return the `Text` of ``token_embeds`` of one encoder, with prompts as its own tokenizer reads them."""
     prompts = tuple(run_model.read(prompt.text_for(encoder), encoder) for prompt in prompts_of(run, role))
     part = getattr(run_model.pipe, encoder)
     brought = run_model.added_tokens.get(encoder, AddedTokens())
@@ -117,7 +117,7 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
 
 def joint_text(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Text:
-    """Where ``prompt_embeds`` is: its prompts are as the denoiser is shown them, every encoder's tokens in place."""
+    """Return the `Text` of ``prompt_embeds``, with prompts of all encoders' tokens at the denoiser's positions."""
     makers = [name for names in run_model.token_axis for name in names if name in run_model.text_encoders]
     if len(makers) == 1:
         own = text_of(run_model, run, hooks, role, makers[0])
@@ -134,7 +134,7 @@ def joint_text(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Text:
 
 
 def pooled_text(run_model: Any, run: Run, hooks: Hooks, role: Role, name: str) -> Text:
-    """Where ``pooled_embeds`` is: one vector for each prompt, which has no tokens."""
+    """Return the `Text` of ``pooled_embeds``: one vector per prompt, without tokens."""
     makers = [maker for maker in run_model.pooling if maker in run_model.text_encoders]
 
     def of_tokens(*asked: Any) -> Any:
@@ -149,7 +149,7 @@ def pooled_text(run_model: Any, run: Run, hooks: Hooks, role: Role, name: str) -
 def _whole(
     run_model: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]], value: str
 ) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
-    """What a `Text` can be asked about whole prompts: ``encode`` (of which value), ``layers`` and ``again``."""
+    """Return the functions of a `Text` on whole prompts: ``encode`` (to the value named), ``layers`` and ``again``."""
 
     def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts ..."]:
         made: Tensor = run_model.encoded(list(texts))[value]

@@ -1,4 +1,4 @@
-"""What a text encoder, CLIP, T5 or BERT, does between token numbers and conditioning, stage by stage."""
+"""The stages of a text encoder (CLIP, T5 or BERT), from token ids to its output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Stage = Shaped[Tensor, "batch tokens width"]
 
 
 class States(NamedTuple):
-    """The stages of one pass.
+    """The stages of one pass of a text encoder.
 
     ``input`` = ``token`` + ``position``; ``hidden_states`` begins with it and ends with the last layer's output;
-    ``last_hidden_state`` is that after the final norm; ``pooled`` is it at the end token.
+    ``last_hidden_state`` is that output after the final norm; ``pooled`` is its value at the end token.
     """
 
     token: Stage
@@ -32,7 +32,7 @@ class States(NamedTuple):
 
 
 def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given: Stage | None = None) -> States:
-    """Every stage of the encoder's pass over prompts; or over given input embeddings in place of theirs."""
+    """Return every stage of the encoder's pass over prompts, or over given input embeddings."""
     ids = torch.tensor([prompt.ids for prompt in prompts], device=device)
     kept = torch.tensor([[role != "pad" for role in prompt.roles] for prompt in prompts], device=device).long()
     mask = kept if getattr(encoder.config, "use_attention_mask", False) else None
@@ -57,16 +57,16 @@ def states(encoder: Any, prompts: Sequence[Prompt], device: torch.device, given:
 
 
 def table_of(encoder: Any) -> Any:
-    """The table of token embeddings that an encoder reads."""
-    # T5's layers have a table beside the one that T5 says it has; the two share their weights.
+    """Return the table of token embeddings that an encoder uses."""
+    # T5's layers have their own table besides the one T5 reports; both share their weights.
     return _inner(encoder).embed_tokens if _is_t5(encoder) else encoder.get_input_embeddings()
 
 
 @contextmanager
 def layers_during(encoder: Any) -> Iterator[list[Stage]]:
-    """Every layer's hidden states of the encoder's next pass, each through the final norm; 0 is the first's input.
+    """Record every layer's hidden states in the encoder's next pass, each after the final norm; 0 is the input.
 
-    The list is filled as this is closed.
+    The list is filled when this is closed.
     """
     found: list[Stage] = []
     seen: dict[str, Tensor] = {}
@@ -79,13 +79,13 @@ def layers_during(encoder: Any) -> Iterator[list[Stage]]:
 
 
 def final_norm(encoder: Any) -> nn.Module:
-    """The norm behind the encoder's last layer; BERT's layers end in their own, and nothing follows."""
+    """Return the norm after the encoder's last layer; BERT has none, as its layers end with their own norms."""
     norm: nn.Module = nn.Identity() if _is_bert(encoder) else _inner(encoder).final_layer_norm
     return norm
 
 
 def _layers(encoder: Any) -> tuple[nn.Module, Iterable[nn.Module]]:
-    """What makes the first layer's input, and the layers."""
+    """Return the module that makes the first layer's input, and the layers."""
     inner = _inner(encoder)
     if _is_t5(encoder):
         return inner.embed_tokens, inner.block
@@ -100,7 +100,7 @@ def _layers(encoder: Any) -> tuple[nn.Module, Iterable[nn.Module]]:
 
 
 def _is_bert(encoder: Any) -> bool:
-    """BERT, RoBERTa and their kin by themselves: one behind which a projection follows is another encoder."""
+    """Whether an encoder is BERT, RoBERTa or a similar model without a projection."""
     own = getattr(encoder, "encoder", None)
     return hasattr(own, "layer") and hasattr(encoder, "embeddings") and not hasattr(encoder, "final_layer_norm")
 
@@ -112,7 +112,7 @@ def _is_t5(encoder: Any) -> bool:
 def _inner(encoder: Any) -> Any:
     if _is_t5(encoder):
         return encoder.encoder
-    return getattr(encoder, "text_model", encoder)  # a wrapper in some versions, and where a projection follows
+    return getattr(encoder, "text_model", encoder)  # a wrapper in some versions, and with a projection
 
 
 def _replaced(given: Tensor, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def _replaced(given: Tensor, x: Tensor) -> Tensor:
 
 
 def _pooled(out: Any) -> Tensor:
-    pooled: Tensor = out.pooler_output if "pooler_output" in out else out.text_embeds  # where a projection follows
+    pooled: Tensor = out.pooler_output if "pooler_output" in out else out.text_embeds  # with a projection
     return pooled
 
 
@@ -133,7 +133,7 @@ def _kept(seen: dict[str, Tensor], name: str, x: Any) -> Any:
 
 @contextmanager
 def passing(module: nn.Module, through: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """While this is open, what a module returns goes through a function."""
+    """While this is open, the output of a module goes through a function."""
     handle = module.register_forward_hook(lambda module, args, output: through(output))
     try:
         yield

@@ -1,4 +1,4 @@
-"""The text as leaves of the graph: what a transform asks gradients for, beside the latents."""
+"""`GradientLeaves`: prompt and token embeddings as leaf tensors, for transforms that need their gradients."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Leaves = Mapping[str, Shaped[Tensor, "entries ..."]]
 
 
 class GradientLeaves:
-    """Makes the leaves that a run's transforms name in ``needs_grad``, anew in every step.
+    """Makes the leaf tensors that a run's transforms name in ``needs_grad``, again in every step.
 
     Args:
         run_model: the run's own copy of the model.
         run: the run.
         hooks: its hooks.
-        conditioning: what the denoiser is told, encoded without gradients.
+        conditioning: the conditioning, encoded without gradients.
     """
 
     def __init__(self, run_model: Any, run: Run, hooks: Hooks, conditioning: Conditioning) -> None:
@@ -33,11 +33,11 @@ class GradientLeaves:
         self.names = hooks.grad_leaves
 
     def grow(self, latents: Tensor) -> tuple[Conditioning, Leaves]:
-        """What the denoiser is told in a step, and the leaves it depends on, by name."""
+        """Return the conditioning of a step, and the leaf tensors it depends on, by name."""
         leaves: dict[str, Tensor] = {"latents": latents} if "latents" in self.names else {}
         told = self.conditioning
         if "token_embeds" in self.names:
-            # Encoded anew in every step, since a gradient frees the graph that it has passed.
+            # Encoded again in every step, because a backward pass frees the graph.
             with torch.enable_grad():
                 tokens = _TokenLeaves()
                 told = self.run_model.encode(self.run, Hooks(self.hooks.transforms, tokens), self.run.roles)
@@ -58,7 +58,7 @@ def grow_prompt_leaf(arguments: dict[str, Any], hooks: Hooks) -> tuple[dict[str,
 
 
 class _TokenLeaves(Transform):
-    """Behind all other transforms at ``token_embeds``: what the encoder reads becomes a leaf."""
+    """Makes the encoder's input a leaf tensor, after all other transforms at ``token_embeds``."""
 
     def __init__(self) -> None:
         self.leaves: dict[str, Tensor] = {}

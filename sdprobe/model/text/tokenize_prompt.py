@@ -1,4 +1,4 @@
-"""How a tokenizer reads a text: the `Prompt`, with every word placed."""
+"""`read`: tokenize a text to a `Prompt` with the positions of every word."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sdprobe.core.prompt import Prompt, TokenRole
 
 
 def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None = None) -> Prompt:
-    """The prompt as this tokenizer hands it to its encoder: padded, and cut at the context's end.
+    """Return the prompt as this tokenizer passes it to its encoder: padded, and cut at the end of the context.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        text: the text as its author wrote it; words are found and placed in it.
-        spelt: the text as the tokenizer is given it, where tokens of several vectors are spelt out.
-        length: how many tokens the encoder is given; None for the tokenizer's own context.
+        text: the text as the user wrote it; words are located in it.
+        spelt: the text as the tokenizer gets it, with concepts of several vectors written as several tokens.
+        length: the number of tokens the encoder gets; None for the tokenizer's own context.
 
-    Raises TypeError for a tokenizer that cannot say where in the text its tokens come from.
+    Raises TypeError for a tokenizer that does not report offsets of its tokens.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
@@ -43,7 +43,7 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
         elif not special[i]:
             roles.append("word")
         else:
-            # BERT's tokenizers begin with a token for the class of the text.
+            # BERT's tokenizers begin with a classification token.
             first = token in (tokenizer.bos_token_id, tokenizer.cls_token_id) and i == 0
             roles.append("start" if first else "end")
     spans = [
@@ -55,11 +55,11 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
 
 
 def side_by_side(text: str, readings: Mapping[tuple[str, ...], Prompt]) -> Prompt:
-    """One prompt whose tokens are those of several readings, one after the other.
+    """Join the tokens of several encoders' prompts, one after the other, to one prompt.
 
     Args:
         text: the text.
-        readings: by the names of the encoders whose tokens stand where this reading says.
+        readings: by the names of the encoders whose tokens are at these positions.
     """
     parts: dict[str, range] = {}
     first = 0
@@ -73,7 +73,7 @@ def side_by_side(text: str, readings: Mapping[tuple[str, ...], Prompt]) -> Promp
 
 
 def _gathered(spans: list[tuple[int, int]], spelt: str, added: set[str]) -> list[tuple[int, int]]:
-    """Spans in "<cat> <cat>_1 a" as spans in "<cat> a": every vector of a token stands where its name was written."""
+    """Convert spans in "<cat> <cat>_1 a" to spans in "<cat> a": every vector of a concept gets the span of its name."""
     several = sorted((name for name in added if f"{name}_1" in added), key=len, reverse=True)
     if not several:
         return spans

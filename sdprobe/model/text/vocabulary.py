@@ -1,4 +1,4 @@
-"""The table a text encoder looks its tokens up in."""
+"""`Vocabulary`: the table of token embeddings of a text encoder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sdprobe.model.clip_model import Clip
 
 
 class Vocabulary:
-    """What a text encoder knows tokens by: their spellings, and the vector of each in its table.
+    """The tokens of a text encoder: their spelling, and their vectors in its table.
 
     Args:
-        model: a `Clip`, what `sdprobe.clip.load` makes one of, a `Model`, or a live diffusers pipeline. Of the last two
-            the first text encoder is taken.
+        model: a `Clip`, anything that `sdprobe.clip.load` takes, a `Model`, or a live diffusers pipeline. For the last
+            two, the first text encoder is used.
     """
 
     def __init__(self, model: Clip | Model | DiffusionPipeline | str | Path | None) -> None:
@@ -41,7 +41,7 @@ class Vocabulary:
         self._table = encoder.get_input_embeddings()
 
     def of(self, word: str) -> Float[Tensor, "tokens width"]:
-        """The vectors of a word's tokens."""
+        """Return the vectors of a word's tokens."""
         prompt = self._read(word)
         ids = [number for number, role in zip(prompt.ids, prompt.roles, strict=True) if role == "word"]
         if not ids:
@@ -49,15 +49,15 @@ class Vocabulary:
         return self._looked_up(ids)
 
     def all(self) -> Float[Tensor, "vocabulary width"]:
-        """The whole table, a row per token."""
+        """Return the whole table, a row per token."""
         return self._looked_up(range(min(len(self._tokenizer), self._table.num_embeddings)))
 
     def spelt(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Tokens as they are written in the vocabulary."""
+        """Return tokens as they are written in the vocabulary."""
         return tuple(self._tokenizer.convert_ids_to_tokens(list(ids)))
 
     def _looked_up(self, ids: Sequence[int]) -> Tensor:
-        # By `forward`, which brings an offloaded table.
+        # By `forward`, which loads an offloaded table.
         found: Tensor = self._table.forward(torch.tensor(list(ids), device=self._own.device))
         return found.detach()
 
