@@ -58,7 +58,7 @@ watched = LossGuidance(is_blue, 0)
 pushed = LossGuidance(is_blue_in_cuts, 20, start=1, through="model", apply="sample", clip=0.2)
 before = sample(model, "a circle", hooks=[watched], **settings)
 after = sample(model, "a circle", hooks=[pushed], **settings)
-# mkdocs_gallery_thumbnail_panel = 8
+# mkdocs_gallery_thumbnail_panel = 11
 plot.sheet(
     [[run.images[k] for k in range(8)] for run in (before, after)],
     rows=["no guidance", "towards blue"],

@@ -34,7 +34,7 @@ exciting = {prompt: AttendAndExcite(words, scale=10, thresholds={}) for prompt, 
 before = {prompt: sample(model, prompt, hooks=[watching[prompt], maps], **settings) for prompt in prompts}
 after = {prompt: sample(model, prompt, hooks=[exciting[prompt], maps], **settings) for prompt in prompts}
 first, second = prompts
-# mkdocs_gallery_thumbnail_panel = 8
+# mkdocs_gallery_thumbnail_panel = 13
 plot.sheet(
     [run.images[:8] for run in (before[first], after[first], before[second], after[second])],
     rows=["star, ring", "excited", "circle, square", "excited"],

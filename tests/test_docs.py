@@ -134,6 +134,12 @@ def test_links_point_to_files_of_the_repository(page, tracked):
         assert path in tracked, f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_paths_that_pages_name_exist(page, tracked):
+    for name in re.findall(r"`((?:sdprobe|tests|docs|examples)/[\w./-]+)`", page.read_text("utf-8")):
+        assert "_NN_" in name or Path(name) in tracked, f"{page.name} names {name}"
+
+
 def test_links_between_examples(tracked):
     for example in (ROOT / "examples").glob("plot_*.py"):
         for target in links(example.read_text("utf-8")):
