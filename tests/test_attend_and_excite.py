@@ -284,3 +284,9 @@ def test_the_model_stays_as_it_was(tiny):
     finally:
         tiny.pipe.unet.eval()
         tiny.pipe.vae.decoder.requires_grad_(True)
+
+
+@pytest.mark.parametrize("position", [0, 15, -1])
+def test_the_first_token_and_the_last_have_no_map(tiny, position):
+    with pytest.raises(ValueError, match="leaves out the first token and the last, so a position is 1 to 14"):
+        run(tiny, sdprobe.AttendAndExcite([position], repeats=1))

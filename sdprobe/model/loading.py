@@ -21,6 +21,7 @@ from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.single_file import from_single_file
+from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt]
 """The families that `load` knows; if two know a pipeline, the first is used."""
@@ -123,12 +124,12 @@ def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
             "'shapes-joint' is not shipped with this version. To train it: python -m sdprobe.shapes.train joint; "
             "then put it in its place: python -m sdprobe.shapes.train export-joint"
         )
-    # Its weights are stored as float16, to save space; it computes in float32 by default.
+    # The weights are stored as float16, to be small; the model computes in float32 unless another type is given.
+    given = {"torch_dtype": torch.float32, "local_files_only": True, **options}
     with without_bars():
-        return DiffusionPipeline.from_pretrained(
-            shapes.JOINT_WEIGHTS,
-            **{**_left_out(shapes.JOINT_WEIGHTS), "torch_dtype": torch.float32, "local_files_only": True, **options},
-        )
+        if "vae" not in given:
+            given["vae"] = shared_autoencoder(shapes.WEIGHTS, given["torch_dtype"])
+        return DiffusionPipeline.from_pretrained(shapes.JOINT_WEIGHTS, **{**_left_out(shapes.JOINT_WEIGHTS), **given})
 
 
 def _left_out(folder: Path) -> dict[str, None]:

@@ -63,7 +63,12 @@ def export(folder: Path) -> None:
 
 
 def export_joint(folder: Path) -> None:
-    """Put the newest pipeline with joint attention of a training folder to the package's weights, as float16."""
+    """Put the newest pipeline with joint attention of a training folder to the package's weights, as float16.
+
+    Its autoencoder is left out: it is the first model's, and taken from there when it is loaded.
+    """
     from . import JOINT_WEIGHTS
 
-    open_joint(folder / "joint-pipeline", torch.float16).save_pretrained(JOINT_WEIGHTS)
+    made = open_joint(folder / "joint-pipeline", torch.float16)
+    made.register_modules(vae=None)
+    made.save_pretrained(JOINT_WEIGHTS)

@@ -53,6 +53,13 @@ def text_encoders(weights: Path) -> tuple[CLIPTextModelWithProjection, CLIPTextM
     return _with_projection(first, unchanged), _with_projection(clip.text_model, clip.text_projection.weight)
 
 
+def shared_autoencoder(weights: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """Return the first model's autoencoder as this pipeline takes it: with a shift of its latents, of zero."""
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=dtype, local_files_only=True)
+    vae.register_to_config(shift_factor=0.0)
+    return vae
+
+
 def open_joint(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
     """The pipeline from a folder; diffusers wants to be told once more that it has no T5."""
     opened: StableDiffusion3Pipeline = StableDiffusion3Pipeline.from_pretrained(
@@ -81,8 +88,7 @@ def joint_pipeline(weights: Path, transformer: SD3Transformer2DModel) -> StableD
         weights: the first model's folder, with `vae`, `text_encoder`, `tokenizer` and `clip`.
         transformer: the denoiser.
     """
-    vae = AutoencoderKL.from_pretrained(weights / "vae", local_files_only=True).eval().requires_grad_(False)
-    vae.register_to_config(shift_factor=0.0)
+    vae = shared_autoencoder(weights).eval().requires_grad_(False)
     first, second = text_encoders(weights)
     tokenizers = [CLIPTokenizer.from_pretrained(weights / "tokenizer", local_files_only=True) for _ in range(2)]
     return StableDiffusion3Pipeline(

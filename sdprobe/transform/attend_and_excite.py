@@ -90,6 +90,12 @@ class AttendAndExcite(AttentionGuidance):
         if not subjects:
             return None
         # The first token takes most of the attention, and the last is padding.
+        last = looks.sites[0].shape[-1] - 1
+        if outside := [p for positions in subjects for p in positions if not 0 < p < last]:
+            raise ValueError(
+                f"token {outside[0]} cannot be excited: Attend-and-Excite leaves out the first token and the last, so "
+                f"a position is 1 to {last - 1}"
+            )
         sharp = (100 * looks.mean()[..., 1:-1]).softmax(-1)
         maps = torch.stack([sharp[..., [p - 1 for p in positions]].sum(-1) for positions in subjects])
         return (1 - smoothed(maps).amax((1, 2))).max()
