@@ -35,6 +35,7 @@ grid: .venv/test.stamp
 nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
 	HYPOTHESIS_PROFILE=anew $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m gallery tests/test_examples.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

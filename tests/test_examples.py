@@ -1,6 +1,7 @@
 """Every example runs: all of them in this process, since importing torch and diffusers takes longer than most.
 
-What an example changes of the process is set back after it, so that each runs as it would alone.
+What an example changes of the process is set back after it, so that each runs as it would alone. The slow ones took a
+third of all tests, and the build of the documentation runs every example too: they are marked, and tried at night.
 """
 
 import ast
@@ -21,6 +22,21 @@ from transformers.utils import logging as transformers_logging
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
+SLOW = {
+    "plot_08_guidance",
+    "plot_09_inpainting",
+    "plot_16_mixtures",
+    "plot_18_textual_inversion",
+    "plot_19_restart",
+    "plot_20_blue_loss",
+    "plot_21_clip_guidance",
+    "plot_22_layout_box",
+    "plot_23_attend_and_excite",
+    "plot_24_guidance_family",
+    "plot_26_five_hooks",
+}
+"""More than twenty seconds of one core each."""
+RUNS = [pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] if path.stem in SLOW else []) for path in EXAMPLES]
 LIMIT = 60  # seconds of one core, so that a busy machine changes nothing: what the gallery promises of each
 
 
@@ -63,7 +79,11 @@ def test_there_are_twenty_examples():
     assert len(EXAMPLES) >= 20
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_slow_examples_are_examples():
+    assert {path.stem for path in EXAMPLES} >= SLOW
+
+
+@pytest.mark.parametrize("example", RUNS)
 def test_example_runs(example, alone, seconds):
     begun = time.process_time()
     runpy.run_path(str(example), run_name="__main__")
