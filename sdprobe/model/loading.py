@@ -44,7 +44,7 @@ def load(
 
     Args:
         source: None for the model in this package (offline); ``"shapes-joint"`` for the second embedded model, a
-            transformer with joint attention, once it is trained; a folder in diffusers' format; a single checkpoint
+            small Stable Diffusion 3 with joint attention; a folder in diffusers' format; a single checkpoint
             file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and moved or
             cast if ``dtype`` or ``device`` is given).
