@@ -86,6 +86,9 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 )
 """Modules of the package, old name to new name."""
 
+PACKAGES = ("limiting",)
+"""Packages that are gone, whose modules have moved."""
+
 
 class OldNames(MetaPathFinder, Loader):
     """Finds modules by their old names: the import warns and provides the content of the new module."""
@@ -94,10 +97,14 @@ class OldNames(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, old = fullname.partition(".")
-        return ModuleSpec(fullname, self) if package == "sdprobe" and old in RENAMED else None
+        if package != "sdprobe" or not (old in RENAMED or old in PACKAGES):
+            return None
+        return ModuleSpec(fullname, self, is_package=old in PACKAGES)
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__
+        if old.removeprefix("sdprobe.") in PACKAGES:
+            return  # there was nothing in it but its modules
         new = f"sdprobe.{RENAMED[old.removeprefix('sdprobe.')]}"
         warnings.warn(
             f"{old} is called {new} now; the old name goes with the next release", DeprecationWarning, stacklevel=2
