@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings
 from sdprobe.model.call_signature import CallSignature
+from sdprobe.model.frozen_parameters import freeze_parameters
 from sdprobe.model.model_lock import lock
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
@@ -202,37 +203,15 @@ class PipelineParts:
             finally:
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
-    @contextmanager
-    def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:
+    def freeze_parameters(self, wanted: bool = True) -> AbstractContextManager[None]:
         """While this is open, no parameter gets a gradient; gradients reach only inputs such as the latents.
 
         Args:
-            wanted: whether there are gradients at all. If not, parameters keep ``requires_grad``: torch chooses other
-                kernels for weights without it, and the last bits of a small image can depend on that.
+            wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`.
 
         Raises ValueError if gradients are wanted through parameters that were made in inference mode.
         """
-        every = [p for part in self.pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
-        if wanted and any(parameter.is_inference() for parameter in every):
-            raise ValueError(
-                "a hook wants gradients, and this pipeline was built under torch.inference_mode(), whose parameters no "
-                "gradient passes: build it outside"
-            )
-        learning = [parameter for parameter in every if parameter.requires_grad]
-        collected = [parameter.grad for parameter in learning]
-        try:
-            for parameter, own in zip(learning, collected, strict=True):
-                if own is not None:
-                    parameter.grad = None
-                if wanted:
-                    parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter, own in zip(learning, collected, strict=True):
-                if wanted:
-                    parameter.requires_grad_(True)
-                if parameter.grad is not own:
-                    parameter.grad = own
+        return freeze_parameters(self.pipe, self.denoiser, wanted)
 
 
 def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:

@@ -1,0 +1,80 @@
+"""Parameters without gradients: frozen from the first time that a run wants gradients, until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+_open: WeakKeyDictionary[nn.Module, FrozenParameters] = WeakKeyDictionary()
+
+
+class FrozenParameters:
+    """The parameters of a pipeline, which can be frozen once and are restored in the end.
+
+    Args:
+        pipe: the pipeline.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        parts = (part for part in pipe.components.values() if isinstance(part, nn.Module))
+        self.every = [parameter for part in parts for parameter in part.parameters()]
+        self.learning = [parameter for parameter in self.every if parameter.requires_grad]
+        self.collected = [parameter.grad for parameter in self.learning]
+        self.frozen = False
+        for parameter, own in zip(self.learning, self.collected, strict=True):
+            if own is not None:
+                parameter.grad = None
+
+    def freeze(self) -> None:
+        """Take ``requires_grad`` from every parameter.
+
+        Raises ValueError for parameters that were made in inference mode.
+        """
+        if any(parameter.is_inference() for parameter in self.every):
+            raise ValueError(
+                "a hook wants gradients, and this pipeline was built under torch.inference_mode(), whose parameters no "
+                "gradient passes: build it outside"
+            )
+        for parameter in self.learning if not self.frozen else ():
+            parameter.requires_grad_(False)
+        self.frozen = True
+
+    def restore(self) -> None:
+        """Give every parameter its ``requires_grad`` and its gradient back."""
+        for parameter, own in zip(self.learning, self.collected, strict=True):
+            if self.frozen:
+                parameter.requires_grad_(True)
+            if parameter.grad is not own:
+                parameter.grad = own
+
+
+@contextmanager
+def freeze_parameters(pipe: Any, denoiser: nn.Module, wanted: bool) -> Iterator[None]:
+    """While this is open, no parameter gets a gradient.
+
+    Within a run that has opened it already, parameters stay frozen until the run ends: what is checkpointed is computed
+    again in the backward pass, and must then find the parameters as they were.
+
+    Args:
+        pipe: the pipeline.
+        denoiser: its denoiser, by which the run that is under way is known.
+        wanted: whether there are gradients at all. If not, parameters keep ``requires_grad``: torch chooses other
+            kernels for weights without it, and the last bits of a small image can depend on that.
+    """
+    if (outer := _open.get(denoiser)) is not None:
+        if wanted:
+            outer.freeze()
+        yield
+        return
+    own = _open[denoiser] = FrozenParameters(pipe)
+    try:
+        if wanted:
+            own.freeze()
+        yield
+    finally:
+        del _open[denoiser]
+        own.restore()
