@@ -10,16 +10,18 @@ def fenced(text: str) -> str:
 
     >>> fenced("One.\\n\\n>>> 1 + 1\\n2\\n\\nTwo.").splitlines()
     ['One.', '', '```pycon', '>>> 1 + 1', '2', '```', '', 'Two.']
+    >>> fenced("Example:\\n    >>> 1 + 1\\n    2").splitlines()
+    ['Example:', '    ```pycon', '    >>> 1 + 1', '    2', '    ```']
     """
     lines: list[str] = []
-    inside = False
+    inside: str | None = None  # the indent of the paragraph, within one
     for line in [*text.split("\n"), ""]:
-        if not inside and line.startswith(">>>"):
-            lines.append("```pycon")
-            inside = True
-        elif inside and not line.strip():
-            lines.append("```")
-            inside = False
+        if inside is None and line.lstrip().startswith(">>>"):
+            inside = line[: len(line) - len(line.lstrip())]
+            lines.append(f"{inside}```pycon")
+        elif inside is not None and not line.strip():
+            lines.append(f"{inside}```")
+            inside = None
         lines.append(line)
     return "\n".join(lines[:-1])
 
