@@ -140,3 +140,28 @@ def test_attached_too(hook):
     with pytest.raises(ValueError, match="would never act"), sdprobe.attach(pipe, [hook]):
         pipe("a red circle", num_inference_steps=10)
     assert footprint(pipe) == before
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        when(lambda step: step.model_output is not None)(LatentRecorder()),
+        only(MAPS, sites=lambda site: site.text is not None),
+        only(MAPS, sites=lambda site: site.image.stop > 0),
+        when(lambda step: step.latents.device.type == "cpu")(MAPS),
+    ],
+    ids=repr,
+)
+def test_what_asks_for_what_is_not_known_yet_is_trusted(tiny, hook):
+    assert run(tiny, hook, steps=3).coverage.hooks[0].total > 0
+
+
+def test_a_limit_keeps_the_words_that_a_hook_brings():
+    class Brings(sdprobe.Transform):
+        def __init__(self):
+            self.brings = {"<x>": sdprobe.Concept({"text_encoder": torch.ones(1, 16)}, "<x>")}
+
+        def noise_pred(self, x, step):
+            return x
+
+    assert set(Hooks(only(Brings(), steps=[0])).brings) == {"<x>"}

@@ -115,3 +115,8 @@ def test_in_a_process_that_never_loads_a_model(tiny, tmp_path):
         "assert run[sdprobe.LatentRecorder]['latents'].shape[0] == 2\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_shallow_copy_is_the_same_run(tiny):
+    result = run(tiny, LatentRecorder())
+    assert vars(copy.copy(result)) == vars(result)

@@ -77,9 +77,8 @@ class Step:
         model_output: at ``noise_pred`` and ``sample``, the denoiser's output for every row, after the hooks at
             ``model_output``; None before.
         further: whether this is a further call of the denoiser, which a hook made by `predict`.
-        leaves: the leaf tensors for gradients (`Transform.needs_grad`), by name: ``"latents"``; ``"prompt_embeds"``
-            ``[rows, tokens, width]``, as the denoiser gets them; ``"token_embeds"`` ``[prompts, tokens, width]``, and
-            ``"token_embeds_2"``, ``"negative_token_embeds"``, ... for further encoders and for the negative prompts.
+        leaves: the leaves for gradients (`Transform.needs_grad`), by name: ``"latents"``; ``"prompt_embeds"`` of the
+            denoiser's rows; ``"token_embeds"`` of the prompts, ``"token_embeds_2"``, ``"negative_token_embeds"``, ...
     """
 
     index: int
@@ -269,13 +268,16 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a pickle: all but the model, of which only the name is kept."""
-        state = {**vars(self), "_model_name": self.model_name}
-        state.pop("model", None)
-        return state
+        return {name: own for name, own in vars(self).items() if name != "model"} | {"_model_name": self.model_name}
+
+    def __copy__(self) -> Run:
+        vars(copied := object.__new__(type(self))).update(vars(self))
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
         # Do not copy the model, nor the hooks given, which are the keys of the records.
-        memo |= {id(own): own for own in (vars(self).get("model"), *(given for given, _ in self.records))}
+        given = [hook for hook, _ in vars(self).get("records", ())]
+        memo |= {id(own): own for own in (vars(self).get("model"), *given)}
         copied = object.__new__(type(self))
         memo[id(self)] = copied
         vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept
+from sdprobe.core.limits.expected import expect
 from sdprobe.core.run import Role, Row, Run, Settings, State, Step, rows_of
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
@@ -266,7 +267,7 @@ class Model(PipelineParts, ABC):
         """Return every step of a run, with placeholder latents."""
         shape = (run.settings.images, self.channels, *self.latent_size(run.settings))
         latents = torch.empty(shape, dtype=self.dtype, device="meta")
-        return [step_at(latents) for step_at in self.steps(run, run.roles, None, _not_yet)]
+        return [expect(step_at(latents)) for step_at in self.steps(run, run.roles, None, _not_yet)]
 
     def timestep(self, step: Step) -> Tensor:
         """Return the scheduler's number for a step as the tensor that the network and the scheduler get."""

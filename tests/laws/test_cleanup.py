@@ -228,3 +228,21 @@ def test_runs_on_one_model_take_turns(tiny):
     for thread in threads:
         thread.join()
     assert all(same_run(results[seed], expected[seed]) for seed in range(4))
+
+
+def test_a_denoiser_called_from_within_its_attention_leaves_nothing(tiny):
+    class Nested(sdprobe.Observer):
+        modules, strict = ("mid_block.*",), False
+
+        def start(self, run):
+            self.model, self.done = run.model, False
+
+        def attention(self, attn, site):
+            if not self.done:
+                self.done = True
+                self.model.denoiser(torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 16, 16))
+
+    before, plain = footprint(tiny.pipe), run(tiny)
+    assert same_run(run(tiny, Nested()), plain)
+    assert footprint(tiny.pipe) == before
+    assert same_run(run(tiny), plain)

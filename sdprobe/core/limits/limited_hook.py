@@ -75,7 +75,7 @@ class LimitedHook:
         self.subset: RowSubset | None = None
         self.coverage: Coverage | None = None
         if isinstance(hook, Transform):
-            self.needs_grad = hook.needs_grad
+            self.needs_grad, self.brings = hook.needs_grad, hook.brings
 
     def start(self, run: Run) -> None:
         given, self.inner = self.inner, copy.copy(self.inner)

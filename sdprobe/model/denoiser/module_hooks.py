@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform, asks, overrides
+from sdprobe.core.limits.expected import expect
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Coverage, Run, Site, Step
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
@@ -89,9 +90,8 @@ class ModuleHooks:
             if grid is None:
                 return None
             if asks(hook, name, kind):
-                found.append(
-                    Site(name, kind, place_of(name), grid, int(getattr(self._modules[name], "heads", 0)), step)
-                )
+                heads = int(getattr(self._modules[name], "heads", 0))
+                found.append(expect(Site(name, kind, place_of(name), grid, heads, step)))
         return found
 
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:
@@ -175,14 +175,18 @@ class _AttentionInterceptor(TorchFunctionMode):
         super().__init__()
         self.hooks, self.site, self.module, self.layout, self.inlet = hooks, site, module, layout, inlet
         self.entered = self.saw = self.open = False
-        self.further = False
+        self.further, self.depth = False, 0
 
     def enter(self, module: nn.Module, args: Any) -> None:
         self.entered = self.open = True
-        self.__enter__()
+        self.depth += 1
+        if self.depth == 1:  # a hook may have called the denoiser again
+            self.__enter__()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.abandon()
+        self.depth -= 1
+        if not self.depth:
+            self.abandon()
 
     def abandon(self) -> None:
         if self.open:
