@@ -1,5 +1,6 @@
 """Put trained parts together as the stock pipeline, in the standard folder format."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -72,3 +73,6 @@ def export_joint(folder: Path) -> None:
     made = open_joint(folder / "joint-pipeline", torch.float16)
     made.register_modules(vae=None)
     made.save_pretrained(JOINT_WEIGHTS)
+    for file in JOINT_WEIGHTS.rglob("*.json"):  # the folder of the training means nothing elsewhere
+        text = file.read_text()
+        file.write_text(re.sub(r'^ *"_name_or_path": .*\n', "", text, flags=re.MULTILINE))
