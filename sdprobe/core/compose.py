@@ -11,6 +11,7 @@ import copy
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -139,15 +140,15 @@ class Hooks:
         return found
 
     def _pass(self, point: str, value: Value, place: Any) -> Value:
-        if self.run is not None and isinstance(place, Step) and point == "latents":
+        if self.run is not None and isinstance(place, Step) and isinstance(value, Tensor) and point == "latents":
             before = f"step {place.index - 1}" if place.index else "the initial latents"
-            self.run.nan_trace.note(f"in {before}, before step {place.index}", value)
+            self.run.nan_trace.note(value, partial(str, f"in {before}, before step {place.index}"))
         for leaf in self.leaves:
             if isinstance(leaf, Transform) and overrides(leaf, point):
                 given, value = value, checked(leaf, point, value, called(leaf, point, value, place))
                 self._count(leaf, point)
-                if self.run is not None and value is not given:
-                    self.run.nan_trace.note(f"in {_name(leaf)}.{point}{_step_of(place)}", value)
+                if self.run is not None and value is not given and isinstance(value, Tensor):
+                    self.run.nan_trace.note(value, partial(_broken_in, leaf, f"{point}{_step_of(place)}"))
         for leaf in self.leaves:
             if isinstance(leaf, Observer) and overrides(leaf, point):
                 called(leaf, point, value, place)
@@ -281,6 +282,10 @@ def called(hook: Hook, point: str, *args: Any) -> Any:
 def _step_of(place: object) -> str:
     step = place.step if isinstance(place, Site) else place
     return f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
+
+
+def _broken_in(hook: Hook, where: str) -> str:
+    return f"in {_name(hook)}.{where}"
 
 
 def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
