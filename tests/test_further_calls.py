@@ -117,3 +117,26 @@ def test_inside_the_denoiser_it_is_refused(tiny):
 def test_a_role_that_the_run_has_not(tiny):
     with pytest.raises(ValueError, match="no rows of role 'uncond'"):
         run(tiny, Asked(role="uncond"), guidance_scale=1.0)
+
+
+def test_parameters_stay_frozen_from_the_first_gradient_to_the_end_of_the_run(tiny):
+    """A checkpointed pass is computed again in the backward pass, after the call, and must find them as they were."""
+
+    class Differentiates(sdprobe.Transform):
+        def start(self, run):
+            self.learning = []
+
+        def noise_pred(self, x, step):
+            parameters = list(step.run.model.denoiser.parameters())
+            self.learning.append(any(parameter.requires_grad for parameter in parameters))
+            if step.index == 1:
+                with torch.enable_grad():
+                    leaf = step.latents.detach().requires_grad_()
+                    loss = step.predict(leaf, role="cond").square().mean()
+                    assert not any(parameter.requires_grad for parameter in parameters)
+                    torch.autograd.grad(loss, leaf)
+            return x
+
+    before, hook = footprint(tiny.pipe), Differentiates()
+    assert run(tiny, hook, steps=3)[hook].learning == [True, True, False]
+    assert footprint(tiny.pipe) == before
