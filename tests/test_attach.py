@@ -233,39 +233,103 @@ def test_textual_inversion_of_several_vectors():
     assert torch.equal(*maps)
 
 
-def with_ip_adapter() -> Stock:
-    """A pipeline that asks for a picture beside the prompt."""
+def with_ip_adapter(adapters: int = 1) -> Stock:
+    """A pipeline that asks for a picture beside the prompt, or for several."""
     stock = text_to_image()
     torch.manual_seed(3)
     crossing = [n for n, m in stock.pipe.unet.named_modules() if n.endswith("attn2")]
     widths = [stock.pipe.unet.get_submodule(name).to_k.out_features for name in crossing]
-    keys = {
-        f"{2 * i + 1}.to_{kind}_ip.weight": torch.randn(width, 16) for i, width in enumerate(widths) for kind in "kv"
-    }
-    projection = {"proj.weight": torch.randn(64, 8), "proj.bias": torch.zeros(64)}
-    projection |= {"norm.weight": torch.ones(16), "norm.bias": torch.zeros(16)}
-    stock.pipe.load_ip_adapter(
-        {"image_proj": projection, "ip_adapter": keys}, subfolder="", weight_name="", image_encoder_folder=None
-    )
+    own = []
+    for _ in range(adapters):
+        keys = {
+            f"{2 * i + 1}.to_{kind}_ip.weight": torch.randn(width, 16)
+            for i, width in enumerate(widths)
+            for kind in "kv"
+        }
+        projection = {"proj.weight": torch.randn(64, 8), "proj.bias": torch.zeros(64)}
+        projection |= {"norm.weight": torch.ones(16), "norm.bias": torch.zeros(16)}
+        own.append({"image_proj": projection, "ip_adapter": keys})
+    stock.pipe.load_ip_adapter(own, subfolder=[""] * adapters, weight_name=[""] * adapters, image_encoder_folder=None)
     return stock
+
+
+class AttendsTo(sdprobe.Observer):
+    """What each attention call attends to, and how many keys it has."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds or None
+
+    def start(self, run):
+        self.seen = {}
+
+    def attention(self, attn, site):
+        assert torch.allclose(attn.probs().sum(-1), torch.ones(()), atol=1e-5)
+        self.seen.setdefault(site.name, []).append((site.kind, site.attends_to, attn.key.shape[2]))
 
 
 def test_ip_adapter():
     stock, embeds = with_ip_adapter(), [torch.randn(2, 1, 8)]
-    expected, maps = called(stock, ip_adapter_image_embeds=embeds), sdprobe.AttentionMaps(strict=False)
-    with attach(stock.pipe, [maps]) as run:
+    expected, maps = called(stock, ip_adapter_image_embeds=embeds), sdprobe.AttentionMaps()
+    looking, pictures = AttendsTo(), AttendsTo("image_prompt")
+    with attach(stock.pipe, [maps, looking, pictures]) as run:
         assert torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     assert run[maps].heat_map("circle").values.shape == (8, 8)
-    assert set(run.coverage.missed) == set(run.coverage.asked)  # of what goes to the picture prompt
-    for hook in (sdprobe.AttentionMaps(), affine("attention", 1.0, 0.0)):
-        with pytest.raises(RuntimeError, match="IP-Adapter has one for each picture prompt"), attach(stock.pipe, hook):
-            called(stock, ip_adapter_image_embeds=embeds)
+    assert torch.allclose(run[maps].row_sums(), torch.ones(()), atol=1e-5)  # of the text alone
+    assert not run.coverage.missed
+    crossing = [name for name, kind in run.coverage.sites.items() if kind == "cross"]
+    steps = run.settings.steps
+    for name in crossing:
+        assert run[looking].seen[name] == [("cross", "text", 16), ("image_prompt", "image prompt 0", 4)] * steps
+        assert run[pictures].seen[name] == [("image_prompt", "image prompt 0", 4)] * steps
+        assert run.coverage.seen[name] == run.coverage.seen[f"{name} (image prompt 0)"] == steps
+    with attach(stock.pipe, affine("attention", 1.0, 0.0)):
+        assert torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     assert torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     with attach(stock.pipe, Asks()):
         assert not torch.equal(called(stock, ip_adapter_image_embeds=embeds), expected)
     with attach(stock.pipe, affine("latents", 1.0, 0.5)):
         moved = called(stock, ip_adapter_image_embeds=embeds)
     assert not torch.equal(moved, expected)
+
+
+def test_a_picture_prompt_without_value_is_one_that_is_not_there():
+    """What a transform does to the calls of one picture prompt, it does to that one alone."""
+    stock, embeds = with_ip_adapter(2), [torch.randn(2, 1, 8), torch.randn(2, 1, 8)]
+    stock.pipe.set_ip_adapter_scale([0.7, 0.0])
+    first_alone = called(stock, ip_adapter_image_embeds=embeds)
+    with attach(stock.pipe, [looking := AttendsTo("image_prompt")]) as run:
+        called(stock, ip_adapter_image_embeds=embeds)
+    assert {said for calls in run[looking].seen.values() for _, said, _ in calls} == {"image prompt 0"}
+    stock.pipe.set_ip_adapter_scale([0.0, 0.6])
+    with attach(stock.pipe, [looking := AttendsTo("image_prompt")]) as run:
+        called(stock, ip_adapter_image_embeds=embeds)
+    assert {said for calls in run[looking].seen.values() for _, said, _ in calls} == {"image prompt 1"}
+    stock.pipe.set_ip_adapter_scale([0.7, 0.6])
+    with attach(stock.pipe, [sdprobe.on("attention", without_second, kinds=("image_prompt",))]):
+        assert torch.allclose(called(stock, ip_adapter_image_embeds=embeds), first_alone, atol=1e-5)
+    assert not torch.allclose(called(stock, ip_adapter_image_embeds=embeds), first_alone, atol=1e-3)
+
+
+def without_second(attn, site):
+    return attn.with_value(attn.value * (site.attends_to != "image prompt 1"))
+
+
+def test_with_masks_each_picture_has_its_own_call():
+    stock, embeds = with_ip_adapter(), [torch.randn(2, 2, 8)]
+    masks = {"ip_adapter_masks": [torch.rand(1, 2, 16, 16)]}
+    stock.pipe.set_ip_adapter_scale([[0.7, 0.6]])
+    given = {"ip_adapter_image_embeds": embeds, "cross_attention_kwargs": masks}
+    expected = called(stock, **given)
+    with attach(stock.pipe, [looking := AttendsTo("image_prompt")]) as run:
+        assert torch.equal(called(stock, **given), expected)
+    said = [attends_to for _, attends_to, _ in next(iter(run[looking].seen.values()))]
+    assert said[:2] == ["image prompt 0, picture 0", "image prompt 0, picture 1"]
+    assert not run.coverage.missed
+
+
+def test_a_hook_that_asks_for_image_prompts_where_there_are_none_is_refused():
+    with pytest.raises(ValueError, match="of kind image_prompt .* its kinds: cross, self"):
+        sdprobe.sample(text_to_image().pipe, "a star", hooks=[AttendsTo("image_prompt")], steps=1, progress=False)
 
 
 def test_lora():

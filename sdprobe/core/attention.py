@@ -9,18 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from sdprobe.core.attention_columns import add_mean_columns, can_add_columns
 from sdprobe.core.run import Role, Row, as_slice, rows_of
 
 Rows = Role | Sequence[int] | slice | None
-Index = slice | list[int]
+Index = slice | Tensor
 ALL = slice(None)
+
+# Probabilities of which only some columns are asked for are computed in blocks of queries of this size.
+BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +34,9 @@ class Attention:
 
     Args:
         query: ``[rows, heads, queries, width]``; the queries are the image positions.
-        key: ``[rows, heads, keys, width]``; in cross-attention the keys are the prompt's tokens.
-        value: ``[rows, heads, keys, width]``.
+        key: ``[rows, heads, keys, width]``; in cross-attention the keys are the prompt's tokens. With grouped queries
+            it has fewer heads, each for as many heads of the query.
+        value: ``[rows, heads, keys, width]``, with the heads of the key.
         mask: added to the scores, or boolean (True keeps a key), or None.
         scale: the factor of the scores.
         rows: what each row of the batch is.
@@ -72,17 +78,59 @@ class Attention:
         Returns:
             ``[rows, heads, queries, tokens]``, in fp32 if the model computes in half precision.
         """
-        r = rows_of(self.rows, rows) if isinstance(rows, str) else _index(rows)
-        h, t, q = _index(heads), _index(tokens), _index(queries)
+        r, h, q, t = self._indices(rows, heads, queries, tokens)
         if self.replaced is not None:
             return self.replaced[r][:, h][:, :, q][..., t]
         if (logsumexp := self._logsumexp()) is not None:
             return self._scores(r, h, q, t, logsumexp).exp_()  # only the columns asked for
-        return self._scores(r, h, q, ALL).softmax(-1)[..., t]
+        return (
+            self._softmax(r, h, q)[..., t] if isinstance(t, slice) and t == ALL else self._softmax_in_blocks(r, h, q, t)
+        )
+
+    def add_mean_probs(
+        self,
+        total: Float[Tensor, "rows queries tokens"],
+        rows: Rows = None,
+        tokens: Sequence[int] | slice | None = None,
+        queries: Sequence[int] | slice | None = None,
+    ) -> None:
+        """Add the mean over heads of `probs` to a running sum, in place.
+
+        On a GPU this takes one launch and no further memory, if the kernel gives log Σ exp and there is no mask.
+        """
+        r, _, q, t = self._indices(rows, None, queries, tokens)
+        logsumexp = None if self.replaced is not None else self._logsumexp()
+        if logsumexp is not None and self.mask is None and can_add_columns(self.query):
+            add_mean_columns(self.query[r][:, :, q], self.key[r], logsumexp[r][:, :, q], t, self.scale, total)
+        else:
+            total.add_(self.probs(rows, None, tokens, queries).mean(1))
+
+    def _indices(self, rows: Rows, heads: Any, queries: Any, tokens: Any) -> tuple[Index, Index, Index, Index]:
+        r = rows_of(self.rows, rows) if isinstance(rows, str) else rows
+        device = self.query.device
+        return _index(r, device), _index(heads, device), _index(queries, device), _index(tokens, device)
+
+    def _softmax(self, r: Index, h: Index, q: Index) -> Tensor:
+        return self._scores(r, h, q, ALL).softmax(-1)
+
+    def _softmax_in_blocks(self, r: Index, h: Index, q: Index, t: Index) -> Tensor:
+        """Return columns of the softmax without holding all of it, unless gradients need all of it."""
+        numbers = torch.arange(self.query.shape[2])[q if isinstance(q, slice) else q.cpu()]
+        of_query = 2 * 4 * self.query[r][:, h].shape[:2].numel() * self.key.shape[2]  # scores and their softmax, fp32
+        block = max(1, BLOCK_BYTES // of_query)
+        if len(numbers) <= block or self._needs_grad:
+            return self._softmax(r, h, q)[..., t]
+        parts = (part.tolist() for part in numbers.split(block))
+        return torch.cat([self._softmax(r, h, _index(part, self.query.device))[..., t] for part in parts], dim=2)
+
+    @property
+    def _needs_grad(self) -> bool:
+        return torch.is_grad_enabled() and (self.query.requires_grad or self.key.requires_grad)
 
     def _scores(self, r: Index, h: Index, q: Index, t: Index, less: Tensor | None = None) -> Tensor:
         """Return scale · query · keyᵀ + mask, minus one number per query (`less`), in one multiplication."""
-        query, key = _of(self.query, r, h)[:, :, q].float(), _of(self.key, r, h)[:, :, t].float()
+        key = per_head(self.key, self.query)
+        query, key = _of(self.query, r, h)[:, :, q].float(), _of(key, r, h)[:, :, t].float()
         taken = query.new_zeros(()) if less is None else _of(less, r, h)[:, :, q].float().unsqueeze(-1)
         if self.mask is not None:
             whole = self.mask.expand(*self.query.shape[:-1], self.key.shape[-2])
@@ -147,7 +195,7 @@ class Attention:
             made: Tensor = self._made["output"]
             return made
         if self.replaced is not None:
-            made = self.replaced.to(self.value.dtype) @ self.value
+            made = self.replaced.to(self.value.dtype) @ per_head(self.value, self.query)
         else:
             made = self.kernel(self)
         # Do not keep an output that an observer computed without gradients if the model needs gradients of it.
@@ -158,7 +206,7 @@ class Attention:
     def tensors(self) -> tuple[Tensor, ...]:
         """Return every tensor that a hook could write into and must not."""
         held = (self.query, self.key, self.value, self.mask, self.replaced, self._made.get("output"))
-        return tuple(tensor for tensor in held if tensor is not None)
+        return tuple([tensor for tensor in held if tensor is not None])
 
     def _logsumexp(self) -> Tensor | None:
         """Return log Σ exp(scores) of every query, or None if the kernel does not give it."""
@@ -173,7 +221,13 @@ class Attention:
 
 def by_own_mask(attn: Attention) -> Tensor:
     """Run torch's kernel with the call's own mask, for calls whose mask was replaced."""
-    return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn.mask, scale=attn.scale)
+    key, value = (per_head(x, attn.query) for x in (attn.key, attn.value))
+    return F.scaled_dot_product_attention(attn.query, key, value, attn_mask=attn.mask, scale=attn.scale)
+
+
+def per_head(x: Tensor, query: Tensor) -> Tensor:
+    """Return keys or values with an entry for every head of the query, where several heads share one."""
+    return x if x.shape[1] == query.shape[1] else x.repeat_interleave(query.shape[1] // x.shape[1], 1)
 
 
 def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
@@ -185,11 +239,20 @@ def _said(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
-def _index(chosen: Sequence[int] | slice | None) -> Index:
+def _index(chosen: Sequence[int] | slice | None, device: torch.device) -> Index:
     if chosen is None:
         return ALL
-    return chosen if isinstance(chosen, slice) else as_slice(chosen)
+    found = chosen if isinstance(chosen, slice) else as_slice(chosen)
+    return found if isinstance(found, slice) else _positions(tuple(found), device)
+
+
+@lru_cache(maxsize=256)
+def _positions(chosen: tuple[int, ...], device: torch.device) -> Tensor:
+    # An index given as a list is copied to the device each time, which waits for all that runs there.
+    if device.type != "cuda":
+        return torch.tensor(chosen, dtype=torch.long, device=device)
+    return torch.tensor(chosen, dtype=torch.long, pin_memory=True).to(device, non_blocking=True)
 
 
 def _of(x: Tensor, rows: Index, heads: Index) -> Tensor:
-    return x[rows] if heads == ALL else x[rows][:, heads]
+    return x[rows] if isinstance(heads, slice) and heads == ALL else x[rows][:, heads]

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.call_hook import called, checked, name_of, step_of
 from sdprobe.core.concept import Concept
 from sdprobe.core.hook import LEAVES, POINTS, Observer, Transform, asks, overrides
 from sdprobe.core.run import Run, Site, Step, Text
@@ -48,6 +48,7 @@ class Hooks:
     def __init__(self, *hooks: Hook | Hooks) -> None:
         self.leaves: tuple[Hook, ...] = tuple(leaf for hook in hooks for leaf in _leaves(hook))
         self.run: Run | None = None  # set for the hooks of a run, which records what they do
+        self._found: dict[str, tuple[tuple[Hook, ...], list[Transform], list[Observer]]] = {}
 
     def token_embeds(self, x: Tensor, text: Text) -> Tensor:
         return self._pass("token_embeds", x, text)
@@ -96,7 +97,7 @@ class Hooks:
                 live.leaves = (*live.leaves, own)
                 acting: Any = getattr(own, "inner") if _counts_its_calls(own) else own  # noqa: B009 only limited hooks have it
                 points = [point for point in POINTS if overrides(acting, point)]
-                run.coverage.count_calls_of(own, _name(own), points, own.strict)
+                run.coverage.count_calls_of(own, name_of(own), points, own.strict)
             yield live
         run.coverage.warn_of_idle()
         run.nan_trace.warn(run.latents)
@@ -143,17 +144,29 @@ class Hooks:
         if self.run is not None and isinstance(place, Step) and isinstance(value, Tensor) and point == "latents":
             before = f"step {place.index - 1}" if place.index else "the initial latents"
             self.run.nan_trace.note(value, partial(str, f"in {before}, before step {place.index}"))
-        for leaf in self.leaves:
-            if isinstance(leaf, Transform) and overrides(leaf, point):
-                given, value = value, checked(leaf, point, value, called(leaf, point, value, place))
-                self._count(leaf, point)
-                if self.run is not None and value is not given and isinstance(value, Tensor):
-                    self.run.nan_trace.note(value, partial(_broken_in, leaf, f"{point}{_step_of(place)}"))
-        for leaf in self.leaves:
-            if isinstance(leaf, Observer) and overrides(leaf, point):
-                called(leaf, point, value, place)
-                self._count(leaf, point)
+        transforms, observers = self._acting(point)
+        for leaf in transforms:
+            given, value = value, checked(leaf, point, value, called(leaf, point, value, place))
+            self._count(leaf, point)
+            if self.run is not None and value is not given and isinstance(value, Tensor):
+                self.run.nan_trace.note(value, partial(_broken_in, leaf, f"{point}{step_of(place)}"))
+        for observer in observers:
+            called(observer, point, value, place)
+            self._count(observer, point)
         return value
+
+    def _acting(self, point: str) -> tuple[list[Transform], list[Observer]]:
+        """Return the transforms and the observers at a point; found once for the same hooks."""
+        found = self._found.get(point)
+        if found is None or found[0] is not self.leaves:
+            here = [leaf for leaf in self.leaves if overrides(leaf, point)]
+            transforms = [leaf for leaf in here if isinstance(leaf, Transform)]
+            found = self._found[point] = (
+                self.leaves,
+                transforms,
+                [leaf for leaf in here if isinstance(leaf, Observer)],
+            )
+        return found[1], found[2]
 
     def _count(self, leaf: Hook, point: str) -> None:
         if self.run is not None and not _counts_its_calls(leaf):
@@ -231,80 +244,10 @@ def _refuse_unknown_leaves(hook: Transform) -> None:
         )
 
 
-def checked(hook: Transform, point: str, given: Any, returned: Any) -> Any:
-    if returned is None:
-        raise TypeError(f"{hook!r}.{point} returned None: a Transform returns the new value (did you forget `return`?)")
-    if point == "attention":
-        if not isinstance(returned, Attention):
-            kind = type(returned).__name__
-            raise TypeError(f"{hook!r}.{point} returned {kind}, not an Attention: use attn.with_probs(...)")
-        return returned
-    if not isinstance(returned, torch.Tensor):
-        raise TypeError(f"{hook!r}.{point} returned {type(returned).__name__}, not a tensor")
-    for what in ("shape", "dtype", "device"):
-        before, after = getattr(given, what), getattr(returned, what)
-        if before != after:
-            raise ValueError(
-                f"{hook!r}.{point} changed the {what} from {_plain(before)} to {_plain(after)}: it must stay the same"
-            )
-    return returned
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, torch.Size) else value
-
-
-def called(hook: Hook, point: str, *args: Any) -> Any:
-    """Call a hook; refuse in-place writes, and add a note to errors that says which hook raised them."""
-    place = args[-1]
-    before = {id(tensor): tensor._version for tensor in _tensors(*args)}
-    try:
-        method: Callable[..., Any] = getattr(hook, point)
-        if isinstance(hook, Observer):
-            with torch.no_grad():  # a record must not keep an autograd graph
-                result = method(*args)
-        else:
-            result = method(*args)
-    except BaseException as error:
-        where = _step_of(place) + (f", at {place.name}" if isinstance(place, Site) else "")
-        error.add_note(f"raised in the hook {_name(hook)} at the point {point!r}{where}")
-        raise
-    if isinstance(hook, Observer) and result is not None and point in POINTS:
-        raise TypeError(
-            f"{hook!r}.{point} returned a value, but it is an Observer: derive it from sdprobe.Transform to change"
-        )
-    # A tensor that was created during the call, such as the output of an attention, has version 0.
-    if any(tensor._version != before.get(id(tensor), 0) for tensor in _tensors(*args)):
-        raise ValueError(f"{hook!r}.{point} wrote into its value in place: values that pass a point are shared")
-    return result
-
-
-def _step_of(place: object) -> str:
-    step = place.step if isinstance(place, Site) else place
-    return f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
-
-
 def _broken_in(hook: Hook, where: str) -> str:
-    return f"in {_name(hook)}.{where}"
-
-
-def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
-    step = place.step if isinstance(place, Site) else place
-    around = (step.latents,) if isinstance(step, Step) else ()
-    if isinstance(step, Step) and step.model_output is not None:
-        around = (*around, step.model_output)
-    if isinstance(value, torch.Tensor):
-        return (value, *around)
-    return (*value.tensors(), *around) if isinstance(value, Attention) else around
+    return f"in {name_of(hook)}.{where}"
 
 
 def _counts_its_calls(hook: Any) -> bool:
     """Whether a hook contains another hook and counts that one's calls itself."""
     return bool(getattr(type(hook), "counts_its_calls", False))
-
-
-def _name(hook: Hook) -> str:
-    try:
-        return repr(hook)
-    except Exception:  # an error in repr must not hide the first error
-        return type(hook).__name__

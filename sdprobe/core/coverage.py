@@ -54,7 +54,9 @@ class Coverage:
         sites: every attention site of the denoiser, with its kind.
         asked: every site that a hook asked for, with its kind.
         seen: how many times each site was seen.
-        missed: for each site that was not seen, the reason.
+        missed: for each site that was not seen, or not in every pass, the reason.
+        uncompiled: the parts of the denoiser that ran without ``torch.compile``, since hooks look inside them; ``""``
+            is the whole denoiser.
         hooks: how often each hook acted, in the order given (`HookCalls`).
     """
 
@@ -62,6 +64,7 @@ class Coverage:
     asked: dict[str, str] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     missed: dict[str, str] = field(default_factory=dict)
+    uncompiled: set[str] = field(default_factory=set)
     hooks: list[HookCalls] = field(default_factory=list)
     _counted: dict[int, HookCalls] = field(default_factory=dict, repr=False, compare=False)
 
@@ -91,7 +94,7 @@ class Coverage:
         left = [f"not asked for: {', '.join(f'{n} {kind}' for kind, n in rest.items())}"] if rest else []
         tables = [as_text(rows) for rows in (self._rows(), self._hook_rows())]
         sites, hooks = (lines if len(lines) > 1 else [] for lines in tables)
-        return "\n".join([self._summary(), *sites, *left, *hooks])
+        return "\n".join([self._summary(), *sites, *left, *self._uncompiled(), *hooks])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_counted": {}}  # its keys are ids of objects, which differ in a copy
@@ -101,6 +104,10 @@ class Coverage:
 
     def _summary(self) -> str:
         return f"{len(self.seen)} sites seen, {len(self.missed)} missed"
+
+    def _uncompiled(self) -> list[str]:
+        parts = ", ".join(part or "the denoiser" for part in sorted(self.uncompiled))
+        return [f"ran without torch.compile, since hooks look inside: {parts}"] if parts else []
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("site", "kind", "seen", "missing")]

@@ -148,17 +148,16 @@ class Site:
 
     Args:
         name: the module's dotted name.
-        kind: ``"cross"``, ``"self"`` or ``"joint"`` for attention; ``"activation"`` for a module's output.
+        kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for an output.
         place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
         grid: ``(h, w)`` of the image positions there, or None if they do not form a grid.
         heads: number of attention heads; 0 for an activation.
         step: the step.
         image: the range of the image positions on the query axis; in self- and joint attention also on the key axis.
-        text: the range of the prompt's tokens on the key axis; in joint attention also on the query axis. None if
-            there are none.
+        text: the range of the prompt's tokens on the key axis, if any; in joint attention also on the query axis.
+        attends_to: ``"text"``, ``"image"``, ``"image and text"`` or ``"image prompt 0"``, ...; empty for an activation.
 
-    In joint attention every part attends to every part: ``attn.probs(queries=site.image, tokens=site.text)`` is the
-    attention from image to text; use the same arguments for the three other directions.
+    In joint attention ``attn.probs(queries=site.image, tokens=site.text)`` is the attention from image to text.
     """
 
     name: str
@@ -169,6 +168,7 @@ class Site:
     step: Step = field(repr=False)
     image: slice = field(default_factory=lambda: slice(None), repr=False, compare=False)
     text: slice | None = field(default=None, repr=False, compare=False)
+    attends_to: str = field(default="", repr=False)
 
     def tokens(self, of: str | Sequence[int] | None = None) -> list[int]:
         """Return the positions of the prompt's tokens on the key axis.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.attention import Attention, by_own_mask
-from sdprobe.core.compose import called, checked
+from sdprobe.core.call_hook import called, checked
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Role, Row, Run, Site, Step, Text, as_slice
 

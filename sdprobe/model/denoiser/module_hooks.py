@@ -1,41 +1,34 @@
 """`ModuleHooks`: hooks at attention sites and module outputs inside the denoiser, without a change of the model.
 
-Every attention module of diffusers ends in `torch.nn.functional.scaled_dot_product_attention`. While such a module
-runs, a torch-function mode intercepts this call with its final query, key, value and mask. Nothing is replaced; the
-forward hooks of a module exist only during one call of the denoiser.
+Every attention module of diffusers ends in `torch.nn.functional.scaled_dot_product_attention` or another backend's
+function. While such a module runs, its calls are received with their final query, key, value and mask
+(`attention_calls`). The forward hooks of a module exist only during one call of the denoiser.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform, asks, overrides
 from sdprobe.core.limits.expected import expect
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Coverage, Run, Site, Step
-from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
+from sdprobe.model.denoiser.attention_calls import backend_of
+from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
+from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
+from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts
+from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
 from sdprobe.model.denoiser.token_layout import Layout
-
-NOT_RUN = "it did not run in this pass of the denoiser"
-NO_SDPA = (
-    "it ran without torch's scaled_dot_product_attention (attention slicing, xFormers or another backend): switch "
-    "that off, e.g. pipe.disable_attention_slicing() or pipe.unet.set_attn_processor(AttnProcessor2_0())"
-)
-FURTHER = (
-    "it makes several attention calls (IP-Adapter has one for each picture prompt), of which the first alone is seen"
-)
 
 
 class ModuleHooks:
@@ -47,6 +40,7 @@ class ModuleHooks:
         hooks: the run's hooks.
         layout: the positions of image and text on the axes of attention.
         coverage: records which sites were seen.
+        called: the denoiser as the pipeline holds it, if that is compiled; None for the denoiser itself.
 
     Raises:
         ValueError: for a hook without any matching module, by its patterns and kinds.
@@ -59,8 +53,10 @@ class ModuleHooks:
         hooks: Hooks,
         layout: Layout,
         coverage: Coverage,
+        called: nn.Module | None = None,
     ) -> None:
-        self._modules = {name: module for name, module in denoiser.named_modules() if name}
+        self._denoiser, self._called = denoiser, denoiser if called is None else called
+        self._modules = names_as_written(denoiser)
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout = layout
         self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
@@ -70,8 +66,8 @@ class ModuleHooks:
     @classmethod
     def of_run(cls, run_model: Any, run: Run, hooks: Hooks) -> ModuleHooks:
         """Return the sites that the hooks of a run ask for in its model."""
-        layout = run_model.layout(run.settings)
-        return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage)
+        layout, called = run_model.layout(run.settings), getattr(run_model.pipe, run_model.network)
+        return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called)
 
     def refuse_unreachable(self, run_model: Any, run: Run) -> None:
         """Refuse limited hooks that would act in no step of the run, or at no site that they ask for."""
@@ -85,13 +81,14 @@ class ModuleHooks:
         if overrides(hook, "activation"):
             return None
         found = []
-        for name, kind in self._sites.items():
+        for name in self._sites:
             grid = run_model.grid_at(name, step.run.settings)
             if grid is None:
                 return None
-            if asks(hook, name, kind):
-                heads = int(getattr(self._modules[name], "heads", 0))
-                found.append(expect(Site(name, kind, place_of(name), grid, heads, step)))
+            heads = int(getattr(self._modules[name], "heads", 0))
+            for own in self._kinds_at(name):
+                if asks(hook, name, own):
+                    found.append(expect(Site(name, own, place_of(name), grid, heads, step)))
         return found
 
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:
@@ -102,118 +99,110 @@ class ModuleHooks:
         other._listen(both, Coverage())
         return other
 
+    def _kinds_at(self, name: str) -> tuple[str, ...]:
+        """Return the kinds of the attention calls that a module makes."""
+        kind = self._sites[name]
+        return (kind, KIND) if has_image_prompts(self._modules[name]) else (kind,)
+
+    def _module_of(self, name: str, kind: str, hooks: Hooks) -> AttentionModule:
+        module, by_kind = self._modules[name], _by_kind(hooks, name)
+        backend = backend_of(module)
+        return AttentionModule(name, kind, place_of(name), module, backend, by_kind, self._layout, self._inlet)
+
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
         self._hooks, self._coverage = hooks, coverage
-        _refuse_idle(hooks, "attention", self._sites)
-        _refuse_idle(hooks, "activation", dict.fromkeys(self._modules))
+        self._passes, self._skips = Counter[str](), Counter[str]()
+        _refuse_idle(hooks, "attention", {name: self._kinds_at(name) for name in self._sites})
+        _refuse_idle(hooks, "activation", dict.fromkeys(self._modules, ()))
         self._attention = [
-            (name, kind, self._modules[name], own)
+            self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
-            if len(own := hooks.at("attention", name, kind))
+            if any(len(hooks.at("attention", name, own)) for own in self._kinds_at(name))
         ]
         self._activation = [
             (name, module, own) for name, module in self._modules.items() if len(own := hooks.at("activation", name))
         ]
+        self._compiled = CompiledParts(
+            self._called, [*(of.name for of in self._attention), *(name for name, _, _ in self._activation)]
+        )
+        coverage.uncompiled.update(self._compiled.parts)
         coverage.sites.update(self._sites)
-        coverage.asked.update({name: kind for name, kind, _, _ in self._attention})
+        coverage.asked.update({of.name: of.kind for of in self._attention if len(of.hooks_of(of.kind))})
         coverage.asked.update({output_of(name): "activation" for name, _, _ in self._activation})
 
     @contextmanager
     def listen(self, step: Step) -> Iterator[None]:
         """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
-        brackets: list[tuple[_AttentionInterceptor, Hooks]] = []
+        sites = [AttentionSite(of, step) for of in self._attention]
+        ran: set[str] = set()
         self.busy = True
         try:
-            for name, kind, module, hooks in self._attention:
-                site = Site(name, kind, place_of(name), None, int(getattr(module, "heads", 0)), step)
-                bracket = _AttentionInterceptor(hooks, site, module, self._layout, self._inlet)
-                brackets.append((bracket, hooks))
-                handles.append(module.register_forward_pre_hook(bracket.enter))
-                handles.append(module.register_forward_hook(bracket.leave, always_call=True))
+            for site in sites:
+                handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
+                handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
             for name, module, hooks in self._activation:
-                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._layout)))
-                handles.append(module.register_forward_hook(partial(self._counted, output_of(name))))
-            yield
-            for bracket, hooks in brackets:
-                self._account(bracket, hooks)
-            for name, _, _ in self._activation:
-                if output_of(name) not in self._coverage.seen:
-                    self._coverage.missed[output_of(name)] = NOT_RUN
+                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._layout, ran)))
+            with self._compiled.run_as_written():
+                yield
+            for site in sites:
+                self._account(site)
+            for name, _, hooks in self._activation:
+                self._account_output(name, name in ran, hooks)
         finally:
             self.busy = False
-            # torch does not call the closing hook of a module after a KeyboardInterrupt, so the modes are closed here.
-            for bracket, _ in reversed(brackets):
-                bracket.abandon()
+            # torch does not call the closing hook of a module after a KeyboardInterrupt, so the sites are closed here.
+            for site in reversed(sites):
+                site.abandon()
             for handle in handles:
                 handle.remove()
 
-    def _counted(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
-        self._coverage.missed.pop(name, None)
+    def _account(self, site: AttentionSite) -> None:
+        of = site.of
+        self._passes[of.name] += 1
+        for kind, attends_to in site.seen:
+            if len(of.hooks_of(kind)):
+                name = of.name if kind == of.kind else f"{of.name} ({attends_to})"
+                self._coverage.asked.setdefault(name, kind)
+                self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
+        if not site.seen and len(hooks := of.hooks_of(of.kind)):
+            self._miss(of.name, hooks, reason_of(self._denoiser, of.name, of.module, site.entered))
+        if KIND in of.kinds and len(of.hooks_of(KIND)) and len(site.seen) < 2:
+            self._coverage.missed[f"{of.name} ({KIND})"] = NO_IMAGE_PROMPT
 
-    def _account(self, bracket: _AttentionInterceptor, hooks: Hooks) -> None:
-        name = bracket.site.name
-        if bracket.saw:
-            self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
-            if bracket.further:
-                self._coverage.missed[name] = FURTHER
-            return
-        why = NO_SDPA if bracket.entered else NOT_RUN
-        self._coverage.missed[name] = why
-        if strict := [repr(hook) for hook in hooks if hook.strict]:
+    def _account_output(self, name: str, ran: bool, hooks: Hooks) -> None:
+        self._passes[output_of(name)] += 1
+        if ran:
+            self._coverage.seen[output_of(name)] = self._coverage.seen.get(output_of(name), 0) + 1
+        else:
+            self._miss(output_of(name), hooks, reason_of(self._denoiser, name, self._modules[name], False), soft=True)
+
+    def _miss(self, name: str, hooks: Hooks, why: str, soft: bool = False) -> None:
+        """Record a pass in which a site was not seen. Refuse it for strict hooks, unless a cache left it out."""
+        self._skips[name] += 1
+        left_out = skipped(why)
+        self._coverage.missed[name] = (
+            f"{why} in {self._skips[name]} of {self._passes[name]} passes" if left_out else why
+        )
+        # What a cache leaves out is the caller's wish: an observer sees the rest. A transform would act in part only.
+        strict = [repr(hook) for hook in hooks if hook.strict and (not left_out or isinstance(hook, Transform))]
+        if strict and not (soft and not left_out):
             raise RuntimeError(
-                f"{', '.join(strict)} asked for the attention of {name}, which could not be seen: {why}. "
-                f"With strict=False it does without, and run.coverage lists what was missed"
+                f"{', '.join(strict)} asked for {'' if soft else 'the attention of '}{name}, which could not be seen: "
+                f"{why}. With strict=False it does without, and run.coverage lists what was missed"
             )
 
 
-class _AttentionInterceptor(TorchFunctionMode):
-    """Active while one attention module runs: intercepts its first attention call for the hooks."""
+def _by_kind(hooks: Hooks, name: str) -> Callable[[str], Hooks]:
+    """Return a function that gives the hooks at a module's attention calls of a kind."""
+    found: dict[str, Hooks] = {}
 
-    def __init__(self, hooks: Hooks, site: Site, module: nn.Module, layout: Layout, inlet: Any) -> None:
-        super().__init__()
-        self.hooks, self.site, self.module, self.layout, self.inlet = hooks, site, module, layout, inlet
-        self.entered = self.saw = self.open = False
-        self.further, self.depth = False, 0
+    def hooks_of(kind: str) -> Hooks:
+        if kind not in found:
+            found[kind] = hooks.at("attention", name, kind)
+        return found[kind]
 
-    def enter(self, module: nn.Module, args: Any) -> None:
-        self.entered = self.open = True
-        self.depth += 1
-        if self.depth == 1:  # a hook may have called the denoiser again
-            self.__enter__()
-
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.depth -= 1
-        if not self.depth:
-            self.abandon()
-
-    def abandon(self) -> None:
-        if self.open:
-            self.open = False
-            self.__exit__(None, None, None)
-
-    def _see_further_call(self) -> None:
-        """Refuse strict hooks if a module calls attention again: they would see, or change, the first call only."""
-        self.further = True
-        if strict := [repr(hook) for hook in self.hooks if isinstance(hook, Transform) or hook.strict]:
-            raise RuntimeError(
-                f"{', '.join(strict)} asked for the attention of {self.site.name}, but {FURTHER}: a transform cannot "
-                f"act there, and an observer only with strict=False"
-            )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        if self.saw:
-            self._see_further_call()
-            return func(*args, **(kwargs or {}))
-        self.saw = True
-        project = partial(project_context, self.module, self.site.kind, self.inlet)
-        given = read_sdpa_call(*args, **(kwargs or {}), rows=self.site.step.rows, project=project)
-        grid, image, text = self.layout.of(self.site.kind, given.query.shape[-2], given.key.shape[-2])
-        site = replace(self.site, grid=grid, heads=given.query.shape[1], image=image, text=text)
-        return self.hooks.attention(given, site).output()
+    return hooks_of
 
 
 def output_of(name: str) -> str:
@@ -227,8 +216,9 @@ def place_of(name: str) -> str:
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
 
 
-def _passing(hooks: Hooks, name: str, step: Step, layout: Layout) -> Callable[..., Any]:
+def _passing(hooks: Hooks, name: str, step: Step, layout: Layout, ran: set[str]) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        ran.add(name)
         x = output[0] if isinstance(output, tuple) and len(output) == 1 else output
         if not isinstance(x, Tensor):
             raise TypeError(
@@ -252,7 +242,7 @@ def _within(module: nn.Module, name: str) -> str:
     return ", ".join(inner[:3]) or "none: it has no modules of its own"
 
 
-def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, str | None]) -> None:
+def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse a hook that would never be called, or with a pattern that matches nothing."""
     for hook in hooks.at(point):
         for pattern in hook.modules or ():
@@ -261,11 +251,11 @@ def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, str | None]) ->
                     f"{hook!r}: the module pattern {pattern!r} matches no {point} site of this model; "
                     f"{_choices(pattern, modules)}"
                 )
-        if not any(asks(hook, name, kind) for name, kind in modules.items()):
-            kinds = sorted({kind for kind in modules.values() if kind})
+        if not any(asks(hook, name, kind) for name, kinds in modules.items() for kind in kinds or (None,)):
+            known = sorted({kind for kinds in modules.values() for kind in kinds})
             raise ValueError(
                 f"{hook!r} asks for {point} of kind {', '.join(hook.kinds or ())} at "
-                f"{', '.join(hook.modules or ('*',))}, which this model has not; its kinds: {', '.join(kinds)}"
+                f"{', '.join(hook.modules or ('*',))}, which this model has not; its kinds: {', '.join(known)}"
             )
 
 

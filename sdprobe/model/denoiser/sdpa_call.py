@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.run import Row
+from sdprobe.model.denoiser.kernel_logsumexp import run_with_logsumexp
 
-FLASH = int(torch.nn.attention.SDPBackend.FLASH_ATTENTION)  # type: ignore[call-overload]
+TORCHS_OWN = torch._C._nn.scaled_dot_product_attention
 
 
 def read_sdpa_call(
@@ -27,27 +28,30 @@ def read_sdpa_call(
     *,
     rows: tuple[Row, ...] = (),
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    stock: Callable[..., Tensor] | None = None,
 ) -> Attention:
-    """Return an `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
-    if is_causal or enable_gqa or dropout_p:
-        raise NotImplementedError("causal, grouped-query and dropout attention have no place in a denoiser known here")
+    """Return an `Attention` for the arguments of `torch.nn.functional.scaled_dot_product_attention`.
+
+    Args:
+        rows: what each row of the batch is.
+        project: computes key and value from prompt embeddings.
+        stock: the function that was called; None for torch's own. Another one gives no log Σ exp.
+    """
+    if is_causal or dropout_p:
+        raise NotImplementedError("causal and dropout attention have no place in a denoiser known here")
+    called = F.scaled_dot_product_attention if stock is None else stock
+    usual = query.shape[-1] ** -0.5 if scale is None else scale
+    grouped = {"enable_gqa": True} if enable_gqa else {}
 
     def kernel(attn: Attention) -> Tensor:
-        return F.scaled_dot_product_attention(attn.query, attn.key, attn.value, attn_mask=attn_mask, scale=scale)
+        return called(attn.query, attn.key, attn.value, attn_mask=attn_mask, scale=scale, **grouped)
 
     def fused(attn: Attention) -> tuple[Tensor, Tensor] | None:
-        q, k, v = attn.query, attn.key, attn.value
-        if not _is_flash_on_cpu(q, k, v, attn_mask, scale):
+        if called is not TORCHS_OWN:
             return None
-        # The kernel that SDPA itself would choose here; called directly, it also returns log Σ exp.
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, logsumexp = flash(q, k, v, 0.0, False, attn_mask=attn_mask, scale=scale)
-        return output, logsumexp
+        return run_with_logsumexp(attn.query, attn.key, attn.value, attn_mask, scale, enable_gqa)
 
-    usual = query.shape[-1] ** -0.5
-    return Attention(
-        query, key, value, attn_mask, usual if scale is None else scale, rows, kernel, fused, project or _no_module
-    )
+    return Attention(query, key, value, attn_mask, usual, rows, kernel, fused, project or _no_module)
 
 
 def _no_module(context: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,13 +72,3 @@ def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tupl
         key, value = module.to_k.forward(context), module.to_v.forward(context)
     key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
     return (key if module.norm_k is None else module.norm_k.forward(key)), value
-
-
-def _is_flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None) -> bool:
-    if q.device.type != "cpu" or not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
-        return False
-    if mask is not None and mask.dtype == torch.bool:
-        return False  # SDPA converts it to numbers first
-    if any(x is not None and x.requires_grad for x in (q, k, v, mask)):
-        return False  # its logsumexp has no gradient
-    return bool(torch._fused_sdp_choice(q, k, v, attn_mask=mask, scale=scale) == FLASH)

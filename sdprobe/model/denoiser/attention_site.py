@@ -1,0 +1,98 @@
+"""`AttentionSite`: one attention module during one pass of the denoiser; each of its calls goes to the hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.run import Site, Step
+from sdprobe.model.denoiser.attention_calls import Receive, divert, restore
+from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls
+from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
+from sdprobe.model.denoiser.token_layout import Layout
+
+ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text"}
+
+
+class AttentionModule(NamedTuple):
+    """What a run knows of an attention module that hooks ask for."""
+
+    name: str
+    kind: str
+    place: str
+    module: nn.Module
+    backend: Any
+    hooks_of: Callable[[str], Hooks]
+    layout: Layout
+    inlet: Any
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its calls."""
+        return (self.kind, KIND) if has_image_prompts(self.module) else (self.kind,)
+
+
+class AttentionSite:
+    """One attention module during one pass.
+
+    Attributes:
+        entered: whether the module ran.
+        seen: the kind of each of its calls and what it attended to, in order.
+    """
+
+    def __init__(self, of: AttentionModule, step: Step) -> None:
+        self.of, self.step = of, step
+        self.entered = False
+        self.seen: list[tuple[str, str]] = []
+        self._arguments: Mapping[str, Any] = {}
+        self._depth = self._first_keys = 0
+        self._before: tuple[Receive | None] | None = None
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.entered = True
+        self._depth += 1
+        if self._depth == 1:  # a hook may have called the denoiser again
+            self._arguments = kwargs
+            self._before = (divert(self.receive, self.of.backend),)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Stop receiving calls, if the module has not ended by itself."""
+        if self._before is not None:
+            restore(*self._before)
+            self._before = None
+
+    def receive(self, stock: Callable[..., Tensor], query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Pass one attention call through the hooks that ask for its kind."""
+        of, keys = self.of, key.shape[-2]
+        kind, attends_to = self._next(keys)
+        self.seen.append((kind, attends_to))
+        hooks = of.hooks_of(kind)
+        if not len(hooks):
+            return stock(query, key, *args, **kwargs)
+        project = partial(project_context, of.module, kind, of.inlet)
+        given = read_sdpa_call(query, key, *args, **kwargs, rows=self.step.rows, project=project, stock=stock)
+        grid, image, text = of.layout.of(kind, query.shape[-2], keys)
+        site = Site(of.name, kind, of.place, grid, query.shape[1], self.step, image, text, attends_to)
+        return hooks.attention(given, site).output()
+
+    def _next(self, keys: int) -> tuple[str, str]:
+        """Return the kind of the next call and what it attends to."""
+        kind = self.of.kind
+        if not self.seen:
+            self._first_keys = keys
+            return kind, ATTENDS_TO[kind]
+        if has_image_prompts(self.of.module):
+            names = image_prompt_calls(self.of.module, self._arguments)
+            if len(self.seen) <= len(names):
+                return KIND, names[len(self.seen) - 1]
+        # A processor that attends to the same keys twice; anything else is a context that is not known.
+        return (kind, ATTENDS_TO[kind]) if keys == self._first_keys else ("other", "another context")

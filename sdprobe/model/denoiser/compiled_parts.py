@@ -1,0 +1,67 @@
+"""`CompiledParts`: the parts of a denoiser that `torch.compile` made, and how hooks within them are called.
+
+Compiled code calls no hook that was added after it was compiled. So while hooks look inside a compiled part, this part
+runs as it was written, and its other parts stay compiled. Its numbers are then those of the denoiser without
+`torch.compile`, which rounds differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+WRAPPED = "_orig_mod"  # the name under which a compiled module holds the one it was given
+
+
+def names_as_written(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """Return every module by its dotted name, without the parts of names that `torch.compile` adds."""
+    found = {}
+    for name, module in denoiser.named_modules():
+        own = ".".join(part for part in name.split(".") if part != WRAPPED)
+        if own:
+            found[own] = module  # of a compiled module and the one within it, the latter comes last
+    return found
+
+
+class CompiledParts:
+    """The compiled parts of a denoiser that contain modules of some names.
+
+    Args:
+        denoiser: the network; compiled as a whole, in regions, or not at all.
+        names: the modules that hooks ask for.
+    """
+
+    def __init__(self, denoiser: nn.Module, names: Iterable[str]) -> None:
+        within = {".".join(parts[:n]) for name in names if (parts := name.split(".")) for n in range(len(parts) + 1)}
+        self.parts: Mapping[str, list[nn.Module]] = _compiled(denoiser, within)
+
+    @contextmanager
+    def run_as_written(self) -> Iterator[None]:
+        """While this is open, these parts run without `torch.compile`."""
+        before: list[tuple[dict[str, Any], str, Any]] = []
+        try:
+            for module in (module for own in self.parts.values() for module in own):
+                held = vars(module)
+                if WRAPPED in module._modules:
+                    before.append((held, "forward", held["forward"]))
+                    held["forward"] = getattr(module, WRAPPED).__call__
+                if held.get("_compiled_call_impl") is not None:
+                    before.append((held, "_compiled_call_impl", held["_compiled_call_impl"]))
+                    held["_compiled_call_impl"] = None
+            yield
+        finally:
+            for held, name, was in before:
+                held[name] = was
+
+
+def _compiled(denoiser: nn.Module, within: set[str]) -> dict[str, list[nn.Module]]:
+    found: dict[str, list[nn.Module]] = {}
+    for name, module in denoiser.named_modules():
+        own = ".".join(part for part in name.split(".") if part != WRAPPED)
+        compiled = WRAPPED in module._modules or vars(module).get("_compiled_call_impl") is not None
+        if compiled and own in within:
+            found.setdefault(own, []).append(module)
+    return found

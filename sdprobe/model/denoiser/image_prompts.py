@@ -1,0 +1,46 @@
+"""`image_prompt_calls`: which image prompt each further attention call of an IP-Adapter's module attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+KIND = "image_prompt"
+
+
+def has_image_prompts(module: Any) -> bool:
+    """Whether an attention module attends to image prompts too, each in a call of its own (Ye et al. 2023)."""
+    return hasattr(getattr(module, "processor", None), "to_k_ip")
+
+
+def image_prompt_calls(module: Any, arguments: Mapping[str, Any]) -> list[str]:
+    """Return what each call of an attention module after its first attends to, in order.
+
+    Args:
+        module: the attention module, with an IP-Adapter.
+        arguments: the arguments of its call: with ``ip_adapter_masks``, each picture of an adapter has its own call.
+
+    Returns:
+        ``"image prompt 0"``, ...: one for each adapter whose scale is not 0; with masks also ``"image prompt 0, picture
+        1"``, ...
+    """
+    processor = module.processor
+    if not isinstance(processor.to_k_ip, nn.ModuleList):  # Stable Diffusion 3 has one adapter
+        return ["image prompt 0"]
+    skips = not hasattr(processor, "_attention_backend")  # Flux's runs also with scale 0
+    found = []
+    for number, scale in enumerate(processor.scale):
+        mask = _mask_of(arguments.get("ip_adapter_masks"), number)
+        if skips and not any(scale if isinstance(scale, list) else [scale]):
+            continue
+        name = f"image prompt {number}"
+        found += [name] if mask is None else [f"{name}, picture {own}" for own in range(mask.shape[1])]
+    return found
+
+
+def _mask_of(masks: Any, number: int) -> Any:
+    if masks is None:
+        return None
+    return masks[number] if isinstance(masks, list) else masks[number].unsqueeze(0)
