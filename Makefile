@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The embedded model is small: with several threads each operation waits longer than it computes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test laws grid nightly lint types layers docs site plugin picture truth bench ci clean
+.PHONY: demo test laws grid nightly gpu lint types layers docs site plugin picture truth bench ci clean
 
 demo: .venv/run.stamp
 	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/plain
@@ -36,6 +36,14 @@ nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
 	HYPOTHESIS_PROFILE=anew $(BIN)/python -m pytest -n 2 --dist worksteal
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m gallery tests/test_examples.py
+
+# On a machine with a CUDA device: the tests that need one, and what looking costs there. On any other it says so.
+# GPU_OPTIONS="--out costs.md --only SDXL" gives the benchmark options.
+gpu: .venv/test.stamp
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(BIN)/python -m pytest -m gpu tests/gpu; \
+	fi
+	@$(BIN)/python tests/benchmarks/gpu.py $(GPU_OPTIONS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

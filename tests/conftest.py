@@ -24,6 +24,11 @@ settings.register_profile("nightly", max_examples=3000, **usual)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+def pytest_addoption(parser):
+    """The device of the tests in tests/gpu, which otherwise need a GPU: ``-m gpu --device cpu`` tries them on a CPU."""
+    parser.addoption("--device", default="cuda", help="the device of tests marked gpu (default: %(default)s)")
+
+
 @pytest.fixture(scope="session")
 def tiny() -> sdprobe.Model:
     """A random Stable Diffusion, epsilon-prediction."""

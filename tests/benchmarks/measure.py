@@ -65,16 +65,26 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - before
 
 
+def in_pairs(
+    plain: Callable[[], object],
+    other: Callable[[], object],
+    count: int,
+    seconds: Callable[[Callable[[], object]], float] = cpu_seconds,
+) -> list[tuple[float, float]]:
+    """The times of the one and of the other, in pairs whose order alternates."""
+    found = []
+    for pair in range(count):
+        if pair % 2:
+            cost, base = seconds(other), seconds(plain)
+        else:
+            base, cost = seconds(plain), seconds(other)
+        found.append((base, cost))
+    return found
+
+
 def ratios(plain: Callable[[], object], other: Callable[[], object], pairs: int) -> list[float]:
     """CPU time of the one over that of the other, in pairs whose order alternates."""
-    found = []
-    for pair in range(pairs):
-        if pair % 2:
-            cost, base = cpu_seconds(other), cpu_seconds(plain)
-        else:
-            base, cost = cpu_seconds(plain), cpu_seconds(other)
-        found.append(cost / base)
-    return found
+    return [cost / base for base, cost in in_pairs(plain, other, pairs)]
 
 
 def spread(values: Sequence[float], form: str = ".3f") -> str:
