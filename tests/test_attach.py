@@ -328,7 +328,7 @@ def test_with_masks_each_picture_has_its_own_call():
 
 
 def test_a_hook_that_asks_for_image_prompts_where_there_are_none_is_refused():
-    with pytest.raises(ValueError, match="of kind image_prompt .* its kinds: cross, self"):
+    with pytest.raises(ValueError, match=r"of kind image_prompt .* its kinds: cross, self"):
         sdprobe.sample(text_to_image().pipe, "a star", hooks=[AttendsTo("image_prompt")], steps=1, progress=False)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from sdprobe.core import attention
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Row
 from sdprobe.model.denoiser.sdpa_call import read_sdpa_call
@@ -148,3 +152,66 @@ def test_wrong_shapes_are_refused():
         attn.with_probs(torch.zeros(2, 3, 16, 8))
     with pytest.raises(ValueError, match="with_value needs"):
         attn.with_value(torch.zeros(1))
+
+
+def test_in_blocks_of_queries_the_columns_are_the_same(monkeypatch):
+    attn = call(MASKS["added"])
+    attn = replace(attn, fused=lambda own: None)
+    expected = softmax(attn)[..., [7, 2]]
+    for size in (1, 500, 3000, 10**9):
+        monkeypatch.setattr(attention, "BLOCK_BYTES", size)
+        assert torch.allclose(attn.probs(tokens=[7, 2]), expected, atol=1e-6)
+        assert torch.allclose(
+            attn.probs("cond", [1], [3], slice(2, 9)), softmax(attn)[1:, [1], 2:9][..., [3]], atol=1e-6
+        )
+
+
+def test_blocks_hold_no_more_than_they_may():
+    """What is made on the way to a few columns, beside the arguments."""
+    shape = (1, 8, 4096, 8)
+    query, key = (torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    attn = replace(read_sdpa_call(query, key, key), fused=lambda own: None)
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            sizes.append(made.numel() * made.element_size() if isinstance(made, torch.Tensor) else 0)
+            return made
+
+    with Sizes():
+        attn.probs(tokens=[0, 5])
+    assert 2 * max(sizes) <= attention.BLOCK_BYTES  # the scores and their softmax
+    assert 4 * attention.BLOCK_BYTES < 4096 * 4096 * 8 * 4
+
+
+def test_gradients_reach_the_query_through_columns():
+    attn = call()
+    query = attn.query.clone().requires_grad_()
+    own = read_sdpa_call(query, attn.key, attn.value, rows=ROWS)
+    (slope,) = torch.autograd.grad(own.probs(tokens=[2])[..., 0].sum(), query)
+    (expected,) = torch.autograd.grad(softmax(own)[..., 2].sum(), query)
+    assert torch.allclose(slope, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("tokens", [None, [4, 0], slice(1, 5)])
+def test_the_mean_over_heads_is_added_to_a_running_sum(mask, tokens):
+    attn = call(MASKS[mask])
+    expected = attn.probs("cond", tokens=tokens, queries=slice(2, 8)).mean(1)
+    total = torch.ones_like(expected)
+    attn.add_mean_probs(total, "cond", tokens, slice(2, 8))
+    assert torch.allclose(total - 1, expected, atol=1e-6)
+
+
+def test_grouped_queries_have_a_key_for_several_heads():
+    g = torch.Generator().manual_seed(1)
+    query = torch.randn(2, 4, 16, 8, generator=g)
+    key, value = (torch.randn(2, 2, 9, 8, generator=g) for _ in range(2))
+    attn = read_sdpa_call(query, key, value, enable_gqa=True, rows=ROWS)
+    alike = read_sdpa_call(query, *(x.repeat_interleave(2, 1) for x in (key, value)), rows=ROWS)
+    assert torch.allclose(attn.probs(tokens=[3]), alike.probs(tokens=[3]), atol=1e-6)
+    assert torch.equal(attn.output(), F.scaled_dot_product_attention(query, key, value, enable_gqa=True))
+    assert torch.allclose(attn.with_probs(attn.probs()).output(), alike.output(), atol=1e-6)
+    keep = (torch.arange(9) < 4).expand(1, 1, 16, 9)
+    assert torch.allclose(attn.masked(keep).output(), alike.masked(keep).output(), atol=1e-6)

@@ -82,9 +82,9 @@ class Attention:
         if self.replaced is not None:
             return self.replaced[r][:, h][:, :, q][..., t]
         if (logsumexp := self._logsumexp()) is not None:
-            return self._scores(r, h, q, t, logsumexp).exp_()  # only the columns asked for
+            return self._columns(r, h, q, t, logsumexp)
         return (
-            self._softmax(r, h, q)[..., t] if isinstance(t, slice) and t == ALL else self._softmax_in_blocks(r, h, q, t)
+            self._softmax(r, h, q)[..., t] if _is_all(t) else self._softmax_in_blocks(r, h, q, t)
         )
 
     def add_mean_probs(
@@ -111,7 +111,7 @@ class Attention:
         return _index(r, device), _index(heads, device), _index(queries, device), _index(tokens, device)
 
     def _softmax(self, r: Index, h: Index, q: Index) -> Tensor:
-        return self._scores(r, h, q, ALL).softmax(-1)
+        return self._scores(r, h, q).softmax(-1)
 
     def _softmax_in_blocks(self, r: Index, h: Index, q: Index, t: Index) -> Tensor:
         """Return columns of the softmax without holding all of it, unless gradients need all of it."""
@@ -127,19 +127,31 @@ class Attention:
     def _needs_grad(self) -> bool:
         return torch.is_grad_enabled() and (self.query.requires_grad or self.key.requires_grad)
 
-    def _scores(self, r: Index, h: Index, q: Index, t: Index, less: Tensor | None = None) -> Tensor:
-        """Return scale · query · keyᵀ + mask, minus one number per query (`less`), in one multiplication."""
-        key = per_head(self.key, self.query)
-        query, key = _of(self.query, r, h)[:, :, q].float(), _of(key, r, h)[:, :, t].float()
-        taken = query.new_zeros(()) if less is None else _of(less, r, h)[:, :, q].float().unsqueeze(-1)
+    def _scores(self, r: Index, h: Index, q: Index) -> Tensor:
+        """Return scale · query · keyᵀ + mask."""
+        query, key = _of(self.query, r, h, q), _of(per_head(self.key, self.query), r, h, ALL)
+        scores = torch.matmul(query.float() * self.scale, key.float().mT)
+        if self.mask is None:
+            return scores
+        mask = self._mask(r, h, q)
+        return scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask.float()
+
+    def _columns(self, r: Index, h: Index, q: Index, t: Index, logsumexp: Tensor) -> Tensor:
+        """Return exp(scale · query · keyᵀ + mask - logsumexp) of some keys, without the others."""
+        query, key = _of(self.query, r, h, q), _of(per_head(self.key, self.query), r, h, t)
+        less = _of(logsumexp, r, h, q).unsqueeze(-2)
         if self.mask is not None:
-            whole = self.mask.expand(*self.query.shape[:-1], self.key.shape[-2])
-            mask = _of(whole, r, h)[:, :, q][..., t]
-            taken = taken.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else taken - mask.float()
-        taken = taken.expand(*query.shape[:-1], key.shape[-2]).flatten(0, 1)
-        scores: Tensor = torch.baddbmm(taken, query.flatten(0, 1), key.flatten(0, 1).mT, beta=-1, alpha=self.scale)
-        scores = scores.unflatten(0, query.shape[:2])
-        return scores
+            mask = self._mask(r, h, q)[..., t].mT
+            less = less.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else less - mask.float()
+        rows, heads = key.shape[:2]
+        query, key, less = query.flatten(0, 1).float(), key.flatten(0, 1).float(), less.flatten(0, 1).float()
+        # Keys come first: a column is then in one piece, in which the exponential and the sums run faster.
+        found = torch.baddbmm(less, key, query.mT, beta=-1, alpha=self.scale).exp_()
+        return found.unflatten(0, (rows, heads)).mT
+
+    def _mask(self, r: Index, h: Index, q: Index) -> Tensor:
+        assert self.mask is not None
+        return _of(self.mask.expand(*self.query.shape[:-1], self.key.shape[-2]), r, h, q)
 
     def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
         """Return the same call with other probabilities, given for all rows, heads, queries and keys."""
@@ -254,5 +266,11 @@ def _positions(chosen: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(chosen, dtype=torch.long, pin_memory=True).to(device, non_blocking=True)
 
 
-def _of(x: Tensor, rows: Index, heads: Index) -> Tensor:
-    return x[rows] if isinstance(heads, slice) and heads == ALL else x[rows][:, heads]
+def _of(x: Tensor, rows: Index, heads: Index, places: Index) -> Tensor:
+    x = x[rows]
+    x = x if _is_all(heads) else x[:, heads]
+    return x if _is_all(places) else x[:, :, places]
+
+
+def _is_all(chosen: Index) -> bool:
+    return isinstance(chosen, slice) and chosen == ALL

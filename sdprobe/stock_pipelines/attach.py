@@ -135,6 +135,6 @@ def _call_past_hooks(
         rows = ShownRows(model, run, arguments)
         with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
             pipeline_call = PipelineCall(model, run_model, run, hooks, arguments, rows)
-            with pipeline_call.watched, listen_to_pipeline(model, pipeline_call):
+            with listen_to_pipeline(model, pipeline_call), pipeline_call.watched:
                 args, kwargs = arguments.replace_callbacks(pipeline_call.on_step_end, pipeline_call.call_aside)
                 return pipeline_call.on_return(call(*args, **kwargs))

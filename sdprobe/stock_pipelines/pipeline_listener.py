@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sdprobe.core.concept import Concept
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
+from sdprobe.model.denoiser.compiled_parts import listen_outside
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
 from sdprobe.model.loading import FAMILIES
 from sdprobe.model.text.added_tokens import add_to_tokenizers
@@ -160,8 +161,7 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
         wire(pipe.scheduler, "step", pipeline=listener.on_scheduler_step)
         wire(pipe.image_processor, "postprocess", pipeline=listener.on_postprocess)
         network, beside = getattr(pipe, model.network), getattr(pipe, "controlnet", None)
-        wired.callback(network.register_forward_pre_hook(_tell_call(listener, "on_denoise"), with_kwargs=True).remove)
-        wired.callback(network.register_forward_hook(_tell_output(listener)).remove)
+        wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))
         if beside is not None:
             tell = _tell_call(listener, "on_controlnet")
             wired.callback(beside.register_forward_pre_hook(tell, with_kwargs=True).remove)

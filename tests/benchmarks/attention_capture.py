@@ -2,8 +2,8 @@
 
     python tests/benchmarks/attention_capture.py [--quick] [--sd15]
 
-In place: the CPU time inside the capture (the forward hooks and the torch-function mode around each site, the hook
-itself with the probabilities, and the opening and closing of it all per step) over that of the U-Net without it, in
+In place: the CPU time inside the capture (the forward hooks of each site, the passing of its call, the hook itself with
+the probabilities, and the opening and closing of it all per step) over that of the U-Net without it, in
 one and the same run. The kernel's own call is the model's, not the capture's. What the clock itself takes is counted
 against the capture. End to end: runs with and without the hook in interleaved pairs; beside them pairs of plain runs,
 whose spread says what such a ratio is worth.
@@ -14,17 +14,16 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-import torch.nn.functional as F
 from measure import Account, one_thread, ratios, spread, table
 from models import MEDIUM, PROMPT, SD15, TOKENS, Shape
 
 import sdprobe
-from sdprobe.model.denoiser import module_hooks, sdpa_call
+from sdprobe.model.denoiser import attention_site, kernel_logsumexp, module_hooks
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 
 TARGETS = {("sd15", 256): (0.25, 0.5), ("med", 512): (0.6, 2.0), ("med", 256): (2.0, 4.0)}  # percent: 12, 77 columns
@@ -34,20 +33,12 @@ COLUMNS = (12, TOKENS)
 @contextmanager
 def metered(account: Account) -> Iterator[None]:
     """While this is open, a run books its time to the U-Net's call ("step") and to the "capture" in it."""
-    intercept, read_sdpa_call, listen = (
-        module_hooks._AttentionInterceptor.__torch_function__,
-        module_hooks.read_sdpa_call,
-        module_hooks.ModuleHooks.listen,
-    )
+    listen, read = module_hooks.ModuleHooks.listen, attention_site.read_sdpa_call
+    flash = kernel_logsumexp.KERNELS["cpu"]
 
-    def timed_intercept(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = func if func is F.scaled_dot_product_attention else account.booking("step", func)
-        return intercept(self, own, types, args, kwargs)
-
-    def timed_call(*args: Any, **kwargs: Any) -> sdprobe.Attention:
-        call = read_sdpa_call(*args, **kwargs)
-        booked = {name: account.booking("step", getattr(call, name)) for name in ("kernel", "fused")}
-        return replace(call, **booked)
+    def timed_read(*args: Any, **kwargs: Any) -> sdprobe.Attention:
+        call = read(*args, **kwargs)
+        return replace(call, kernel=account.booking("step", call.kernel))
 
     @contextmanager
     @functools.wraps(listen)
@@ -55,25 +46,16 @@ def metered(account: Account) -> Iterator[None]:
         with account.booked("capture"), listen(self, step), account.booked("step"):
             yield
 
-    with (
-        patch.object(
-            module_hooks._AttentionInterceptor, "__torch_function__", account.booking("capture", timed_intercept)
-        ),
-        patch.object(
-            module_hooks._AttentionInterceptor,
-            "enter",
-            account.booking("capture", module_hooks._AttentionInterceptor.enter),
-        ),
-        patch.object(
-            module_hooks._AttentionInterceptor,
-            "leave",
-            account.booking("capture", module_hooks._AttentionInterceptor.leave),
-        ),
-        patch.object(sdpa_call, "_is_flash_on_cpu", account.booking("capture", sdpa_call._is_flash_on_cpu)),
-        patch.object(module_hooks, "read_sdpa_call", timed_call),
-        patch.object(module_hooks.ModuleHooks, "listen", timed_listen),
-        patch.object(StableDiffusion, "denoise", account.booking("step", StableDiffusion.denoise)),
-    ):
+    with ExitStack() as patched:
+        for name in ("enter", "leave", "receive"):
+            timed = account.booking("capture", getattr(attention_site.AttentionSite, name))
+            patched.enter_context(patch.object(attention_site.AttentionSite, name, timed))
+        booked = {choice: account.booking("step", kernel) for choice, kernel in flash.items()}
+        patched.enter_context(patch.dict(flash, booked))
+        patched.enter_context(patch.object(attention_site, "read_sdpa_call", timed_read))
+        patched.enter_context(patch.object(module_hooks.ModuleHooks, "listen", timed_listen))
+        denoise = account.booking("step", StableDiffusion.denoise)
+        patched.enter_context(patch.object(StableDiffusion, "denoise", denoise))
         yield
 
 

@@ -7,8 +7,8 @@ runs as it was written, and its other parts stay compiled. Its numbers are then 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
@@ -65,3 +65,32 @@ def _compiled(denoiser: nn.Module, within: set[str]) -> dict[str, list[nn.Module
         if compiled and own in within:
             found.setdefault(own, []).append(module)
     return found
+
+
+@contextmanager
+def listen_outside(network: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> Iterator[None]:
+    """While this is open, two functions are called around each call of a network, outside of what is compiled.
+
+    Args:
+        network: the network; compiled as a whole, or not.
+        before: gets the network and the call's ``args`` and ``kwargs``; returns others, or None.
+        after: gets the network, ``args`` and the output; returns the output.
+    """
+    held = vars(network)
+    name = "forward" if WRAPPED in network._modules else "_compiled_call_impl"
+    compiled: Callable[..., Any] | None = held.get(name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = before(network, args, kwargs) or (args, kwargs)
+        now = held[name]  # `before` may have opened `CompiledParts.run_as_written`
+        run: Any = compiled if now is call else network._call_impl if now is None else now
+        return after(network, args, run(*args, **kwargs))
+
+    with ExitStack() as opened:
+        if compiled is None:
+            opened.callback(network.register_forward_pre_hook(before, with_kwargs=True).remove)
+            opened.callback(network.register_forward_hook(after).remove)
+        else:
+            opened.callback(held.__setitem__, name, compiled)
+            held[name] = call
+        yield
