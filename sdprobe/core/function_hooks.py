@@ -35,7 +35,7 @@ def on(
         point: the point's name.
         function: takes the value, or the value and the point's second argument: ``f(x)`` or ``f(x, step)``.
         modules: at ``attention`` and ``activation``, patterns on dotted module names; ``activation`` needs them.
-        kinds: at ``attention``, one or more of ``"cross"``, ``"self"``, ``"joint"``; None for all.
+        kinds: at ``attention``, one or more of ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"``; None for all.
 
     Raises:
         ValueError: for an unknown point, naming the nearest, and for modules or kinds at a point that has none.

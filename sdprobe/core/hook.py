@@ -90,7 +90,7 @@ class Observer:
     Attributes:
         modules: fnmatch patterns on dotted module names, for ``attention`` and ``activation``. None for all attention
             sites; required for ``activation``.
-        kinds: kinds of attention, of ``"cross"``, ``"self"``, ``"joint"``. None for all.
+        kinds: kinds of attention, of ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"``. None for all.
         strict: raise an error if an attention site asked for cannot be seen (False: only list it in ``run.coverage``).
 
     >>> import sdprobe
