@@ -41,7 +41,8 @@ nightly: .venv/test.stamp
 # GPU_OPTIONS="--out costs.md --only SDXL" gives the benchmark options.
 gpu: .venv/test.stamp
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-		$(BIN)/python -m pytest -m gpu tests/gpu; \
+		$(BIN)/python -m pytest -m gpu tests; \
+		$(BIN)/python tests/benchmarks/gpu_kernels.py; \
 	fi
 	@$(BIN)/python tests/benchmarks/gpu.py $(GPU_OPTIONS)
 
