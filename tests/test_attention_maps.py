@@ -247,8 +247,24 @@ def test_an_unknown_word_lists_the_prompt_s_words(tiny):
         result[maps].heat_map("circle", image=3)
     with pytest.raises(ValueError, match="'mean' or 'daam'"):
         result[maps].heat_map("circle", method="max")
-    with pytest.raises(ValueError, match="rows='both'"):
-        result[maps].heat_map("circle", role="uncond")
+    for ask in (result[maps].heat_map, lambda word, **role: result[maps].heat_maps(**role)):
+        with pytest.raises(ValueError, match="rows='both'"):
+            ask("circle", role="uncond")
+    kept = AttentionMaps(keep="head")
+    result = run(tiny, kept)
+    for ask in (result[kept].heat_maps, lambda image: result[kept].grid("head", image=image)):
+        with pytest.raises(ValueError, match="image 9 is not in this run of 1 images"):
+            ask(image=9)
+
+
+def test_where_nothing_was_recorded_it_says_so(tiny):
+    """A grid that a U-Net of this size could have, and this one has not."""
+    maps = AttentionMaps(grids=[(2, 2)], keep=("step", "head"))
+    own = run(tiny, maps)[maps]
+    assert own.held_bytes == 0
+    for ask in (lambda: own.grid("step"), lambda: own.heat_map("red"), own.heat_maps, lambda: own.heat_map(2, head=1)):
+        with pytest.raises(ValueError, match="nothing was recorded: no attention site that was asked for"):
+            ask()
 
 
 def test_a_word_to_record_must_be_in_the_prompt(tiny):
@@ -256,9 +272,9 @@ def test_a_word_to_record_must_be_in_the_prompt(tiny):
         run(tiny, AttentionMaps(words=["hexagon"]))
 
 
-@pytest.mark.parametrize("bad", [{"keep": ("steps",)}, {"rows": "conditional"}])
+@pytest.mark.parametrize("bad", [{"keep": ("steps",)}, {"rows": "conditional"}, {"dtype": "int8"}, {"device": "gpu"}])
 def test_bad_options_are_refused(bad):
-    with pytest.raises(ValueError, match=r"step|cond"):
+    with pytest.raises(ValueError, match=r"step|cond|torch\.float16|'cuda'"):
         AttentionMaps(**bad)
 
 

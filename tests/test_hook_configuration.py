@@ -14,6 +14,7 @@ from sdprobe.core import registry
 from tests.laws.strategies import run, same_run
 
 words = st.sampled_from(["circle", "red"])
+dtypes = st.sampled_from([None, torch.float16, "float16", "bfloat16"])
 plain = st.one_of(
     st.builds(sdprobe.ReplaceToken, words, st.sampled_from(["star", "blue"]), st.none() | st.just(0)),
     st.builds(sdprobe.ScaleToken, words, st.floats(0.25, 4, allow_nan=False)),
@@ -22,8 +23,15 @@ plain = st.one_of(
     st.builds(sdprobe.ScalePrompt, st.floats(0.5, 2)),
     st.builds(sdprobe.Guidance, st.floats(1, 5) | st.lists(st.floats(1, 5), min_size=2, max_size=2)),
     st.builds(sdprobe.RescaleGuidance, st.floats(0, 1)),
-    st.builds(sdprobe.LatentRecorder, st.integers(1, 3), st.none() | st.sets(st.integers(0, 2))),
-    st.builds(sdprobe.AttentionMaps, st.none() | st.just(["red"]), places=st.none() | st.just(("up", "down"))),
+    st.builds(sdprobe.LatentRecorder, st.integers(1, 3), st.none() | st.sets(st.integers(0, 2)), dtype=dtypes),
+    st.builds(
+        sdprobe.AttentionMaps,
+        st.none() | st.just(["red"]),
+        places=st.none() | st.just(("up", "down")),
+        budget=st.none() | st.just(10**9),
+        dtype=dtypes.map(lambda dtype: dtype or torch.float32),
+        device=st.sampled_from([None, "cpu", torch.device("cpu")]),
+    ),
     st.just(sdprobe.Statistics()),
 )
 limits = st.sampled_from(
@@ -51,6 +59,13 @@ def test_writing_what_was_read_gives_what_was_written(hooks):
     again = sdprobe.from_config(json.loads(json.dumps(config)))
     assert sdprobe.to_config(again) == config
     assert sdprobe.to_config(config) == config
+
+
+def test_a_dtype_is_written_by_its_name():
+    maps = sdprobe.AttentionMaps(keep="step", dtype=torch.float16, device=torch.device("cuda", 1), budget=2e9)
+    config = [["attention-maps", {"keep": ["step"], "budget": 2e9, "dtype": "float16", "device": "cuda:1"}]]
+    assert sdprobe.to_config(maps) == config
+    assert repr(sdprobe.from_config(config)) == f"Hooks({maps!r})"
 
 
 class Kept(sdprobe.Transform):

@@ -33,13 +33,16 @@ def test_chosen_steps(tiny, chosen, expected):
     assert torch.equal(result[recorder]["latents"], result[every]["latents"][expected])
 
 
-def test_dtype(tiny):
-    recorder = LatentRecorder(dtype=torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, "float16"])
+def test_dtype(tiny, dtype):
+    recorder = LatentRecorder(dtype=dtype)
     result = run(tiny, recorder)
     assert result[recorder]["latents"].dtype == result[recorder].final.dtype == torch.float16
 
 
 def test_errors(tiny):
+    with pytest.raises(ValueError, match=r"torch\.float16.*, not 'half'"):
+        LatentRecorder(dtype="half")
     with pytest.raises(ValueError, match="every must be 1 or more"):
         LatentRecorder(every=0)
     with pytest.raises(ValueError, match="what can be kept: latents, noise_pred, denoised"):

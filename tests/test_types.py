@@ -27,12 +27,14 @@ from sdprobe.testing import check_hook
 torch.set_num_threads(1)
 model = sdprobe.load(stable_diffusion())
 maps = sdprobe.AttentionMaps(keep=("step", "layer", "head"), rows="both")
+small = sdprobe.AttentionMaps(keep="step", dtype="float16", device="cpu", budget=1e9)
 whole, own = sdprobe.AttentionMaps(words=["red", 3]), sdprobe.SelfAttentionMaps()
 latents = sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised"))
 points = [make(point, *rest) for point in POINTS for make, *rest in ((affine, 1.5, 0.5), (same,), (seen,))]
-result = run(model, maps, whole, own, latents, sdprobe.ReplaceToken("red", with_="blue"), *points,
+result = run(model, maps, whole, small, own, latents, sdprobe.ReplaceToken("red", with_="blue"), *points,
              prompt=["a red circle", "a red star"], images_per_prompt=2, width=24, progress=True)
 daam = result[maps].heat_map("red", method="daam")
+result[small].heat_map("red", step=1).overlay()
 for heat in (daam, *result[whole].heat_maps().values(), *result[own].components()):
     heat.overlay(), heat.to_image(), heat.iou(heat.mask()), heat.points_into(heat.mask())
 result[maps].grid("step"), result[maps].row_sums(), result[own].heat_map((1, 1)), result[latents]["denoised"]

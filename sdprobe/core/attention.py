@@ -83,9 +83,7 @@ class Attention:
             return self.replaced[r][:, h][:, :, q][..., t]
         if (logsumexp := self._logsumexp()) is not None:
             return self._columns(r, h, q, t, logsumexp)
-        return (
-            self._softmax(r, h, q)[..., t] if _is_all(t) else self._softmax_in_blocks(r, h, q, t)
-        )
+        return self._softmax(r, h, q)[..., t] if _is_all(t) else self._softmax_in_blocks(r, h, q, t)
 
     def add_mean_probs(
         self,
@@ -146,7 +144,7 @@ class Attention:
         rows, heads = key.shape[:2]
         query, key, less = query.flatten(0, 1).float(), key.flatten(0, 1).float(), less.flatten(0, 1).float()
         # Keys come first: a column is then in one piece, in which the exponential and the sums run faster.
-        found = torch.baddbmm(less, key, query.mT, beta=-1, alpha=self.scale).exp_()
+        found: Tensor = torch.baddbmm(less, key, query.mT, beta=-1, alpha=self.scale).exp_()
         return found.unflatten(0, (rows, heads)).mT
 
     def _mask(self, r: Index, h: Index, q: Index) -> Tensor:

@@ -21,7 +21,10 @@ point                               value                                       
 ``pooled_embeds`` is called in the model families whose denoiser also gets one vector for the whole prompt:
 Stable Diffusion XL and 3, and Flux.
 
-``start(run)`` is called before the first point, and ``finish(run)`` after the last, also after an error.
+``start(run)`` is called before the first point, and ``finish(run)`` after the last, also after an error. An observer
+of ``attention`` may also have ``expect_sites(sites)``, which is called once, before the first step, when it is known at
+which sites the observer will be called: an `sdprobe.Site` for each of them in each step. Their grid is None where it
+does not follow from the site's name.
 
 A hook is a *description*: the run works on its own shallow copy, made before ``start``. A hook creates its records
 in ``start``; after the run, read them from ``run[hook]``.
@@ -110,6 +113,7 @@ class Observer:
     strict: bool = True
 
     def start(self, run: Run) -> None: ...
+    def expect_sites(self, sites: Sequence[Site]) -> None: ...
     def token_embeds(self, x: Tensor, text: Text) -> None: ...
     def prompt_embeds(self, x: Tensor, text: Text) -> None: ...
     def pooled_embeds(self, x: Tensor, text: Text) -> None: ...

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.function_hooks import OfFunction
 from sdprobe.core.function_hooks import name_of as function_name
 from sdprobe.core.limits.after_every_when import When
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit
 from sdprobe.core.registry import Given, built, create, each, name_of, resolve
+from sdprobe.core.torch_names import name_of as dtype_name
 
 WRITABLE = "what can be written are texts, numbers, None, and lists, sets and dictionaries of them"
 SETTINGS = ("modules", "kinds", "strict", "needs_grad")
@@ -36,8 +39,8 @@ def to_config(hooks: Given) -> list[list[Any]]:
     True
 
     A class is written by its registered name. Each argument is read from the attribute of the same name; arguments with
-    their default value are left out. A hook made by a registered function is written with the name and configuration
-    that `sdprobe.create` was called with.
+    their default value are left out, and a dtype is written by its name. A hook made by a registered function is
+    written with the name and configuration that `sdprobe.create` was called with.
 
     Args:
         hooks: anything that `sdprobe.sample` takes as hooks.
@@ -156,6 +159,8 @@ def _plain(hook: object, name: str, value: Any) -> Any:
             return kind(value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, torch.dtype):
+        return dtype_name(value)
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(hook, f"{name}[{key!r}]", own) for key, own in value.items()}
     if isinstance(value, (set, frozenset)):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept
 from sdprobe.core.limits.expected import expect
+from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Row, Run, Settings, State, Step, rows_of
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
@@ -108,6 +109,10 @@ class Model(PipelineParts, ABC):
     def grid_at(self, site: str, settings: Settings) -> Grid | None:
         """Return ``(h, w)`` of the image positions at an attention site; None if it does not follow from the name."""
         return None
+
+    def text_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens of text the denoiser gets in a run with this prompt."""
+        return len(prompt.ids)
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         """Decode latents to images in [0, 1]."""

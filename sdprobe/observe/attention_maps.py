@@ -1,13 +1,14 @@
 """`AttentionMaps`: heat maps of words, from cross- and joint attention.
 
-The memory used does not grow with the number of steps: running sums in fp32, per grid, over sites, heads and steps.
-More is kept only on request. Maps are resized once, at the end: resizing is linear, so the result is the same.
+The memory used does not grow with the number of steps: running sums, per grid, over sites, heads and steps. More is
+kept only on request, and refused before the first step where it would be more than the budget. Maps are resized once,
+at the end: resizing is linear, so the result is the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,26 +19,20 @@ from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.run import Role, Run, Site
-from sdprobe.core.short_repr import short_repr
-from sdprobe.observe.daam import daam_map
+from sdprobe.core.torch_names import device_name, dtype_of
+from sdprobe.observe.attention_sums import AttentionSums, Keep, Key
+from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
+from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
-from sdprobe.plot.heatmap import HeatMap, resize
+from sdprobe.observe.word_maps import maps_of_words
+from sdprobe.plot.heatmap import HeatMap
 
-Keep = Literal["step", "layer", "head"]
 Method = Literal["mean", "daam"]
 
 # Sums per layer and head, needed for DAAM's map, are kept without request up to this size.
 UNASKED_BYTES = 4_000_000
-
-
-class Key(NamedTuple):
-    """Identifies a sum; None where it runs over all steps, or over all layers of a grid; and the prompts, by number."""
-
-    role: Role
-    step: int | None
-    layer: str | None
-    grid: tuple[int, int]
-    reading: int
+# What is kept is a mean of probabilities, times a count: half precision holds it to about a thousandth.
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class AttentionMaps(Observer):
@@ -67,6 +62,35 @@ class AttentionMaps(Observer):
         places: parts of the U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
         grids: only sites of these grids, ``(h, w)`` or a number for a square one; None for all.
         strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
+        budget: how many bytes may be held on a device. None for a quarter of what is free: of its own memory on a CUDA
+            device, of the machine's elsewhere.
+        dtype: in which the sums are kept: ``torch.float32``, ``torch.float16``, ``torch.bfloat16``, or a name of these.
+        device: where the sums are kept, such as ``"cpu"``; None for the model's.
+
+    What would be more than the budget is refused before the first step. A site whose grid does not follow from its name
+    counts as one of the largest grid. What only the run can show, such as another prompt that a callback gives, is
+    refused when it is recorded:
+
+    >>> maps = sdprobe.AttentionMaps(keep=("step", "layer", "head"), budget=10_000_000)
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[maps], steps=30, seed=0, progress=False)
+    Traceback (most recent call last):
+    ValueError: AttentionMaps(keep=('step', 'layer', 'head'), budget=10000000) would hold 15.0 MB on cpu, and its budget
+    is 10.0 MB:
+      30 steps × 3 layers × 1 image × 4 heads × 256 positions (16×16) × 32 tokens × 4 bytes = 11.8 MB
+      30 steps × 3 layers × 1 image × 4 heads × 64 positions (8×8) × 32 tokens × 4 bytes = 2.9 MB
+      30 steps × 1 layer × 1 image × 4 heads × 16 positions (4×4) × 32 tokens × 4 bytes = 245.8 kB
+    Hold less, with words=[...], less than keep=('step', 'layer', 'head'), grids=[...], dtype=torch.float16, or ...
+
+    Sums are added up in float32 on the model's device. They get ``dtype`` and go to ``device`` when they are complete:
+    at the end of each step where steps are kept apart, else at the end of the run. So half precision and another device
+    take less memory during the run only with ``keep="step"``. Each number is rounded once. On the embedded model, over
+    50 steps, a map changes by at most 0.04 % of its maximum in float16 and 0.4 % in bfloat16; but what is less than
+    3e-8 becomes 0 in float16.
+
+    >>> maps = sdprobe.AttentionMaps(words=["circle"], keep=("step", "layer", "head"), dtype="float16", device="cpu")
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[maps], steps=30, seed=0, progress=False)
+    >>> run[maps].held_bytes, run[maps].heat_map("circle", step=29)
+    (234240, HeatMap('circle', 16×16))
     """
 
     kinds = ("cross", "joint")
@@ -81,6 +105,9 @@ class AttentionMaps(Observer):
         places: Collection[str] | None = None,
         grids: Collection[int | tuple[int, int]] | None = None,
         strict: bool = True,
+        budget: int | float | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: str | torch.device | None = None,
     ) -> None:
         kept: tuple[Keep, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
         if unknown := [name for name in kept if name not in get_args(Keep)]:
@@ -93,60 +120,58 @@ class AttentionMaps(Observer):
             modules = [f"{place}*" for place in places]
         self.modules = patterns(modules)
         self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
+        if budget is not None and (isinstance(budget, (bool, str)) or not budget > 0):
+            raise ValueError(f"budget is a number of bytes, such as 2e9, or None, not {budget!r}")
+        self.budget, self.dtype = budget, dtype_of(dtype, DTYPES)
+        self.device = None if device is None else device_name(device)
 
     def start(self, run: Run) -> None:
         self.run = run
-        self._refuse(run)
+        if self.rows != "cond" and "uncond" not in run.roles:
+            raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
+        grids = self._possible_grids(run)
         self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
         self.readings = PromptReadings.of_run(run, self.roles, self.words)
-        self.apart = set(self.keep) | {"layer", "head"}
-        self.sums: dict[Key, Float[Tensor, "images heads positions tokens"]] = {}
-        self.counts: dict[Key, int] = {}
+        budget = MemoryBudget(repr(self), self.budget, self._ways_to_hold_less(grids, run.model.device))
+        unasked = UNASKED_BYTES if self.budget is None else min(UNASKED_BYTES, self.budget)
+        self.sums = AttentionSums(self.keep, unasked, budget, self.dtype, self.device)
+
+    def expect_sites(self, sites: Sequence[Site]) -> None:
+        model = self.run.model.device
+        self.expected(sites).refuse_over(self.sums.budget, model, model if self.device is None else self.device)
+
+    def expected(self, sites: Sequence[Site]) -> ExpectedSums:
+        """Return the sums that calls at these sites will make, each with its size."""
+        largest = max(self._possible_grids(self.run), key=lambda grid: grid[0] * grid[1])
+        wanted = [(site, grid) for site in sites if self._wants(site, grid := site.grid or largest)]
+        images = range(self.run.settings.images)
+        by_role = {role: [self.run.prompt_of(image, role) for image in images] for role in self.roles}
+        readings = {role: self.readings.number_of(prompts) for role, prompts in by_role.items()}
+        shown = {role: (number, self.readings.columns[number]) for role, number in readings.items()}
+        every = expected_sums(wanted, shown, len(images), {*self.keep, "layer", "head"}, self.dtype)
+        fits = every.most_bytes <= self.sums.unasked_bytes
+        return every if fits else expected_sums(wanted, shown, len(images), self.keep, self.dtype)
 
     def attention(self, attn: Attention, site: Site) -> None:
-        if site.grid is None or (self.places is not None and site.place not in self.places):
-            return
-        if self.grids is not None and site.grid not in self.grids:
+        if site.grid is None or not self._wants(site, site.grid):
             return
         h, w = site.step.latents.shape[-2:]
         self.latent_size = (h, w)
         for role in self.roles:
             if all(row.role != role for row in site.step.rows):
                 continue  # a pipeline may call its denoiser for each role separately
-            step = site.step.index if "step" in self.apart else None
-            layer = site.name if "layer" in self.apart else None
             reading = self.readings.of_rows(site.step.rows, role)
             columns = self.readings.columns[reading]
             if columns != []:  # a prompt that a callback gives may hold none of the words
-                seen = attn.probs(rows=role, queries=site.image, tokens=site.tokens(columns))
-                self._add(Key(role, step, layer, site.grid, reading), seen)
+                self.sums.record(attn, site, site.grid, role, reading, site.tokens(columns))
 
-    def _add(self, key: Key, probs: Float[Tensor, "images heads positions tokens"]) -> None:
-        if "head" not in self.apart:
-            probs = probs.mean(1, keepdim=True)
-        self.counts[key] = self.counts.get(key, 0) + 1
-        if key in self.sums:
-            self.sums[key].add_(probs)
-            return
-        self.sums[key] = probs.to(torch.float32, copy=True)
-        unasked = self.apart - set(self.keep)
-        if unasked and self.held_bytes > UNASKED_BYTES:
-            self._sum_over(unasked)
-
-    def _sum_over(self, names: set[str]) -> None:
-        held, counts = self.sums, self.counts
-        self.apart -= names
-        self.sums, self.counts = {}, {}
-        for key, total in held.items():
-            new = key._replace(layer=key.layer if "layer" in self.apart else None)
-            total = total if "head" in self.apart else total.mean(1, keepdim=True)
-            self.sums[new] = self.sums[new] + total if new in self.sums else total
-            self.counts[new] = self.counts.get(new, 0) + counts[key]
+    def finish(self, run: Run) -> None:
+        self.sums.finish()
 
     @property
     def held_bytes(self) -> int:
         """The size of the recorded sums; independent of the number of steps, unless steps are recorded separately."""
-        return sum(total.numel() * total.element_size() for total in self.sums.values())
+        return self.sums.held_bytes
 
     def heat_map(
         self,
@@ -183,42 +208,30 @@ class AttentionMaps(Observer):
             WordNotInPrompt: for a word that is not in the prompt.
             ValueError: for something that was not recorded; the message says how to record it.
         """
-        role = role or self.roles[0]
-        if role not in self.roles:
-            raise ValueError(f"rows of role {role!r} were not recorded: use AttentionMaps(rows='both')")
-        self.run.prompt_of(image, role)  # says how many images there are
-        keys = self._matching(role, step, layer, head)
-        columns = self.readings.columns_for(dict.fromkeys(k.reading for k in keys), image, word, occurrence, encoder)
-        held = {key: columns[key.reading] for key in keys if key.reading in columns}
-        if method == "daam":
-            values = self._daam(held, image, head)
-        elif method == "mean":
-            values = self._mean(held, image, head)
-        else:
-            raise ValueError(f"method is 'mean' or 'daam', not {method!r}")
-        picture = self.run.images[image] if self.run.images else None
-        if isinstance(word, int):
-            word = self.readings.prompts[next(iter(held)).reading][image].spelt(word)
-        return HeatMap(values, word, picture)
+        role = self._recorded_role(role, image)
+        keys = self.sums.matching(role, step, layer, head)
+        columns = self._columns(keys, image, word, occurrence, encoder)
+        shown = self.readings.prompts[next(iter(columns)).reading][image]
+        name = shown.spelt(word) if isinstance(word, int) else word
+        return self._maps({name: columns}, image, method, head)[name]
 
     def heat_maps(self, image: int = 0, method: Method = "mean", *, role: Role | None = None) -> dict[str, HeatMap]:
         """Return the heat map of every recorded word, in the order of the prompt."""
-        recorded = self._words(image, role or self.roles[0])
-        return {word: self.heat_map(word, None, image, method, role=role) for word in recorded}
+        role = self._recorded_role(role, image)
+        keys = self.sums.matching(role)
+        words = self._words(image, role)
+        return self._maps({word: self._columns(keys, image, word, None, None) for word in words}, image, method)
 
     def grid(self, by: Keep, words: Sequence[str] | None = None, image: int = 0, most: int = 8) -> Figure:
         """Plot heat maps: words down; steps, layers or heads across (at most ``most``, evenly spaced)."""
-        across: dict[str, list[int | str]] = {
-            "step": sorted({key.step for key in self.sums if key.step is not None}),
-            "layer": list(dict.fromkeys(key.layer for key in self.sums if key.layer is not None)),
-            "head": list(range(min(total.shape[1] for total in self.sums.values()))),
-        }
-        if by not in across:
+        if by not in get_args(Keep):
             raise ValueError(f"by is 'step', 'layer' or 'head', not {by!r}")
         if by not in self.keep:
             raise ValueError(f"{by}s were not kept apart: record with AttentionMaps(keep=({by!r},))")
-        every, count = across[by], min(most, len(across[by]))
-        chosen = [every[round(i * (len(every) - 1) / max(count - 1, 1))] for i in range(count)]
+        self.sums.matching(self._recorded_role(None, image))
+        across = self.sums.kept_apart()[by]
+        count = min(most, len(across))
+        chosen = [across[round(i * (len(across) - 1) / max(count - 1, 1))] for i in range(count)]
         shown = list(words or self._words(image, self.roles[0]))
         cells = [[self.heat_map(w, image=image, **{by: c}).cell() for c in chosen] for w in shown]  # type: ignore[arg-type]
         return plot.sheet(cells, rows=shown, columns=[_label(by, c) for c in chosen])
@@ -231,15 +244,35 @@ class AttentionMaps(Observer):
         """
         if self.words is not None:
             raise ValueError("row sums need every token: record with words=None")
-        means = [total.sum(-1) / self.counts[key] for key, total in self.sums.items()]
+        means = [total.float().sum(-1) / self.sums.counts[key] for key, total in self.sums.items()]
         return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
 
-    def _refuse(self, run: Run) -> None:
-        if self.rows != "cond" and "uncond" not in run.roles:
-            raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
-        grids = list(run.model.grids(run.settings).values())
-        if self.grids is not None and not set(self.grids) & set(grids):
-            raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {grids}")
+    def _possible_grids(self, run: Run) -> list[tuple[int, int]]:
+        """The grids that can be recorded. Raises ValueError if there are none."""
+        every = list(run.model.grids(run.settings).values())
+        if not (found := [grid for grid in every if self.grids is None or grid in self.grids]):
+            raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {every}")
+        return found
+
+    def _ways_to_hold_less(self, grids: Sequence[tuple[int, int]], model: torch.device) -> list[str]:
+        ways = {
+            "words=[...]": self.words is None,
+            f"less than keep={self.keep}": bool(self.keep),
+            "grids=[...]": len(grids) > 1,
+            "dtype=torch.float16": "step" in self.keep and self.dtype == torch.float32,
+            'device="cpu"': "step" in self.keep and self.device is None and model.type != "cpu",
+        }
+        return [way for way, helps in ways.items() if helps]
+
+    def _wants(self, site: Site, grid: tuple[int, int]) -> bool:
+        return (self.places is None or site.place in self.places) and (self.grids is None or grid in self.grids)
+
+    def _recorded_role(self, role: Role | None, image: int) -> Role:
+        role = role or self.roles[0]
+        if role not in self.roles:
+            raise ValueError(f"rows of role {role!r} were not recorded: use AttentionMaps(rows='both')")
+        self.run.prompt_of(image, role)  # says how many images there are
+        return role
 
     def _words(self, image: int, role: Role) -> list[str]:
         """The words recorded of an image, of all the prompts that it was shown."""
@@ -247,49 +280,23 @@ class AttentionMaps(Observer):
         found = dict.fromkeys(word for number in numbers for word in self.readings.recorded(number, image))
         return list(found) or [*self.run.prompt_of(image, role).words][:0]  # which says where they are not known
 
-    def _matching(self, role: Role, step: int | None, layer: str | None, head: int | None) -> list[Key]:
-        for name, value in (("step", step), ("layer", layer), ("head", head)):
-            if value is not None and name not in self.keep:
-                raise ValueError(f"{name}s were not kept apart: record with AttentionMaps(keep=({name!r},))")
-        keys = [k for k in self.sums if k.role == role and step in (None, k.step) and layer in (None, k.layer)]
-        keys = [key for key in keys if head is None or 0 <= head < self.sums[key].shape[1]]
-        if not keys:
-            layers = list(dict.fromkeys(key.layer for key in self.sums if key.layer is not None))
-            heads = max((total.shape[1] for total in self.sums.values()), default=0)
-            steps = sorted({key.step for key in self.sums if key.step is not None})
-            raise ValueError(
-                f"nothing was recorded at step {step}, layer {layer}, head {head}; recorded: {len(steps)} steps "
-                f"{short_repr(steps)}, {heads} heads, the layers {short_repr(layers)}"
-            )
-        return keys
+    def _maps(
+        self, columns: Mapping[str, Mapping[Key, list[int]]], image: int, method: Method, head: int | None = None
+    ) -> dict[str, HeatMap]:
+        """The maps of words, each given by its columns in the sums to use."""
+        if method not in get_args(Method):
+            raise ValueError(f"method is 'mean' or 'daam', not {method!r}")
+        values = maps_of_words(self.sums, columns, image, head, None if method == "mean" else self.latent_size)
+        picture = self.run.images[image] if self.run.images else None
+        return {word: HeatMap(own, word, picture) for word, own in values.items()}
 
-    def _word(self, key: Key, image: int, columns: list[int], head: int | None) -> Float[Tensor, "heads h w"]:
-        heads = slice(None) if head is None else slice(head, head + 1)
-        word: Tensor = self.sums[key][image, heads][..., columns].mean(-1).unflatten(-1, key.grid)
-        return word
-
-    def _mean(self, held: Mapping[Key, list[int]], image: int, head: int | None) -> Float[Tensor, "h w"]:
-        size = max((key.grid for key in held), key=lambda grid: grid[0] * grid[1])
-        by_grid: dict[tuple[int, int], Tensor] = {}
-        for key, columns in held.items():
-            own = self._word(key, image, columns, head).mean(0)
-            by_grid[key.grid] = by_grid[key.grid] + own if key.grid in by_grid else own
-        total = torch.stack([resize(own, size, "bilinear") for own in by_grid.values()]).sum(0)
-        return total / sum(self.counts[key] for key in held)
-
-    def _daam(self, held: Mapping[Key, list[int]], image: int, head: int | None) -> Float[Tensor, "h w"]:
-        if not {"layer", "head"} <= self.apart:
-            raise ValueError(
-                "DAAM's map needs layers and heads apart: record with AttentionMaps(keep=('layer', 'head'))"
-            )
-        if len({len(columns) for columns in held.values()}) > 1:
-            raise ValueError("the word is of more tokens in one of this run's prompts than in another: ask for a step")
-        sums: dict[str, Tensor] = {}
-        for key, columns in held.items():
-            own = self.sums[key][image, slice(None) if head is None else slice(head, head + 1)][..., columns]
-            own = own.unflatten(1, key.grid).movedim(-1, 1)  # [heads, tokens, h, w]
-            sums[str(key.layer)] = sums[str(key.layer)] + own if str(key.layer) in sums else own
-        return daam_map(sums, self.latent_size)
+    def _columns(
+        self, keys: Sequence[Key], image: int, word: str | int, occurrence: int | None, encoder: str | None
+    ) -> dict[Key, list[int]]:
+        """Where a word stands in these sums; those whose prompt does not hold it are left out."""
+        readings = dict.fromkeys(key.reading for key in keys)
+        found = self.readings.columns_for(readings, image, word, occurrence, encoder)
+        return {key: found[key.reading] for key in keys if key.reading in found}
 
 
 def _label(by: str, value: int | str) -> str:

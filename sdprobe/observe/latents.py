@@ -13,6 +13,7 @@ from torch import Tensor
 from sdprobe.core.hook import Observer
 from sdprobe.core.recording import Held, Record, Recording
 from sdprobe.core.run import Run, Step
+from sdprobe.core.torch_names import dtype_of
 
 Kept = Literal["latents", "noise_pred", "denoised"]
 
@@ -32,7 +33,7 @@ class LatentRecorder(Observer):
         every: record every ``every``-th step, from the first.
         steps: record exactly these step numbers instead.
         keep: what to record: ``"latents"`` (x_t), ``"noise_pred"``, ``"denoised"`` (predicted x0).
-        dtype: the dtype to store; None keeps the value's own.
+        dtype: the dtype to store, or its name; None keeps the value's own.
         folder: write every step to this folder when it is done, and keep none in memory. The folder is created, or must
             be empty. It can also be read without the run, even after an interruption: see `Recording`.
 
@@ -52,14 +53,15 @@ class LatentRecorder(Observer):
         every: int = 1,
         steps: Collection[int] | None = None,
         keep: Sequence[Kept] = ("latents",),
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         folder: str | Path | None = None,
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
         if unknown := [name for name in keep if name not in get_args(Kept)]:
             raise ValueError(f"cannot keep {unknown}; what can be kept: {', '.join(get_args(Kept))}")
-        self.every, self.steps, self.keep, self.dtype, self.folder = every, steps, tuple(keep), dtype, folder
+        self.every, self.steps, self.keep, self.folder = every, steps, tuple(keep), folder
+        self.dtype = None if dtype is None else dtype_of(dtype)
 
     def start(self, run: Run) -> None:
         self.record: Record = Held() if self.folder is None else Recording.begun(self.folder)

@@ -13,6 +13,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.registry import Given, resolve
 from sdprobe.core.run import Run, Settings, State
 from sdprobe.model.base import Model
+from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.diffusion.scheduler_copies import copied_generator
@@ -128,6 +129,7 @@ def loop(
         with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
             module_hooks = ModuleHooks.of_run(run_model, run, hooks)
             module_hooks.refuse_unreachable(run_model, run)
+            tell_expected_sites(run_model, run, hooks)
             conditioning = run_model.encode(run, hooks, run.roles)
             x = run_model.start_latents(settings, generator, latents, image) if state is None else state.latents
             grown = GradientLeaves(run_model, run, hooks, conditioning)

@@ -16,6 +16,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Row, Run, Step
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
+from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.families.pixart import PixArt
@@ -244,11 +245,10 @@ class PipelineCall:
         if self.steps is None:
             self.fit_size(x)
             self.module_hooks.refuse_unreachable(self.run_model, self.run)
-            generator = self.arguments.get("generator")
-            generator = torch.default_generator if generator is None else generator
+            tell_expected_sites(self.run_model, self.run, self.hooks)
+            generator = self.arguments.get("generator") or torch.default_generator
             self.steps = self.run_model.steps(self.run, self.run.roles, generator, self.predict)
-        step_at = next(self.steps)
-        step = step_at(x)
+        step = next(self.steps)(x)
         step = replace(step, total=self.pipeline_total or step.total, rows=self.rows.expected())
         with self.hear_nothing("hook"):
             new = self.hooks.latents(x, step)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import sdprobe
 from sdprobe.model.toy_model import usual_scheduler
@@ -61,6 +68,56 @@ SD15 = Shape("sd15", (320, 640, 1280, 1280))
 SD15_THIN = Shape("sd15, thin", (16, 32, 64, 64), width=32, groups=8)  # the sites and maps of SD 1.5, quick to run
 
 
+@dataclass(frozen=True)
+class ShapeXL:
+    """A U-Net in the layout of SDXL: cross-attention at two levels and in the middle, 70 sites, 10 and 20 heads.
+
+    Args:
+        name: what a table calls it.
+        channels: of the three levels.
+        width: of each text encoder's embeddings.
+        groups: of the group norms.
+    """
+
+    name: str
+    channels: tuple[int, int, int]
+    width: int
+    groups: int
+
+    def model(self, seed: int = 0) -> sdprobe.Model:
+        """A model of this shape: its text encoders and autoencoder are tiny."""
+        torch.manual_seed(seed)
+        words = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=TOKENS)
+        return sdprobe.load(
+            StableDiffusionXLPipeline(
+                vae=_vae(),
+                text_encoder=_text_encoder(words, self.width),
+                text_encoder_2=_text_encoder(words, self.width, CLIPTextModelWithProjection),
+                tokenizer=words,
+                tokenizer_2=words,
+                unet=UNet2DConditionModel(
+                    sample_size=128,
+                    block_out_channels=self.channels,
+                    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                    attention_head_dim=(5, 10, 20),
+                    transformer_layers_per_block=(1, 2, 10),
+                    use_linear_projection=True,
+                    addition_embed_type="text_time",
+                    addition_time_embed_dim=8,
+                    projection_class_embeddings_input_dim=6 * 8 + self.width,
+                    cross_attention_dim=2 * self.width,
+                    norm_num_groups=self.groups,
+                ).eval(),
+                scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+                add_watermarker=False,
+            )
+        )
+
+
+SDXL_THIN = ShapeXL("sdxl, thin", (20, 40, 80), width=32, groups=10)  # the sites and maps of SDXL, quick to run
+
+
 def _vae() -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(4, 4, 4, 4),
@@ -72,8 +129,8 @@ def _vae() -> AutoencoderKL:
     ).eval()
 
 
-def _text_encoder(words: CLIPTokenizer, width: int) -> CLIPTextModel:
-    return CLIPTextModel(
+def _text_encoder(words: CLIPTokenizer, width: int, kind: type = CLIPTextModel) -> Any:
+    return kind(
         CLIPTextConfig(
             vocab_size=len(words),
             hidden_size=width,
@@ -81,6 +138,7 @@ def _text_encoder(words: CLIPTokenizer, width: int) -> CLIPTextModel:
             num_hidden_layers=1,
             num_attention_heads=8,
             max_position_embeddings=TOKENS,
+            projection_dim=width,
             bos_token_id=words.bos_token_id,
             eos_token_id=words.eos_token_id,
             pad_token_id=words.pad_token_id,

@@ -161,6 +161,10 @@ class LimitedHook:
             return self.includes_step(place.step) and self.includes_site(place)
         return not isinstance(place, Step) or self.includes_step(place)
 
+    def may_act_at(self, site: Site) -> bool:
+        """Whether it might act at an expected site: also where a function needs data that only the run has."""
+        return _tell(self.acts_at, site)
+
     def _refuse_idle(self, run: Run) -> None:
         """Refuse limits that are wrong before the run begins: patterns without a module, rows that the run lacks."""
         names = [name for name, _ in run.model.denoiser.named_modules()]

@@ -9,6 +9,7 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import r
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings
 from sdprobe.model.families.transformer import TransformerModel
 from sdprobe.model.pipeline_parts import Latents
@@ -32,6 +33,10 @@ class StableDiffusion3(TransformerModel):
             texts, None, None, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return {EMBEDS: embeds, "pooled_projections": pooled}
+
+    def text_tokens(self, prompt: Prompt) -> int:
+        zeros = 0 if self.pipe.text_encoder_3 is not None else int(self.argument("max_sequence_length"))
+        return super().text_tokens(prompt) + zeros
 
     def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
         moved = scheduler.config.get("use_dynamic_shifting", None)

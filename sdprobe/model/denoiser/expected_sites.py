@@ -1,0 +1,49 @@
+"""Tell hooks, before the first step, at which attention sites they will be called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdprobe.core.compose import Hooks, called
+from sdprobe.core.hook import Observer, asks, overrides
+from sdprobe.core.limits.limited_hook import LimitedHook
+from sdprobe.core.run import Run, Site
+from sdprobe.model.denoiser.module_hooks import place_of
+from sdprobe.model.denoiser.token_layout import Grid, Layout
+
+
+def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
+    """Call `Observer.expect_sites` of the hooks that have it, in order."""
+    asking = [
+        (hook, inner)
+        for hook in hooks.at("attention")
+        if isinstance(inner := hook.inner if isinstance(hook, LimitedHook) else hook, Observer)
+        and overrides(inner, "expect_sites")
+    ]
+    if not asking:
+        return
+    modules = [
+        (name, kind, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
+        for name, module in run_model.denoiser.named_modules()
+        if name and (kind := run_model.attention_kind(module)) is not None
+    ]
+    layout, texts = run_model.layout(run.settings), run_model.text_tokens(run.prompt_of(0))
+    parts = {(kind, grid): _parts(layout, kind, grid, texts) for _, kind, _, grid, _ in modules}
+    steps = run_model.expected_steps(run)
+    for hook, inner in asking:
+        sites = [
+            Site(name, kind, place, grid, heads, step, *parts[kind, grid])
+            for step in steps
+            for name, kind, place, grid, heads in modules
+            if asks(hook, name, kind)
+        ]
+        acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
+        called(inner, "expect_sites", acting)
+
+
+def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
+    """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
+    places = 0 if grid is None else grid[0] * grid[1]
+    keys = {"cross": texts, "joint": places + texts}.get(kind, places)
+    _, image, text = layout.of(kind, places, keys)
+    return image, text

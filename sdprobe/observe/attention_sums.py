@@ -1,0 +1,178 @@
+"""`AttentionSums`: running sums of attention probabilities, by role, step, layer, grid and prompt.
+
+A sum is added up in float32 on the model's device. When nothing more can be added to it, it gets the dtype and the
+device in which it is kept: after its step where steps are kept apart, else after the run. So half precision rounds
+each number once, and a GPU is waited for between steps only. Added up in half precision, a map of the embedded model
+over 50 steps changes by 0.9 % of its maximum in float16 and by 8 % in bfloat16; rounded once, by 0.02 % and 0.2 %.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.core.attention import Attention
+from sdprobe.core.run import Role, Site
+from sdprobe.core.short_repr import short_repr
+from sdprobe.observe.memory_budget import MemoryBudget, SumSize
+
+Keep = Literal["step", "layer", "head"]
+
+
+class Key(NamedTuple):
+    """Identifies a sum; None where it runs over all steps, or over all layers of a grid; and the prompts, by number."""
+
+    role: Role
+    step: int | None
+    layer: str | None
+    grid: tuple[int, int]
+    reading: int
+
+    @classmethod
+    def of_site(cls, site: Site, grid: tuple[int, int], role: Role, reading: int, apart: Iterable[str]) -> Key:
+        """The sum to which a call belongs where these are kept apart, of ``"step"``, ``"layer"``, ``"head"``."""
+        step = site.step.index if "step" in apart else None
+        return cls(role, step, site.name if "layer" in apart else None, grid, reading)
+
+
+class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]):
+    """The sums of a run; a mapping, whose values are in ``dtype`` and on ``device`` once they are complete.
+
+    Args:
+        keep: what is kept apart on request.
+        unasked_bytes: layers and heads are kept apart without request up to this size.
+        budget: how much may be held.
+        dtype: in which sums are kept.
+        device: where sums are kept; None for the model's.
+
+    Attributes:
+        apart: what is kept apart now.
+        counts: the number of calls in each sum.
+    """
+
+    def __init__(
+        self,
+        keep: Sequence[Keep],
+        unasked_bytes: int | float,
+        budget: MemoryBudget,
+        dtype: torch.dtype = torch.float32,
+        device: str | None = None,
+    ) -> None:
+        self.keep, self.unasked_bytes = frozenset(keep), unasked_bytes
+        self.budget, self.dtype, self.device = budget, dtype, device
+        self.apart: frozenset[str] = self.keep | {"layer", "head"}
+        self.counts: Counter[Key] = Counter()
+        self._sums: dict[Key, Float[Tensor, "images heads positions tokens"]] = {}
+        self._held: Counter[torch.device] = Counter()
+        self._step: int | None = None  # the step under way
+
+    def record(
+        self, attn: Attention, site: Site, grid: tuple[int, int], role: Role, reading: int, tokens: list[int]
+    ) -> None:
+        """Add the attention of the image to some tokens, for the rows of a role.
+
+        Raises ValueError where that would hold more than the budget; sums per layer and head that nobody asked for are
+        summed over first.
+        """
+        if "step" in self.apart and self._step != site.step.index:
+            self._complete(self._under_way())
+            self._step = site.step.index
+        images = sum([row.role == role for row in site.step.rows])
+        key = Key.of_site(site, grid, role, reading, self.apart)
+        size = SumSize(images, site.heads if "head" in self.apart else 1, grid, len(tokens))
+        if key not in self._sums:
+            if self.apart > self.keep and self.held_bytes + 4 * size.numbers > self.unasked_bytes:
+                self._sum_over(self.apart - self.keep)
+                return self.record(attn, site, grid, role, reading, tokens)
+            device = attn.query.device
+            self.budget.refuse_more(device, self._held[device], size, site)
+        self._add(key, size, attn, role, site.image, tokens)
+        return None
+
+    def _add(self, key: Key, size: SumSize, attn: Attention, rows: Role, queries: slice, tokens: list[int]) -> None:
+        if key not in self._sums:
+            self._put(key, size.zeros(attn.query.device))
+        if size.heads == 1:
+            attn.add_mean_probs(self._sums[key][:, 0], rows, tokens, queries)
+        else:
+            self._sums[key].add_(attn.probs(rows=rows, queries=queries, tokens=tokens))
+        self.counts[key] += 1
+
+    def finish(self) -> None:
+        """The run has ended: every sum is complete."""
+        self._complete(self._under_way())
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of all sums as they are now."""
+        return self._held.total()
+
+    def matching(
+        self, role: Role, step: int | None = None, layer: str | None = None, head: int | None = None
+    ) -> list[Key]:
+        """Return the sums of a role, at this step, layer and head if given. Raises ValueError if there are none."""
+        for name, value in (("step", step), ("layer", layer), ("head", head)):
+            if value is not None and name not in self.keep:
+                raise ValueError(f"{name}s were not kept apart: record with AttentionMaps(keep=({name!r},))")
+        if not self:
+            raise ValueError("nothing was recorded: no attention site that was asked for has been called")
+        keys = [k for k in self if k.role == role and step in (None, k.step) and layer in (None, k.layer)]
+        keys = [key for key in keys if head is None or 0 <= head < self[key].shape[1]]
+        if not keys:
+            heads = max(total.shape[1] for total in self.values())
+            there = self.kept_apart()
+            steps, layers = there["step"], short_repr(there["layer"])
+            raise ValueError(
+                f"nothing was recorded at step {step}, layer {layer}, head {head}; recorded: {len(steps)} steps "
+                f"{short_repr(steps)}, {heads} heads, the layers {layers}"
+            )
+        return keys
+
+    def kept_apart(self) -> dict[Keep, list[int | str]]:
+        """Return the steps, the layers, and the heads that every sum has."""
+        return {
+            "step": sorted({key.step for key in self if key.step is not None}),
+            "layer": list(dict.fromkeys(key.layer for key in self if key.layer is not None)),
+            "head": list(range(min(total.shape[1] for total in self.values()))),
+        }
+
+    def _under_way(self) -> list[Key]:
+        return [key for key in self._sums if key.step is None or key.step == self._step]
+
+    def _complete(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            total = self._sums[key]
+            self._put(key, total.to(self.device or total.device, self.dtype))
+
+    def _put(self, key: Key, total: Float[Tensor, "images heads positions tokens"]) -> None:
+        if (before := self._sums.get(key)) is not None:
+            self._held[before.device] -= before.nbytes
+        self._sums[key] = total
+        self._held[total.device] += total.nbytes
+
+    def _sum_over(self, names: Iterable[str]) -> None:
+        held, counts, under_way = self._sums, self.counts, set(self._under_way())
+        self.apart -= set(names)
+        self._sums, self.counts, self._held = {}, Counter(), Counter()
+        for key, kept in held.items():
+            new = key._replace(layer=key.layer if "layer" in self.apart else None)
+            total = kept.to(torch.float32)
+            total = total if "head" in self.apart else total.mean(1, keepdim=True)
+            self._put(new, self._sums[new] + total if new in self._sums else total)
+            self.counts[new] += counts[key]
+        steps = {key.step for key in under_way}
+        self._complete([key for key in self._sums if key.step not in steps])
+
+    def __getitem__(self, key: Key) -> Float[Tensor, "images heads positions tokens"]:
+        return self._sums[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
