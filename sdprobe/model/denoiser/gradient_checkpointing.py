@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sdprobe.model.denoiser.cache_states import has_caches
+
 FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
 
@@ -13,9 +15,12 @@ FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 def checkpointed(network: Any) -> Iterator[None]:
     """While this is open, the network's blocks are checkpointed if it supports that; afterwards they are restored.
 
+    They are not if a cache acts in the network (`enable_cache`), which would take a block that is computed again for
+    its next step. The gradients are the same, and take more memory.
+
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
-    if not getattr(network, "_supports_gradient_checkpointing", False):
+    if not getattr(network, "_supports_gradient_checkpointing", False) or has_caches(network):
         yield
         return
     before = [(module, {name: vars(module)[name] for name in (FLAG, FUNCTION) if name in vars(module)})
