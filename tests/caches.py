@@ -113,7 +113,7 @@ def cached(family: str, cache: str, dtype: torch.dtype = torch.float32) -> Any:
     return pipe
 
 
-def stock(pipe: Any, **given: Any) -> Tensor:
+def stock(pipe: Any, **given: Any) -> Any:
     """The final latents of the stock pipeline, or what it returns for another ``output_type``."""
     pipe.set_progress_bar_config(disable=True)
     own = pipe.scheduler
@@ -125,7 +125,7 @@ def stock(pipe: Any, **given: Any) -> Tensor:
         found = pipe("a red circle", generator=torch.Generator().manual_seed(5), **usual | given).images
     finally:
         pipe.scheduler = own
-    if "Flux" in type(pipe).__name__ and found[0].ndim == 2:
+    if "Flux" in type(pipe).__name__ and isinstance(found, Tensor):
         return pipe._unpack_latents(found, 16, 16, pipe.vae_scale_factor)
     return found
 
