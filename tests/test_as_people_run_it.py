@@ -203,8 +203,11 @@ EXACT = [
 @pytest.mark.parametrize(("name", "family"), EXACT, ids=map(", ".join, EXACT))
 def test_gradients_are_those_of_the_model_as_it_is(name, family):
     gradients = Gradients()
-    as_it_is, as_run = (run(pipe, gradients)[gradients].found for pipe in (MAKERS[family](), made(name, family)))
+    pipe = made(name, family)
+    learning = [weight.requires_grad for weight in denoiser(pipe).parameters()]
+    as_it_is, as_run = (run(own, gradients)[gradients].found for own in (MAKERS[family](), pipe))
     assert all(torch.equal(a, b) for a, b in zip(as_it_is, as_run, strict=True))
+    assert [weight.requires_grad for weight in denoiser(pipe).parameters()] == learning
 
 
 @pytest.mark.parametrize("family", MAKERS)
@@ -255,7 +258,7 @@ def test_weights_on_disk(family, tmp_path):
     assert torch.equal(attached(pipe, maps)[0], told)
     assert not own.coverage.missed
     for way in (run, attached):
-        with pytest.raises(ValueError, match="a hook wants gradients, and group offloading has put the weights"):
+        with pytest.raises(ValueError, match="a hook wants gradients, and group offloading has taken the weights"):
             way(pipe, Gradients())
 
 

@@ -203,3 +203,13 @@ def test_a_cache_reads_the_timestep_of_the_users_pipeline():
     stock(pipe)
     assert read == shown
     assert len(set(read)) > 1
+
+
+def test_a_run_with_a_cache_is_resumed_from_its_beginning_only():
+    pipe = cached("Flux", "FirstBlockCache")
+    own = run(pipe, sdprobe.Checkpoints())
+    assert torch.equal(sdprobe.resume(own, step=0, progress=False).latents, own.latents)
+    with pytest.raises(ValueError, match="what it had kept before step 2 is gone"):
+        sdprobe.resume(own, step=2, progress=False)
+    denoiser(pipe).disable_cache()
+    sdprobe.resume(own, step=2, progress=False)

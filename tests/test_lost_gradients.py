@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import sdprobe
-from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_weights_on_disk
+from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from tests.caches import MAKERS, attached, denoiser, run, stock
 
 CPU = torch.device("cpu")
@@ -62,12 +62,21 @@ def test_layers_that_pass_a_gradient():
 
 def test_weights_on_disk(tmp_path):
     pipe = MAKERS["Stable Diffusion"]()
-    refuse_weights_on_disk(pipe.vae)
+    refuse_offloaded_weights(pipe.vae)
     pipe.vae.enable_group_offload(
         onload_device=CPU, offload_device=CPU, offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
     )
-    with pytest.raises(ValueError, match="has put the weights of AutoencoderKL on disk"):
-        refuse_weights_on_disk(pipe.vae)
+    with pytest.raises(ValueError, match="has taken the weights of AutoencoderKL to disk"):
+        refuse_offloaded_weights(pipe.vae)
     run(pipe, Gradient())  # past the decoder
-    with pytest.raises(ValueError, match="has put the weights of AutoencoderKL on disk"):
+    with pytest.raises(ValueError, match="has taken the weights of AutoencoderKL to disk"):
         run(pipe, sdprobe.LossGuidance(lambda image: image.mean((1, 2, 3)), 2.0))
+
+
+def test_weights_on_another_device():
+    network = MAKERS["Stable Diffusion"]().vae
+    network.enable_group_offload(onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+    refuse_offloaded_weights(network)
+    network.decoder.conv_in._diffusers_hook.hooks["group_offloading"].group.offload_device = torch.device("cuda")
+    with pytest.raises(ValueError, match=r"has taken the weights of AutoencoderKL to cuda .*enable_sequential"):
+        refuse_offloaded_weights(network)

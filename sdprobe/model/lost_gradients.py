@@ -7,24 +7,29 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 OFFLOADING = "group_offloading"  # the name under which diffusers registers its hook
 
 
-def refuse_weights_on_disk(network: nn.Module) -> None:
-    """Raise ValueError if group offloading puts a network's weights on disk.
+def refuse_offloaded_weights(network: nn.Module) -> None:
+    """Raise ValueError if group offloading takes a network's weights away before the backward pass can read them.
 
-    After each layer it gives the weights' memory to others, and the backward pass would read what happens to be there.
+    A tensor is left in their place, which is on another device; or, if they go to disk, whose memory is not set.
     """
     for module in network.modules():
         registry = getattr(module, "_diffusers_hook", None)
         hook = None if registry is None else registry.hooks.get(OFFLOADING)
-        if hook is not None and hook.group.offload_to_disk_path is not None:
+        if hook is None:
+            continue
+        group = hook.group
+        to_disk = group.offload_to_disk_path is not None
+        if to_disk or torch.device(group.onload_device).type != torch.device(group.offload_device).type:
             raise ValueError(
-                f"a hook wants gradients, and group offloading has put the weights of {type(network).__name__} on "
-                f"disk by the time of the backward pass: leave out offload_to_disk_path, or use "
-                f"pipe.enable_sequential_cpu_offload()"
+                f"a hook wants gradients, and group offloading has taken the weights of {type(network).__name__} to "
+                f"{'disk' if to_disk else group.offload_device} by the time of the backward pass: use "
+                f"pipe.enable_sequential_cpu_offload(), which leaves it those that it reads"
             )
 
 

@@ -17,7 +17,7 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings
 from sdprobe.model.call_signature import CallSignature
 from sdprobe.model.frozen_parameters import freeze_parameters
-from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_weights_on_disk
+from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
@@ -188,7 +188,7 @@ class PipelineParts:
         """Decode latents to images in [0, 1], differentiably and without a safety checker."""
         vae, wanted = self.pipe.vae, torch.is_grad_enabled()
         if wanted:
-            refuse_weights_on_disk(vae)
+            refuse_offloaded_weights(vae)
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
             return picture_of(vae, x0)
 
@@ -214,11 +214,11 @@ class PipelineParts:
         Args:
             wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`.
 
-        Raises ValueError if gradients are wanted through parameters that were made in inference mode, that are on disk
-        in the backward pass, or that are quantised in a way that no gradient passes.
+        Raises ValueError if gradients are wanted through parameters that were made in inference mode, that group
+        offloading has taken away in the backward pass, or that are quantised in a way that no gradient passes.
         """
         if wanted:
-            refuse_weights_on_disk(self.denoiser)
+            refuse_offloaded_weights(self.denoiser)
         with (
             freeze_parameters(self.pipe, self.denoiser, wanted),
             refuse_layers_without_gradient(self.denoiser, wanted),
