@@ -145,7 +145,8 @@ class Attention:
         query, key, less = query.flatten(0, 1).float(), key.flatten(0, 1).float(), less.flatten(0, 1).float()
         # Keys come first: a column is then in one piece, in which the exponential and the sums run faster.
         found: Tensor = torch.baddbmm(less, key, query.mT, beta=-1, alpha=self.scale).exp_()
-        return found.unflatten(0, (rows, heads)).mT
+        found = found.unflatten(0, (rows, heads))
+        return found.mT
 
     def _mask(self, r: Index, h: Index, q: Index) -> Tensor:
         assert self.mask is not None

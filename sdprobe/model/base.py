@@ -29,6 +29,7 @@ from sdprobe.core.limits.expected import expect
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Row, Run, Settings, State, Step, rows_of
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
+from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 from sdprobe.model.diffusion.noise_levels import Level, denoised, level_at, output_for
@@ -158,9 +159,9 @@ class Model(PipelineParts, ABC):
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             rows = self.pipe.scheduler.scale_model_input(rows, timestep)
-        return self.predict(
-            rows, timestep, replace(conditioning, arguments=apply_limited_text(conditioning.arguments, step))
-        )
+        told = replace(conditioning, arguments=apply_limited_text(conditioning.arguments, step))
+        with current_timestep(step.run.model.pipe, timestep):
+            return self.predict(rows, timestep, told)
 
     def attention_kind(self, module: nn.Module) -> str | None:
         """Return ``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""

@@ -21,12 +21,14 @@ class FrozenParameters:
 
     def __init__(self, pipe: Any) -> None:
         parts = (part for part in pipe.components.values() if isinstance(part, nn.Module))
-        self.every = [parameter for part in parts for parameter in part.parameters()]
-        self.learning = [parameter for parameter in self.every if parameter.requires_grad]
-        self.collected = [parameter.grad for parameter in self.learning]
+        modules = {module: None for part in parts for module in part.modules()}
+        self.places = [(module, name) for module in modules for name, _ in module.named_parameters(recurse=False)]
+        self.every = [getattr(module, name) for module, name in self.places]
+        self.learning = [parameter.requires_grad for parameter in self.every]
+        self.collected = [parameter.grad for parameter in self.every]
         self.frozen = False
-        for parameter, own in zip(self.learning, self.collected, strict=True):
-            if own is not None:
+        for parameter, own in zip(self.every, self.collected, strict=True):
+            if own is not None and parameter.requires_grad:
                 parameter.grad = None
 
     def freeze(self) -> None:
@@ -39,17 +41,20 @@ class FrozenParameters:
                 "a hook wants gradients, and this pipeline was built under torch.inference_mode(), whose parameters no "
                 "gradient passes: build it outside"
             )
-        for parameter in self.learning if not self.frozen else ():
-            parameter.requires_grad_(False)
+        for parameter, learning in zip(self.every, self.learning, strict=True):
+            if learning and not self.frozen:
+                parameter.requires_grad_(False)
         self.frozen = True
 
     def restore(self) -> None:
         """Give every parameter its ``requires_grad`` and its gradient back."""
-        for parameter, own in zip(self.learning, self.collected, strict=True):
+        before = zip(self.places, self.every, self.learning, self.collected, strict=True)
+        for (module, name), parameter, own in ((place, old, grad) for place, old, learning, grad in before if learning):
+            now = getattr(module, name)  # sequential offloading has put others in the places of those that were there
             if self.frozen:
-                parameter.requires_grad_(True)
-            if parameter.grad is not own:
-                parameter.grad = own
+                now.requires_grad_(True)
+            if now is parameter and now.grad is not own:
+                now.grad = own
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings
 from sdprobe.model.call_signature import CallSignature
 from sdprobe.model.frozen_parameters import freeze_parameters
+from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
@@ -185,8 +186,11 @@ class PipelineParts:
 
     def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
         """Decode latents to images in [0, 1], differentiably and without a safety checker."""
-        with self.freeze_parameters(torch.is_grad_enabled()):
-            return picture_of(self.pipe.vae, x0)
+        vae, wanted = self.pipe.vae, torch.is_grad_enabled()
+        if wanted:
+            refuse_offloaded_weights(vae)
+        with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
+            return picture_of(vae, x0)
 
     def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
         """Return the decoded tensor as PIL images."""
@@ -203,15 +207,23 @@ class PipelineParts:
             finally:
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
-    def freeze_parameters(self, wanted: bool = True) -> AbstractContextManager[None]:
+    @contextmanager
+    def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:
         """While this is open, no parameter gets a gradient; gradients reach only inputs such as the latents.
 
         Args:
             wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`.
 
-        Raises ValueError if gradients are wanted through parameters that were made in inference mode.
+        Raises ValueError if gradients are wanted through parameters that were made in inference mode, that group
+        offloading has taken away in the backward pass, or that are quantised in a way that no gradient passes.
         """
-        return freeze_parameters(self.pipe, self.denoiser, wanted)
+        if wanted:
+            refuse_offloaded_weights(self.denoiser)
+        with (
+            freeze_parameters(self.pipe, self.denoiser, wanted),
+            refuse_layers_without_gradient(self.denoiser, wanted),
+        ):
+            yield
 
 
 def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:

@@ -13,6 +13,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.registry import Given, resolve
 from sdprobe.core.run import Run, Settings, State
 from sdprobe.model.base import Model
+from sdprobe.model.denoiser.cache_states import fresh_caches, gradients_past_caches
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
@@ -117,7 +118,7 @@ def loop(
     """Run the loop: from noise, from an image, or from the state of another run."""
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
-    with model.lock(), torch.inference_mode(False), torch.no_grad():
+    with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(model.denoiser):
         run_model = model.prepare_run(scheduler, settings, stack.brings, state)
         prompts, negative_prompts = (
             tuple(map(run_model.read, texts)) for texts in (settings.prompt, settings.negative_prompt)
@@ -126,7 +127,12 @@ def loop(
         run.names = dict(by_name)
         run.resumed_at = run_model.begin
         generator = generators(run.seed) if state is None else copied_generator(state.generator)
-        with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
+        with (
+            run_model.add_tokens(),
+            stack.open(run) as hooks,
+            model.freeze_parameters(hooks.needs_grad),
+            gradients_past_caches(model.denoiser, hooks.needs_grad),
+        ):
             module_hooks = ModuleHooks.of_run(run_model, run, hooks)
             module_hooks.refuse_unreachable(run_model, run)
             tell_expected_sites(run_model, run, hooks)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sdprobe.core.registry import Given
 from sdprobe.core.run import Run, State
+from sdprobe.model.denoiser.cache_states import has_caches
 from sdprobe.model.diffusion.scheduler_copies import copied_scheduler
 from sdprobe.model.fill_settings import changed
 from sdprobe.observe.checkpoints import Checkpoints
@@ -48,7 +49,8 @@ def resume(
         progress: show a progress bar.
 
     Raises:
-        ValueError: if the run has no state of this step, and for a wrong number of texts.
+        ValueError: if the run has no state of this step, for a wrong number of texts, and where a cache acts in the
+            denoiser (`enable_cache`), which keeps what it needs of earlier steps to itself.
     """
     kept = [record for _, record in run.records if isinstance(record, Checkpoints)]
     if not kept:
@@ -56,6 +58,11 @@ def resume(
     states: dict[int, State] = {index: state for record in kept for index, state in record.states.items()}
     if step not in states:
         raise ValueError(f"step {step} was not kept; kept: {', '.join(map(str, sorted(states))) or 'none'}")
+    if step and has_caches(run.model.denoiser):
+        raise ValueError(
+            f"a cache acts in the denoiser, and what it had kept before step {step} is gone: resume the run from step "
+            f"0, or without the cache"
+        )
     settings = changed(run.settings, prompt, negative_prompt, guidance_scale)
     # Copied, because the loop changes the scheduler and the state may be used again.
     scheduler = copied_scheduler(states[step].scheduler)

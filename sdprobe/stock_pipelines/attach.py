@@ -12,6 +12,7 @@ from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.registry import Given, resolve
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
+from sdprobe.model.denoiser.cache_states import gradients_past_caches
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
@@ -133,7 +134,12 @@ def _call_past_hooks(
         run.fill(model, settings, prompts, read_prompts(run_model, given, "negative_prompt", count))
         run.names = dict(by_name)
         rows = ShownRows(model, run, arguments)
-        with run_model.add_tokens(), stack.open(run) as hooks, model.freeze_parameters(hooks.needs_grad):
+        with (
+            run_model.add_tokens(),
+            stack.open(run) as hooks,
+            model.freeze_parameters(hooks.needs_grad),
+            gradients_past_caches(model.denoiser, hooks.needs_grad),
+        ):
             pipeline_call = PipelineCall(model, run_model, run, hooks, arguments, rows)
             with listen_to_pipeline(model, pipeline_call), pipeline_call.watched:
                 args, kwargs = arguments.replace_callbacks(pipeline_call.on_step_end, pipeline_call.call_aside)

@@ -78,6 +78,10 @@ class RepeatedDenoiser:
     def __init__(self, model: Any, timestep: Any) -> None:
         self.model, self.timestep = model, timestep
 
+    @property
+    def denoiser(self) -> Any:
+        return self.model.denoiser
+
     def freeze_parameters(self) -> AbstractContextManager[None]:
         frozen: AbstractContextManager[None] = self.model.freeze_parameters()
         return frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Site, Step
 from sdprobe.model.denoiser.attention_calls import Receive, divert, restore
 from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls
+from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
 
@@ -78,10 +80,14 @@ class AttentionSite:
         hooks = of.hooks_of(kind)
         if not len(hooks):
             return stock(query, key, *args, **kwargs)
+        step, rows = self.step, self.step.rows
+        if len(query) != len(rows):
+            rows = rows_of_pass(rows, len(query))
+            step = replace(step, rows=rows)
         project = partial(project_context, of.module, kind, of.inlet)
-        given = read_sdpa_call(query, key, *args, **kwargs, rows=self.step.rows, project=project, stock=stock)
+        given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         grid, image, text = of.layout.of(kind, query.shape[-2], keys)
-        site = Site(of.name, kind, of.place, grid, query.shape[1], self.step, image, text, attends_to)
+        site = Site(of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
         return hooks.attention(given, site).output()
 
     def _next(self, keys: int) -> tuple[str, str]:

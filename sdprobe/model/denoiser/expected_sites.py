@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdprobe.core.compose import Hooks, called
+from sdprobe.core.call_hook import called
+from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run, Site

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Step
+from sdprobe.model.denoiser.cache_states import caches_set_aside
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 
 Predict = Callable[[Step, Tensor, Iterable[Any], Role | None], Tensor]
@@ -34,7 +35,8 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
             told = run_model.narrowed(conditioning, step.rows_of(role))
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
-        with frozen, module_hooks.with_hooks(Hooks(*hooks)).listen(at):
+        aside = caches_set_aside(run_model.denoiser)
+        with frozen, aside, module_hooks.with_hooks(Hooks(*hooks)).listen(at):
             output: Tensor = run_model.denoise(x, at, told)
             return output
 

@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
+
+from sdprobe.model.denoiser.cache_states import has_caches
+
+CASTING = "layerwise_casting"  # the name under which diffusers registers its hook
 FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
 
@@ -13,9 +18,13 @@ FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 def checkpointed(network: Any) -> Iterator[None]:
     """While this is open, the network's blocks are checkpointed if it supports that; afterwards they are restored.
 
+    They are not if a cache acts in the network (`enable_cache`), which would take a block that is computed again for
+    its next step; nor with layerwise casting, where weights are of another dtype after their layer ran. The gradients
+    are the same, and take more memory.
+
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
-    if not getattr(network, "_supports_gradient_checkpointing", False):
+    if not getattr(network, "_supports_gradient_checkpointing", False) or _differs_again(network):
         yield
         return
     before = [(module, {name: vars(module)[name] for name in (FLAG, FUNCTION) if name in vars(module)})
@@ -28,3 +37,9 @@ def checkpointed(network: Any) -> Iterator[None]:
             for name in (FLAG, FUNCTION):
                 vars(module).pop(name, None)
             vars(module).update(own)
+
+
+def _differs_again(network: nn.Module) -> bool:
+    """Return whether a block that is computed again does something else than before."""
+    registries = (getattr(module, "_diffusers_hook", None) for module in network.modules())
+    return has_caches(network) or any(CASTING in registry.hooks for registry in registries if registry is not None)

@@ -12,6 +12,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -25,9 +26,11 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Coverage, Run, Site, Step
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
+from sdprobe.model.denoiser.cache_states import has_caches
 from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
 from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts
 from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
+from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
 
 
@@ -111,7 +114,7 @@ class ModuleHooks:
 
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
         self._hooks, self._coverage = hooks, coverage
-        self._passes, self._skips = Counter[str](), Counter[str]()
+        self._skips = Counter[str]()
         _refuse_idle(hooks, "attention", {name: self._kinds_at(name) for name in self._sites})
         _refuse_idle(hooks, "activation", dict.fromkeys(self._modules, ()))
         self._attention = [
@@ -135,14 +138,14 @@ class ModuleHooks:
         """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
         sites = [AttentionSite(of, step) for of in self._attention]
-        ran: set[str] = set()
+        ran, cached = set[str](), has_caches(self._denoiser)
         self.busy = True
         try:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
             for name, module, hooks in self._activation:
-                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._layout, ran)))
+                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._layout, ran, cached)))
             with self._compiled.run_as_written():
                 yield
             for site in sites:
@@ -159,7 +162,6 @@ class ModuleHooks:
 
     def _account(self, site: AttentionSite) -> None:
         of = site.of
-        self._passes[of.name] += 1
         for kind, attends_to in site.seen:
             if len(of.hooks_of(kind)):
                 name = of.name if kind == of.kind else f"{of.name} ({attends_to})"
@@ -171,24 +173,25 @@ class ModuleHooks:
             self._coverage.missed[f"{of.name} ({KIND})"] = NO_IMAGE_PROMPT
 
     def _account_output(self, name: str, ran: bool, hooks: Hooks) -> None:
-        self._passes[output_of(name)] += 1
         if ran:
             self._coverage.seen[output_of(name)] = self._coverage.seen.get(output_of(name), 0) + 1
         else:
-            self._miss(output_of(name), hooks, reason_of(self._denoiser, name, self._modules[name], False), soft=True)
+            self._miss(
+                output_of(name), hooks, reason_of(self._denoiser, name, self._modules[name], False), of_attention=False
+            )
 
-    def _miss(self, name: str, hooks: Hooks, why: str, soft: bool = False) -> None:
-        """Record a pass in which a site was not seen. Refuse it for strict hooks, unless a cache left it out."""
+    def _miss(self, name: str, hooks: Hooks, why: str, of_attention: bool = True) -> None:
+        """Record a pass in which a site was not seen, and refuse it where a strict hook asked for its attention."""
         self._skips[name] += 1
-        left_out = skipped(why)
-        self._coverage.missed[name] = (
-            f"{why} in {self._skips[name]} of {self._passes[name]} passes" if left_out else why
-        )
-        # What a cache leaves out is the caller's wish: an observer sees the rest. A transform would act in part only.
-        strict = [repr(hook) for hook in hooks if hook.strict and (not left_out or isinstance(hook, Transform))]
-        if strict and not (soft and not left_out):
+        times = f" {self._skips[name]} time{'s' * (self._skips[name] != 1)}"
+        self._coverage.missed[name] = why + times * skipped(why)
+        if skipped(why):  # the caller wishes it: an observer sees the rest, a transform would act in part only
+            strict = [repr(hook) for hook in hooks if hook.strict and isinstance(hook, Transform)]
+        else:
+            strict = [repr(hook) for hook in hooks if hook.strict and of_attention]
+        if strict:
             raise RuntimeError(
-                f"{', '.join(strict)} asked for {'' if soft else 'the attention of '}{name}, which could not be seen: "
+                f"{', '.join(strict)} asked for {'the attention of ' * of_attention}{name}, which could not be seen: "
                 f"{why}. With strict=False it does without, and run.coverage lists what was missed"
             )
 
@@ -216,7 +219,7 @@ def place_of(name: str) -> str:
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
 
 
-def _passing(hooks: Hooks, name: str, step: Step, layout: Layout, ran: set[str]) -> Callable[..., Any]:
+def _passing(hooks: Hooks, name: str, step: Step, layout: Layout, ran: set[str], cached: bool) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         ran.add(name)
         x = output[0] if isinstance(output, tuple) and len(output) == 1 else output
@@ -225,7 +228,10 @@ def _passing(hooks: Hooks, name: str, step: Step, layout: Layout, ran: set[str])
                 f"the module {name} returns {_kind_of(output)}, and the point activation passes modules that return "
                 f"one tensor: ask for a module within it, such as {_within(module, name)}"
             )
-        new = hooks.activation(x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, step))
+        at = step
+        if cached and 2 * len(x) == len(step.rows):
+            at = replace(step, rows=rows_of_pass(step.rows, len(x)))
+        new = hooks.activation(x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, at))
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     return hook

@@ -74,15 +74,16 @@ class Flux(TransformerModel):
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
     ) -> Shaped[Tensor, "rows channels h w"]:
         h, w = rows.shape[-2:]
-        output = self.pipe.transformer(
-            hidden_states=self.packed(rows),
-            timestep=timestep.expand(len(rows)).to(rows.dtype) / 1000,
-            **{"guidance": None, **conditioning.arguments},
-            txt_ids=torch.zeros(conditioning.tokens, 3, device=rows.device, dtype=self.pipe.text_encoder.dtype),
-            img_ids=self.pipe._prepare_latent_image_ids(len(rows), h // 2, w // 2, rows.device, self.dtype),
-            joint_attention_kwargs={},
-            return_dict=False,
-        )[0]
+        with self.pipe.transformer.cache_context("cond"):
+            output = self.pipe.transformer(
+                hidden_states=self.packed(rows),
+                timestep=timestep.expand(len(rows)).to(rows.dtype) / 1000,
+                **{"guidance": None, **conditioning.arguments},
+                txt_ids=torch.zeros(conditioning.tokens, 3, device=rows.device, dtype=self.pipe.text_encoder.dtype),
+                img_ids=self.pipe._prepare_latent_image_ids(len(rows), h // 2, w // 2, rows.device, self.dtype),
+                joint_attention_kwargs={},
+                return_dict=False,
+            )[0]
         return self.unpacked(output, h, w)
 
     def attention_kind(self, module: nn.Module) -> str | None:

@@ -52,7 +52,7 @@ class StableDiffusionXL(UNetModel):
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         vae = self.pipe.vae
         with self._precise():
-            x = x.to(next(iter(vae.post_quant_conv.parameters())).dtype)
+            x = x.to(vae.dtype)
             mean, std = (self._per_channel(name, x) for name in ("latents_mean", "latents_std"))
             unscaled = x / vae.config.scaling_factor
             if mean is not None and std is not None:

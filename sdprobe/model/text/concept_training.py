@@ -15,6 +15,7 @@ from sdprobe.core.concept import Concept
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run, Settings
 from sdprobe.model.base import Model
+from sdprobe.model.denoiser.cache_states import caches_set_aside
 from sdprobe.model.diffusion.forward_process import ForwardProcess
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.model.families.stable_diffusion import StableDiffusion
@@ -97,7 +98,8 @@ class ConceptTraining:
         with self.run_model.add_tokens():
             conditioning = self.run_model.encode(run, Hooks(), ("cond",))
         rows = x_t.to(self.device, self.run_model.denoiser.dtype)
-        return self.run_model.predict(rows, timesteps.to(self.device), conditioning).float()
+        with caches_set_aside(self.run_model.denoiser):  # the steps of training are none of a loop
+            return self.run_model.predict(rows, timesteps.to(self.device), conditioning).float()
 
     def vectors(self) -> Float[Tensor, "vectors width"]:
         """Return the present vectors."""
