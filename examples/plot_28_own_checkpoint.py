@@ -89,7 +89,8 @@ print(torch.equal(run.latents, stock))
 #
 # The memory of a record does not grow with the number of steps, unless steps are kept apart. The maps of one picture of
 # Stable Diffusion 1.5 and all 77 tokens, summed over layers and heads, take less than 2 MB. Maps of a few words take
-# less.
+# less. What would be more than a quarter of the free memory, or than `budget=`, is refused before the first step; with
+# steps kept apart, `dtype="float16"` takes half of it, and `device="cpu"` leaves the GPU its own.
 
 one_word = AttentionMaps(words=["red"])
 again = sample(model, prompt, hooks=[one_word], **settings)

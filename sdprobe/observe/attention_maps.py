@@ -69,7 +69,7 @@ class AttentionMaps(Observer):
 
     What would be more than the budget is refused before the first step. A site whose grid does not follow from its name
     counts as one of the largest grid. What only the run can show, such as another prompt that a callback gives, is
-    refused when it is recorded:
+    refused when it would be more on the model's device:
 
     >>> maps = sdprobe.AttentionMaps(keep=("step", "layer", "head"), budget=10_000_000)
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[maps], steps=30, seed=0, progress=False)
@@ -197,7 +197,7 @@ class AttentionMaps(Observer):
                 ``"daam"``: exactly DAAM's map (Tang et al., ACL 2023), at the size of the latents: the sum over steps
                 per layer and head, resized bicubically, negative values set to 0; then the mean of these. It leaves out
                 the middle block and sites at an eighth of the latents' size. Its data are recorded without request up
-                to 4 MB, as for the embedded model; for a larger model, ask for them: ``keep=("layer", "head")``.
+                to 4 MB or the budget, as for the embedded model; else ask for them: ``keep=("layer", "head")``.
             role: ``"cond"`` or ``"uncond"``, if both were recorded.
             step: this step only (needs ``keep=("step",)``); likewise ``layer``, a module's name, and ``head``.
             encoder: only the word's tokens from this text encoder, if the denoiser gets the tokens of several: in
