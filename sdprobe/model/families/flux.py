@@ -49,13 +49,17 @@ class Flux(TransformerModel):
             return {}
         return {"guidance": torch.full([settings.images], settings.guidance_scale, device=self.device)}
 
-    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
+    @property
+    def sets_begin_index(self) -> bool:
+        return True
+
+    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
         sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
         own = scheduler.config.get("use_flow_sigmas", False)
         asked = {"sigmas": None if own else sigmas, "mu": self.shift(scheduler, settings, 1.15)}
         taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
         known = {name: value for name, value in asked.items() if name in taken}
-        retrieve_timesteps(scheduler, settings.steps, self.device, **known)
+        retrieve_timesteps(scheduler, settings.steps, device, **known)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is not None:
