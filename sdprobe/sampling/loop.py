@@ -147,6 +147,7 @@ def loop(
                 x = hooks.sample(x.detach(), step)
                 x = run_model.advance(noise_pred.detach(), step, x, options)
             run.latents = hooks.final_latents(x, run)
+            run.nan_trace.note_final(run.latents)
             picture = hooks.image(run_model.decode(run.latents, generator), run)
             run.images = run_model.pictures(picture)
     return run

@@ -285,6 +285,7 @@ class PipelineCall:
         came = self.latents.show(latents)
         with self.hear_nothing("hook"):
             self.run.latents = self.hooks.final_latents(came, self.run)
+        self.run.nan_trace.note_final(self.run.latents)
         return latents if self.run.latents is came else self.latents.hand_back(self.run.latents, latents)
 
     @contextmanager
