@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,3 +46,10 @@ class CpuCopy:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_made": self.value, "_arrival": None}
+
+
+def settle(copies: Iterable[CpuCopy]) -> None:
+    """Move the copies that are made from page-locked to ordinary memory."""
+    for copied in copies:
+        if copied.arrived:
+            _ = copied.value
