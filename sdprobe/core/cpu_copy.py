@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 class CpuCopy:
-    """A copy of a tensor in CPU memory. On CUDA it is made while the device goes on with other work.
+    """A copy of a tensor in CPU memory.
+
+    From CUDA it is made while the device goes on with other work, from other devices once it is read.
 
     >>> import torch
     >>> copied = CpuCopy(torch.ones(2))
@@ -24,7 +26,8 @@ class CpuCopy:
     """
 
     def __init__(self, x: Shaped[Tensor, ...], dtype: torch.dtype | None = None) -> None:
-        self._made = x.detach().to("cpu", dtype or x.dtype, non_blocking=x.is_cuda, copy=True)
+        there = "cpu" if x.is_cuda else x.device
+        self._made = x.detach().to(there, dtype or x.dtype, non_blocking=x.is_cuda, copy=True)
         self._arrival: Any = None
         if x.is_cuda:
             self._arrival = torch.cuda.Event()
@@ -33,7 +36,7 @@ class CpuCopy:
     @property
     def arrived(self) -> bool:
         """Whether the copy is made, so that reading it does not wait."""
-        return self._arrival is None or bool(self._arrival.query())
+        return self._made.device.type == "cpu" and (self._arrival is None or bool(self._arrival.query()))
 
     @property
     def value(self) -> Shaped[Tensor, ...]:
@@ -42,6 +45,7 @@ class CpuCopy:
             self._arrival.synchronize()
             # Such a copy is made into page-locked memory, which is scarce: keep it in ordinary memory.
             self._made, self._arrival = self._made.clone(), None
+        self._made = self._made.cpu()
         return self._made
 
     def __getstate__(self) -> dict[str, Any]:

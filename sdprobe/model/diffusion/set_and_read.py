@@ -36,14 +36,13 @@ def call_and_read(
     scheduler: Any, set_timesteps: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[StepLevel, ...]:
     """Make a call of a scheduler's ``set_timesteps``, with the arguments given, and return the levels of its steps."""
-    bound = inspect.signature(set_timesteps).bind(*args, **kwargs)
-    device = bound.arguments.get("device")
-
-    def set_on(device: torch.device) -> None:
-        set_timesteps(*bound.args, **{**bound.kwargs, "device": device})
-
+    given = inspect.signature(set_timesteps).bind(*args, **kwargs)
+    device = given.arguments.pop("device", kwargs.get("device"))
     if device is None:  # on the CPU, which is the default
         set_timesteps(*args, **kwargs)
         return step_levels(scheduler)
-    del bound.arguments["device"]
+
+    def set_on(device: torch.device) -> None:
+        set_timesteps(*given.args, **{**given.kwargs, "device": device})
+
     return set_and_read(scheduler, set_on, torch.device(device))
