@@ -6,9 +6,12 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import sdprobe
 from sdprobe import attach
+from sdprobe.core.nan_trace import NanTrace
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -58,3 +61,28 @@ def test_what_is_mended_on_the_way_is_no_fault(tiny):
         warnings.simplefilter("error")
         assert run(tiny, spoil("noise_pred", 1), mends).latents.isfinite().all()
         assert run(tiny).latents.isfinite().all()
+
+
+@given(
+    broken=st.sampled_from([NAN, float("inf"), -float("inf")]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    size=st.sampled_from([1, 7, 256, 4099]),
+    at=st.floats(0, 1, exclude_max=True),
+)
+def test_one_value_anywhere_is_enough(broken, dtype, size, at):
+    trace, x = NanTrace(), torch.randn(1, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    trace.note(x, lambda: "before")
+    assert trace.first_broken is None
+    x = x.clone()
+    x[0, int(at * size)] = broken
+    trace.note(x, lambda: "here")
+    assert trace.first_broken == "here"
+    with pytest.warns(UserWarning, match="That began here"):
+        trace.warn(x)
+
+
+def test_what_is_no_number_of_that_kind_breaks_nothing():
+    trace = NanTrace()
+    for x in (torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool), torch.ones(0)):
+        trace.note(x, str)
+    assert trace.first_broken is None

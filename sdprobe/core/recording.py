@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.cpu_copy import CpuCopy, settle
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -26,8 +27,12 @@ class Record(ABC):
         """The numbers of the recorded steps."""
 
     @abstractmethod
-    def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, index: int | None, tensors: Mapping[str, CpuCopy]) -> None:
         """Record a step."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Wait for what is still on its way to the CPU."""
 
     @abstractmethod
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None: ...
@@ -61,17 +66,23 @@ class Held(Record):
     """A record in memory."""
 
     def __init__(self) -> None:
-        self._steps: dict[int | None, Mapping[str, Tensor]] = {}
+        self._steps: dict[int | None, Mapping[str, CpuCopy]] = {}
 
     @property
     def indices(self) -> list[int]:
         return [index for index in self._steps if index is not None]
 
-    def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, index: int | None, tensors: Mapping[str, CpuCopy]) -> None:
+        settle(copied for step in self._steps.values() for copied in step.values())
         self._steps[index] = tensors
 
+    def finish(self) -> None:
+        for index in self._steps:
+            self._read(index)
+
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
-        return self._steps.get(index)
+        found = self._steps.get(index)
+        return None if found is None else {name: copied.value for name, copied in found.items()}
 
 
 class Recording(Record):
@@ -114,9 +125,12 @@ class Recording(Record):
     def indices(self) -> list[int]:
         return sorted(int(found[1]) for path in self.folder.iterdir() if (found := NAME.fullmatch(path.name)))
 
-    def write(self, index: int | None, tensors: Mapping[str, Tensor]) -> None:
+    def write(self, index: int | None, tensors: Mapping[str, CpuCopy]) -> None:
         with write_atomically(self._path(index)) as beside:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside)
+            save_file({name: copied.value.contiguous() for name, copied in tensors.items()}, beside)
+
+    def finish(self) -> None:
+        return  # every step waited until it was written
 
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
         path = self._path(index)

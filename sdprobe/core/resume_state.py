@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,11 @@ class State:
         latents: x_t as it enters the step, ``[images, channels, h, w]``.
         scheduler: a copy of the run's scheduler, with its memory of the earlier steps.
         generator: a copy of the source of noise: one generator, or one per image.
+        levels: the noise level of every step of the scheduler, as the run has read them.
     """
 
     index: int
     latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
     scheduler: Any = field(repr=False)
     generator: Any = field(repr=False)
+    levels: Sequence[Any] = field(default=(), repr=False)

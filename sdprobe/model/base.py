@@ -32,8 +32,9 @@ from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.token_layout import Grid, Layout
-from sdprobe.model.diffusion.noise_levels import Level, denoised, level_at, output_for
+from sdprobe.model.diffusion.noise_levels import Level, StepLevel, denoised, level_device, output_for, step_levels
 from sdprobe.model.diffusion.scheduler_copies import copied_generator, copied_scheduler
+from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
@@ -65,6 +66,7 @@ class Model(PipelineParts, ABC):
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
         self.first = self.begin = 0
+        self.levels: Sequence[StepLevel] = ()  # of the scheduler's steps, read when they were set
         self.added_tokens: Mapping[str, AddedTokens] = MappingProxyType({})
 
     # What a family defines.
@@ -95,9 +97,14 @@ class Model(PipelineParts, ABC):
         """Return the roles of the denoiser's rows at this guidance scale, in the order of its batch."""
         return ("uncond", "cond") if guidance_scale > 1 else ("cond",)
 
-    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
-        """Set a scheduler to the run's steps, as the pipeline does."""
-        scheduler.set_timesteps(settings.steps, device=self.device)
+    @property
+    def sets_begin_index(self) -> bool:
+        """Whether the pipeline tells its scheduler at which index it begins, so that the scheduler need not search."""
+        return False
+
+    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
+        """Set a scheduler to the run's steps, as the pipeline does, with its tables on a device."""
+        scheduler.set_timesteps(settings.steps, device=device)
 
     def left_out(self, steps: int, strength: float) -> int:
         """Return how many steps are left out with this strength in image-to-image."""
@@ -223,10 +230,12 @@ class Model(PipelineParts, ABC):
         run_model.added_tokens = add_to_tokenizers(run_model.pipe, words, run_model.spelt)
         run_model.first = settings.start_step * scheduler.order
         if state is not None:
-            run_model.begin = state.index
+            run_model.begin, run_model.levels = state.index, state.levels
             return run_model
-        run_model.set_timesteps(scheduler, settings)
-        if settings.strength is not None and hasattr(scheduler, "set_begin_index"):
+        set_on = partial(run_model.set_timesteps, scheduler, settings)
+        run_model.levels = set_and_read(scheduler, set_on, run_model.device)
+        told = settings.strength is not None or run_model.sets_begin_index
+        if told and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(run_model.first)
         return run_model
 
@@ -244,23 +253,24 @@ class Model(PipelineParts, ABC):
         """Return a function for every step of the run, which makes the `Step` from its latents."""
         scheduler = self.pipe.scheduler
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
-        timesteps = scheduler.timesteps[self.first :]
-        for index in range(self.begin, len(timesteps)):
-            level = level_at(scheduler, self.first + index)
+        levels = self.levels or step_levels(scheduler)
+        device, total = level_device(scheduler), len(levels) - self.first
+        for index in range(self.begin, total):
+            timestep, sigma, signal, noise, level = levels[self.first + index]
 
             def to_denoised(output: Tensor, sample: Tensor, level: Level = level) -> Tensor:
-                return denoised(scheduler, output, sample, level)
+                return denoised(scheduler, output, sample, level.to(device))
 
             def to_output(x0: Tensor, sample: Tensor, level: Level = level) -> Tensor:
-                return output_for(scheduler, x0, sample, level)
+                return output_for(scheduler, x0, sample, level.to(device))
 
             def to_state(x: Tensor, index: int = index) -> State:
-                return State(index, x.detach().clone(), copied_scheduler(scheduler), copied_generator(generator))
+                copies = (copied_scheduler(scheduler), copied_generator(generator))
+                return State(index, x.detach().clone(), *copies, levels)
 
-            where = (float(level.sigma), float(level.signal), float(level.noise))
             yield partial(
                 Step,
-                *(index, len(timesteps), float(timesteps[index]), *where),
+                *(index, total, timestep, sigma, signal, noise),
                 rows=rows,
                 run=run,
                 to_denoised=to_denoised,
@@ -279,15 +289,19 @@ class Model(PipelineParts, ABC):
         timestep: Tensor = self.pipe.scheduler.timesteps[self.first + step.index]
         return timestep
 
-    def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
-        """Return x_{t-1}, from the scheduler."""
-        scheduler = self.pipe.scheduler
+    def step_options(self, generator: Any) -> dict[str, Any]:
+        """Return what the scheduler is given in every step of a run beside the latents, by argument name."""
         if (prepare := getattr(self.pipe, "prepare_extra_step_kwargs", None)) is not None:
-            extra = prepare(generator, 0.0)
-        else:  # flow pipelines pass no generator, but noise must come from the seed
-            extra = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
-        latents: Tensor = scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[0]
-        return latents
+            return dict(prepare(generator, 0.0))
+        # Flow pipelines pass no generator, but noise must come from the seed.
+        return {"generator": generator} if "generator" in signature(self.pipe.scheduler.step).parameters else {}
+
+    def advance(self, noise_pred: Latents, step: Step, x: Latents, options: Mapping[str, Any]) -> Latents:
+        """Return x_{t-1}, from the scheduler."""
+        made: Sequence[Tensor] = self.pipe.scheduler.step(
+            noise_pred, self.timestep(step), x, **options, return_dict=False
+        )
+        return made[0]
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -23,6 +24,8 @@ class CallSignature:
     @classmethod
     def of(cls, pipe: Any) -> CallSignature:
         """That of a pipeline's call."""
+        if (known := _known.get(type(pipe))) is not None:
+            return known
         levels = []
         for kind in type(pipe).__mro__:
             if "__call__" not in vars(kind):
@@ -31,7 +34,8 @@ class CallSignature:
             levels.append(own.replace(parameters=list(own.parameters.values())[1:]))
             if not any(map(_many, own.parameters.values())):
                 break
-        return cls(tuple(levels))
+        _known[type(pipe)] = made = cls(tuple(levels))
+        return made
 
     def default(self, name: str) -> Any:
         """The default of an argument. Raises KeyError for one that the call does not name, or that has none."""
@@ -61,6 +65,9 @@ class CallSignature:
         given |= further  # names that a pipeline still takes and no longer writes out
         usual = {n: p.default for level in reversed(self.levels) for n, p in level.parameters.items() if _usual(p)}
         return BoundCall(tuple(args), dict(kwargs), names, usual | given, usual)
+
+
+_known: WeakKeyDictionary[type, CallSignature] = WeakKeyDictionary()  # reading one takes long
 
 
 @dataclass(frozen=True)

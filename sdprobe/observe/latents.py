@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Observer
 from sdprobe.core.recording import Held, Record, Recording
 from sdprobe.core.run import Run, Step
@@ -75,6 +76,9 @@ class LatentRecorder(Observer):
     def final_latents(self, x: Tensor, run: Run) -> None:
         self.record.write(None, {"latents": self._kept(x)})
 
+    def finish(self, run: Run) -> None:
+        self.record.finish()
+
     @property
     def indices(self) -> list[int]:
         return self.record.indices
@@ -90,5 +94,5 @@ class LatentRecorder(Observer):
     def __getitem__(self, name: Kept) -> Shaped[Tensor, "steps images channels h w"]:
         return self.record[name]
 
-    def _kept(self, x: Tensor) -> Tensor:
-        return x.detach().to(device="cpu", dtype=self.dtype or x.dtype, copy=True)
+    def _kept(self, x: Tensor) -> CpuCopy:
+        return CpuCopy(x, self.dtype)

@@ -8,11 +8,13 @@ from typing import Literal, get_args
 from PIL.Image import Image
 from torch import Tensor
 
+from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Observer
 from sdprobe.core.run import Run, Step
 
 Decoder = Literal["linear", "vae"]
 Shown = Literal["latents", "denoised"]
+Pictures = CpuCopy | list[Image]
 
 
 class Preview(Observer):
@@ -56,30 +58,53 @@ class Preview(Observer):
 
     def start(self, run: Run) -> None:
         self.indices: list[int] = []
-        self._pictures: dict[str, list[list[Image]]] = {name: [] for name in self.keep}
+        self._run = run
+        self._kept: dict[str, list[Pictures]] = {name: [] for name in (*self.keep, "final")}
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
         self.total = step.total
         self.indices.append(step.index)
         if "latents" in self.keep:
             scale = (step.signal**2 + step.noise**2) ** 0.5  # for some schedulers the latents grow with the noise
-            self._pictures["latents"].append(self._decoded(step.latents / scale, step.run))
+            self._kept["latents"].append(self._decoded(step.latents / scale))
         if "denoised" in self.keep or self.show is not None:
-            x0 = self._decoded(step.denoised(x), step.run)
-            if "denoised" in self.keep:
-                self._pictures["denoised"].append(x0)
+            x0 = self._decoded(step.denoised(x))
             if self.show is not None:
-                self.show(x0)
+                self.show(shown := self._received(x0))
+            if "denoised" in self.keep:
+                self._kept["denoised"].append(x0 if self.show is None else shown)
+        for kept in self._kept.values():
+            kept[:] = [self._received(own) if isinstance(own, CpuCopy) and own.arrived else own for own in kept]
 
     def final_latents(self, x: Tensor, run: Run) -> None:
-        self.final = self._decoded(x, run)
+        self._kept["final"].append(self._decoded(x))
+
+    def finish(self, run: Run) -> None:
+        for name in self._kept:
+            self._all(name)
+
+    @property
+    def final(self) -> list[Image]:
+        if not self._kept["final"]:
+            raise AttributeError("the run has not come to its end")
+        return self._all("final")[-1]
 
     def __getitem__(self, name: Shown) -> list[list[Image]]:
         if name not in self.keep:
             raise KeyError(f"{name!r} was not kept; kept: {', '.join(self.keep)}")
-        return self._pictures[name]
+        return self._all(name)
 
-    def _decoded(self, x: Tensor, run: Run) -> list[Image]:
-        pixels = run.model.linear_rgb(x) if self.decoder == "linear" else run.model.decode(x, None)
-        pictures: list[Image] = run.model.pictures(pixels)
+    def _decoded(self, x: Tensor) -> CpuCopy:
+        model = self._run.model
+        return CpuCopy(model.linear_rgb(x) if self.decoder == "linear" else model.decode(x, None))
+
+    def _received(self, kept: Pictures) -> list[Image]:
+        """Return pictures, which are made of pixels once those are on the CPU."""
+        if not isinstance(kept, CpuCopy):
+            return kept
+        pictures: list[Image] = self._run.model.pictures(kept.value)
         return pictures
+
+    def _all(self, name: str) -> list[list[Image]]:
+        self._kept[name][:] = received = [self._received(own) for own in self._kept[name]]
+        return received

@@ -62,25 +62,30 @@ class Statistics(Observer):
         self.indices.append(step.index)
         for name, value in {"latents": step.latents, "noise_pred": x, "denoised": step.denoised(x)}.items():
             flat = value.detach().flatten(1).float()
-            self._moments[name].append(torch.stack([flat.mean(1), flat.std(1), flat.norm(dim=1)]).cpu())
-        self._cosines.append(self._cosine(step, len(x)))
+            self._moments[name].append(torch.stack([flat.mean(1), flat.std(1), flat.norm(dim=1)]))
+        self._cosines.append(self._cosine(step, x))
 
-    def _cosine(self, step: Step, images: int) -> Float[Tensor, " images"]:
+    def finish(self, run: Run) -> None:
+        # Until here the few numbers stay on the run's device, which so never waits.
+        for kept in (*self._moments.values(), self._cosines):
+            kept[:] = torch.stack(kept).cpu() if kept else ()
+
+    def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
         assert step.model_output is not None  # at noise_pred there is one
         if not any(row.role == "uncond" for row in step.rows):
-            return torch.full((images,), torch.nan)
+            return x.new_full((len(x),), torch.nan, dtype=torch.float32)
         cond, uncond = (step.model_output[step.rows_of(role)].flatten(1).float() for role in ("cond", "uncond"))
-        return torch.cosine_similarity(cond, uncond).cpu()
+        return torch.cosine_similarity(cond, uncond)
 
     def __getitem__(self, name: Measured) -> Moments:
         if name not in get_args(Measured):
             raise KeyError(f"{name!r} is not measured; what is: {', '.join(get_args(Measured))}")
-        mean, std, norm = torch.stack(self._moments[name], dim=1)
+        mean, std, norm = torch.stack(self._moments[name], dim=1).cpu()
         return Moments(mean, std, norm)
 
     @property
     def cosine(self) -> Float[Tensor, "steps images"]:
-        return torch.stack(self._cosines)
+        return torch.stack(self._cosines).cpu()
 
     def plot(self) -> Figure:
         """Plot mean, standard deviation, norm and cosine over the steps, averaged over the images."""

@@ -63,4 +63,6 @@ def add_noise(
     own = schedule(model, steps, scheduler)
     if not 0 <= step < len(own.timesteps):
         raise ValueError(f"step {step} is not in this schedule of {len(own.timesteps)} calls, counted from 0")
-    return own.signal[step].to(latents) * latents + own.noise[step].to(latents) * noise_like(latents, seed)
+    # Numbers on the CPU, rounded to the dtype of the latents as the pipeline's own are, for which no device waits.
+    signal, noise = (level[step].to(latents.dtype) for level in (own.signal, own.noise))
+    return signal * latents + noise * noise_like(latents, seed)

@@ -139,7 +139,7 @@ def loop(
             conditioning = run_model.encode(run, hooks, run.roles)
             x = run_model.start_latents(settings, generator, latents, image) if state is None else state.latents
             grown = GradientLeaves(run_model, run, hooks, conditioning)
-            further = predicting(run_model, module_hooks, conditioning)
+            further, options = predicting(run_model, module_hooks, conditioning), run_model.step_options(generator)
             for step_at in run_model.steps(run, run.roles, generator, further):
                 x = hooks.latents(x, step_at(x))
                 x = x.detach().requires_grad_(hooks.needs_grad)
@@ -153,8 +153,9 @@ def loop(
                     step = replace(step, model_output=output)
                     noise_pred = hooks.noise_pred(noise_pred, step)
                 x = hooks.sample(x.detach(), step)
-                x = run_model.advance(noise_pred.detach(), step, x, generator)
+                x = run_model.advance(noise_pred.detach(), step, x, options)
             run.latents = hooks.final_latents(x, run)
+            run.nan_trace.note_final(run.latents)
             picture = hooks.image(run_model.decode(run.latents, generator), run)
             run.images = run_model.pictures(picture)
     return run

@@ -150,9 +150,8 @@ def schedule(model: Model | Any, steps: int | None = None, scheduler: str | type
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, not {steps}")
     own = fresh_scheduler(known.pipe, scheduler)
-    known.set_timesteps(own, of_steps(known, steps, type(own).__name__))  # some families depend on the image size too
+    settings = of_steps(known, steps, type(own).__name__)  # some families depend on the image size too
+    known.set_timesteps(own, settings, torch.device("cpu"))
     levels = [level_at(own, i) for i in range(len(own.timesteps) + 1)]
-    signal, noise, sigmas = (
-        torch.stack([value.float().cpu() for value in column]) for column in zip(*levels, strict=True)
-    )
-    return Schedule(type(own).__name__, steps, own.timesteps.float().cpu(), sigmas, signal, noise)
+    signal, noise, sigmas = (torch.stack([value.float() for value in column]) for column in zip(*levels, strict=True))
+    return Schedule(type(own).__name__, steps, own.timesteps.float(), sigmas, signal, noise)

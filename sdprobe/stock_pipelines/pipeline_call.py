@@ -24,6 +24,7 @@ from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
 from sdprobe.stock_pipelines.pipeline_listener import Caller
+from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
 from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
 from sdprobe.stock_pipelines.shown_rows import ShownRows
@@ -54,8 +55,7 @@ class PipelineCall:
         self.module_hooks = ModuleHooks.of_run(run_model, run, hooks)
         self.watched = ExitStack()  # the bracket around the denoiser, where an error leaves it open
         self.controlled = getattr(model.pipe, "controlnet", None) is not None
-        self.index = -1
-        self.steps: Iterator[Callable[..., Step]] | None = None
+        self.steps = PipelineSteps(model.pipe, run_model, run, arguments.get("generator"), self.predict)
         # Of the step under way:
         self.step: Step | None = None
         self.timestep: Any = None  # what the scheduler scaled the latents by, where it did
@@ -73,11 +73,13 @@ class PipelineCall:
         with self.hear_nothing("hook"):
             return encode_by_role(self.run_model, self.run, self.hooks, roles, stock, args, kwargs)
 
+    def on_set_timesteps(self, stock: Call, *args: Any, **kwargs: Any) -> None:
+        """A pipeline sets its scheduler to its steps."""
+        self.steps.on_set_timesteps(stock, *args, **kwargs)
+
     def on_get_timesteps(self, timesteps: Tensor) -> None:
-        """A pipeline that starts from a picture leaves out the timesteps that the picture has passed."""
-        scheduler = self.model.pipe.scheduler
-        self.run_model.first = len(scheduler.timesteps) - len(timesteps)
-        self.run.settings = replace(self.run.settings, start_step=self.run_model.first // scheduler.order)
+        """A pipeline says which of the timesteps it takes."""
+        self.steps.on_get_timesteps(timesteps)
 
     def on_scale_model_input(self, stock: Call, rows: Tensor, timestep: Any) -> Tensor:
         """A pipeline scales its latents, one copy for each group of rows, to what its networks are shown."""
@@ -147,7 +149,7 @@ class PipelineCall:
         self.step = self.timestep = self.unscaled = self.latents.instead = None
         self.told, self.outputs = [], []
         found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
-        if self.is_last_step and not self.arguments.calls_back:
+        if self.steps.is_at_last and not self.arguments.calls_back:
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
             taken = 1 if isinstance(self.run_model, PixArt) and self.run.settings.steps == 1 < len(found) else 0
             return (*found[:taken], self.pass_final_latents(found[taken]), *found[taken + 1 :])
@@ -160,7 +162,7 @@ class PipelineCall:
             with self.hear_nothing("callback"):
                 changed = own(pipe, index, timestep, {name: values[name] for name in self.arguments.callback_inputs})
             self.rows.expect(changed)
-        if self.is_last_step or getattr(pipe, "interrupt", False):
+        if self.steps.is_at_last or getattr(pipe, "interrupt", False):
             changed = {**changed, "latents": self.pass_final_latents(changed.get("latents", values["latents"]))}
         return changed
 
@@ -241,15 +243,12 @@ class PipelineCall:
         """Begin a step: its latents pass their point."""
         self.rows.groups(len(rows))
         x = self.latents.show(rows[: self.run.settings.images])
-        self.index += 1
-        if self.steps is None:
+        if self.steps.index < 0:
             self.fit_size(x)
+            self.steps.forget_replaced()
             self.module_hooks.refuse_unreachable(self.run_model, self.run)
             tell_expected_sites(self.run_model, self.run, self.hooks)
-            generator = self.arguments.get("generator") or torch.default_generator
-            self.steps = self.run_model.steps(self.run, self.run.roles, generator, self.predict)
-        step = next(self.steps)(x)
-        step = replace(step, total=self.pipeline_total or step.total, rows=self.rows.expected())
+        step = replace(self.steps.begin(x), rows=self.rows.expected())
         with self.hear_nothing("hook"):
             new = self.hooks.latents(x, step)
         gradients = self.hooks.needs_grad
@@ -288,17 +287,8 @@ class PipelineCall:
         came = self.latents.show(latents)
         with self.hear_nothing("hook"):
             self.run.latents = self.hooks.final_latents(came, self.run)
+        self.run.nan_trace.note_final(self.run.latents)
         return latents if self.run.latents is came else self.latents.hand_back(self.run.latents, latents)
-
-    @property
-    def pipeline_total(self) -> int | None:
-        """How many steps the pipeline says it takes."""
-        return getattr(self.model.pipe, "_num_timesteps", None)
-
-    @property
-    def is_last_step(self) -> bool:
-        left = len(self.model.pipe.scheduler.timesteps) - self.run_model.first
-        return self.index + 1 == (self.pipeline_total or left)
 
     @contextmanager
     def hear_nothing(self, caller: Caller) -> Iterator[None]:

@@ -103,7 +103,7 @@ class AttendAndExcite(AttentionGuidance):
 
 def smoothed(maps: Float[Tensor, "words h w"]) -> Float[Tensor, "words h w"]:
     """Smooth maps with the 3×3 Gaussian kernel of the paper's code: nominal standard deviation 0.5, in effect 0.71."""
-    line = torch.exp(-(torch.tensor([-1.0, 0.0, 1.0], device=maps.device) ** 2))
+    line = torch.exp(-(torch.arange(-1.0, 2.0, device=maps.device) ** 2))
     kernel = torch.outer(line, line)
     padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
     blurred: Tensor = F.conv2d(padded, (kernel / kernel.sum()).to(maps)[None, None])[:, 0]

@@ -150,7 +150,7 @@ class AttentionGuidance(Transform):
         rate, (most, enough) = self.rate(step), self.rounds(step)
         going = torch.ones(len(x), dtype=torch.bool, device=x.device)
         pushes, moved, first = torch.zeros(len(x), device=x.device), x, None
-        for _ in range(most):
+        for left in reversed(range(most)):
             losses, gradient = self._gradient(moved, step)
             first = losses if first is None else first
             if not rate:
@@ -158,13 +158,16 @@ class AttentionGuidance(Transform):
             moved = torch.where(_each(going), moved - rate * gradient, moved)
             pushes += going
             going &= losses > enough
-            if not going.any():
+            if not left or not going.any():
                 break
         assert first is not None  # there is always a first round
         change = (moved - x).float().flatten(1).square().mean(1).sqrt() / _spread(step)
         self.indices.append(step.index)
-        self._kept.append(torch.stack([first, pushes, change]).cpu())
+        self._kept.append(torch.stack([first, pushes, change]))
         return moved
+
+    def finish(self, run: Run) -> None:
+        self._kept = list(torch.stack(self._kept).cpu()) if self._kept else []
 
     def during(self, step: Step) -> bool:
         """Whether a step is guided."""
@@ -190,7 +193,7 @@ class AttentionGuidance(Transform):
         return figure
 
     def _recorded(self, which: int) -> Tensor:
-        return torch.stack(self._kept)[:, which] if self._kept else torch.zeros(0, 0)
+        return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
         """Return the losses and their gradient with respect to x_t."""

@@ -59,9 +59,10 @@ class DynamicThreshold(Transform):
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         x0 = step.denoised(x)
         size = x0.abs().flatten(1).float()
-        bound = torch.as_tensor(self.bound(step) if callable(self.bound) else self.bound).to(size).expand(len(x0))
-        if not (bound > 0).all():
-            raise ValueError(f"bound is above 0; at step {step.index} it is {bound.tolist()}")
+        bound = torch.as_tensor(self.bound(step) if callable(self.bound) else self.bound, dtype=size.dtype)
+        if callable(self.bound) and not (bound > 0).all():
+            raise ValueError(f"bound is above 0; at step {step.index} it is {bound.expand(len(x0)).tolist()}")
+        bound = bound.to(size.device, non_blocking=True).expand(len(x0))
         spread = size.quantile(self.percentile, dim=1).maximum(bound)
         bound, spread = (values[:, None, None, None].to(x0.dtype) for values in (bound, spread))
         squeezed = x0.clamp(-spread, spread) * (bound / spread)

@@ -57,8 +57,9 @@ class Inpaint(Transform):
     def start(self, run: Run) -> None:
         size, (h, w) = (run.settings.height, run.settings.width), run.model.latent_size(run.settings)
         self._noise: Tensor | None = None
-        self._new = _booleans(self.mask)
-        self._x0 = _latents(self.picture, run.model, (h, w))
+        device = run.model.device
+        self._new = _booleans(self.mask).to(device)
+        self._x0 = _latents(self.picture, run.model, (h, w)).to(device)
         factor = size[0] // h
         for name, values, own in (
             ("mask", self._new, tuple(self._new.shape[-2:])),

@@ -78,7 +78,7 @@ class LayoutGuidance(AttentionGuidance):
             for positions in looks.tokens_of(word):
                 for site in looks.sites:
                     seen = site[..., list(positions)].sum(-1)
-                    inside = (seen * inside_of(box, site).to(seen)).sum((1, 2)) / seen.sum((1, 2))
+                    inside = (seen * inside_of(box, site).to(seen, non_blocking=True)).sum((1, 2)) / seen.sum((1, 2))
                     found.append((1 - inside).square().mean())
         return torch.stack(found).mean() if found else None
 

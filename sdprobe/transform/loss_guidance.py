@@ -155,7 +155,7 @@ class LossGuidance(Transform):
         losses, gradient = self._gradient(x, step)
         shift = self._shifted(gradient, losses, scale, step) if scale else torch.zeros_like(gradient)
         self.indices.append(step.index)
-        self._kept.append(torch.stack([losses, gradient.flatten(1).norm(dim=1), _rms(shift) / step.noise]).cpu())
+        self._kept.append(torch.stack([losses, gradient.flatten(1).norm(dim=1), _rms(shift) / step.noise]))
         if not scale:
             return x
         moved = torch.zeros_like(shift)
@@ -169,6 +169,7 @@ class LossGuidance(Transform):
     def finish(self, run: Run) -> None:
         if self._open is not None:
             self._open.close()
+        self._kept = list(torch.stack(self._kept).cpu()) if self._kept else []
         self.peak_bytes = _peak_bytes(run.model.device)
 
     def during(self, step: Step) -> bool:
@@ -203,7 +204,7 @@ class LossGuidance(Transform):
         return figure
 
     def _recorded(self, which: int) -> Tensor:
-        return torch.stack(self._kept)[:, which] if self._kept else torch.zeros(0, 0)
+        return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
         """Return the losses and their gradient with respect to x_t."""

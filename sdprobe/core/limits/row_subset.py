@@ -157,7 +157,7 @@ def rows_of_run(run: Run) -> list[Row]:
 
 def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
     """Return a tensor with some entries replaced."""
-    return torch.index_copy(x, 0, torch.tensor(list(entries), device=x.device), new)
+    return torch.index_copy(x, 0, torch.tensor(list(entries)).to(x.device, non_blocking=True), new)
 
 
 def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> Attention:

@@ -29,5 +29,5 @@ def _with(told: Mapping[str, Any], rows: Tensor, instead: Mapping[str, Tensor]) 
         if isinstance(value, dict):
             found[name] = _with(value, rows, instead)
         elif name in instead and value is not None:
-            found[name] = value.index_copy(0, rows.to(value.device), instead[name].to(value))
+            found[name] = value.index_copy(0, rows.to(value.device, non_blocking=True), instead[name].to(value))
     return found

@@ -26,14 +26,14 @@ class CorrectedDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
     calls: int
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        super().set_timesteps(num_inference_steps, device)
-        reached = self.timesteps
+        super().set_timesteps(num_inference_steps, "cpu")
+        reached, bars = self.timesteps, self.alphas_cumprod.cpu()
         left = reached - self.config.num_train_timesteps // num_inference_steps
-        bars = self.alphas_cumprod.to(reached.device)
         first = torch.where(left < 0, self.initial_alpha_cumprod.to(bars), bars[left.clamp(min=0)])
         # ᾱ at each call, and at the end
-        self.alpha_bars = torch.cat([torch.stack([first, bars[reached]], dim=1).flatten(), bars[reached[-1:]]])
-        self.timesteps = torch.stack([left.clamp(min=0), reached], dim=1).flatten()
+        alpha_bars = torch.cat([torch.stack([first, bars[reached]], dim=1).flatten(), bars[reached[-1:]]])
+        timesteps = torch.stack([left.clamp(min=0), reached], dim=1).flatten()
+        self.alpha_bars, self.timesteps = (table.to(device, non_blocking=True) for table in (alpha_bars, timesteps))
         self.calls = 0
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:

@@ -10,7 +10,9 @@ Both are computed from the scheduler's tables, without ``scheduler.step``: a mul
 
 from __future__ import annotations
 
+import copy
 import inspect
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +33,38 @@ class Level(NamedTuple):
     noise: Tensor
     sigma: Tensor
 
+    def to(self, device: torch.device) -> Level:
+        """Return the level on a device, for which nothing waits."""
+        return Level(*(value.to(device, non_blocking=True) for value in self))
+
+
+class StepLevel(NamedTuple):
+    """The level of the latents at one call of the denoiser, as numbers, and as tensors on the CPU."""
+
+    timestep: float
+    sigma: float
+    signal: float
+    noise: float
+    level: Level
+
+
+def step_levels(scheduler: Any) -> tuple[StepLevel, ...]:
+    """Return the level at every call of the denoiser. If tables of the scheduler are on a GPU, this waits for it."""
+    read = copy.copy(scheduler)
+    vars(read).update({name: value.cpu() for name, value in vars(scheduler).items() if isinstance(value, Tensor)})
+    found = []
+    for index, timestep in enumerate(map(float, read.timesteps)):
+        level = level_at(read, index)
+        found.append(StepLevel(timestep, float(level.sigma), float(level.signal), float(level.noise), level))
+    return tuple(found)
+
+
+def level_device(scheduler: Any) -> torch.device:
+    """Return the device of the table that a scheduler takes its noise levels from."""
+    if not len(table := getattr(scheduler, "sigmas", ())):
+        table = getattr(scheduler, "alpha_bars", scheduler.alphas_cumprod)
+    return torch.as_tensor(table).device
+
 
 def level_at(scheduler: Any, index: int) -> Level:
     """Return the level of the latents at the denoiser's call ``index`` of the scheduler's current timesteps.
@@ -43,7 +77,7 @@ def level_at(scheduler: Any, index: int) -> Level:
     sigma = _sigma(scheduler, index)
     if is_flow(scheduler):
         return Level(1 - sigma, sigma, sigma)
-    if scheduler.init_noise_sigma != 1:  # pure noise has another scale than x0: variance exploding
+    if _is_exploding(scheduler):
         return Level(torch.ones_like(sigma), sigma, sigma)
     signal = 1 / ((sigma**2 + 1) ** 0.5)
     return Level(signal, sigma * signal, sigma)
@@ -52,6 +86,13 @@ def level_at(scheduler: Any, index: int) -> Level:
 def is_flow(scheduler: Any) -> bool:
     """Whether the scheduler is that of a flow, x_t = (1-σ) x0 + σ ε."""
     return not hasattr(scheduler, "init_noise_sigma") or _asks_for(scheduler, "use_flow_sigmas")
+
+
+def _is_exploding(scheduler: Any) -> bool:
+    """Whether pure noise has another scale than x0: variance exploding."""
+    if not len(getattr(scheduler, "sigmas", ())) or is_flow(scheduler):
+        return False
+    return bool(scheduler.init_noise_sigma != 1)
 
 
 def _sigma(scheduler: Any, index: int) -> Tensor:
@@ -131,7 +172,7 @@ def _predicted(scheduler: Any, output: Tensor, sample: Tensor, level: Level) -> 
     kind = scheduler.config.get("prediction_type", "flow_prediction" if is_flow(scheduler) else None)
     if kind == "epsilon":
         return (sample - noise * output) / signal
-    if kind == "v_prediction" and signal == 1:  # exploding
+    if kind == "v_prediction" and _is_exploding(scheduler):
         return output * (-sigma / (sigma**2 + 1) ** 0.5) + sample / (sigma**2 + 1)
     if kind == "v_prediction":
         return signal * sample - noise * output
@@ -144,5 +185,10 @@ def _predicted(scheduler: Any, output: Tensor, sample: Tensor, level: Level) -> 
 
 def _asks_for(scheduler: Any, option: str) -> bool:
     # A configuration keeps options of its original class that this class does not know.
-    known = option in inspect.signature(type(scheduler).__init__).parameters
-    return known and bool(scheduler.config[option])
+    kind: Any = type(scheduler)
+    return option in _options(kind) and bool(scheduler.config[option])
+
+
+@cache  # reading a signature takes longer than all the rest of a step
+def _options(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.__init__).parameters)

@@ -13,7 +13,8 @@ def copied_scheduler(scheduler: Any) -> Any:
     # A Brownian path does not change when it is evaluated, and its cache cannot be copied.
     path = getattr(scheduler, "noise_sampler", None)
     copied = copy.deepcopy(scheduler, {id(path): path})
-    for listened in ("step", "scale_model_input"):  # removes the wrappers of an attached pipeline from the copy
+    # Removes the wrappers of an attached pipeline from the copy.
+    for listened in ("set_timesteps", "step", "scale_model_input"):
         vars(copied).pop(listened, None)
     return copied
 

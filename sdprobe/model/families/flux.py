@@ -32,6 +32,7 @@ class Flux(TransformerModel):
     text_first = True
     img2img = FluxImg2ImgPipeline
     patch = 2
+    _places: tuple[Any, Tensor] | None = None
 
     @property
     def channels(self) -> int:
@@ -49,26 +50,44 @@ class Flux(TransformerModel):
             return {}
         return {"guidance": torch.full([settings.images], settings.guidance_scale, device=self.device)}
 
-    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
+    @property
+    def sets_begin_index(self) -> bool:
+        return True
+
+    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
         sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
         own = scheduler.config.get("use_flow_sigmas", False)
         asked = {"sigmas": None if own else sigmas, "mu": self.shift(scheduler, settings, 1.15)}
         taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
         known = {name: value for name, value in asked.items() if name in taken}
-        retrieve_timesteps(scheduler, settings.steps, self.device, **known)
+        retrieve_timesteps(scheduler, settings.steps, device, **known)
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is not None:
             return super().start_latents(settings, generator, latents, image)
         if latents is not None:
             return latents.to(self.device, self.dtype)
-        packed, _ = self.prepared(settings, generator, None)
-        return self.unpacked(packed, *self.latent_size(settings))
+        packed, places = self.prepared(settings, generator, None)
+        return self._with_places(self.unpacked(packed, *self.latent_size(settings)), places)
 
     def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
         given = (settings.images, self.channels, settings.height, settings.width, self.dtype, self.device)
-        packed, _ = pipe.prepare_latents(pixels, timestep, *given, generator)
-        return self.unpacked(packed, *self.latent_size(settings))
+        packed, places = pipe.prepare_latents(pixels, timestep, *given, generator)
+        return self._with_places(self.unpacked(packed, *self.latent_size(settings)), places)
+
+    def _with_places(self, x: Latents, places: Tensor) -> Latents:
+        """Return latents, and keep where the tokens of the image are: the same in every step of a run."""
+        self._places = ((x.shape[-2:], x.device, x.dtype), places)
+        return x
+
+    def places_of(self, rows: Latents) -> Shaped[Tensor, "places 3"]:
+        """Return where the tokens of the image are, as the network gets it."""
+        asked = (rows.shape[-2:], rows.device, rows.dtype)
+        if self._places is None or self._places[0] != asked:
+            h, w = rows.shape[-2:]
+            made = self.pipe._prepare_latent_image_ids(len(rows), h // 2, w // 2, rows.device, self.dtype)
+            self._places = (asked, made)
+        return self._places[1]
 
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
@@ -80,7 +99,7 @@ class Flux(TransformerModel):
                 timestep=timestep.expand(len(rows)).to(rows.dtype) / 1000,
                 **{"guidance": None, **conditioning.arguments},
                 txt_ids=torch.zeros(conditioning.tokens, 3, device=rows.device, dtype=self.pipe.text_encoder.dtype),
-                img_ids=self.pipe._prepare_latent_image_ids(len(rows), h // 2, w // 2, rows.device, self.dtype),
+                img_ids=self.places_of(rows),
                 joint_attention_kwargs={},
                 return_dict=False,
             )[0]

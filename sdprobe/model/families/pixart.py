@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,10 @@ class PixArt(TransformerModel):
     def _cleans(self) -> bool:
         return bool(self.argument("clean_caption")) and is_bs4_available() and is_ftfy_available()
 
+    @property
+    def sets_begin_index(self) -> bool:
+        return self._alpha
+
     def latent_size(self, settings: Settings) -> tuple[int, int]:
         height, width = self._worked_at(settings)
         return height // self.pipe.vae_scale_factor, width // self.pipe.vae_scale_factor
@@ -93,12 +98,11 @@ class PixArt(TransformerModel):
         )[0]
         return output[:, : self.channels]
 
-    def advance(self, noise_pred: Latents, step: Step, x: Latents, generator: Any) -> Latents:
+    def advance(self, noise_pred: Latents, step: Step, x: Latents, options: Mapping[str, Any]) -> Latents:
         if not (self._alpha and step.run.settings.steps == 1):
-            return super().advance(noise_pred, step, x, generator)
+            return super().advance(noise_pred, step, x, options)
         # A model distilled to one step: the pipeline uses the scheduler's predicted x0.
-        extra = self.pipe.prepare_extra_step_kwargs(generator, 0.0)
-        x0: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **extra, return_dict=False)[-1]
+        x0: Tensor = self.pipe.scheduler.step(noise_pred, self.timestep(step), x, **options, return_dict=False)[-1]
         return x0
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:

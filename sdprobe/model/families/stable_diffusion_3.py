@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import StableDiffusion3Img2ImgPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import retrieve_timesteps
 from jaxtyping import Shaped
@@ -38,10 +39,10 @@ class StableDiffusion3(TransformerModel):
         zeros = 0 if self.pipe.text_encoder_3 is not None else int(self.argument("max_sequence_length"))
         return super().text_tokens(prompt) + zeros
 
-    def set_timesteps(self, scheduler: Any, settings: Settings) -> None:
+    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
         moved = scheduler.config.get("use_dynamic_shifting", None)
         shift = {"mu": self.shift(scheduler, settings, 1.16)} if moved else {}
-        retrieve_timesteps(scheduler, settings.steps, self.device, **shift)
+        retrieve_timesteps(scheduler, settings.steps, device, **shift)
 
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning

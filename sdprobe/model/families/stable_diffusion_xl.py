@@ -35,6 +35,10 @@ class StableDiffusionXL(UNetModel):
     def zeroes_unprompted(self) -> bool:
         return bool(self.pipe.config.force_zeros_for_empty_prompt)
 
+    @property
+    def sets_begin_index(self) -> bool:
+        return True
+
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         embeds, _, pooled, _ = self.pipe.encode_prompt(texts, None, self.device, 1, False)
         return {EMBEDS: embeds, "text_embeds": pooled}

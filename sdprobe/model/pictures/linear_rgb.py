@@ -21,7 +21,7 @@ def linear_rgb(model: Any, latents: Shaped[Tensor, "images channels h w"]) -> Fl
     """
     if model.pipe.vae not in _fitted:
         _fitted[model.pipe.vae] = _fit(model)
-    matrix = _fitted[model.pipe.vae].to(latents.device)
+    matrix = _fitted[model.pipe.vae].to(latents.device, non_blocking=True)
     return (_with_one(latents) @ matrix).movedim(-1, 1).clamp(0, 1)
 
 

@@ -52,7 +52,16 @@ class Conditioning:
 def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
     """Encode the prompts of every role, with the hooks, and return the conditioning of every row."""
     settings = run.settings
-    sides = [encode_role(run_model, run, hooks, role) for role in roles]
+    zeroed = [role for role in roles if _is_zeroed(run_model, run, role)]
+    encoded: dict[Role, dict[str, Tensor]] = {}
+    sides = []
+    for role in roles:
+        # Zeros have the shape of what is encoded for another role, so for them nothing is encoded.
+        own = next(other for other in roles if other not in zeroed) if role in zeroed else role
+        if own not in encoded:
+            encoded[own] = _encoded(run_model, run, hooks, own)
+        found = encoded[own] if own == role else _zeros_like(encoded[own])
+        sides.append(_past_points(run_model, run, hooks, role, found))
     told = {
         name: torch.cat([side[name].repeat_interleave(settings.images_per_prompt, dim=0) for side in sides])
         for name in sides[0]
@@ -63,17 +72,38 @@ def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -
 
 def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:
     """Encode the prompts of one role with the pipeline, with the hooks at the text points."""
-    prompts = prompts_of(run, role)
-    texts = [prompt.text for prompt in prompts]
-    if role == "uncond" and not run.settings.negative_given and run_model.zeroes_unprompted:
-        found = {name: torch.zeros_like(x) for name, x in run_model.encoded(texts).items()}
-    else:
-        with passing_tokens(run_model, run, hooks, role):
-            found = dict(run_model.encoded(texts))
-    found[EMBEDS] = hooks.prompt_embeds(found[EMBEDS], joint_text(run_model, run, hooks, role))
-    for name in (name for name in POOLED if name in found):
+    found = _encoded(run_model, run, hooks, role)
+    return _past_points(run_model, run, hooks, role, found)
+
+
+def _encoded(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:
+    """Encode the prompts of one role with the pipeline, with the hooks at ``token_embeds``."""
+    texts = [prompt.text for prompt in prompts_of(run, role)]
+    if _is_zeroed(run_model, run, role):
+        return _zeros_like(run_model.encoded(texts))
+    with passing_tokens(run_model, run, hooks, role):
+        return dict(run_model.encoded(texts))
+
+
+def _past_points(
+    run_model: Any, run: Run, hooks: Hooks, role: Role, encoded: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return what was encoded for one role, past the points of whole prompts; a `Text` is made only for a hook."""
+    found = dict(encoded)
+    if len(hooks.at("prompt_embeds")):
+        found[EMBEDS] = hooks.prompt_embeds(found[EMBEDS], joint_text(run_model, run, hooks, role))
+    for name in (name for name in POOLED if name in found and len(hooks.at("pooled_embeds"))):
         found[name] = hooks.pooled_embeds(found[name], pooled_text(run_model, run, hooks, role, name))
     return found
+
+
+def _is_zeroed(run_model: Any, run: Run, role: Role) -> bool:
+    """Whether the model's unconditional rows get zeros, as no negative prompt was given."""
+    return role == "uncond" and not run.settings.negative_given and run_model.zeroes_unprompted
+
+
+def _zeros_like(encoded: DenoiserArguments) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(x) for name, x in encoded.items()}
 
 
 def prompts_of(run: Run, role: Role) -> tuple[Prompt, ...]:
