@@ -202,8 +202,7 @@ class Model(PipelineParts, ABC):
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "images 3 height width"]:
         """Return the autoencoder's decoder output as images in [0, 1]."""
-        pictures: Tensor = self.pipe.image_processor.postprocess(decoded, output_type="pt")
-        return pictures
+        return torch.as_tensor(self.pipe.image_processor.postprocess(decoded, output_type="pt"))
 
     def checkpointed(self) -> AbstractContextManager[None]:
         """While this is open, gradients through the denoiser take less memory and more time."""
@@ -286,8 +285,7 @@ class Model(PipelineParts, ABC):
 
     def timestep(self, step: Step) -> Tensor:
         """Return the scheduler's number for a step as the tensor that the network and the scheduler get."""
-        timestep: Tensor = self.pipe.scheduler.timesteps[self.first + step.index]
-        return timestep
+        return torch.as_tensor(self.pipe.scheduler.timesteps[self.first + step.index])
 
     def step_options(self, generator: Any) -> dict[str, Any]:
         """Return what the scheduler is given in every step of a run beside the latents, by argument name."""
