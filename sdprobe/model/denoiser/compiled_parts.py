@@ -7,7 +7,7 @@ runs as it was written, and its other parts stay compiled. Its numbers are then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,23 +20,34 @@ def names_as_written(denoiser: nn.Module) -> dict[str, nn.Module]:
     """Return every module by its dotted name, without the parts of names that `torch.compile` adds."""
     found = {}
     for name, module in denoiser.named_modules():
-        own = ".".join(part for part in name.split(".") if part != WRAPPED)
-        if own:
+        if own := _as_written(name):
             found[own] = module  # of a compiled module and the one within it, the latter comes last
     return found
 
 
 class CompiledParts:
-    """The compiled parts of a denoiser that contain modules of some names.
+    """Compiled parts of a denoiser, by their dotted names; ``""`` is the whole denoiser.
 
     Args:
-        denoiser: the network; compiled as a whole, in regions, or not at all.
-        names: the modules that hooks ask for.
+        parts: for each name the modules that have to be told to run as they were written.
     """
 
-    def __init__(self, denoiser: nn.Module, names: Iterable[str]) -> None:
+    def __init__(self, parts: Mapping[str, Sequence[nn.Module]]) -> None:
+        self.parts = parts
+
+    @classmethod
+    def of(cls, denoiser: nn.Module) -> CompiledParts:
+        """Return every compiled part of a network, which is compiled as a whole, in regions, or not at all."""
+        found: dict[str, list[nn.Module]] = {}
+        for name, module in denoiser.named_modules():
+            if WRAPPED in module._modules or vars(module).get("_compiled_call_impl") is not None:
+                found.setdefault(_as_written(name), []).append(module)
+        return cls(found)
+
+    def around(self, names: Iterable[str]) -> CompiledParts:
+        """Return those that are, or contain, a module of these names."""
         within = {".".join(parts[:n]) for name in names if (parts := name.split(".")) for n in range(len(parts) + 1)}
-        self.parts: Mapping[str, list[nn.Module]] = _compiled(denoiser, within)
+        return CompiledParts({name: own for name, own in self.parts.items() if name in within})
 
     @contextmanager
     def run_as_written(self) -> Iterator[None]:
@@ -57,14 +68,8 @@ class CompiledParts:
                 held[name] = was
 
 
-def _compiled(denoiser: nn.Module, within: set[str]) -> dict[str, list[nn.Module]]:
-    found: dict[str, list[nn.Module]] = {}
-    for name, module in denoiser.named_modules():
-        own = ".".join(part for part in name.split(".") if part != WRAPPED)
-        compiled = WRAPPED in module._modules or vars(module).get("_compiled_call_impl") is not None
-        if compiled and own in within:
-            found.setdefault(own, []).append(module)
-    return found
+def _as_written(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part != WRAPPED)
 
 
 @contextmanager

@@ -58,11 +58,13 @@ class ModuleHooks:
         coverage: Coverage,
         called: nn.Module | None = None,
     ) -> None:
-        self._denoiser, self._called = denoiser, denoiser if called is None else called
+        self._denoiser = denoiser
         self._modules = names_as_written(denoiser)
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout = layout
         self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
+        self._every_compiled = CompiledParts.of(denoiser if called is None else called)
+        self._cached = has_caches(denoiser)
         self.busy = False
         self._listen(hooks, coverage)
 
@@ -125,9 +127,8 @@ class ModuleHooks:
         self._activation = [
             (name, module, own) for name, module in self._modules.items() if len(own := hooks.at("activation", name))
         ]
-        self._compiled = CompiledParts(
-            self._called, [*(of.name for of in self._attention), *(name for name, _, _ in self._activation)]
-        )
+        asked = [*(of.name for of in self._attention), *(name for name, _, _ in self._activation)]
+        self._compiled = self._every_compiled.around(asked)
         coverage.uncompiled.update(self._compiled.parts)
         coverage.sites.update(self._sites)
         coverage.asked.update({of.name: of.kind for of in self._attention if len(of.hooks_of(of.kind))})
@@ -138,14 +139,15 @@ class ModuleHooks:
         """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
         sites = [AttentionSite(of, step) for of in self._attention]
-        ran, cached = set[str](), has_caches(self._denoiser)
+        ran = set[str]()
         self.busy = True
         try:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
             for name, module, hooks in self._activation:
-                handles.append(module.register_forward_hook(_passing(hooks, name, step, self._layout, ran, cached)))
+                passing = _passing(hooks, name, step, self._layout, ran, self._cached)
+                handles.append(module.register_forward_hook(passing))
             with self._compiled.run_as_written():
                 yield
             for site in sites:
@@ -176,9 +178,8 @@ class ModuleHooks:
         if ran:
             self._coverage.seen[output_of(name)] = self._coverage.seen.get(output_of(name), 0) + 1
         else:
-            self._miss(
-                output_of(name), hooks, reason_of(self._denoiser, name, self._modules[name], False), of_attention=False
-            )
+            why = reason_of(self._denoiser, name, self._modules[name], entered=False)
+            self._miss(output_of(name), hooks, why, of_attention=False)
 
     def _miss(self, name: str, hooks: Hooks, why: str, of_attention: bool = True) -> None:
         """Record a pass in which a site was not seen, and refuse it where a strict hook asked for its attention."""
