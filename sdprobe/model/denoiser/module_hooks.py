@@ -124,8 +124,10 @@ class ModuleHooks:
             for name, kind in self._sites.items()
             if any(len(hooks.at("attention", name, own)) for own in self._kinds_at(name))
         ]
+        acting = hooks.at("activation")
+        modules = self._modules if len(acting) else {}
         self._activation = [
-            (name, module, own) for name, module in self._modules.items() if len(own := hooks.at("activation", name))
+            (name, module, own) for name, module in modules.items() if len(own := acting.at("activation", name))
         ]
         asked = [*(of.name for of in self._attention), *(name for name, _, _ in self._activation)]
         self._compiled = self._every_compiled.around(asked)
