@@ -73,7 +73,7 @@ def test_the_run_is_as_it_would_be(tiny):
     asked = run(tiny, Asked(), maps)
     assert same_run(asked, run(tiny))
     assert set(asked.coverage.seen.values()) == {asked.settings.steps}  # the further calls are none of the run's own
-    assert sum(asked[maps].counts.values()) == asked.settings.steps * len(asked.coverage.seen)
+    assert sum(asked[maps].sums.counts.values()) == asked.settings.steps * len(asked.coverage.seen)
     assert footprint(tiny.pipe) == before
 
 
