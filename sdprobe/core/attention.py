@@ -96,17 +96,24 @@ class Attention:
 
         On a GPU this takes one launch and no further memory, if the kernel gives log Σ exp and there is no mask.
         """
-        r, _, q, t = self._indices(rows, None, queries, tokens)
+        r, h, q, t = self._indices(rows, None, queries, tokens)
         logsumexp = None if self.replaced is not None else self._logsumexp()
-        if logsumexp is not None and self.mask is None and can_add_columns(self.query):
+        if logsumexp is None:
+            total.add_(self.probs(rows, None, tokens, queries).mean(1))
+        elif self.mask is None and can_add_columns(self.query):
             add_mean_columns(self.query[r][:, :, q], self.key[r], logsumexp[r][:, :, q], t, self.scale, total)
         else:
-            total.add_(self.probs(rows, None, tokens, queries).mean(1))
+            total.add_(self._columns(r, h, q, t, logsumexp).mean(1))
 
     def _indices(self, rows: Rows, heads: Any, queries: Any, tokens: Any) -> tuple[Index, Index, Index, Index]:
         r = rows_of(self.rows, rows) if isinstance(rows, str) else rows
-        device = self.query.device
-        return _index(r, device), _index(heads, device), _index(queries, device), _index(tokens, device)
+        device, (_, _, queried, _), keys = self.query.device, self.query.shape, self.key.shape[2]
+        return (
+            _index(r, device, len(self.query)),
+            _index(heads, device, None),
+            _index(queries, device, queried),
+            _index(tokens, device, keys),
+        )
 
     def _softmax(self, r: Index, h: Index, q: Index) -> Tensor:
         return self._scores(r, h, q).softmax(-1)
@@ -119,7 +126,7 @@ class Attention:
         if len(numbers) <= block or self._needs_grad:
             return self._softmax(r, h, q)[..., t]
         parts = (part.tolist() for part in numbers.split(block))
-        return torch.cat([self._softmax(r, h, _index(part, self.query.device))[..., t] for part in parts], dim=2)
+        return torch.cat([self._softmax(r, h, _index(part, self.query.device, None))[..., t] for part in parts], dim=2)
 
     @property
     def _needs_grad(self) -> bool:
@@ -137,16 +144,16 @@ class Attention:
     def _columns(self, r: Index, h: Index, q: Index, t: Index, logsumexp: Tensor) -> Tensor:
         """Return exp(scale · query · keyᵀ + mask - logsumexp) of some keys, without the others."""
         query, key = _of(self.query, r, h, q), _of(per_head(self.key, self.query), r, h, t)
-        less = _of(logsumexp, r, h, q).unsqueeze(-2)
+        less = _of(logsumexp, r, h, q).unsqueeze(-1)
         if self.mask is not None:
-            mask = self._mask(r, h, q)[..., t].mT
+            mask = self._mask(r, h, q)[..., t]
             less = less.masked_fill(~mask, math.inf) if mask.dtype == torch.bool else less - mask.float()
         rows, heads = key.shape[:2]
-        query, key, less = query.flatten(0, 1).float(), key.flatten(0, 1).float(), less.flatten(0, 1).float()
-        # Keys come first: a column is then in one piece, in which the exponential and the sums run faster.
-        found: Tensor = torch.baddbmm(less, key, query.mT, beta=-1, alpha=self.scale).exp_()
-        found = found.unflatten(0, (rows, heads))
-        return found.mT
+        query, key, less = query.flatten(0, 1), key.flatten(0, 1), less.flatten(0, 1)
+        if query.dtype != torch.float32:
+            query, key, less = query.float(), key.float(), less.float()
+        found: Tensor = torch.baddbmm(less, query, key.mT, beta=-1, alpha=self.scale).exp_()
+        return found.unflatten(0, (rows, heads))
 
     def _mask(self, r: Index, h: Index, q: Index) -> Tensor:
         assert self.mask is not None
@@ -250,8 +257,9 @@ def _said(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
-def _index(chosen: Sequence[int] | slice | None, device: torch.device) -> Index:
-    if chosen is None:
+def _index(chosen: Sequence[int] | slice | None, device: torch.device, of: int | None) -> Index:
+    """Return an index; `ALL` for a slice of everything, if the number of entries is known."""
+    if chosen is None or (isinstance(chosen, slice) and of is not None and chosen == slice(0, of)):
         return ALL
     found = chosen if isinstance(chosen, slice) else as_slice(chosen)
     return found if isinstance(found, slice) else _positions(tuple(found), device)
@@ -266,7 +274,7 @@ def _positions(chosen: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _of(x: Tensor, rows: Index, heads: Index, places: Index) -> Tensor:
-    x = x[rows]
+    x = x if _is_all(rows) else x[rows]
     x = x if _is_all(heads) else x[:, heads]
     return x if _is_all(places) else x[:, :, places]
 

@@ -157,13 +157,9 @@ class AttentionMaps(Observer):
             return
         h, w = site.step.latents.shape[-2:]
         self.latent_size = (h, w)
-        for role in self.roles:
-            if all(row.role != role for row in site.step.rows):
-                continue  # a pipeline may call its denoiser for each role separately
-            reading = self.readings.of_rows(site.step.rows, role)
-            columns = self.readings.columns[reading]
-            if columns != []:  # a prompt that a callback gives may hold none of the words
-                self.sums.record(attn, site, site.grid, role, reading, site.tokens(columns))
+        for shown in self.readings.shown(site.step.rows, self.roles):
+            if shown.columns != []:  # a prompt that a callback gives may hold none of the words
+                self.sums.record(attn, site, site.grid, shown)
 
     def finish(self, run: Run) -> None:
         self.sums.finish()

@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
-from sdprobe.core.run import Role, Site
+from sdprobe.core.run import Role, Site, as_slice
 from sdprobe.core.short_repr import short_repr
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
+from sdprobe.observe.prompt_readings import ShownRows
 
 Keep = Literal["step", "layer", "head"]
 
@@ -70,11 +71,10 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         self._sums: dict[Key, Float[Tensor, "images heads positions tokens"]] = {}
         self._held: Counter[torch.device] = Counter()
         self._step: int | None = None  # the step under way
+        self._tokens: dict[tuple[int, int, int], slice | list[int]] = {}
 
-    def record(
-        self, attn: Attention, site: Site, grid: tuple[int, int], role: Role, reading: int, tokens: list[int]
-    ) -> None:
-        """Add the attention of the image to some tokens, for the rows of a role.
+    def record(self, attn: Attention, site: Site, grid: tuple[int, int], shown: ShownRows) -> None:
+        """Add the attention of the image to the recorded tokens, for the rows of a role.
 
         Raises ValueError where that would hold more than the budget; sums per layer and head that nobody asked for are
         summed over first.
@@ -82,26 +82,31 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         if "step" in self.apart and self._step != site.step.index:
             self._complete(self._under_way())
             self._step = site.step.index
-        images = sum([row.role == role for row in site.step.rows])
-        key = Key.of_site(site, grid, role, reading, self.apart)
-        size = SumSize(images, site.heads if "head" in self.apart else 1, grid, len(tokens))
+        key = Key.of_site(site, grid, shown.role, shown.reading, self.apart)
         if key not in self._sums:
+            count = len(site.tokens(shown.columns))
+            size = SumSize(shown.images, site.heads if "head" in self.apart else 1, grid, count)
             if self.apart > self.keep and self.held_bytes + 4 * size.numbers > self.unasked_bytes:
                 self._sum_over(self.apart - self.keep)
-                return self.record(attn, site, grid, role, reading, tokens)
+                return self.record(attn, site, grid, shown)
             device = attn.query.device
             self.budget.refuse_more(device, self._held[device], size, site)
-        self._add(key, size, attn, role, site.image, tokens)
+            self._put(key, size.zeros(device))
+        tokens = self._positions(site, shown)
+        if "head" in self.apart:
+            self._sums[key].add_(attn.probs(shown.rows, None, tokens, site.image))
+        else:
+            attn.add_mean_probs(self._sums[key][:, 0], shown.rows, tokens, site.image)
+        self.counts[key] += 1
         return None
 
-    def _add(self, key: Key, size: SumSize, attn: Attention, rows: Role, queries: slice, tokens: list[int]) -> None:
-        if key not in self._sums:
-            self._put(key, size.zeros(attn.query.device))
-        if size.heads == 1:
-            attn.add_mean_probs(self._sums[key][:, 0], rows, tokens, queries)
-        else:
-            self._sums[key].add_(attn.probs(rows=rows, queries=queries, tokens=tokens))
-        self.counts[key] += 1
+    def _positions(self, site: Site, shown: ShownRows) -> slice | list[int]:
+        """The positions of the recorded tokens on the key axis; found once for all sites of one layout."""
+        assert site.text is not None
+        at = (shown.reading, site.text.start, site.text.stop)
+        if at not in self._tokens:
+            self._tokens[at] = as_slice(site.tokens(shown.columns))
+        return self._tokens[at]
 
     def finish(self) -> None:
         """The run has ended: every sum is complete."""

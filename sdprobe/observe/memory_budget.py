@@ -31,8 +31,8 @@ class SumSize(NamedTuple):
         return self.images * self.heads * prod(self.grid) * self.tokens
 
     def zeros(self, device: torch.device) -> Float[Tensor, "images heads positions tokens"]:
-        """Return an empty sum in float32, in which all positions of a token lie side by side."""
-        return torch.zeros(self.images, self.heads, self.tokens, prod(self.grid), device=device).mT
+        """Return an empty sum in float32."""
+        return torch.zeros(self.images, self.heads, prod(self.grid), self.tokens, device=device)
 
     def __str__(self) -> str:
         h, w = self.grid

@@ -7,9 +7,28 @@ belongs to the prompt that was shown in those steps, and to no other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
-from sdprobe.core.run import Role, Row, Run
+from sdprobe.core.run import Role, Row, Run, rows_of
+
+
+class ShownRows(NamedTuple):
+    """What the rows of one role are shown.
+
+    Attributes:
+        role: the role.
+        reading: the number of their prompts.
+        rows: their positions in the batch; a slice if they are contiguous.
+        images: how many there are.
+        columns: the token positions that are recorded; None for all.
+    """
+
+    role: Role
+    reading: int
+    rows: slice | list[int]
+    images: int
+    columns: list[int] | None
 
 
 class PromptReadings:
@@ -23,6 +42,7 @@ class PromptReadings:
         self.words = words
         self.prompts: list[tuple[Prompt, ...]] = []
         self.columns: list[list[int] | None] = []
+        self._shown: tuple[Sequence[Row], list[ShownRows]] | None = None
 
     @classmethod
     def of_run(cls, run: Run, roles: Sequence[Role], words: Sequence[str | int] | None) -> PromptReadings:
@@ -51,9 +71,20 @@ class PromptReadings:
             self.columns.append(None if self.words is None else _columns_of(words_of or shown, self.words))
         return self.prompts.index(shown)
 
-    def of_rows(self, rows: Sequence[Row], role: Role) -> int:
-        """The number of what the rows of a role are shown."""
-        return self.number_of([row.prompt for row in rows if row.role == role])
+    def shown(self, rows: Sequence[Row], roles: Sequence[Role]) -> list[ShownRows]:
+        """What the rows of these roles are shown; a pipeline may call its denoiser for each role separately.
+
+        Most often the rows are those of the call before, for which it is not found again.
+        """
+        if self._shown is None or self._shown[0] is not rows:
+            found = [self._shown_to(rows, role) for role in roles if any(row.role == role for row in rows)]
+            self._shown = (rows, found)
+        return self._shown[1]
+
+    def _shown_to(self, rows: Sequence[Row], role: Role) -> ShownRows:
+        own = [row.prompt for row in rows if row.role == role]
+        number = self.number_of(own)
+        return ShownRows(role, number, rows_of(rows, role), len(own), self.columns[number])
 
     def has(self, number: int, positions: Sequence[int]) -> bool:
         """Whether columns are recorded of a reading."""

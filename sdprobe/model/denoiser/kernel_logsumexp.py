@@ -40,7 +40,10 @@ def run_with_logsumexp(
 ) -> KernelOutput | None:
     """Return what the chosen kernel computes, or None if no fused kernel is chosen or gradients are wanted."""
     kernels = KERNELS.get(query.device.type)
-    if kernels is None or any(x is not None and x.requires_grad for x in (query, key, value, mask)):
+    wanted = (
+        query.requires_grad or key.requires_grad or value.requires_grad or (mask is not None and mask.requires_grad)
+    )
+    if kernels is None or wanted:
         return None  # the logsumexp of a kernel has no gradient
     choice = torch._fused_sdp_choice(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
     kernel = kernels.get(choice)
