@@ -215,3 +215,14 @@ def test_grouped_queries_have_a_key_for_several_heads():
     assert torch.allclose(attn.with_probs(attn.probs()).output(), alike.output(), atol=1e-6)
     keep = (torch.arange(9) < 4).expand(1, 1, 16, 9)
     assert torch.allclose(attn.masked(keep).output(), alike.masked(keep).output(), atol=1e-6)
+
+
+def test_autocast_does_not_lower_the_precision_of_probabilities():
+    attn = call()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for found in (attn.probs(), attn.probs(tokens=[3]), replace(attn, fused=lambda own: None, _made={}).probs()):
+            assert found.dtype == torch.float32
+        assert torch.allclose(attn.probs(tokens=[3]), softmax(attn)[..., [3]].float(), atol=1e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sums = attn.probs().sum(-1)
+    assert torch.allclose(sums, torch.ones(()), atol=1e-5)

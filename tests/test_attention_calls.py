@@ -148,6 +148,64 @@ def test_a_transform_acts_on_another_backend_as_on_torchs_own():
     assert torch.allclose(sdprobe.sample(pipe, "a star", hooks=[hook], **SETTINGS).latents, native, atol=1e-4)
 
 
+def test_a_function_that_a_hook_puts_there_stays_and_calls_what_it_found():
+    """It found the function that looks who listens; nothing goes round in circles, in the run or after it."""
+    pipe = stable_diffusion()
+
+    class Patch(sdprobe.Observer):
+        def attention(self, attn, site):
+            if F.scaled_dot_product_attention.__name__ != "patched":
+                found = F.scaled_dot_product_attention
+
+                def patched(*args, **kwargs):
+                    return found(*args, **kwargs)
+
+                F.scaled_dot_product_attention = patched
+
+    plain = sdprobe.sample(pipe, "a star", **SETTINGS).latents
+    try:
+        assert torch.equal(sdprobe.sample(pipe, "a star", hooks=[Patch()], **SETTINGS).latents, plain)
+        assert F.scaled_dot_product_attention.__name__ == "patched"
+        assert torch.equal(F.scaled_dot_product_attention(Q, Q, Q), STOCK(Q, Q, Q))
+        maps = sdprobe.AttentionMaps()
+        run = sdprobe.sample(pipe, "a star", hooks=[maps], **SETTINGS)
+        assert torch.equal(run.latents, plain)
+        assert F.scaled_dot_product_attention.__name__ == "patched"
+    finally:
+        F.scaled_dot_product_attention = STOCK
+
+
+def test_a_backend_that_is_registered_meanwhile_is_left_there(monkeypatch):
+    registry = attention_dispatch._AttentionBackendRegistry
+    flex = attention_dispatch.AttentionBackendName.FLEX
+    monkeypatch.setitem(registry._backends, flex, registry._backends[flex])
+    before = divert(None, flex)
+    registry._backends[flex] = new = lambda **kwargs: None
+    restore(before)
+    assert registry._backends[flex] is new
+
+
+def test_a_hook_that_calls_the_denoiser_by_itself_is_not_called_for_that():
+    model = sdprobe.load(stable_diffusion())
+    plain = sdprobe.sample(model, "a star", **SETTINGS)
+
+    class Again(sdprobe.Observer):
+        kinds = ("cross",)
+
+        def start(self, run):
+            self.names = []
+
+        def attention(self, attn, site):
+            self.names.append(site.name)
+            x = torch.cat([site.step.latents] * 2)
+            model.denoiser(x, site.step.timestep, torch.zeros(2, 16, model.denoiser.config.cross_attention_dim))
+
+    run = sdprobe.sample(model, "a star", hooks=[again := Again(), calls := Calls()], **SETTINGS)
+    assert len(run[again].names) == len(set(run[again].names)) * SETTINGS["steps"]
+    assert len(run[calls].names) == len(set(run[calls].names)) * SETTINGS["steps"]
+    assert torch.equal(run.latents, plain.latents)
+
+
 def test_an_error_leaves_the_functions_as_they_were():
     def fail(attn):
         raise RuntimeError("no")

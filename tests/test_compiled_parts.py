@@ -119,6 +119,14 @@ def test_names_are_those_of_the_modules_as_written():
     assert run[hook].seen == ["mid_block.resnets.0", "mid_block"] * SETTINGS["steps"]
 
 
+def test_limits_name_modules_as_written():
+    pipe = stable_diffusion()
+    middle(pipe)
+    hook = sdprobe.AttentionMaps()
+    run = sdprobe.sample(pipe, "a star", hooks=[sdprobe.only(hook, sites="mid_block.attentions.*")], **SETTINGS)
+    assert run.coverage.hooks[0].total == SETTINGS["steps"]
+
+
 @pytest.mark.parametrize(("make", "compiled", "parts"), WAYS)
 def test_after_an_error_it_is_compiled_as_before(make, compiled, parts):
     def fail(attn):

@@ -140,3 +140,21 @@ def test_parameters_stay_frozen_from_the_first_gradient_to_the_end_of_the_run(ti
     before, hook = footprint(tiny.pipe), Differentiates()
     assert run(tiny, hook, steps=3)[hook].learning == [True, True, False]
     assert footprint(tiny.pipe) == before
+
+
+class Deeper(sdprobe.Observer):
+    """Calls the denoiser again from within a further call of it."""
+
+    kinds = ("cross",)
+
+    def attention(self, attn, site):
+        site.step.predict(site.step.latents)
+
+
+def test_inside_a_further_call_it_is_refused_too(tiny):
+    def ask(x, step):
+        step.predict(x, Deeper())
+        return x
+
+    with pytest.raises(RuntimeError, match="inside the denoiser, which is running"):
+        sdprobe.sample(tiny, "a star", hooks=[sdprobe.on("latents", ask)], steps=1, progress=False, height=16, width=16)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import hooks as of_diffusers
 
 import sdprobe
-from tests.caches import SIZE, STEPS, cached
+from tests.caches import SIZE, STEPS, broadcast, cached
+from tests.stock_pipelines import called
+from tests.test_attach import with_ip_adapter
 from tests.tiny import stable_diffusion
 
 SETTINGS = {"steps": STEPS, "seed": 3, "progress": False, **SIZE}
@@ -68,3 +71,11 @@ def test_a_processor_that_cannot_be_seen_is_named():
     run = sample(pipe, sdprobe.AttentionMaps(strict=False))
     assert all("SlicedAttnProcessor" in why for why in run.coverage.missed.values())
     assert all("pipe.disable_attention_slicing()" in why for why in run.coverage.missed.values())
+
+
+def test_a_transform_of_image_prompts_that_a_cache_skips_is_refused():
+    stock = with_ip_adapter()
+    of_diffusers.apply_pyramid_attention_broadcast(stock.pipe.unet, broadcast(lambda: 500))
+    hook = sdprobe.on("attention", lambda attn: attn, kinds=("image_prompt",))
+    with pytest.raises(RuntimeError, match="skipped by PyramidAttentionBroadcast"), sdprobe.attach(stock.pipe, [hook]):
+        called(stock, ip_adapter_image_embeds=[torch.randn(2, 1, 8)])

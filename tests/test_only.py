@@ -155,3 +155,45 @@ def test_an_error_in_a_variant_leaves_the_others_off(tiny):
         run(tiny, only(ReplaceToken("circle", with_="star"), steps={0}), only(Fails(), steps={0}))
     assert any("prompt_embeds" in note for note in caught.value.__notes__)
     assert same_run(run(tiny), run(tiny))
+
+
+class Shut(sdprobe.Transform):
+    """No position attends to the keys from a number on."""
+
+    kinds = ("cross",)
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def attention(self, attn, site):
+        keys = attn.key.shape[2]
+        return attn.masked((torch.arange(keys) < self.first).expand(1, 1, attn.query.shape[2], keys))
+
+
+class Columns(sdprobe.Observer):
+    kinds = ("cross",)
+
+    def start(self, run):
+        self.most = {"cond": 0.0, "uncond": 0.0}
+
+    def attention(self, attn, site):
+        for role in self.most:
+            self.most[role] = max(self.most[role], float(attn.probs(role)[..., 3:].max()))
+
+
+def test_masks_of_some_rows_are_together_the_mask_of_all(tiny):
+    by_rows = [only(Shut(3), rows="cond"), only(Shut(3), rows="uncond")]
+    whole, half = made(tiny, Shut(3)), made(tiny, by_rows[0])
+    assert torch.allclose(made(tiny, *by_rows).latents, whole.latents, atol=1e-5)
+    assert not torch.allclose(half.latents, whole.latents, atol=1e-3)
+    # A mask after those of some rows acts on what they left, as after that of all.
+    assert torch.allclose(made(tiny, *by_rows, Shut(2)).latents, made(tiny, Shut(3), Shut(2)).latents, atol=1e-5)
+    assert torch.allclose(made(tiny, *by_rows, Shut(9)).latents, whole.latents, atol=1e-5)
+
+
+def test_looking_at_a_mask_of_some_rows_leaves_it(tiny):
+    masked = made(tiny, only(Shut(3), rows="cond"))
+    run_ = made(tiny, only(Shut(3), rows="cond"), columns := Columns())
+    assert torch.equal(run_.latents, masked.latents)
+    assert run_[columns].most["cond"] == 0
+    assert run_[columns].most["uncond"] > 0

@@ -128,7 +128,8 @@ def test_observers_see_the_run_s_own_calls_alone(tiny, kind, case):
     watched = run(tiny, maps, given_, around, seen, **case)
     assert same_run(watched, run(tiny, given_, **case))
     assert len(set(watched.coverage.seen.values())) == 1
-    assert sum(watched[maps].sums.counts.values()) * 2 == sum(watched.coverage.seen.values())  # half of the sites are cross
+    counted = sum(watched[maps].sums.counts.values())
+    assert counted * 2 == sum(watched.coverage.seen.values())  # half of the sites are cross
     maps, first = AttentionMaps(), case | {"prompt": "a star"}
     early = only(maps, steps={0})
     runs = [run(tiny, *hooks, early, **first) for hooks in ((kind(1.0),), ())]

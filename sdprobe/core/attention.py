@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sdprobe.core.attention_columns import add_mean_columns, can_add_columns
 from sdprobe.core.run import Role, Row, as_slice, rows_of
+from sdprobe.core.short_repr import said
 
 Rows = Role | Sequence[int] | slice | None
 Index = slice | Tensor
@@ -135,7 +137,8 @@ class Attention:
     def _scores(self, r: Index, h: Index, q: Index) -> Tensor:
         """Return scale · query · keyᵀ + mask."""
         query, key = _of(self.query, r, h, q), _of(per_head(self.key, self.query), r, h, ALL)
-        scores = torch.matmul(query.float() * self.scale, key.float().mT)
+        with in_full_precision(query):
+            scores = torch.matmul(query.float() * self.scale, key.float().mT)
         if self.mask is None:
             return scores
         mask = self._mask(r, h, q)
@@ -152,8 +155,10 @@ class Attention:
         query, key, less = query.flatten(0, 1), key.flatten(0, 1), less.flatten(0, 1)
         if query.dtype != torch.float32:
             query, key, less = query.float(), key.float(), less.float()
-        found: Tensor = torch.baddbmm(less, query, key.mT, beta=-1, alpha=self.scale).exp_()
-        return found.unflatten(0, (rows, heads))
+        with in_full_precision(query):
+            found: Tensor = torch.baddbmm(less, query, key.mT, beta=-1, alpha=self.scale).exp_()
+        found = found.unflatten(0, (rows, heads))
+        return found
 
     def _mask(self, r: Index, h: Index, q: Index) -> Tensor:
         assert self.mask is not None
@@ -180,7 +185,7 @@ class Attention:
             or keep.ndim != 4
             or any(n not in (1, m) for n, m in zip(keep.shape, expected, strict=True))
         ):
-            raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {_said(keep)}")
+            raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {said(keep)}")
         if self.replaced is not None:
             kept = self.replaced * keep
             _refuse_blind(kept > 0)
@@ -232,7 +237,7 @@ class Attention:
             both = self.fused(self)
             self._made["logsumexp"] = None if both is None else both[1]
             if both is not None:
-                self._made["output"] = both[0]
+                self._made.setdefault("output", both[0])  # rows of it may have been replaced
         lse: Tensor | None = self._made["logsumexp"]
         return lse
 
@@ -248,13 +253,15 @@ def per_head(x: Tensor, query: Tensor) -> Tensor:
     return x if x.shape[1] == query.shape[1] else x.repeat_interleave(query.shape[1] // x.shape[1], 1)
 
 
+def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """While this is open, ``torch.autocast`` does not lower the precision of what is computed on a tensor's device."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
     if not seen.any(-1).all():
         raise ValueError("masked leaves some query no key to look at")
-
-
-def _said(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 def _index(chosen: Sequence[int] | slice | None, device: torch.device, of: int | None) -> Index:

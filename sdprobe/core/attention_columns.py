@@ -8,16 +8,19 @@ which comes with torch for CUDA.
 from __future__ import annotations
 
 import os
+import shutil
+from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from sdprobe.core.short_repr import said
+
 HAS_TRITON = find_spec("triton") is not None
 INTERPRETED = bool(int(os.environ.get("TRITON_INTERPRET", "0")))  # Triton's own switch: kernels run on the CPU
-QUERIES = 64  # of one program
+QUERIES, WIDTH_AT_ONCE = 64, 64  # of one program
 
 if HAS_TRITON:
     import triton
@@ -54,27 +57,32 @@ if HAS_TRITON:
         BLOCK_WIDTH: tl.constexpr,
         SINGLE: tl.constexpr,
     ):
-        row = tl.program_id(2)
+        row = tl.program_id(2).to(tl.int64)  # a row of many may begin beyond 2³¹ numbers
         at = tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
         token = tl.program_id(1) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
         part = tl.arange(0, BLOCK_WIDTH)
-        here, asked, within = at < queries, token < tokens, part < WIDTH
+        here, asked = at < queries, token < tokens
         position = tl.load(positions + token, mask=asked, other=0)
         found = tl.zeros((BLOCK_QUERIES, BLOCK_TOKENS), tl.float32)
         for head in range(HEADS):
-            q = tl.load(
-                query + row * query_row + head * query_head + at[:, None] * query_place + part[None, :],
-                mask=here[:, None] & within[None, :],
-                other=0.0,
-            )
-            k = tl.load(
-                key + row * key_row + (head // GROUP) * key_head + position[None, :] * key_place + part[:, None],
-                mask=asked[None, :] & within[:, None],
-                other=0.0,
-            )
+            scores = tl.zeros((BLOCK_QUERIES, BLOCK_TOKENS), tl.float32)
+            # In parts: all of a wide head does not fit into the memory that the threads of a program share.
+            for begin in range(0, WIDTH, BLOCK_WIDTH):
+                within = begin + part < WIDTH
+                q = tl.load(
+                    query + row * query_row + head * query_head + at[:, None] * query_place + (begin + part)[None, :],
+                    mask=here[:, None] & within[None, :],
+                    other=0.0,
+                )
+                k_head = key + row * key_row + (head // GROUP) * key_head
+                k = tl.load(
+                    k_head + position[None, :] * key_place + (begin + part)[:, None],
+                    mask=asked[None, :] & within[:, None],
+                    other=0.0,
+                )
+                # Otherwise Triton multiplies single precision in TF32.
+                scores += tl.dot(q, k, input_precision="ieee") if SINGLE else tl.dot(q, k)
             less = tl.load(logsumexp + row * less_row + head * less_head + at * less_place, mask=here, other=0.0)
-            # Otherwise Triton multiplies single precision in TF32.
-            scores = tl.dot(q, k, input_precision="ieee") if SINGLE else tl.dot(q, k)
             found += tl.exp(scores * scale - less[:, None])
         place = total + row * total_row + at[:, None] * total_place + token[None, :] * total_token
         inside = here[:, None] & asked[None, :]
@@ -83,7 +91,14 @@ if HAS_TRITON:
 
 def can_add_columns(query: Tensor) -> bool:
     """Whether `add_mean_columns` can run on the device of a query."""
-    return HAS_TRITON and (query.is_cuda or INTERPRETED)
+    return HAS_TRITON and (INTERPRETED or (query.is_cuda and _can_compile_for(query.device)))
+
+
+@cache
+def _can_compile_for(device: torch.device) -> bool:
+    """Whether Triton supports a GPU, and finds the C compiler with which it builds its launcher."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def add_mean_columns(
@@ -98,7 +113,7 @@ def add_mean_columns(
     rows, heads, queries, width = query.shape
     positions = _positions_of(tokens, key)
     if total.shape != (rows, queries, len(positions)) or total.dtype != torch.float32:
-        raise ValueError(f"the sum has to be fp32 of {[rows, queries, len(positions)]}, not {_said(total)}")
+        raise ValueError(f"the sum has to be fp32 of {[rows, queries, len(positions)]}, not {said(total)}")
     query, key = _packed(query), _packed(key)
     block_tokens = min(64, max(16, triton.next_power_of_2(len(positions))))
     grid = (triton.cdiv(queries, QUERIES), triton.cdiv(len(positions), block_tokens), rows)
@@ -122,7 +137,7 @@ def add_mean_columns(
             GROUP=heads // key.shape[1],
             BLOCK_QUERIES=QUERIES,
             BLOCK_TOKENS=block_tokens,
-            BLOCK_WIDTH=max(16, triton.next_power_of_2(width)),
+            BLOCK_WIDTH=min(WIDTH_AT_ONCE, max(16, triton.next_power_of_2(width))),
             SINGLE=query.dtype == torch.float32,
         )
 
@@ -136,7 +151,3 @@ def _positions_of(tokens: slice | Tensor, key: Tensor) -> Tensor:
 def _packed(x: Tensor) -> Tensor:
     """Return a tensor whose last axis is without gaps in memory, as the kernel reads it."""
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _said(x: Any) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"

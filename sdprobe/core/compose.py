@@ -86,21 +86,24 @@ class Hooks:
     @contextmanager
     def open(self, run: Run) -> Iterator[Hooks]:
         """Copy the hooks for this run and start them in order; at the end or after an error, finish them in reverse."""
-        with ExitStack() as ending:
-            live = Hooks()
-            live.run = run
-            for given in self.leaves:
-                own = copy.copy(given)
-                run.records.append((given, own))
-                called(own, "start", run)
-                ending.callback(called, own, "finish", run)
-                live.leaves = (*live.leaves, own)
-                acting: Any = getattr(own, "inner") if _counts_its_calls(own) else own  # noqa: B009 only limited hooks have it
-                points = [point for point in POINTS if overrides(acting, point)]
-                run.coverage.count_calls_of(own, name_of(own), points, own.strict)
-            yield live
-        run.coverage.warn_of_idle()
-        run.nan_trace.warn(run.latents)
+        try:
+            with ExitStack() as ending:
+                live = Hooks()
+                live.run = run
+                for given in self.leaves:
+                    own = copy.copy(given)
+                    run.records.append((given, own))
+                    called(own, "start", run)
+                    ending.callback(called, own, "finish", run)
+                    live.leaves = (*live.leaves, own)
+                    acting: Any = getattr(own, "inner") if _counts_its_calls(own) else own  # noqa: B009 only limited hooks have it
+                    points = [point for point in POINTS if overrides(acting, point)]
+                    run.coverage.count_calls_of(own, name_of(own), points, own.strict)
+                yield live
+            run.coverage.warn_of_idle()
+            run.nan_trace.warn(run.latents)
+        finally:
+            run.nan_trace.forget()
 
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
         """Return only the hooks that override a point and, if given, ask for a module of that name and kind."""

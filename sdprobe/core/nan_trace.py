@@ -34,7 +34,7 @@ class NanTrace:
         return next((where() for where, ends in self._noted if not all(map(math.isfinite, ends))), None)
 
     def warn(self, latents: Tensor | None) -> None:
-        """Warn if the final latents are not finite, and say where that began; forget what was recorded."""
+        """Warn if the final latents are not finite, and say where that began."""
         if self._final is None and latents is not None:
             self.note_final(latents)
         if self._final is not None and not self._final.value.isfinite().all():
@@ -45,6 +45,9 @@ class NanTrace:
                 f"the final latents hold NaN or infinities, so the pictures show nothing. That began {began}",
                 stacklevel=2,
             )
+
+    def forget(self) -> None:
+        """Forget what was recorded."""
         self._noted.clear()
         self._final = None
 

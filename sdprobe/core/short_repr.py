@@ -6,6 +6,8 @@ import reprlib
 from types import FunctionType
 from typing import Any
 
+from torch import Tensor
+
 LONGEST = 400  # characters of one value, nested dictionaries included
 
 
@@ -36,3 +38,13 @@ def short_repr(value: object) -> str:
     """
     said = _Short().repr(value)
     return said if len(said) <= LONGEST else f"{said[: LONGEST - 4]} ..."
+
+
+def said(x: Tensor) -> str:
+    """Return a tensor's dtype and shape.
+
+    >>> import torch
+    >>> said(torch.zeros(2, 3))
+    'float32 [2, 3]'
+    """
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"

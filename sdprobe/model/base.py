@@ -181,7 +181,7 @@ class Model(PipelineParts, ABC):
     @property
     def middle(self) -> str:
         """A pattern for the modules in the middle of the network: the middle one of its blocks with attention."""
-        sites = (name for name, module in self.denoiser.named_modules() if self.attention_kind(module))
+        sites = (name for name, module in self.modules.items() if self.attention_kind(module))
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in sites))
         return f"{blocks[len(blocks) // 2]}.*"
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Settings
 from sdprobe.model.call_signature import CallSignature
+from sdprobe.model.denoiser.compiled_parts import names_as_written
 from sdprobe.model.frozen_parameters import freeze_parameters
 from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
@@ -57,6 +58,11 @@ class PipelineParts:
         """The network that is called in every step, an `nn.Module`."""
         network = getattr(self.pipe, self.network)
         return getattr(network, "_orig_mod", network)  # torch.compile wraps it
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The denoiser's modules by their dotted names, without what torch.compile adds to these."""
+        return names_as_written(self.denoiser)
 
     # Text.
 

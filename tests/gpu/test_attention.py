@@ -26,7 +26,7 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-WIDTHS = (40, 64, 80, 128, 36)  # the last is no multiple of 8
+WIDTHS = (40, 64, 80, 128, 160, 36)  # the last is no multiple of 8
 MASKS = ("none", "added", "boolean")
 # Of a probability. A kernel of half precision may approximate the exponentials in its logsumexp.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-4, torch.bfloat16: 1e-4}

@@ -167,7 +167,7 @@ class LimitedHook:
 
     def _refuse_idle(self, run: Run) -> None:
         """Refuse limits that are wrong before the run begins: patterns without a module, rows that the run lacks."""
-        names = [name for name, _ in run.model.denoiser.named_modules()]
+        names = list(run.model.modules)
         rows = rows_of_run(run)
         for limit in self.limits:
             for pattern in () if callable(limit.sites) else limit.sites or ():

@@ -177,8 +177,7 @@ def _showing(further: bool) -> Callable[..., Any]:
 
 def _cross_sites(run: Run) -> list[str]:
     """Return the names of a model's cross-attention modules."""
-    named = run.model.denoiser.named_modules()
-    return [name for name, module in named if run.model.attention_kind(module) == "cross"]
+    return [name for name, module in run.model.modules.items() if run.model.attention_kind(module) == "cross"]
 
 
 def _together(limited: Sequence[tuple[int, LimitedTextEdit]], sites: Sequence[str]) -> set[tuple[int, ...]]:

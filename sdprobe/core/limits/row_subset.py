@@ -189,8 +189,18 @@ def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returne
     if returned.replaced is not given.replaced and returned.replaced is not None:
         probs = attn.probs()
         replaced = with_entries(probs, entries, returned.replaced.to(probs.dtype))
+    if returned.mask is not given.mask and returned.mask is not None:
+        held |= {"mask": _mask_with_entries(attn, entries, returned.mask), "kernel": by_own_mask}
+        held["fused"] = lambda own: None
     output = with_entries(attn.output(), entries, returned.output())
     return replace(attn, **held, replaced=replaced, _made={"output": output})
+
+
+def _mask_with_entries(attn: Attention, entries: Sequence[int], new: Tensor) -> Tensor:
+    """Return the mask of a call, for every row, with that of some rows replaced."""
+    shape = (*attn.query.shape[:3], attn.key.shape[2])
+    whole = torch.ones(shape, dtype=torch.bool, device=new.device) if attn.mask is None else attn.mask.expand(shape)
+    return with_entries(whole, entries, new.expand(len(entries), *shape[1:]))
 
 
 def with_rows_of(attn: Attention, entries: Sequence[int], other: Attention, step: Step) -> Attention:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,25 @@ _backends = attention_dispatch._AttentionBackendRegistry
 
 class _Thread(threading.local):
     receive: Receive | None = None
+    receiving = False
+
+
+class _Installed(NamedTuple):
+    """A function that looks who listens, and the one whose place it has."""
+
+    function: Callable[..., Any]
+    stock: Callable[..., Any]
 
 
 _thread, _lock = _Thread(), threading.Lock()
 _open = 0  # modules in which some thread listens now
-_sdpa = F.scaled_dot_product_attention
-_stock_backends: dict[Any, Callable[..., Any]] = {}
+_sdpa: _Installed | None = None
+_of_backends: dict[Any, _Installed] = {}
+
+
+def is_receiving() -> bool:
+    """Whether this thread is at a call that is being received: what it calls now is no call of the denoiser's own."""
+    return _thread.receiving
 
 
 def divert(receive: Receive | None, backend: Any = None) -> Receive | None:
@@ -46,26 +59,32 @@ def divert(receive: Receive | None, backend: Any = None) -> Receive | None:
     before, _thread.receive = _thread.receive, receive
     with _lock:
         _open += 1
-        if F.scaled_dot_product_attention is not _call_or_receive:
-            _sdpa = F.scaled_dot_product_attention
-            F.scaled_dot_product_attention = _call_or_receive
-        if backend is not None and backend not in _stock_backends:
-            _stock_backends[backend] = _backends._backends[backend]
-            _backends._backends[backend] = _received_backend(_stock_backends[backend])
+        if _sdpa is None or F.scaled_dot_product_attention is not _sdpa.function:
+            stock = F.scaled_dot_product_attention
+            _sdpa = _Installed(_received(stock), stock)
+            F.scaled_dot_product_attention = _sdpa.function
+        if backend is not None and backend not in _of_backends:
+            stock = _backends._backends[backend]
+            _of_backends[backend] = _Installed(_received_backend(stock), stock)
+            _backends._backends[backend] = _of_backends[backend].function
     return before
 
 
 def restore(before: Receive | None) -> None:
-    """Undo a call of `divert`, which returned ``before``."""
-    global _open
+    """Undo a call of `divert`, which returned ``before``. What somebody else has replaced meanwhile is left alone."""
+    global _open, _sdpa
     _thread.receive = before
     with _lock:
         _open -= 1
-        if not _open:
-            if F.scaled_dot_product_attention is _call_or_receive:  # else somebody has replaced it meanwhile
-                F.scaled_dot_product_attention = _sdpa
-            _backends._backends.update(_stock_backends)
-            _stock_backends.clear()
+        if _open or _sdpa is None:
+            return
+        if F.scaled_dot_product_attention is _sdpa.function:
+            F.scaled_dot_product_attention = _sdpa.stock
+        for name, own in _of_backends.items():
+            if _backends._backends[name] is own.function:
+                _backends._backends[name] = own.stock
+        _sdpa = None
+        _of_backends.clear()
 
 
 def backend_of(module: Any) -> Any:
@@ -82,19 +101,20 @@ def backend_of(module: Any) -> Any:
     return None if own.startswith("native") or name not in _backends._backends else name
 
 
-@wraps(_sdpa)
-def _call_or_receive(*args: Any, **kwargs: Any) -> Tensor:
-    if torch.compiler.is_compiling() or (receive := _thread.receive) is None:
-        return _sdpa(*args, **kwargs)
-    _thread.receive = None  # what a hook computes by itself is no call of the module
-    try:
-        return receive(_sdpa, *args, **kwargs)
-    finally:
-        _thread.receive = receive
+def _received(stock: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return torch's function, or what somebody has put in its place, as one that looks who listens."""
+
+    @wraps(stock)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_compiling() or (receive := _thread.receive) is None:
+            return stock(*args, **kwargs)
+        return _give(receive, stock, *args, **kwargs)
+
+    return call
 
 
 def _received_backend(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a backend's function that looks who listens; backends get ``[rows, positions, heads, width]``."""
+    """Return a backend's function as one that looks who listens; backends get ``[rows, positions, heads, width]``."""
 
     @wraps(stock)
     def call(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **kwargs: Any) -> Any:
@@ -109,11 +129,16 @@ def _received_backend(stock: Callable[..., Any]) -> Callable[..., Any]:
 
         names = ("dropout_p", "is_causal", "scale", "enable_gqa")
         asked = {name: kwargs[name] for name in names if name in kwargs}
-        _thread.receive = None
-        try:
-            turned = (x.transpose(1, 2) for x in (query, key, value))
-            return receive(own, *turned, attn_mask=attn_mask, **asked).transpose(1, 2)
-        finally:
-            _thread.receive = receive
+        turned = (x.transpose(1, 2) for x in (query, key, value))
+        return _give(receive, own, *turned, attn_mask=attn_mask, **asked).transpose(1, 2)
 
     return call
+
+
+def _give(receive: Receive, stock: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Give a call to the one who listens; what a hook computes meanwhile is no call of the module."""
+    _thread.receive, _thread.receiving = None, True
+    try:
+        return receive(stock, *args, **kwargs)
+    finally:
+        _thread.receive, _thread.receiving = receive, False

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Site, Step
-from sdprobe.model.denoiser.attention_calls import Receive, divert, restore
-from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls
+from sdprobe.model.denoiser.attention_calls import Receive, divert, is_receiving, restore
+from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls, kinds_of
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
@@ -35,7 +35,7 @@ class AttentionModule(NamedTuple):
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of its calls."""
-        return (self.kind, KIND) if has_image_prompts(self.module) else (self.kind,)
+        return kinds_of(self.module, self.kind)
 
 
 class AttentionSite:
@@ -51,19 +51,18 @@ class AttentionSite:
         self.entered = False
         self.seen: list[tuple[str, str]] = []
         self._arguments: Mapping[str, Any] = {}
-        self._depth = self._first_keys = 0
+        self._first_keys = 0
         self._before: tuple[Receive | None] | None = None
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if is_receiving():  # a hook calls the denoiser, or this module, by itself
+            return
         self.entered = True
-        self._depth += 1
-        if self._depth == 1:  # a hook may have called the denoiser again
-            self._arguments = kwargs
-            self._before = (divert(self.receive, self.of.backend),)
+        self._arguments = kwargs
+        self._before = (divert(self.receive, self.of.backend),)
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._depth -= 1
-        if not self._depth:
+        if not is_receiving():
             self.abandon()
 
     def abandon(self) -> None:

@@ -9,7 +9,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run, Site
-from sdprobe.model.denoiser.compiled_parts import names_as_written
+from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.module_hooks import place_of
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
@@ -25,9 +25,10 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     if not asking:
         return
     modules = [
-        (name, kind, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
-        for name, module in names_as_written(run_model.denoiser).items()
+        (name, own, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
+        for name, module in run_model.modules.items()
         if (kind := run_model.attention_kind(module)) is not None
+        for own in kinds_of(module, kind)
     ]
     layout, texts = run_model.layout(run.settings), run_model.text_tokens(run.prompt_of(0))
     parts = {(kind, grid): _parts(layout, kind, grid, texts) for _, kind, _, grid, _ in modules}

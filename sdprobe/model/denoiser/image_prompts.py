@@ -15,6 +15,11 @@ def has_image_prompts(module: Any) -> bool:
     return hasattr(getattr(module, "processor", None), "to_k_ip")
 
 
+def kinds_of(module: Any, kind: str) -> tuple[str, ...]:
+    """Return the kinds of the attention calls that a module of a kind makes."""
+    return (kind, KIND) if has_image_prompts(module) else (kind,)
+
+
 def image_prompt_calls(module: Any, arguments: Mapping[str, Any]) -> list[str]:
     """Return what each call of an attention module after its first attends to, in order.
 

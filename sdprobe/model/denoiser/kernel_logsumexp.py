@@ -38,17 +38,16 @@ def run_with_logsumexp(
     scale: float | None,
     grouped: bool = False,
 ) -> KernelOutput | None:
-    """Return what the chosen kernel computes, or None if no fused kernel is chosen or gradients are wanted."""
+    """Return what the chosen kernel computes; None if no fused kernel is chosen, with gradients and with autocast."""
     kernels = KERNELS.get(query.device.type)
-    wanted = (
-        query.requires_grad or key.requires_grad or value.requires_grad or (mask is not None and mask.requires_grad)
-    )
-    if kernels is None or wanted:
+    if kernels is None or torch.is_autocast_enabled(query.device.type):
+        return None
+    if query.requires_grad or key.requires_grad or value.requires_grad or (mask is not None and mask.requires_grad):
         return None  # the logsumexp of a kernel has no gradient
     choice = torch._fused_sdp_choice(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
     kernel = kernels.get(choice)
-    if kernel is None:
-        return None
+    if kernel is None or (kernel is _cudnn and mask is not None and mask.dtype == torch.bool):
+        return None  # what a boolean mask becomes for cuDNN differs between versions of torch
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -math.inf)
     return kernel(query, key, value, mask, scale)

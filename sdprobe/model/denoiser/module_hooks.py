@@ -28,7 +28,7 @@ from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
 from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
-from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts
+from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
@@ -65,7 +65,7 @@ class ModuleHooks:
         self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
         self._every_compiled = CompiledParts.of(denoiser if called is None else called)
         self._cached = has_caches(denoiser)
-        self.busy = False
+        self._listening: list[ModuleHooks] = []  # shared with the copies for further calls
         self._listen(hooks, coverage)
 
     @classmethod
@@ -73,6 +73,11 @@ class ModuleHooks:
         """Return the sites that the hooks of a run ask for in its model."""
         layout, called = run_model.layout(run.settings), getattr(run_model.pipe, run_model.network)
         return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the denoiser runs, in the loop's own call or in a further one."""
+        return bool(self._listening)
 
     def refuse_unreachable(self, run_model: Any, run: Run) -> None:
         """Refuse limited hooks that would act in no step of the run, or at no site that they ask for."""
@@ -91,7 +96,7 @@ class ModuleHooks:
             if grid is None:
                 return None
             heads = int(getattr(self._modules[name], "heads", 0))
-            for own in self._kinds_at(name):
+            for own in kinds_of(self._modules[name], self._sites[name]):
                 if asks(hook, name, own):
                     found.append(expect(Site(name, own, place_of(name), grid, heads, step)))
         return found
@@ -104,11 +109,6 @@ class ModuleHooks:
         other._listen(both, Coverage())
         return other
 
-    def _kinds_at(self, name: str) -> tuple[str, ...]:
-        """Return the kinds of the attention calls that a module makes."""
-        kind = self._sites[name]
-        return (kind, KIND) if has_image_prompts(self._modules[name]) else (kind,)
-
     def _module_of(self, name: str, kind: str, hooks: Hooks) -> AttentionModule:
         module, by_kind = self._modules[name], _by_kind(hooks, name)
         backend = backend_of(module)
@@ -117,12 +117,14 @@ class ModuleHooks:
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
         self._hooks, self._coverage = hooks, coverage
         self._skips = Counter[str]()
-        _refuse_idle(hooks, "attention", {name: self._kinds_at(name) for name in self._sites})
+        _refuse_idle(
+            hooks, "attention", {name: kinds_of(self._modules[name], self._sites[name]) for name in self._sites}
+        )
         _refuse_idle(hooks, "activation", dict.fromkeys(self._modules, ()))
         self._attention = [
             self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
-            if any(len(hooks.at("attention", name, own)) for own in self._kinds_at(name))
+            if any(len(hooks.at("attention", name, own)) for own in kinds_of(self._modules[name], self._sites[name]))
         ]
         acting = hooks.at("activation")
         modules = self._modules if len(acting) else {}
@@ -142,7 +144,7 @@ class ModuleHooks:
         handles: list[Any] = []
         sites = [AttentionSite(of, step) for of in self._attention]
         ran = set[str]()
-        self.busy = True
+        self._listening.append(self)
         try:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
@@ -157,7 +159,7 @@ class ModuleHooks:
             for name, _, hooks in self._activation:
                 self._account_output(name, name in ran, hooks)
         finally:
-            self.busy = False
+            self._listening.clear()
             # torch does not call the closing hook of a module after a KeyboardInterrupt, so the sites are closed here.
             for site in reversed(sites):
                 site.abandon()
@@ -171,10 +173,14 @@ class ModuleHooks:
                 name = of.name if kind == of.kind else f"{of.name} ({attends_to})"
                 self._coverage.asked.setdefault(name, kind)
                 self._coverage.seen[name] = self._coverage.seen.get(name, 0) + 1
-        if not site.seen and len(hooks := of.hooks_of(of.kind)):
-            self._miss(of.name, hooks, reason_of(self._denoiser, of.name, of.module, site.entered))
-        if KIND in of.kinds and len(of.hooks_of(KIND)) and len(site.seen) < 2:
-            self._coverage.missed[f"{of.name} ({KIND})"] = NO_IMAGE_PROMPT
+        for kind in of.kinds:
+            if kind in (seen for seen, _ in site.seen) or not len(hooks := of.hooks_of(kind)):
+                continue
+            name = of.name if kind == of.kind else f"{of.name} ({kind})"
+            if site.seen:
+                self._coverage.missed[name] = NO_IMAGE_PROMPT
+            else:
+                self._miss(name, hooks, reason_of(self._denoiser, of.name, of.module, site.entered))
 
     def _account_output(self, name: str, ran: bool, hooks: Hooks) -> None:
         if ran:
