@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, MixPrompts, ReplaceToken, only
 from sdprobe.core.hook import POINTS
+from sdprobe.model.denoiser.kernel_logsumexp import KERNELS
 from tests.laws.strategies import TENSOR_POINTS, affine, run, same_run, same_values, seen
 
 STEPS = 4
@@ -197,3 +198,12 @@ def test_looking_at_a_mask_of_some_rows_leaves_it(tiny):
     assert torch.equal(run_.latents, masked.latents)
     assert run_[columns].most["cond"] == 0
     assert run_[columns].most["uncond"] > 0
+
+
+def test_observers_of_some_rows_share_one_call_of_the_kernel(tiny, monkeypatch):
+    calls = []
+    for choice, kernel in KERNELS["cpu"].items():
+        monkeypatch.setitem(KERNELS["cpu"], choice, lambda *given, own=kernel: calls.append(1) or own(*given))
+    hooks = [only(AttentionMaps(rows=role), rows=role) for role in ("cond", "uncond")]
+    seen_ = made(tiny, *hooks, AttentionMaps())
+    assert len(calls) == sum(seen_.coverage.seen.values())

@@ -83,7 +83,7 @@ class Attention:
         r, h, q, t = self._indices(rows, heads, queries, tokens)
         if self.replaced is not None:
             return self.replaced[r][:, h][:, :, q][..., t]
-        if (logsumexp := self._logsumexp()) is not None:
+        if (logsumexp := self.logsumexp()) is not None:
             return self._columns(r, h, q, t, logsumexp)
         return self._softmax(r, h, q)[..., t] if _is_all(t) else self._softmax_in_blocks(r, h, q, t)
 
@@ -99,7 +99,7 @@ class Attention:
         On a GPU this takes one launch and no further memory, if the kernel gives log Σ exp and there is no mask.
         """
         r, h, q, t = self._indices(rows, None, queries, tokens)
-        logsumexp = None if self.replaced is not None else self._logsumexp()
+        logsumexp = None if self.replaced is not None else self.logsumexp()
         if logsumexp is None:
             total.add_(self.probs(rows, None, tokens, queries).mean(1))
         elif self.mask is None and can_add_columns(self.query):
@@ -231,7 +231,7 @@ class Attention:
         held = (self.query, self.key, self.value, self.mask, self.replaced, self._made.get("output"))
         return tuple([tensor for tensor in held if tensor is not None])
 
-    def _logsumexp(self) -> Tensor | None:
+    def logsumexp(self) -> Float[Tensor, "rows heads queries"] | None:
         """Return log Σ exp(scores) of every query, or None if the kernel does not give it."""
         if "logsumexp" not in self._made:
             both = self.fused(self)

@@ -163,6 +163,7 @@ def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
 def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> Attention:
     """Return the same attention call for some of its rows."""
     at, mask = as_slice(entries), attn.mask
+    logsumexp = None if attn.replaced is not None else attn.logsumexp()
     made = replace(
         attn,
         query=attn.query[at],
@@ -170,7 +171,7 @@ def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> At
         value=attn.value[at],
         rows=step.rows,
         replaced=None if attn.replaced is None else attn.replaced[at],
-        _made={},
+        _made={} if logsumexp is None else {"logsumexp": logsumexp[at]},  # found once for all rows
     )
     if mask is None or mask.ndim < 4 or len(mask) == 1:
         return made
