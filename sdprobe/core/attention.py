@@ -256,7 +256,8 @@ def per_head(x: Tensor, query: Tensor) -> Tensor:
 def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """While this is open, ``torch.autocast`` does not lower the precision of what is computed on a tensor's device."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if lowered else nullcontext()
 
 
 def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
