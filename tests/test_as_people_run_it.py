@@ -142,6 +142,8 @@ WAYS: dict[str, tuple[tuple[str, ...], Way]] = {
 }
 """Every way in which the picture is that of the stock pipeline and all attention is seen, by its name in the table."""
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 ELSEWHERE = {
     "`torch.inference_mode()` around the call",
     '`enable_group_offload(..., offload_to_disk_path="...")`',
@@ -214,6 +216,8 @@ def test_gradients_are_those_of_the_model_as_it_is(name, family):
 
 @pytest.mark.parametrize("family", MAKERS)
 def test_gradients_with_layerwise_casting(family):
+    if family.startswith("Stable Diffusion") and family != "Stable Diffusion 3" and TORCH < (2, 11):
+        pytest.skip("torch 2.6 does not differentiate convolutions whose weights are in float8 on a CPU; 2.11 does")
     """They are those of a model whose weights have gone through the smaller dtype once, with checkpointing or not."""
     pipe, rounded = MAKERS[family](), MAKERS[family]().to(torch.bfloat16)
     layerwise_casting(pipe)
