@@ -80,7 +80,9 @@ class Attention:
         Returns:
             ``[rows, heads, queries, tokens]``, in fp32 if the model computes in half precision.
         """
-        r, h, q, t = self._indices(rows, heads, queries, tokens)
+        return self._probs(*self._indices(rows, heads, queries, tokens))
+
+    def _probs(self, r: Index, h: Index, q: Index, t: Index) -> Tensor:
         if self.replaced is not None:
             return self.replaced[r][:, h][:, :, q][..., t]
         if (logsumexp := self.logsumexp()) is not None:
@@ -99,13 +101,11 @@ class Attention:
         On a GPU this takes one launch and no further memory, if the kernel gives log Σ exp and there is no mask.
         """
         r, h, q, t = self._indices(rows, None, queries, tokens)
-        logsumexp = None if self.replaced is not None else self.logsumexp()
-        if logsumexp is None:
-            total.add_(self.probs(rows, None, tokens, queries).mean(1))
-        elif self.mask is None and can_add_columns(self.query):
+        in_one_launch = self.replaced is None and self.mask is None and can_add_columns(self.query)
+        if in_one_launch and (logsumexp := self.logsumexp()) is not None:
             add_mean_columns(self.query[r][:, :, q], self.key[r], logsumexp[r][:, :, q], t, self.scale, total)
         else:
-            total.add_(self._columns(r, h, q, t, logsumexp).mean(1))
+            total.add_(self._probs(r, h, q, t).mean(1))
 
     def _indices(self, rows: Rows, heads: Any, queries: Any, tokens: Any) -> tuple[Index, Index, Index, Index]:
         r = rows_of(self.rows, rows) if isinstance(rows, str) else rows

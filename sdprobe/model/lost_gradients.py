@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdprobe.model.denoiser.diffusers_hooks import diffusers_hooks
+
 OFFLOADING = "group_offloading"  # the name under which diffusers registers its hook
 
 
@@ -19,8 +21,7 @@ def refuse_offloaded_weights(network: nn.Module) -> None:
     A tensor is left in their place, which is on another device; or, if they go to disk, whose memory is not set.
     """
     for module in network.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        hook = None if registry is None else registry.hooks.get(OFFLOADING)
+        hook = diffusers_hooks(module).get(OFFLOADING)
         if hook is None:
             continue
         group = hook.group

@@ -14,6 +14,8 @@ from typing import Any
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
+from sdprobe.model.denoiser.diffusers_hooks import diffusers_hooks
+
 
 def has_caches(denoiser: nn.Module) -> bool:
     """Return whether any cache acts in a network."""
@@ -92,8 +94,7 @@ def _detach(denoiser: nn.Module, args: Any, output: Any) -> None:
 
 def _hooks(denoiser: nn.Module) -> list[Any]:
     """Return the hooks of diffusers by which caches act in a network. Some only read what others of theirs keep."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in denoiser.modules())
-    every = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
+    every = (hook for module in denoiser.modules() for hook in diffusers_hooks(module).values())
     return [hook for hook in every if hook._is_stateful or hasattr(hook, "state_manager")]
 
 

@@ -34,11 +34,11 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     parts = {(kind, grid): _parts(layout, kind, grid, texts) for _, kind, _, grid, _ in modules}
     steps = run_model.expected_steps(run)
     for hook, inner in asking:
+        asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
             Site(name, kind, place, grid, heads, step, *parts[kind, grid])
             for step in steps
-            for name, kind, place, grid, heads in modules
-            if asks(hook, name, kind)
+            for name, kind, place, grid, heads in asked
         ]
         acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
         called(inner, "expect_sites", acting)

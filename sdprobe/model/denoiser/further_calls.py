@@ -35,7 +35,7 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
             told = run_model.narrowed(conditioning, step.rows_of(role))
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
-        aside = caches_set_aside(run_model.denoiser)
+        aside = caches_set_aside(run_model.denoiser) if module_hooks.has_caches else nullcontext()
         with frozen, aside, module_hooks.with_hooks(Hooks(*hooks)).listen(at):
             output: Tensor = run_model.denoise(x, at, told)
             return output

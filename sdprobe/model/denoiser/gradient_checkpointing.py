@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from sdprobe.model.denoiser.cache_states import has_caches
+from sdprobe.model.denoiser.diffusers_hooks import diffusers_hooks
 
 CASTING = "layerwise_casting"  # the name under which diffusers registers its hook
 FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
@@ -41,5 +42,4 @@ def checkpointed(network: Any) -> Iterator[None]:
 
 def _differs_again(network: nn.Module) -> bool:
     """Return whether a block that is computed again does something else than before."""
-    registries = (getattr(module, "_diffusers_hook", None) for module in network.modules())
-    return has_caches(network) or any(CASTING in registry.hooks for registry in registries if registry is not None)
+    return has_caches(network) or any(CASTING in diffusers_hooks(module) for module in network.modules())

@@ -64,7 +64,7 @@ class ModuleHooks:
         self._layout = layout
         self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
         self._every_compiled = CompiledParts.of(denoiser if called is None else called)
-        self._cached = has_caches(denoiser)
+        self.has_caches = has_caches(denoiser)
         self._listening: list[ModuleHooks] = []  # shared with the copies for further calls
         self._listen(hooks, coverage)
 
@@ -150,7 +150,7 @@ class ModuleHooks:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
             for name, module, hooks in self._activation:
-                passing = _passing(hooks, name, step, self._layout, ran, self._cached)
+                passing = _passing(hooks, name, step, self._layout, ran, self.has_caches)
                 handles.append(module.register_forward_hook(passing))
             with self._compiled.run_as_written():
                 yield

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from sdprobe.model.denoiser.diffusers_hooks import diffusers_hooks
+
 # By the name under which diffusers registers a cache's hook on a module. Only the hooks that can skip the module are
 # here: the first block of FirstBlockCache is always computed, and TextKVCache skips nothing.
 CACHES = {
@@ -30,9 +32,7 @@ def cache_of(denoiser: nn.Module, name: str) -> str | None:
     """
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
-        module = denoiser.get_submodule(".".join(parts[:length]))
-        registry = getattr(module, "_diffusers_hook", None)
-        for hook in () if registry is None else registry.hooks:
+        for hook in diffusers_hooks(denoiser.get_submodule(".".join(parts[:length]))):
             if hook in CACHES:
                 return CACHES[hook]
     return None
