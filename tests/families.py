@@ -38,8 +38,9 @@ CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")
 
 
-def clip_tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=CLIP_TOKENS)
+def clip_tokenizer(tokens: int = CLIP_TOKENS) -> CLIPTokenizer:
+    """The embedded model's vocabulary, in a context of so many tokens."""
+    return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=tokens)
 
 
 def t5_tokenizer() -> T5Tokenizer:
@@ -49,15 +50,23 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=[*special, *((word, -2.0) for word in WORDS), *letters], extra_ids=0)
 
 
-def clip(words: CLIPTokenizer, kind: type = CLIPTextModel) -> Any:
+def clip(
+    words: CLIPTokenizer,
+    kind: type = CLIPTextModel,
+    *,
+    width: int = CLIP_WIDTH,
+    inner: int = 32,
+    layers: int = 3,
+    heads: int = 2,
+) -> Any:
     config = CLIPTextConfig(
         vocab_size=len(words),
-        hidden_size=CLIP_WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=CLIP_TOKENS,
-        projection_dim=CLIP_WIDTH,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=words.model_max_length,
+        projection_dim=width,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
@@ -65,29 +74,35 @@ def clip(words: CLIPTokenizer, kind: type = CLIPTextModel) -> Any:
     return kind(config).eval()
 
 
-def t5(words: T5Tokenizer) -> T5EncoderModel:
+def t5(
+    words: T5Tokenizer, *, width: int = T5_WIDTH, of_head: int = 8, inner: int = 32, layers: int = 2
+) -> T5EncoderModel:
     config = T5Config(
         vocab_size=len(words),
-        d_model=T5_WIDTH,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
+        d_model=width,
+        d_kv=of_head,
+        d_ff=inner,
+        num_layers=layers,
         num_heads=2,
         feed_forward_proj="gated-gelu",
     )
     return T5EncoderModel(config).eval()
 
 
-def autoencoder(levels: int = 2, **options: Any) -> AutoencoderKL:
+def autoencoder(levels: int = 2, channels: int = 4, **options: Any) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(4,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=2,
         mid_block_add_attention=False,
         **options,
     ).eval()
+
+
+# How latents of a flow model are scaled.
+FLOW = {"scaling_factor": 1.5, "shift_factor": 0.06, "use_quant_conv": False, "use_post_quant_conv": False}
 
 
 def stable_diffusion_xl(zeroed: bool = True) -> StableDiffusionXLPipeline:
@@ -146,7 +161,7 @@ def stable_diffusion_3(dual: bool = True, with_t5: bool = True) -> StableDiffusi
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=autoencoder(scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        vae=autoencoder(**FLOW),
         text_encoder=clip(words, CLIPTextModelWithProjection),
         tokenizer=words,
         text_encoder_2=clip(words, CLIPTextModelWithProjection),
@@ -175,7 +190,7 @@ def flux(guidance_embeds: bool = True) -> FluxPipeline:
     return FluxPipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guidance_embeds),
-        vae=autoencoder(scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        vae=autoencoder(**FLOW),
         text_encoder=clip(words),
         tokenizer=words,
         text_encoder_2=t5(words_2),

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -25,22 +24,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sdprobe.model.toy_model import usual_scheduler
-from sdprobe.shapes import WEIGHTS
-from tests.families import t5_tokenizer
+from tests import families
 
-TOKENS = 77
+TOKENS, LEVELS = 77, 4  # of a prompt, of an autoencoder
 CLIP_WIDTH, BIG_CLIP_WIDTH, T5_WIDTH = 768, 1280, 4096
 POOLED_WIDTH = CLIP_WIDTH + BIG_CLIP_WIDTH
 SIZES = 6 * 256  # what SDXL is told of the picture's size
@@ -76,7 +67,7 @@ class FullSize:
 
 def stable_diffusion(device: torch.device, dtype: torch.dtype, tiny: bool) -> StableDiffusionPipeline:
     """Stable Diffusion 1.5."""
-    words = clip_tokenizer()
+    words = families.clip_tokenizer(TOKENS)
     with made_on(device, dtype):
         unet = UNet2DConditionModel(
             sample_size=64,
@@ -84,7 +75,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype, tiny: bool) -> St
             attention_head_dim=8,
             cross_attention_dim=CLIP_WIDTH,
         )
-    parts = {"unet": unet, "vae": autoencoder(4), "text_encoder": clip(words, CLIP_WIDTH)}
+    parts = {"unet": unet, "vae": families.autoencoder(LEVELS), "text_encoder": clip(words, CLIP_WIDTH)}
     return StableDiffusionPipeline(
         **on(device, dtype, parts),
         tokenizer=words,
@@ -97,7 +88,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype, tiny: bool) -> St
 
 def stable_diffusion_xl(device: torch.device, dtype: torch.dtype, tiny: bool) -> StableDiffusionXLPipeline:
     """Stable Diffusion XL."""
-    words = clip_tokenizer()
+    words = families.clip_tokenizer(TOKENS)
     with made_on(device, dtype):
         unet = UNet2DConditionModel(
             sample_size=128,
@@ -114,14 +105,14 @@ def stable_diffusion_xl(device: torch.device, dtype: torch.dtype, tiny: bool) ->
         )
     parts = {
         "unet": unet,
-        "vae": autoencoder(4),
+        "vae": families.autoencoder(LEVELS),
         "text_encoder": clip(words, CLIP_WIDTH),
         "text_encoder_2": clip(words, BIG_CLIP_WIDTH, CLIPTextModelWithProjection),
     }
     return StableDiffusionXLPipeline(
         **on(device, dtype, parts),
         tokenizer=words,
-        tokenizer_2=clip_tokenizer(),
+        tokenizer_2=families.clip_tokenizer(TOKENS),
         scheduler=EulerDiscreteScheduler(**NOISE_LEVELS),
         add_watermarker=False,
     )
@@ -129,7 +120,7 @@ def stable_diffusion_xl(device: torch.device, dtype: torch.dtype, tiny: bool) ->
 
 def stable_diffusion_3(device: torch.device, dtype: torch.dtype, tiny: bool) -> StableDiffusion3Pipeline:
     """Stable Diffusion 3.5 medium: the first 13 blocks also have self-attention of their own."""
-    words, t5_words = clip_tokenizer(), t5_tokenizer()
+    words, t5_words = families.clip_tokenizer(TOKENS), families.t5_tokenizer()
     layers, heads, dual = (3, 2, 1) if tiny else (24, 24, 13)
     with made_on(device, dtype):
         transformer = SD3Transformer2DModel(
@@ -149,7 +140,7 @@ def stable_diffusion_3(device: torch.device, dtype: torch.dtype, tiny: bool) -> 
         )
     parts = {
         "transformer": with_small_weights(transformer),
-        "vae": flow_autoencoder(),
+        "vae": families.autoencoder(LEVELS, 16, **families.FLOW),
         "text_encoder": clip(words, CLIP_WIDTH, CLIPTextModelWithProjection),
         "text_encoder_2": clip(words, BIG_CLIP_WIDTH, CLIPTextModelWithProjection),
         "text_encoder_3": t5(t5_words),
@@ -157,7 +148,7 @@ def stable_diffusion_3(device: torch.device, dtype: torch.dtype, tiny: bool) -> 
     return StableDiffusion3Pipeline(
         **on(device, dtype, parts),
         tokenizer=words,
-        tokenizer_2=clip_tokenizer(),
+        tokenizer_2=families.clip_tokenizer(TOKENS),
         tokenizer_3=t5_words,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
@@ -165,7 +156,7 @@ def stable_diffusion_3(device: torch.device, dtype: torch.dtype, tiny: bool) -> 
 
 def flux(device: torch.device, dtype: torch.dtype, tiny: bool) -> FluxPipeline:
     """Flux.1 dev."""
-    words, t5_words = clip_tokenizer(), t5_tokenizer()
+    words, t5_words = families.clip_tokenizer(TOKENS), families.t5_tokenizer()
     double, single, heads = (1, 1, 2) if tiny else (19, 38, 24)
     with made_on(device, dtype):
         transformer = FluxTransformer2DModel(
@@ -182,7 +173,7 @@ def flux(device: torch.device, dtype: torch.dtype, tiny: bool) -> FluxPipeline:
         )
     parts = {
         "transformer": with_small_weights(transformer),
-        "vae": flow_autoencoder(),
+        "vae": families.autoencoder(LEVELS, 16, **families.FLOW),
         "text_encoder": clip(words, CLIP_WIDTH),
         "text_encoder_2": t5(t5_words),
     }
@@ -229,55 +220,11 @@ def with_small_weights(network: Any) -> Any:
     return network
 
 
-def clip_tokenizer() -> CLIPTokenizer:
-    """The embedded model's vocabulary, in a context of the usual length."""
-    return CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=TOKENS)
-
-
-def clip(words: CLIPTokenizer, width: int, kind: type = CLIPTextModel) -> Any:
+def clip(words: Any, width: int, kind: type = CLIPTextModel) -> Any:
     """A text encoder whose embeddings have the real width."""
-    config = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        max_position_embeddings=TOKENS,
-        projection_dim=width,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
-    return kind(config)
+    return families.clip(words, kind, width=width, inner=64, layers=2, heads=8)
 
 
-def t5(words: Any) -> T5EncoderModel:
+def t5(words: Any) -> Any:
     """A T5 whose embeddings have the real width."""
-    config = T5Config(
-        vocab_size=len(words),
-        d_model=T5_WIDTH,
-        d_kv=16,
-        d_ff=64,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-    return T5EncoderModel(config)
-
-
-def autoencoder(channels: int, **options: Any) -> AutoencoderKL:
-    """An autoencoder of the usual factor."""
-    return AutoencoderKL(
-        block_out_channels=(4,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=channels,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-        **options,
-    )
-
-
-def flow_autoencoder() -> AutoencoderKL:
-    """One with latents of 16 channels, as Stable Diffusion 3 and Flux have it."""
-    return autoencoder(16, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
+    return families.t5(words, width=T5_WIDTH, of_head=16, inner=64, layers=1)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import sdprobe
 from sdprobe.model.toy_model import usual_scheduler
-from sdprobe.shapes import WEIGHTS
+from tests.families import autoencoder, clip, clip_tokenizer
 
 TOKENS = 77
 PROMPT = "a red circle left of a blue square above a green star"
@@ -42,10 +45,10 @@ class Shape:
     def model(self, seed: int = 0) -> sdprobe.Model:
         """A model of this shape: its U-Net is of full cost, its text encoder and autoencoder are tiny."""
         torch.manual_seed(seed)
-        words = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=TOKENS)
+        words = clip_tokenizer(TOKENS)
         return sdprobe.load(
             StableDiffusionPipeline(
-                vae=_vae(),
+                vae=autoencoder(4),
                 text_encoder=_text_encoder(words, self.width),
                 tokenizer=words,
                 unet=UNet2DConditionModel(
@@ -87,10 +90,10 @@ class ShapeXL:
     def model(self, seed: int = 0) -> sdprobe.Model:
         """A model of this shape: its text encoders and autoencoder are tiny."""
         torch.manual_seed(seed)
-        words = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", model_max_length=TOKENS)
+        words = clip_tokenizer(TOKENS)
         return sdprobe.load(
             StableDiffusionXLPipeline(
-                vae=_vae(),
+                vae=autoencoder(4),
                 text_encoder=_text_encoder(words, self.width),
                 text_encoder_2=_text_encoder(words, self.width, CLIPTextModelWithProjection),
                 tokenizer=words,
@@ -118,29 +121,5 @@ class ShapeXL:
 SDXL_THIN = ShapeXL("sdxl, thin", (20, 40, 80), width=32, groups=10)  # the sites and maps of SDXL, quick to run
 
 
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(4, 4, 4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-    ).eval()
-
-
-def _text_encoder(words: CLIPTokenizer, width: int, kind: type = CLIPTextModel) -> Any:
-    return kind(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=width,
-            intermediate_size=width,
-            num_hidden_layers=1,
-            num_attention_heads=8,
-            max_position_embeddings=TOKENS,
-            projection_dim=width,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
-    ).eval()
+def _text_encoder(words: Any, width: int, kind: type = CLIPTextModel) -> Any:
+    return clip(words, kind, width=width, inner=width, layers=1, heads=8)
