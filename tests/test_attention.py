@@ -226,3 +226,11 @@ def test_autocast_does_not_lower_the_precision_of_probabilities():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sums = attn.probs().sum(-1)
     assert torch.allclose(sums, torch.ones(()), atol=1e-5)
+
+
+def test_looking_leaves_the_output_that_was_made_before():
+    """Rows of it may have been replaced, which the kernel knows nothing of."""
+    attn = call()
+    made = attn.output()
+    attn.probs(tokens=[1])
+    assert attn.output() is made
