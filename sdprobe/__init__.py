@@ -16,7 +16,8 @@ from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.recording import Recording
 from sdprobe.core.registry import create, hooks, register
 from sdprobe.core.rows import Row
-from sdprobe.core.run import Conditioned, Run, Settings, Site, State, Step, Text
+from sdprobe.core.run import Conditioned, Run, Settings, State, Step, Text
+from sdprobe.core.site import Site
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import POINTS, Observer, Transform
-from sdprobe.core.run import Site, Step
+from sdprobe.core.run import Step
+from sdprobe.core.site import Site
 
 Hook = Observer | Transform
 

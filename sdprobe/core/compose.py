@@ -20,7 +20,8 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.call_hook import called, checked, name_of, step_of
 from sdprobe.core.concept import Concept
 from sdprobe.core.hook import LEAVES, POINTS, Observer, Transform, asks, overrides
-from sdprobe.core.run import Run, Site, Step, Text
+from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.site import Site
 
 Hook = Observer | Transform
 Value = TypeVar("Value")

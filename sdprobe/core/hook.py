@@ -10,7 +10,7 @@ point                               value                                       
 ``pooled_embeds(x, text)``          ``[batch, width]``, of the whole prompt        `sdprobe.Text`
 ``latents(x, step)``                x_t, ``[images, channels, h, w]``              `sdprobe.Step`
 ``attention(attn, site)``           `sdprobe.Attention`, at every site asked for   `sdprobe.Site`
-``activation(x, site)``             a named module's output                        `sdprobe.Site`
+``activation(x, site)``             a tensor that a named module gives or takes    `sdprobe.Site`
 ``model_output(x, step)``           ``[rows, channels, h, w]``, before guidance    `sdprobe.Step`
 ``noise_pred(x, step)``             ``[images, channels, h, w]``, after guidance   `sdprobe.Step`
 ``sample(x, step)``                 x_t again, as the scheduler gets it            `sdprobe.Step`
@@ -42,8 +42,9 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
-from sdprobe.core.run import Run, Site, Step, Text
+from sdprobe.core.run import Run, Step, Text
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.site import Site
 
 POINTS = (
     "token_embeds",
@@ -94,6 +95,9 @@ class Observer:
         modules: fnmatch patterns on dotted module names, for ``attention`` and ``activation``. None for all attention
             sites; required for ``activation``.
         kinds: kinds of attention, of ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"``. None for all.
+        sides: for ``activation``: ``"output"`` for what the modules give, ``"input"`` for what they take.
+        streams: for ``activation``, patterns on the streams of a module of several tensors (`Site.stream`). None for
+            all.
         strict: raise an error if an attention site asked for cannot be seen (False: only list it in ``run.coverage``).
 
     >>> import sdprobe
@@ -110,6 +114,8 @@ class Observer:
 
     modules: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    sides: tuple[str, ...] = ("output",)
+    streams: tuple[str, ...] | None = None
     strict: bool = True
 
     def start(self, run: Run) -> None: ...
@@ -159,6 +165,8 @@ class Transform:
 
     modules: tuple[str, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    sides: tuple[str, ...] = ("output",)
+    streams: tuple[str, ...] | None = None
     strict: bool = True
     needs_grad: bool | tuple[str, ...] = False
     brings: Mapping[str, Concept] = MappingProxyType({})

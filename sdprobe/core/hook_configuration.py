@@ -19,7 +19,7 @@ from sdprobe.core.registry import Given, built, create, each, name_of, resolve
 from sdprobe.core.torch_names import name_of as dtype_name
 
 WRITABLE = "what can be written are texts, numbers, None, and lists, sets and dictionaries of them"
-SETTINGS = ("modules", "kinds", "strict", "needs_grad")
+SETTINGS = ("modules", "kinds", "sides", "streams", "strict", "needs_grad")
 LONGEST = 10_000
 
 

@@ -142,54 +142,6 @@ class Step:
         return self.to_state(self.latents)
 
 
-@dataclass(frozen=True)
-class Site:
-    """The second argument inside the denoiser: one attention module, or one module output.
-
-    Args:
-        name: the module's dotted name.
-        kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for an output.
-        place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
-        grid: ``(h, w)`` of the image positions there, or None if they do not form a grid.
-        heads: number of attention heads; 0 for an activation.
-        step: the step.
-        image: the range of the image positions on the query axis; in self- and joint attention also on the key axis.
-        text: the range of the prompt's tokens on the key axis, if any; in joint attention also on the query axis.
-        attends_to: ``"text"``, ``"image"``, ``"image and text"`` or ``"image prompt 0"``, ...; empty for an activation.
-
-    In joint attention ``attn.probs(queries=site.image, tokens=site.text)`` is the attention from image to text.
-    """
-
-    name: str
-    kind: str
-    place: str
-    grid: tuple[int, int] | None
-    heads: int
-    step: Step = field(repr=False)
-    image: slice = field(default_factory=lambda: slice(None), repr=False, compare=False)
-    text: slice | None = field(default=None, repr=False, compare=False)
-    attends_to: str = field(default="", repr=False)
-
-    def tokens(self, of: str | Sequence[int] | None = None) -> list[int]:
-        """Return the positions of the prompt's tokens on the key axis.
-
-        Args:
-            of: token positions of the prompt; or a text encoder's name, such as ``"text_encoder_3"``, for its tokens;
-                None for every token.
-
-        Raises:
-            ValueError: at a site without text, and for an encoder whose tokens the denoiser does not get.
-        """
-        if self.text is None:
-            raise ValueError(f"{self.name} is {self.kind}-attention, where no prompt is looked at")
-        every = range(self.text.start, self.text.stop)
-        if of is None:
-            return list(every)
-        if isinstance(of, str):
-            of = self.step.rows[0].prompt.of(of)
-        return [every[position] for position in of]
-
-
 class Run:
     """One run of the loop: its settings, its results, and the records of each hook.
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
-from sdprobe.core.run import Role, Run, Site
+from sdprobe.core.run import Role, Run
+from sdprobe.core.site import Site
 from sdprobe.core.torch_names import device_name, dtype_of
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key
 from sdprobe.observe.expected_sums import ExpectedSums, expected_sums

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
-from sdprobe.core.run import Role, Site, as_slice
+from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.site import Site
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
 from sdprobe.observe.prompt_readings import ShownRows
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 
-from sdprobe.core.run import Role, Site
+from sdprobe.core.run import Role
+from sdprobe.core.site import Site
 from sdprobe.observe.attention_sums import Key
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize, counted, written
 

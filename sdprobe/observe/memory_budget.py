@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.core.run import Site
+from sdprobe.core.site import Site
 
 SHARE = 4  # the default budget is this part of what is free: a run beside it needs the rest
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

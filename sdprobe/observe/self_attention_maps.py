@@ -14,7 +14,8 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
-from sdprobe.core.run import Run, Site
+from sdprobe.core.run import Run
+from sdprobe.core.site import Site
 from sdprobe.plot.heatmap import HeatMap
 
 Grid = tuple[int, int]

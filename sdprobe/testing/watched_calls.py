@@ -17,7 +17,8 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import POINTS, Observer, overrides
-from sdprobe.core.run import Site, Step
+from sdprobe.core.run import Step
+from sdprobe.core.site import Site
 
 HELD = ("query", "key", "value", "mask")
 

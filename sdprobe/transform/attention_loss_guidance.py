@@ -17,7 +17,8 @@ from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Run, Site, Step
+from sdprobe.core.run import Run, Step
+from sdprobe.core.site import Site
 from sdprobe.transform.guidance import Guidance, Scale, checked_scale
 
 Grid = tuple[int, int]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.run import Run, Site, Step
+from sdprobe.core.run import Run, Step
+from sdprobe.core.site import Site
 from sdprobe.transform.guidance import Guidance, Scale
 
 

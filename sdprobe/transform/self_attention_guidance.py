@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.run import Role, Run, Site, Step
+from sdprobe.core.run import Role, Run, Step
+from sdprobe.core.site import Site
 from sdprobe.transform.guidance import Guidance, Scale
 
 Latents = Shaped[Tensor, "images channels h w"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdprobe.core.run import Site, Step
+from sdprobe.core.run import Step
+from sdprobe.core.site import Site
 
 
 class NotYetKnown(LookupError):

@@ -11,8 +11,9 @@ from typing import Any
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
-from sdprobe.core.run import Coverage, Role, Row, Run, Site, Step, Text
+from sdprobe.core.run import Coverage, Role, Row, Run, Step, Text
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.site import Site
 
 Steps = Container[int] | Callable[[Step], bool]
 Sites = str | Sequence[str] | Callable[[Site], bool]
@@ -86,8 +87,9 @@ class LimitedHook:
         self.listen()  # the inner hook may set its modules in `start`
 
     def listen(self) -> None:
-        """Take over the modules and kinds of the inner hook."""
+        """Take over where the inner hook listens."""
         self.modules, self.kinds, self.strict = self.inner.modules, self.inner.kinds, self.inner.strict
+        self.sides, self.streams = self.inner.sides, self.inner.streams
 
     def begin(self, run: Run) -> Run:
         """Return the run that the inner hook receives: the whole run, or only its chosen rows."""

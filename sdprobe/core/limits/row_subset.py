@@ -16,7 +16,8 @@ from torch import Tensor
 from sdprobe.core.attention import Attention, by_own_mask
 from sdprobe.core.call_hook import called, checked
 from sdprobe.core.hook import Observer, Transform
-from sdprobe.core.run import Role, Row, Run, Site, Step, Text, as_slice
+from sdprobe.core.run import Role, Row, Run, Step, Text, as_slice
+from sdprobe.core.site import Site
 
 Chosen = Callable[[Row], bool]
 

@@ -8,7 +8,8 @@ from sdprobe.core.call_hook import called
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.run import Run, Site
+from sdprobe.core.run import Run
+from sdprobe.core.site import Site
 from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.module_hooks import place_of
 from sdprobe.model.denoiser.token_layout import Grid, Layout

@@ -23,7 +23,8 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform, asks, overrides
 from sdprobe.core.limits.expected import expect
 from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.run import Coverage, Run, Site, Step
+from sdprobe.core.run import Coverage, Run, Step
+from sdprobe.core.site import Site
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
@@ -240,7 +241,9 @@ def _passing(hooks: Hooks, name: str, step: Step, layout: Layout, ran: set[str],
         at = step
         if cached and 2 * len(x) == len(step.rows):
             at = replace(step, rows=rows_of_pass(step.rows, len(x)))
-        new = hooks.activation(x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, at))
+        new = hooks.activation(
+            x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, at, stream="hidden", side="output")
+        )
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     return hook

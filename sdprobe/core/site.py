@@ -1,0 +1,76 @@
+"""`Site`: where in a network a value passes: an attention call, or a tensor that a module takes or gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sdprobe.core.rows import Row
+from sdprobe.core.run import Run, Step
+
+
+@dataclass(frozen=True)
+class Site:
+    """The second argument inside a network: one attention module, or one tensor that a module takes or gives.
+
+    Args:
+        name: the module's dotted name.
+        kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
+        place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
+        grid: ``(h, w)`` of the image positions there, or None if they do not form a grid.
+        heads: number of attention heads; of an activation, how many heads its width is divided into, side by side, as
+            at the input of ``to_out.0``; 0 if it is not.
+        step: the step.
+        image: the range of the image positions on the query axis; in self- and joint attention also on the key axis; of
+            an activation ``[rows, positions, width]``, on its second axis.
+        text: the range of the prompt's tokens on the key axis, if any; in joint attention also on the query axis; of an
+            activation, on its second axis.
+        attends_to: ``"text"``, ``"image"``, ``"image and text"`` or ``"image prompt 0"``, ...; empty for an activation.
+        stream: which of the module's tensors it is: ``"hidden"`` for a module of one tensor; ``"image"`` and ``"text"``
+            in the blocks of a joint transformer; ``"skip 0"``, ... of a U-Net's blocks; else an argument's own name.
+            Empty for attention.
+        side: ``"output"`` for what a module gives, ``"input"`` for what it takes. Empty for attention.
+
+    In joint attention ``attn.probs(queries=site.image, tokens=site.text)`` is the attention from image to text.
+    """
+
+    name: str
+    kind: str
+    place: str
+    grid: tuple[int, int] | None
+    heads: int
+    step: Step = field(repr=False)
+    image: slice = field(default_factory=lambda: slice(None), repr=False, compare=False)
+    text: slice | None = field(default=None, repr=False, compare=False)
+    attends_to: str = field(default="", repr=False)
+    stream: str = ""
+    side: str = ""
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.step.run
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What each entry of an activation's first axis is."""
+        return self.step.rows
+
+    def tokens(self, of: str | Sequence[int] | None = None) -> list[int]:
+        """Return the positions of the prompt's tokens on the key axis.
+
+        Args:
+            of: token positions of the prompt; or a text encoder's name, such as ``"text_encoder_3"``, for its tokens;
+                None for every token.
+
+        Raises:
+            ValueError: at a site without text, and for an encoder whose tokens the denoiser does not get.
+        """
+        if self.text is None:
+            raise ValueError(f"{self.name} is {self.kind}-attention, where no prompt is looked at")
+        every = range(self.text.start, self.text.stop)
+        if of is None:
+            return list(every)
+        if isinstance(of, str):
+            of = self.step.rows[0].prompt.of(of)
+        return [every[position] for position in of]
