@@ -74,3 +74,8 @@ class Site:
         if isinstance(of, str):
             of = self.step.rows[0].prompt.of(of)
         return [every[position] for position in of]
+
+
+def index_of(site: Site) -> int | None:
+    """Return the number of the step, or None outside the steps: in a text encoder or the autoencoder."""
+    return site.step.index
