@@ -52,6 +52,11 @@ class Site:
         return self.step.run
 
     @property
+    def index(self) -> int | None:
+        """The number of the step; None outside the steps: in a text encoder or the autoencoder."""
+        return self.step.index
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """What each entry of an activation's first axis is."""
         return self.step.rows
@@ -74,8 +79,3 @@ class Site:
         if isinstance(of, str):
             of = self.step.rows[0].prompt.of(of)
         return [every[position] for position in of]
-
-
-def index_of(site: Site) -> int | None:
-    """Return the number of the step, or None outside the steps: in a text encoder or the autoencoder."""
-    return site.step.index
