@@ -85,6 +85,15 @@ def test_what_cannot_be_limited_is_refused_in_words():
         sdprobe.sample(pipe, "a star", hooks=[sdprobe.only(change, rows=[0])], images_per_prompt=2, **SETTINGS)
 
 
+def test_a_pattern_may_name_the_text_model_or_not():
+    pipe = stable_diffusion()
+    found = []
+    for modules in ("text_encoder.text_model.encoder.layers.*", "text_encoder.encoder.layers.*"):
+        run = sdprobe.sample(pipe, "a star", hooks=[see := See(modules)], **SETTINGS)
+        found.append(list(run[see].found))
+    assert found[0] == found[1] != []
+
+
 def test_a_pattern_reaches_outside_the_denoiser_only_by_the_parts_name():
     run = sdprobe.sample(stable_diffusion(), "a star", hooks=[see := See("*")], **SETTINGS)
     assert not any(name.startswith(("text_encoder", "vae.")) for name, _, _ in run[see].found)
