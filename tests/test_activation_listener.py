@@ -5,6 +5,7 @@ import torch
 
 import sdprobe
 from tests.families import flux, pixart, stable_diffusion_3, stable_diffusion_xl
+from tests.stock_pipelines import called, controlnet, flux_guided, instruct_pix2pix, sd3_controlnet, xl_inpainting
 from tests.tiny import stable_diffusion
 
 FAMILIES = [stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart]
@@ -44,6 +45,18 @@ def test_to_pass_every_tensor_of_every_module_changes_no_bit(make):
     sides = {(name, side) for name, side, _ in seen[see].found}
     assert sides == {tuple(label[:-1].split(" (")) for label in seen.coverage.seen}
     assert len(sides) > 250
+
+
+@pytest.mark.parametrize("make", [instruct_pix2pix, controlnet, xl_inpainting, sd3_controlnet, flux_guided])
+def test_nor_does_it_in_a_stock_pipeline(make):
+    stock = make()
+    same = Change("*", "text_encoder*", "vae.*", change=lambda x: x, sides=("input", "output"))
+    plain = called(stock, output_type="pil")
+    with sdprobe.attach(stock.pipe, [same]) as run:
+        passed = called(stock, output_type="pil")
+    assert plain == passed == run.images
+    for part in ("text_encoder", "vae.decoder"):
+        assert any(label.startswith(part) for label in run.coverage.seen)
 
 
 @pytest.mark.parametrize("make", [stable_diffusion_3, flux])
