@@ -43,8 +43,12 @@ def resident() -> float:
 class Enlarged(Activations):
     """Records a tensor of SDXL's size in the place of each."""
 
+    def start(self, run: sdprobe.Run) -> None:
+        super().start(run)
+        self.large = torch.randn(SHAPE).to(torch.float16)
+
     def activation(self, x: torch.Tensor, site: sdprobe.Site) -> None:
-        super().activation(torch.randn(SHAPE).to(torch.float16), replace(site, grid=SHAPE[2:]))
+        super().activation(self.large, replace(site, grid=SHAPE[2:]))
 
 
 class Resident(sdprobe.Observer):
