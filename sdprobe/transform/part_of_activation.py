@@ -23,8 +23,8 @@ class PartOfActivation:
     >>> import torch
     >>> left = torch.zeros(64, 64, dtype=torch.bool)
     >>> left[:, :32] = True
-    >>> PartOfActivation(places=left, channels=[0, 3])
-    PartOfActivation(places=Tensor(64, 64), channels=[0, 3], heads=None)
+    >>> PartOfActivation(places=left, channels=[0, 3]).whole, PartOfActivation().whole
+    (False, True)
 
     Args:
         places: a mask over the picture, ``[h, w]``, or one for each image, ``[images, h, w]``, of booleans and of any
