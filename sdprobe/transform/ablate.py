@@ -11,9 +11,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.run import Run
+from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site
-from sdprobe.transform.part_of_activation import PartOfActivation, said_of
+from sdprobe.transform.part_of_activation import PartOfActivation, is_map, rows_in, said_of
 from sdprobe.transform.source_of_activations import Source, mean_of_record, record_of, refuse_unrecorded
 
 WAYS = ("zero", "mean", "resample", "shuffle")
@@ -63,7 +63,7 @@ class Ablate(Transform):
 
     Raises:
         ValueError: for an unknown ``with_``; in a run, for ``"resample"`` with one image, for ``"mean"`` and
-            ``"shuffle"`` where an activation has one place only, for places, channels or heads that a module does not
+            ``"shuffle"`` where an activation has no places, for places, channels or heads that a module does not
             have, and for what a record does not hold (also KeyError, as `Patch`).
 
     Source: Wang et al. 2023, "Interpretability in the Wild", section 2.1 (mean ablation with a reference distribution);
@@ -111,23 +111,23 @@ class Ablate(Transform):
         if self.with_ == "zero":
             return torch.zeros_like(x)
         if self.with_ == "resample":
-            return x[self._others(site)]
+            return x[self._others(rows_in(x, site))]
         return over_places(x, site, _mean if self.with_ == "mean" else self._shuffled)
 
-    def _others(self, site: Site) -> list[int]:
+    def _others(self, rows: Sequence[Row]) -> list[int]:
         """Return for each row the entry of another image in the same role."""
-        images = sorted({row.image for row in site.rows})
+        images = sorted({row.image for row in rows})
         order = torch.randperm(len(images), generator=self._generator()).tolist()
         # Each takes from the next in a random circle, so none takes from itself.
         other = {images[own]: images[order[k - 1]] for k, own in enumerate(order)}
-        at = {(row.image, row.role): entry for entry, row in enumerate(site.rows)}
-        missing = [row for row in site.rows if (other[row.image], row.role) not in at]
+        at = {(row.image, row.role): entry for entry, row in enumerate(rows)}
+        missing = [row for row in rows if (other[row.image], row.role) not in at]
         if missing or len(images) < 2:
             raise ValueError(
                 f"{self!r} takes the activations of another image in the same role, and the rows here are "
-                f"{', '.join(f'{row.role} of image {row.image}' for row in site.rows)}"
+                f"{', '.join(f'{row.role} of image {row.image}' for row in rows)}"
             )
-        return [at[other[row.image], row.role] for row in site.rows]
+        return [at[other[row.image], row.role] for row in rows]
 
     def _shuffled(self, x: Shaped[Tensor, "rows positions width"]) -> Shaped[Tensor, "rows positions width"]:
         return x[:, torch.randperm(x.shape[1], generator=self._generator()).to(x.device)]
@@ -139,15 +139,15 @@ class Ablate(Transform):
 def over_places(x: Shaped[Tensor, "rows ..."], site: Site, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Return an activation changed as ``[rows, positions, width]``; where its positions are image and text, each apart.
 
-    Raises ValueError for an activation without places.
+    Raises ValueError for an activation without several places.
     """
-    places = x.shape[2] * x.shape[3] if x.ndim == 4 else x.shape[1] if x.ndim == 3 else 1
+    places = x[0, 0].numel() if is_map(x, site) else x.shape[1] if x.ndim == 3 else 1
     if places < 2:
         raise ValueError(
-            f"{said_of(site)} is {list(x.shape)}, with one place only: it can be replaced with 'zero', 'resample', or "
+            f"{said_of(site)} is {list(x.shape)}, without several places: it can be replaced with 'zero', 'resample', or "
             f"the mean of a record"
         )
-    if x.ndim == 4:
+    if is_map(x, site):
         return change(x.flatten(2).mT).mT.reshape(x.shape)
     cuts = {0, x.shape[1]} | ({site.text.start, site.text.stop} if site.text is not None else set())
     edges = sorted(cuts)

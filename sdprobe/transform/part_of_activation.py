@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 
@@ -72,7 +73,7 @@ class PartOfActivation:
         return found
 
     def _in_width(self, x: Tensor, site: Site) -> Bool[Tensor, "#rows ..."]:
-        axis = width_axis(x)
+        axis = width_axis(x, site)
         name, numbers, size = "channels", self.channels, 1
         count = width = x.shape[axis]
         if self.heads is not None:
@@ -96,14 +97,14 @@ class PartOfActivation:
                 f"places cannot be chosen at {said_of(site)}, {list(x.shape)}: its positions are no grid over the "
                 f'picture. Name the tensors that have one, such as streams=("image",)'
             )
-        mask = self._masks(site).to(x.device)
-        if x.ndim == 4:
+        mask = self._masks(x, site).to(x.device)
+        if is_map(x, site):
             return mask[:, None]
         found = torch.zeros(len(mask), x.shape[1], 1, dtype=torch.bool, device=x.device)
         found[:, site.image] = mask.flatten(1)[..., None]
         return found
 
-    def _masks(self, site: Site) -> Bool[Tensor, "#rows h w"]:
+    def _masks(self, x: Tensor, site: Site) -> Bool[Tensor, "#rows h w"]:
         """Return the mask at the site's grid: one for all rows, or one for each row."""
         mask, grid = _mask_of(self.places), site.grid
         assert grid is not None  # refused before
@@ -124,12 +125,27 @@ class PartOfActivation:
             return resized
         if len(mask) != (images := site.run.settings.images):
             raise ValueError(f"there are masks for {len(mask)} images, and this run has {images}")
-        return resized[[row.image for row in site.rows]]
+        return resized[[row.image for row in rows_in(x, site)]]
 
 
-def width_axis(x: Shaped[Tensor, "rows ..."]) -> int:
+def width_axis(x: Shaped[Tensor, "rows ..."], site: Site) -> int:
     """Return the axis of an activation's channels: 1 of ``[rows, channels, h, w]``, else the last."""
-    return 1 if x.ndim == 4 else x.ndim - 1
+    return 1 if is_map(x, site) else x.ndim - 1
+
+
+def is_map(x: Shaped[Tensor, "rows ..."], site: Site) -> bool:
+    """Whether an activation is ``[rows, channels, h, w]``; within attention it may be ``[rows, heads, tokens, width]``."""
+    return x.ndim == 4 and site.grid is not None
+
+
+def rows_in(x: Shaped[Tensor, "rows ..."], site: Site) -> tuple[Row, ...]:
+    """Return what each entry of an activation's first axis is. Raises ValueError if its first axis is something else."""
+    if len(site.rows) != len(x):
+        raise ValueError(
+            f"{said_of(site)} is {list(x.shape)}, and there are {len(site.rows)} rows: its first axis is not the rows, "
+            f"so no row can be told from another there"
+        )
+    return site.rows
 
 
 def said_of(site: Site) -> str:

@@ -16,7 +16,7 @@ from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
-from sdprobe.transform.part_of_activation import said_of
+from sdprobe.transform.part_of_activation import rows_in, said_of
 
 Source = ActivationRecord | Run | str | Path | Any
 
@@ -75,7 +75,7 @@ def rows_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
     labels = record.rows_at(site.index, key)
     images = sorted({label.image for label in labels})
     entries = []
-    for row in site.rows:
+    for row in rows_in(x, site):
         image = images[0] if len(images) == 1 else number_in_whole(site.run, row.image)
         found = [k for k, label in enumerate(labels) if (label.image, label.role) == (image, row.role)]
         if len(found) != 1:
@@ -98,7 +98,7 @@ def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
     key = _key_at(record, site)
     labels, values = record.rows_at(site.index, key), record.at(site.index, key)
     means = {}
-    for role in {row.role for row in site.rows}:
+    for role in {row.role for row in rows_in(x, site)}:
         of_role = [k for k, label in enumerate(labels) if label.role == role]
         if not of_role:
             raise ValueError(
@@ -106,7 +106,7 @@ def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
                 f"rows, as in sdprobe.only(hook, rows='cond'), or record these rows too"
             )
         means[role] = values[of_role].mean(0, dtype=torch.float64)
-    return _fitting(torch.stack([means[row.role] for row in site.rows]), x, site)
+    return _fitting(torch.stack([means[row.role] for row in rows_in(x, site)]), x, site)
 
 
 def _key_at(record: ActivationRecord, site: Site) -> ActivationKey:

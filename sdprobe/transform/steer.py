@@ -18,7 +18,7 @@ from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
-from sdprobe.transform.part_of_activation import PartOfActivation, said_of, width_axis
+from sdprobe.transform.part_of_activation import PartOfActivation, rows_in, said_of, width_axis
 
 
 class Steer(Transform):
@@ -98,14 +98,19 @@ class Steer(Transform):
     def activation(self, x: Shaped[Tensor, "rows ..."], site: Site) -> Shaped[Tensor, "rows ..."]:
         if not self.scale or not self._acts_in_step(site):
             return x
-        chosen = [self._limit.includes_row(row) for row in site.rows]
+        if self._limit.rows is None:
+            return self._moved(x, site)
+        chosen = [self._limit.includes_row(row) for row in rows_in(x, site)]
         if not any(chosen):
             return x
-        self._acted = True
-        moved = self._part.put(x + self.scale * self._fitting(x, site), x, site)
+        moved = self._moved(x, site)
         if all(chosen):
             return moved
         return torch.where(torch.tensor(chosen, device=x.device).view(-1, *(1,) * (x.ndim - 1)), moved, x)
+
+    def _moved(self, x: Tensor, site: Site) -> Tensor:
+        self._acted = True
+        return self._part.put(x + self.scale * self._fitting(x, site), x, site)
 
     def _acts_in_step(self, site: Site) -> bool:
         return self._limit.steps is None or (site.index is not None and self._limit.includes_step(site.step))
@@ -120,7 +125,7 @@ class Steer(Transform):
                     f"modules"
                 )
             vector = vector[site.name]
-        axis = width_axis(x)
+        axis = width_axis(x, site)
         if len(vector) != x.shape[axis]:
             raise ValueError(
                 f"the vector is {len(vector)} wide, and {said_of(site)} is {x.shape[axis]} wide (its shape: "
