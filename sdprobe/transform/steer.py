@@ -13,7 +13,6 @@ from torch import Tensor
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.limits.limited_hook import Limit, Rows, Steps
-from sdprobe.core.limits.only import only
 from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
@@ -48,7 +47,8 @@ class Steer(Transform):
         sides: ``"output"`` for what the modules give, ``"input"`` for what they take.
 
     Raises:
-        ValueError: in a run, for a vector whose width is not that of the activation, for a module without a vector,
+        TypeError: for steps or rows that are neither numbers nor a function.
+        ValueError: for a text as rows that is no role; in a run, for a vector whose width is not that of the activation, for a module without a vector,
             and for rows that the run does not have. Steps that are none of the run's give a warning.
 
     Source: Turner et al. 2023, "Activation Addition: Steering Language Models Without Optimization", section 3. There
@@ -71,9 +71,7 @@ class Steer(Transform):
         self.steps, self.rows, self.places = steps, rows, places
         self.streams, self.sides = patterns(streams), patterns(sides) or ()
         self._part = PartOfActivation(places)
-        # `only` checks the limits and brings them into one form.
-        limits = {"steps": steps, "rows": rows}
-        self._limit = Limit() if steps is None and rows is None else only(self, **limits).limits[-1]
+        self._limit = Limit.of(steps=steps, rows=rows)
         refuse_not_finite("scale", scale)
         for name, own in vector.items() if isinstance(vector, Mapping) else [("the vector", vector)]:
             if not isinstance(own, Tensor) or own.ndim != 1:
