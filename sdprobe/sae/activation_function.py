@@ -64,14 +64,14 @@ class JumpReLU:
     Autoencoders, section 3.
     """
 
-    threshold: Float[Tensor, "features"] = field(repr=False)
+    threshold: Float[Tensor, " features"] = field(repr=False)
 
     def __call__(self, x: Float[Tensor, "*places features"]) -> Float[Tensor, "*places features"]:
         return x.relu() * (x > self.threshold)
 
-    def to(self, device: torch.device | str | None, dtype: torch.dtype | None) -> JumpReLU:
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> JumpReLU:
         """Return the same function with its threshold on another device or in another dtype."""
-        return replace(self, threshold=self.threshold.to(device=device, dtype=dtype))
+        return replace(self, threshold=self.threshold.to(device, dtype))
 
 
 ActivationFunction = ReLU | TopK | JumpReLU

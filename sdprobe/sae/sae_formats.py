@@ -42,9 +42,9 @@ class Weights(NamedTuple):
     """What a file holds, in the order of `SparseAutoencoder`'s arguments."""
 
     W_enc: Float[Tensor, "width features"]
-    b_enc: Float[Tensor, "features"]
+    b_enc: Float[Tensor, " features"]
     W_dec: Float[Tensor, "features width"]
-    b_dec: Float[Tensor, "width"]
+    b_dec: Float[Tensor, " width"]
     activation: ActivationFunction
     apply_b_dec_to_input: bool = True
 

@@ -44,9 +44,9 @@ class SparseAutoencoder:
     """
 
     W_enc: Float[Tensor, "width features"] = field(repr=False)
-    b_enc: Float[Tensor, "features"] = field(repr=False)
+    b_enc: Float[Tensor, " features"] = field(repr=False)
     W_dec: Float[Tensor, "features width"] = field(repr=False)
-    b_dec: Float[Tensor, "width"] = field(repr=False)
+    b_dec: Float[Tensor, " width"] = field(repr=False)
     activation: ActivationFunction
     apply_b_dec_to_input: bool = True
 
@@ -74,7 +74,7 @@ class SparseAutoencoder:
 
     @classmethod
     def load(cls, path: str | Path, activation: ActivationFunction | None = None) -> SparseAutoencoder:
-        """Load one from a file or a folder. The formats, and what each must hold, are listed in `sdprobe.sae.sae_formats`.
+        """Load one from a file or a folder; the formats are listed in `sdprobe.sae.sae_formats`.
 
         Args:
             path: a ``.safetensors`` file, or a folder with weights and a JSON file.
@@ -88,8 +88,7 @@ class SparseAutoencoder:
         return cls(*read_weights(Path(path), activation))
 
     def save(self, path: str | Path) -> None:
-        """Write it to a ``.safetensors`` file with its activation function in the file's metadata, or, for any other
-        path, to a folder that sae-lens can read. `load` reads both."""
+        """Write it to a ``.safetensors`` file, or, for any other path, to a folder that sae-lens can read."""
         own = (self.W_enc, self.b_enc, self.W_dec, self.b_dec, self.activation, self.apply_b_dec_to_input)
         write_weights(Path(path), Weights(*own))
 
@@ -133,13 +132,14 @@ class SparseAutoencoder:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SparseAutoencoder:
         """Return the same autoencoder on another device or in another dtype."""
-        activation, target = self.activation, {"device": device, "dtype": dtype}
+        activation, dtype = self.activation, self.W_enc.dtype if dtype is None else dtype
+        device = self.W_enc.device if device is None else device
         return replace(
             self,
-            W_enc=self.W_enc.to(**target),
-            b_enc=self.b_enc.to(**target),
-            W_dec=self.W_dec.to(**target),
-            b_dec=self.b_dec.to(**target),
+            W_enc=self.W_enc.to(device, dtype),
+            b_enc=self.b_enc.to(device, dtype),
+            W_dec=self.W_dec.to(device, dtype),
+            b_dec=self.b_dec.to(device, dtype),
             activation=activation.to(device, dtype) if isinstance(activation, JumpReLU) else activation,
         )
 
