@@ -131,8 +131,8 @@ def _sae_lens(said: Mapping[str, Any], tensors: Mapping[str, Tensor], activation
     elif activation is None:
         what = f"the activation function {older!r}" if kind == "standard" else f"the architecture {kind!r}"
         raise ValueError(f"this autoencoder has {what}; what can be loaded: standard (ReLU), topk, jumprelu")
-    centred = bool(said.get("apply_b_dec_to_input", True))
-    return Weights(*(tensors[name] for name in PLAIN), activation, centred)
+    W_enc, b_enc, W_dec, b_dec = (tensors[name] for name in PLAIN)
+    return Weights(W_enc, b_enc, W_dec, b_dec, activation, bool(said.get("apply_b_dec_to_input", True)))
 
 
 def _sparsify(said: Mapping[str, Any], tensors: Mapping[str, Tensor], activation: ActivationFunction | None) -> Weights:
