@@ -72,8 +72,7 @@ def test_a_planted_dictionary_is_found(found):
     unseen = planted(2000, seed=1)[0]
     assert training.sae.fvu(unseen) < 0.04
     nearest = (truth @ training.sae.W_dec.T).amax(1)
-    assert (nearest > 0.97).float().mean() > 0.9
-    assert nearest.mean() > 0.97
+    assert nearest.min() > 0.97
 
 
 def test_the_directions_have_length_one(found):
