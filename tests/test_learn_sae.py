@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from sdprobe.observe.activation_dataset import ActivationDataset
+from sdprobe.observe.activations import Activations
 from sdprobe.sae.learn_sae import learn_sae
 from sdprobe.sae.sae_trainer import SaeTrainer
 from sdprobe.sae.vector_batches import VectorBatches
+from tests.laws.strategies import run
 
 WIDTH, DIRECTIONS, ACTIVE = 16, 24, 2
 
@@ -47,17 +50,17 @@ class Vectors(Dataset):
 
 
 class Stream(IterableDataset):
-    """Vectors in another order in every epoch."""
+    """Vectors in another order in every epoch, a few at a time."""
 
-    def __init__(self, vectors):
-        self.vectors, self.epoch = vectors, 0
+    def __init__(self, vectors, number=0):
+        self.vectors, self.number = vectors, number
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def epoch(self, number):
+        return Stream(self.vectors, number)
 
     def __iter__(self):
-        order = torch.randperm(len(self.vectors), generator=torch.Generator().manual_seed(self.epoch))
-        return iter(self.vectors[order])
+        order = torch.randperm(len(self.vectors), generator=torch.Generator().manual_seed(self.number))
+        return iter(self.vectors[order].split(7))
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,17 @@ def test_the_kind_of_dataset_makes_no_difference():
     assert same(learn_sae(vectors, **SHORT), learn_sae(Vectors(vectors), **SHORT))
 
 
+def test_a_dataset_of_recorded_activations(tiny):
+    activations = Activations("mid_block")
+    runs = [run(tiny, activations, seed=seed) for seed in range(3)]
+    dataset = ActivationDataset(runs, "mid_block", rows="cond", batch=5)
+    settings = SHORT | {"batch": 16}
+    training = learn_sae(dataset, **settings)
+    assert training.sae.width == dataset.width
+    assert training.fvu[-1] < training.fvu[0]
+    assert same(training, learn_sae(ActivationDataset(runs, "mid_block", rows="cond"), **settings))
+
+
 def test_the_seed_decides_and_no_state_of_torch_does():
     vectors = planted(300)[0]
     one = learn_sae(vectors, **SHORT)
@@ -187,7 +201,7 @@ def test_batches_can_be_entered_anywhere(kind, samples, batch, done, seed):
         ({"dataset": torch.full((300, 4), torch.nan)}, "hold NaN or infinity"),
         ({"dataset": torch.zeros(300)}, r"the vectors are \[samples, width\] of a floating dtype, not \[300\]"),
         ({"dataset": TensorDataset(torch.zeros(300, 4))}, "must yield vectors .* and it yields tuple"),
-        ({"dataset": Vectors(torch.zeros(300, 4, 4))}, r"and it yields \[4, 4\]"),
+        ({"dataset": Vectors(torch.zeros(300, 2, 4, 4))}, r"and it yields \[2, 4, 4\]"),
         ({"dataset": Stream(torch.zeros(30, 4))}, "an epoch has fewer vectors than a batch of 64"),
     ],
 )

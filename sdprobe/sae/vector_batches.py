@@ -16,8 +16,8 @@ class VectorBatches:
     """Batches of vectors ``[batch, width]`` without an end, epoch after epoch.
 
     A tensor, and a dataset with a length, are put in another random order in every epoch; what is left of an epoch
-    that is no whole batch is not used. An iterable dataset has its own order, which must be the same whenever the same
-    epoch is iterated; one that shuffles gets the number of the epoch by its ``set_epoch``, if it has one.
+    that is no whole batch is not used. An iterable dataset has its own order, which must be the same whenever it is
+    iterated again; one with a method ``epoch``, as `ActivationDataset` has, is asked for ``dataset.epoch(number)``.
 
     >>> import torch
     >>> numbers = torch.arange(6.0).unsqueeze(1)
@@ -27,7 +27,7 @@ class VectorBatches:
     (True, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
 
     Args:
-        vectors: ``[samples, width]``, or a dataset that yields ``[width]``.
+        vectors: ``[samples, width]``, or a dataset that yields ``[width]``; an iterable one also ``[vectors, width]``.
         batch: vectors in a batch.
         seed: the seed of the order.
 
@@ -60,13 +60,15 @@ class VectorBatches:
                 yield self._taken(order[k * self.batch : (k + 1) * self.batch])
 
     def _iterated(self, vectors: IterableDataset[Any]) -> Iterator[Float[Tensor, "batch width"]]:
+        of_epoch = getattr(vectors, "epoch", None)
         for epoch in itertools.count():
-            if hasattr(vectors, "set_epoch"):
-                vectors.set_epoch(epoch)
-            found, own = 0, iter(vectors)
-            while len(group := list(itertools.islice(own, self.batch))) == self.batch:
-                found += 1
-                yield _stacked(group)
+            found, held = 0, torch.empty(0)
+            for part in map(_part, of_epoch(epoch) if callable(of_epoch) else vectors):
+                held = torch.cat([held, part]) if len(held) else part
+                while len(held) >= self.batch:
+                    found += 1
+                    yield held[: self.batch]
+                    held = held[self.batch :]
             if not found:
                 raise ValueError(f"an epoch has fewer vectors than a batch of {self.batch}: give a smaller batch=")
 
@@ -81,9 +83,12 @@ class VectorBatches:
 
 
 def _stacked(found: Iterable[Any]) -> Float[Tensor, "batch width"]:
-    vectors = list(found)
-    wrong = next((own for own in vectors if not isinstance(own, Tensor) or own.ndim != 1), None)
-    if wrong is not None:
-        what = list(wrong.shape) if isinstance(wrong, Tensor) else type(wrong).__name__
-        raise ValueError(f"the dataset must yield vectors [width], tensors of one axis, and it yields {what}")
-    return torch.stack(vectors).float()
+    return torch.cat([_part(vector) for vector in found])
+
+
+def _part(found: Any) -> Float[Tensor, "vectors width"]:
+    """Return what a dataset yields, one vector or several, as several."""
+    if not isinstance(found, Tensor) or found.ndim not in (1, 2):
+        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"the dataset must yield vectors [width], or several [vectors, width], and it yields {what}")
+    return found.float().reshape(-1, found.shape[-1])
