@@ -74,14 +74,14 @@ def test_a_step_can_be_read_while_the_run_goes_on(tiny, tmp_path):
 
 def test_a_file_that_is_not_whole_is_not_there(tiny, tmp_path, monkeypatch):
     """Whatever the writing stops at, a step's file is the whole step or does not exist."""
-    from sdprobe.core import recording
+    from sdprobe.core import step_files
 
-    def torn(tensors, path):
+    def torn(tensors, path, metadata):
         Path(path).write_bytes(b"half a st")
         raise OSError("no space left on device")
 
     result = LatentRecorder(folder=tmp_path)
-    monkeypatch.setattr(recording, "save_file", torn)
+    monkeypatch.setattr(step_files, "save_file", torn)
     with pytest.raises(OSError, match="no space left"):
         run(tiny, result, steps=2)
     assert Recording(tmp_path).indices == []

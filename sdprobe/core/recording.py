@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.cpu_copy import CpuCopy, settle
-
-NAME = re.compile(r"step-(\d+)\.safetensors")
+from sdprobe.core.step_files import StepFiles
 
 
 class Record(ABC):
@@ -109,7 +105,7 @@ class Recording(Record):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder, self._files = Path(folder), StepFiles(folder, rest="final")
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder {str(folder)!r} to read a recording from")
 
@@ -123,22 +119,19 @@ class Recording(Record):
 
     @property
     def indices(self) -> list[int]:
-        return sorted(int(found[1]) for path in self.folder.iterdir() if (found := NAME.fullmatch(path.name)))
+        return self._files.indices
 
     def write(self, index: int | None, tensors: Mapping[str, CpuCopy]) -> None:
-        with write_atomically(self._path(index)) as beside:
-            save_file({name: copied.value.contiguous() for name, copied in tensors.items()}, beside)
+        self._files.write(index, {name: copied.value for name, copied in tensors.items()})
 
     def finish(self) -> None:
         return  # every step waited until it was written
 
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
-        path = self._path(index)
-        found: dict[str, Tensor] | None = load_file(path) if path.exists() else None
-        return found
-
-    def _path(self, index: int | None) -> Path:
-        return self.folder / ("final.safetensors" if index is None else f"step-{index:04d}.safetensors")
+        if not self._files.has(index):
+            return None
+        with self._files.open(index) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it is no dictionary
 
     def __repr__(self) -> str:
         count = len(self.indices)
