@@ -88,8 +88,7 @@ class LinearProbe:
         random = np.random.default_rng(self.seed)
         score = self._score(samples, y, random)
         control = self._score(samples, random.permutation(y), random)
-        mean, deviation, weights, bias = self._fit(samples, y)
-        weights = weights / deviation
+        weights, bias, deviation = self._fit(samples, y)
         return FittedProbe(
             kind=self.kind,
             score=score,
@@ -97,7 +96,8 @@ class LinearProbe:
             chance=max(Counter(y.tolist()).values()) / len(y) if classes else 0.0,
             classes=classes,
             weights=torch.from_numpy(weights).float(),
-            bias=torch.from_numpy(bias - weights @ mean).float(),
+            bias=torch.from_numpy(bias).float(),
+            deviation=torch.from_numpy(deviation).float(),
             pictures=len(y),
         )
 
@@ -195,8 +195,8 @@ class LinearProbe:
         found, total = np.empty(len(y)), np.empty(len(y))
         for k in range(self.folds):
             train, test = fold != k, fold == k
-            mean, deviation, weights, bias = self._fit(samples[train], y[train])
-            readout = (samples[test] - mean) / deviation @ weights.T + bias
+            weights, bias, _ = self._fit(samples[train], y[train])
+            readout = samples[test] @ weights.T + bias
             if self.kind == "ridge":
                 found[test] = np.square(readout[..., 0] - y[test, None]).mean(1)
                 total[test] = np.square(y[test] - y[train].mean())
@@ -205,15 +205,17 @@ class LinearProbe:
                 found[test] = (read == y[test, None]).mean(1)
         return accuracy(found) if self.kind == "logistic" else explained(found, total, random)
 
-    def _fit(self, samples: Array, y: Array) -> tuple[Array, Array, Array, Array]:
-        """Return the mean and deviation of the features, and weights and bias for features standardised by them."""
+    def _fit(self, samples: Array, y: Array) -> tuple[Array, Array, Array]:
+        """Return weights and bias in the units of the samples, and the deviation of each channel."""
         logistic, ridge = _regressions()
         x, each = samples.reshape(-1, samples.shape[-1]), np.repeat(y, samples.shape[1])
         mean, deviation = x.mean(0), x.std(0)
-        deviation = np.where(deviation > 0, deviation, 1.0)
+        deviation[deviation < 1e-9 * np.abs(mean)] = 0  # a constant, up to the rounding of its mean
+        scale = np.where(deviation > 0, deviation, 1.0)
         model = logistic(C=1 / self.penalty, max_iter=1000) if self.kind == "logistic" else ridge(alpha=self.penalty)
-        model.fit((x - mean) / deviation, each)
-        return mean, deviation, np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+        model.fit((x - mean) / scale, each)
+        weights = np.atleast_2d(model.coef_) / scale
+        return weights, np.atleast_1d(model.intercept_) - weights @ mean, deviation
 
     def __repr__(self) -> str:
         return f"LinearProbe({self.kind!r}, penalty={self.penalty:g}, folds={self.folds}, seed={self.seed})"
