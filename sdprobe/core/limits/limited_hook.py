@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_args
 
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
@@ -31,6 +31,27 @@ class Limit:
     steps: Steps | None = None
     sites: tuple[str, ...] | Sequence[str] | Callable[[Site], bool] | None = None
     rows: Rows | None = None
+
+    @classmethod
+    def of(cls, steps: int | Steps | None = None, sites: Sites | None = None, rows: Rows | None = None) -> Limit:
+        """Return a limit from what a hook was given.
+
+        Raises:
+            TypeError: for steps or rows that are neither numbers nor a function.
+            ValueError: for a text as rows that is no role.
+        """
+        if isinstance(steps, int) and not isinstance(steps, bool):
+            steps = (steps,)
+        if steps is not None and not callable(steps) and (isinstance(steps, str) or not isinstance(steps, Container)):
+            raise TypeError(
+                f"steps are numbers such as 5, [0, 5] or range(10), or a function of the Step that says yes or no, not "
+                f"{steps!r}"
+            )
+        if isinstance(rows, str) and rows not in get_args(Role):
+            raise ValueError(f"{rows!r} is no role of a row; the roles: {', '.join(get_args(Role))}")
+        if rows is not None and not isinstance(rows, Container) and not callable(rows):
+            raise TypeError(f"rows are a role, numbers of images such as [0], or a function of the Row, not {rows!r}")
+        return cls(steps, (sites,) if isinstance(sites, str) else sites, rows)
 
     def includes_step(self, step: Step) -> bool:
         """Whether the hook may act in a step."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.hook import POINTS, Observer, Transform, overrides
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, Rows, Sites, Steps
 from sdprobe.core.limits.limited_text_edit import TEXT, LimitedTextEdit, text_points
-from sdprobe.core.run import Role
 
 SHOWN = ("token_embeds", "prompt_embeds")  # a change here can be limited to some cross-attention sites
 AT_SITES = ("attention", "activation")
@@ -75,14 +74,7 @@ def only(
     (hook,) = Hooks(hook)  # refuses an object that is not a hook
     if steps is None and sites is None and rows is None:
         return hook
-    if isinstance(steps, int) and not isinstance(steps, bool):
-        steps = (steps,)
-    if steps is not None and not callable(steps) and (isinstance(steps, str) or not isinstance(steps, Container)):
-        raise TypeError(
-            f"steps are numbers such as 5, [0, 5] or range(10), or a function of the Step that says yes or no, not "
-            f"{steps!r}"
-        )
-    limit = Limit(steps, (sites,) if isinstance(sites, str) else sites, rows)
+    limit = Limit.of(steps, sites, rows)
     inner, limits = (hook.inner, (*hook.limits, limit)) if isinstance(hook, LimitedHook) else (hook, (limit,))
     points = tuple(point for point in POINTS if overrides(inner, point))
     _refuse(inner, points, limit)
@@ -103,10 +95,6 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
         raise ValueError(f"{hook!r} acts on the text and on activations: to limit its sites, make two hooks of it")
     if limit.rows is None:
         return
-    if isinstance(limit.rows, str) and limit.rows not in get_args(Role):
-        raise ValueError(f"{limit.rows!r} is no role of a row; the roles: {', '.join(get_args(Role))}")
-    if not isinstance(limit.rows, Container) and not callable(limit.rows):
-        raise TypeError(f"rows are a role, numbers of images such as [0], or a function of the Row, not {limit.rows!r}")
     if isinstance(limit.rows, str) and not any(point in OF_ROWS for point in points):
         raise ValueError(f"{acts}, with one entry for each image and no role: limit it to numbers of images")
     if edits_text and any(point not in TEXT for point in points):

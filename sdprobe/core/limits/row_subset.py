@@ -156,6 +156,13 @@ def rows_of_run(run: Run) -> list[Row]:
     return [Row(i, run.prompt_of(i, role), role) for role in run.roles for i in range(run.settings.images)]
 
 
+def number_in_whole(run: Run, image: int) -> int:
+    """Return the number in the whole run of an image of a run, which may be a part of the whole."""
+    while isinstance(run, PartialRun):
+        image, run = run._chosen[image], run._whole
+    return image
+
+
 def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
     """Return a tensor with some entries replaced."""
     return torch.index_copy(x, 0, torch.tensor(list(entries)).to(x.device, non_blocking=True), new)

@@ -1,0 +1,182 @@
+"""`Activations`: what is kept is what passed, and keeping it changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import sdprobe
+from sdprobe.core.activation_record import ActivationKey, ActivationRecord
+from sdprobe.observe.activations import Activations
+from tests.laws.strategies import run, same_run
+
+NAMES = ("mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "time_embedding")
+IMAGE, TEXT, VECTOR = NAMES
+
+
+class ByHand(sdprobe.Observer):
+    """What a user would write."""
+
+    def __init__(self, *modules):
+        self.modules = modules
+
+    def start(self, run):
+        self.found = {}
+
+    def activation(self, x, site):
+        self.found.setdefault(site.name, []).append(x.clone())
+
+    def __getitem__(self, name):
+        return torch.stack(self.found[name])
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", torch.float16])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_is_kept_is_what_passed(tiny, tmp_path, dtype, on_disk):
+    acts, hand = Activations(NAMES, dtype=dtype, to=tmp_path / "record" if on_disk else None), ByHand(*NAMES)
+    result = run(tiny, acts, hand, steps=3, images_per_prompt=2)
+    records = [result[acts], ActivationRecord.open(tmp_path / "record")] if on_disk else [result[acts]]
+    for record in records:
+        assert record.indices == [0, 1, 2]
+        for name in NAMES:
+            expected = result[hand][name].to(torch.float16 if dtype is torch.float16 else torch.float32)
+            assert torch.equal(record[name], expected)
+            assert record[name].dtype == expected.dtype
+            assert torch.equal(record.at(1, ActivationKey(name)), expected[1])
+    assert [tuple(label[:2]) for label in result[acts].record.rows_at(0)] == [
+        (row.image, row.role) for row in result_rows(result)
+    ]
+    assert result[acts].axes(IMAGE) == ("steps", "rows", "channels", "h", "w")
+    assert result[acts].axes(TEXT) == ("steps", "rows", "positions", "width")
+    assert result[acts].axes(VECTOR) == ("steps", "rows", "width")
+
+
+def result_rows(result):
+    from sdprobe.core.limits.row_subset import rows_of_run
+
+    return rows_of_run(result)
+
+
+def test_keeping_changes_no_bit(tiny, tmp_path):
+    plain = run(tiny, steps=3)
+    assert same_run(plain, run(tiny, Activations("*attn*"), Activations("*_block*", to=tmp_path), steps=3))
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"), [(1, [1]), ({0, 3}, [0, 3]), (range(1, 3), [1, 2]), (lambda step: step.index > 2, [3])]
+)
+def test_chosen_steps(tiny, steps, kept):
+    acts, hand = Activations(IMAGE, steps=steps), ByHand(IMAGE)
+    result = run(tiny, acts, hand, steps=4)
+    assert result[acts].indices == kept
+    assert torch.equal(result[acts][IMAGE], result[hand][IMAGE][kept])
+
+
+@pytest.mark.parametrize("rows", ["cond", "uncond", [1], lambda row: row.role == "cond" and row.image == 1])
+def test_chosen_rows(tiny, rows):
+    acts, hand = Activations(IMAGE, rows=rows), ByHand(IMAGE)
+    result = run(tiny, acts, hand, images_per_prompt=2)
+    every = result_rows(result)
+    chosen = [
+        i
+        for i, row in enumerate(every)
+        if (rows(row) if callable(rows) else row.role == rows if isinstance(rows, str) else row.image in rows)
+    ]
+    assert 0 < len(chosen) < len(every)
+    assert torch.equal(result[acts][IMAGE], result[hand][IMAGE][:, chosen])
+    assert [(label.image, label.role, label.prompt) for label in result[acts].record.rows_at(0)] == [
+        (every[i].image, every[i].role, every[i].prompt.text) for i in chosen
+    ]
+
+
+def test_only_keeps_the_numbers_of_the_whole_run(tiny):
+    acts = Activations(IMAGE)
+    result = run(tiny, sdprobe.only(acts, rows=[1], steps=[1]), images_per_prompt=2)
+    assert result[acts].indices == [1]
+    assert [label.image for label in result[acts].record.rows_at(1)] == [1, 1]
+
+
+def test_reduced_to_one_vector_a_row(tiny):
+    own = Activations(NAMES, reduce=lambda x, site: x.flatten(1) * (1 + site.step.index))
+    mean, most, hand = Activations(NAMES, reduce="mean"), Activations(NAMES, reduce="max"), ByHand(*NAMES)
+    result = run(tiny, mean, most, own, hand)
+    image, text, vector = (result[hand][name] for name in NAMES)
+    assert torch.allclose(result[mean][IMAGE], image.mean((-1, -2)), atol=1e-6)
+    assert torch.equal(result[most][IMAGE], image.amax((-1, -2)))
+    assert torch.allclose(result[mean][TEXT], text.mean(2), atol=1e-6)
+    assert torch.equal(result[mean][VECTOR], vector)
+    assert torch.equal(result[own][IMAGE][1], 2 * image[1].flatten(1))
+    assert result[mean].axes(IMAGE) == result[own].axes(IMAGE) == ("steps", "rows", "width")
+    assert torch.equal(result[mean].flat(IMAGE).vectors, result[mean][IMAGE].flatten(0, 1))
+
+
+def test_the_table_points_to_where_a_vector_is_from(tiny):
+    class Planted(sdprobe.Transform):
+        modules = (IMAGE,)
+
+        def activation(self, x, site):
+            if site.step.index != 1:
+                return x
+            (row,) = [i for i, row in enumerate(site.rows) if (row.image, row.role) == (1, "cond")]
+            return x.index_put(tuple(torch.tensor([k]) for k in (row, 3, 2, 1)), torch.tensor([1e3]))
+
+    acts, model = Activations(IMAGE), tiny
+    result = run(model, Planted(), acts, images_per_prompt=2, steps=3, height=128, width=64)
+    flat = result[acts].flat(IMAGE)
+    h, w = result[acts][IMAGE].shape[-2:]
+    assert (h, w) == (2 * w, w)  # so that y and x are not taken for each other
+    sample, channel = np.unravel_index(int(flat.vectors.argmax()), flat.vectors.shape)
+    assert channel == 3
+    found = {name: column[sample] for name, column in flat.table.items()}
+    assert found == {
+        "picture": 1, "role": "cond", "prompt": "a red circle", "step": 1, "y": 2, "x": 1,
+        "position": 2 * w + 1, "token": -1,
+    }  # fmt: skip
+    assert len(flat) == len(flat.table["y"]) == 3 * 4 * h * w
+
+
+def test_tokens_are_those_of_each_rows_prompt():
+    model = sdprobe.load()
+    acts, hand = Activations("*attn2.to_k", tokens="circle", rows="cond"), ByHand("*attn2.to_k")
+    with pytest.raises(ValueError, match=r"no positions of the text in its output 'hidden'.*choose other modules"):
+        run(model, acts)
+    del hand
+
+
+def test_what_is_wrong_is_said(tiny, tmp_path):
+    for wrong, why in {
+        "sides": ("outputs", r"sides are 'output' or 'input', or both, not \['outputs'\]"),
+        "rows": ("conditional", "no role of a row; the roles: cond, uncond, image"),
+        "reduce": ("median", "reduce is 'mean', 'max' or a function"),
+        "dtype": ("half", "dtype is one of"),
+    }.items():
+        given, said = why, None
+        value, said = given
+        with pytest.raises(ValueError, match=said):
+            Activations(IMAGE, **{wrong: value})
+    with pytest.raises(TypeError, match="steps are numbers such as"):
+        Activations(IMAGE, steps="early")
+    with pytest.raises(ValueError, match=r"would keep nothing: its rows are none of this run's 1 images"):
+        run(tiny, Activations(IMAGE, rows=[7]))
+    with pytest.raises(ValueError, match=r"nonlinearity runs several times in step 0 .* choose modules without it"):
+        run(tiny, Activations("mid_block.resnets.0.nonlinearity"))
+    with pytest.raises(ValueError, match=r"reduce returned float32 \[\] at mid_block: its first axis has to be the 2"):
+        run(tiny, Activations(IMAGE, reduce=lambda x, site: x.mean()))
+    nothing = Activations(IMAGE, steps=[9])
+    with pytest.warns(UserWarning, match=r"kept nothing: the run had steps 0 to 1, and passed mid_block \(output, hid"):
+        result = run(tiny, nothing)
+    for read in (lambda: result[nothing][IMAGE], lambda: result[nothing].flat(IMAGE)):
+        with pytest.raises(KeyError, match=r"kept nothing: the run had steps 0 to 1"):
+            read()
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match="has something in it that is no record of activations"):
+        run(tiny, Activations(IMAGE, to=tmp_path))
+
+
+def test_a_pattern_of_several_modules_is_read_by_name(tiny):
+    acts = Activations("mid_block.resnets.*.conv1")
+    result = run(tiny, acts)
+    with pytest.raises(KeyError, match=r"'mid_block.resnets' was not kept; kept: mid_block.resnets.0.conv1 \(output"):
+        result[acts]["mid_block.resnets"]
+    assert len(result[acts].record.keys) == 2
