@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.activation_record import ActivationKey, ActivationRecord
+from sdprobe.core.activation_source import Source, record_of
 from sdprobe.core.hook import patterns
 from sdprobe.core.rows import Role
 from sdprobe.core.short_repr import short_repr
@@ -103,7 +104,7 @@ class LinearProbe:
 
     def fit_each(
         self,
-        records: ActivationRecord | Sequence[ActivationRecord],
+        records: Source | Sequence[Source],
         labels: Sequence[Any] | Tensor,
         *,
         modules: str | Sequence[str] | None = None,
@@ -119,7 +120,7 @@ class LinearProbe:
         ...     sdprobe.load(), ["a red circle", "a blue circle"], images_per_prompt=10, seed=list(range(20)),
         ...     steps=4, guidance_scale=5.0, hooks=[acts], progress=False,
         ... )
-        >>> found = LinearProbe().fit_each(run[acts].record, ["red"] * 10 + ["blue"] * 10, modules="*attentions.1")
+        >>> found = LinearProbe().fit_each(run, ["red"] * 10 + ["blue"] * 10, modules="*attentions.1")
         >>> found
         accuracy [95 % interval]  step 0             step 3
         up_blocks.2.attentions.1  ... [...]  ... [...]
@@ -130,7 +131,8 @@ class LinearProbe:
         torch.Size([32])
 
         Args:
-            records: of one run or several, with the same modules and steps.
+            records: a run with an `Activations` hook, its record, or the record's folder; or several, with the same
+                modules and steps.
             labels: one for each picture, in the order of the records and of their images; None leaves a picture out.
             modules: patterns on the names of modules; None for all that were kept.
             steps: numbers of steps; None for all that were kept.
@@ -139,9 +141,9 @@ class LinearProbe:
         Raises:
             KeyError: for a step or a tensor that a record has not.
             ValueError: as in `fit`; for a record without exactly one row of the role for each picture; for a pattern
-                that no kept module has.
+                that no kept module has; for a run without a record.
         """
-        held = [records] if isinstance(records, ActivationRecord) else list(records)
+        held = [record_of(own) for own in (records if isinstance(records, (list, tuple)) else [records])]
         if not held:
             raise ValueError("there are no records to fit probes on")
         asked = patterns(modules)
