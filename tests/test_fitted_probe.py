@@ -53,8 +53,10 @@ def test_the_interval_of_r2_holds_the_truth():
 
 def test_intervals_know_their_ends():
     sure, none = accuracy(np.ones(50)), accuracy(np.zeros(50))
-    assert sure.value == sure.high == 1 and 0.9 < sure.low < 0.95
-    assert none.value == none.low == 0 and 0.05 < none.high < 0.1
+    assert sure.value == sure.high == 1
+    assert 0.9 < sure.low < 0.95
+    assert none.value == none.low == 0
+    assert 0.05 < none.high < 0.1
     assert accuracy(np.ones(500)).low > sure.low
     assert explained(np.ones(10), np.ones(10), np.random.default_rng(0)) == (0, 0, 0)
 

@@ -39,11 +39,13 @@ def test_a_planted_signal_is_found_with_its_direction():
     x = 2.0 * drawn(200, 16)
     x = x - (x @ direction)[:, None] * direction + 6 * sign[:, None] * direction  # nothing else lies along it
     fitted = LinearProbe().fit(x, ["warm" if own > 0 else "cold" for own in sign])
-    assert fitted.score.value == 1 and fitted.score.low > 0.97
+    assert fitted.score.value == 1
+    assert fitted.score.low > 0.97
     assert fitted.direction() @ direction > 0.97
     assert torch.equal(fitted.direction("cold"), -fitted.direction("warm"))
     assert torch.isclose(fitted.direction().norm(), torch.tensor(1.0))
-    assert fitted.control.high < 0.65 and fitted.chance == 0.5
+    assert fitted.control.high < 0.65
+    assert fitted.chance == 0.5
 
 
 def test_each_of_several_labels_has_its_direction():
@@ -112,7 +114,8 @@ def test_numbers_are_predicted_by_ridge():
     y = 3 * x[:, 1] - 4 * x[:, 5] + 7
     fitted = LinearProbe("ridge", penalty=1e-3).fit(x, y)
     assert fitted.score.low > 0.999
-    assert fitted.control.value < 0 and fitted.chance == 0
+    assert fitted.control.value < 0
+    assert fitted.chance == 0
     assert torch.allclose(torch.tensor(fitted.predict(x[:5])), y[:5], atol=1e-2)
     assert torch.allclose(fitted.weights, torch.tensor([[0, 3.0, 0, 0, 0, -4.0, 0, 0]]), atol=1e-3)
     assert fitted.direction() @ torch.tensor([0, 0.6, 0, 0, 0, -0.8, 0, 0]) > 0.99
@@ -125,7 +128,8 @@ def test_units_of_the_features_change_nothing():
     x[:, 5] = 2.5
     scale, shift = torch.tensor([1e-3, 1.0, 1e3, 8.0, 1.0, 1.0]), torch.tensor([5.0, 0.0, 1.0, -3.0, 2.0, 0.0])
     plain, other = LinearProbe().fit(x, labels), LinearProbe().fit(x * scale + shift, labels)
-    assert plain.score == other.score and plain.control == other.control
+    assert plain.score == other.score
+    assert plain.control == other.control
     assert plain.predict(x) == other.predict(x * scale + shift)
     assert torch.allclose(plain.weights, other.weights * scale, atol=1e-3)
     assert torch.allclose(torch.nn.functional.normalize(plain.direction() * scale, dim=0), other.direction(), atol=1e-3)
@@ -142,7 +146,9 @@ def test_a_fit_is_repeatable_and_another_seed_divides_otherwise():
 
 def test_pictures_without_a_label_are_left_out():
     x, labels = drawn(40, 5), [0, 1] * 20
-    held = LinearProbe().fit(torch.cat([x[:7], drawn(3, 5, seed=9), x[7:]]), [*labels[:7], None, None, None, *labels[7:]])
+    held = LinearProbe().fit(
+        torch.cat([x[:7], drawn(3, 5, seed=9), x[7:]]), [*labels[:7], None, None, None, *labels[7:]]
+    )
     alone = LinearProbe().fit(x, labels)
     assert (held.pictures, held.score) == (40, alone.score)
     assert torch.equal(held.weights, alone.weights)
@@ -167,8 +173,10 @@ def test_each_module_and_step_has_its_probe():
         for images, at in ((first, 0), (second, 30))
     ]
     found = LinearProbe().fit_each(records, labels.tolist())
-    assert [key.name for key in found.keys] == ["early", "late"] and found.indices == [0, 7]
-    assert found.score[1, 1] == 1 and found.score[0, 1].isnan()
+    assert [key.name for key in found.keys] == ["early", "late"]
+    assert found.indices == [0, 7]
+    assert found.score[1, 1] == 1
+    assert found.score[0, 1].isnan()
     assert found["late", 7].score.low > 0.9 > found["late", 0].score.high
     assert LinearProbe().fit_each(records, labels, role="uncond")["late", 7].score.low < 0.5
     late = LinearProbe().fit_each(records, labels, modules="la*", steps=[7])
@@ -191,7 +199,7 @@ def test_what_does_not_fit_is_refused_in_words():
         fit(x, ["red"] * 20)
     with pytest.raises(ValueError, match="2 pictures with a label cannot be divided into 5 folds"):
         fit(x, [0, 1] + [None] * 18)
-    with pytest.raises(ValueError, match="not the number 0.5: for numbers, kind='ridge'"):
+    with pytest.raises(ValueError, match=r"not the number 0\.5: for numbers, kind='ridge'"):
         fit(x, [0.5, 1.0] * 10)
     with pytest.raises(ValueError, match="not 'red': for names, kind='logistic'"):
         LinearProbe("ridge").fit(x, ["red", "blue"] * 10)

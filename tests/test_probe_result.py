@@ -20,15 +20,19 @@ def fitted(seed, signal):
 
 @pytest.fixture(scope="module")
 def result():
-    return ProbeResult({(MID, 5): fitted(0, 0), (MID, 10): fitted(1, 1), (UP, 10): fitted(2, 9), (UP, None): fitted(3, 0)})
+    return ProbeResult(
+        {(MID, 5): fitted(0, 0), (MID, 10): fitted(1, 1), (UP, 10): fitted(2, 9), (UP, None): fitted(3, 0)}
+    )
 
 
 def test_matrices_are_of_the_probes(result):
-    assert result.keys == [MID, UP] and result.indices == [5, 10, None]
+    assert result.keys == [MID, UP]
+    assert result.indices == [5, 10, None]
     for name in ("score", "low", "high", "control"):
         matrix = getattr(result, name)
         assert matrix.shape == (2, 3)
-        assert matrix[1, 0].isnan() and matrix[0, 2].isnan()
+        assert matrix[1, 0].isnan()
+        assert matrix[0, 2].isnan()
     for (key, index), own in result.fits.items():
         at = result.keys.index(key), result.indices.index(index)
         assert (result.score[at], result.low[at], result.high[at]) == own.score
@@ -39,7 +43,7 @@ def test_matrices_are_of_the_probes(result):
 
 
 def test_what_is_not_there_is_refused_with_the_choices(result):
-    with pytest.raises(KeyError, match="'down' at step 5; modules: mid_block, up_blocks.1 · skip 0; steps"):
+    with pytest.raises(KeyError, match=r"'down' at step 5; modules: mid_block, up_blocks\.1 · skip 0; steps"):
         result["down", 5]
     with pytest.raises(KeyError, match="'mid_block' at step 7"):
         result["mid_block", 7]
@@ -52,7 +56,8 @@ def test_the_table_has_score_interval_control_and_chance(result):
     lines = repr(result).splitlines()
     assert lines[0].split("  ")[0] == "accuracy [95 % interval]"
     assert str(result["mid_block", 10].score) in lines[1]
-    assert lines[-3].startswith("shuffled labels, mean") and f"{result[MID, 5].control.value:.2f}" in lines[-3]
+    assert lines[-3].startswith("shuffled labels, mean")
+    assert f"{result[MID, 5].control.value:.2f}" in lines[-3]
     assert lines[-2].split() == ["chance", "0.50", "0.50", "0.50"]
     assert lines[-1] == "30 pictures"
 

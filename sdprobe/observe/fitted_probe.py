@@ -1,4 +1,4 @@
-"""`FittedProbe`: a linear readout of activations, its score on pictures that it was not fitted on, and its direction."""
+"""`FittedProbe`: a linear readout of activations, its score on held-out pictures, and its direction."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def samples_of(x: Shaped[Tensor, "pictures ..."]) -> Float[np.ndarray, "pictures
 
 @dataclass(frozen=True, eq=False)
 class FittedProbe:
-    """A probe fitted on all pictures, with the score of probes that were fitted without the pictures they were tried on.
+    """A probe fitted on all pictures, with the score of probes that were tried on pictures held out from their fit.
 
     >>> import torch
     >>> from sdprobe.observe.linear_probe import LinearProbe
@@ -151,8 +151,7 @@ class FittedProbe:
         else:
             known = ", ".join(map(repr, self.classes)) or "none, for it predicts numbers"
             raise ValueError(f"no direction towards {towards!r}; the labels of this probe: {known}")
-        vector = self.deviation.square() * gradient
-        return vector / vector.norm()
+        return torch.nn.functional.normalize(self.deviation.square() * gradient, dim=0)
 
     def predict(self, x: Shaped[Tensor, "pictures ..."]) -> list[Any]:
         """Return the label, or number, of each picture; of several positions, by the mean of their readouts.

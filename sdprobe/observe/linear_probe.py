@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -167,14 +168,16 @@ class LinearProbe:
         if len(labels) < self.folds:
             raise ValueError(f"{len(labels)} pictures with a label cannot be divided into {self.folds} folds")
         if self.kind == "ridge":
-            if wrong := [own for own in labels if isinstance(own, (str, bool)) or not math.isfinite(own)]:
+            if wrong := [own for own in labels if not (_is_number(own) and math.isfinite(own))]:
                 raise ValueError(f"a ridge probe predicts finite numbers, not {wrong[0]!r}: for names, kind='logistic'")
             y = np.array(labels, dtype=float)
             if y.std() == 0:
                 raise ValueError(f"all labels are {labels[0]!r}: there is nothing to predict")
             return y, ()
-        if wrong := [own for own in labels if isinstance(own, float) and not own.is_integer()]:
-            raise ValueError(f"a logistic probe predicts which label, not the number {wrong[0]!r}: for numbers, kind='ridge'")
+        if wrong := [own for own in labels if _is_number(own) and own != round(own)]:
+            raise ValueError(
+                f"a logistic probe predicts which label, not the number {wrong[0]!r}: for numbers, kind='ridge'"
+            )
         counts = Counter(labels)
         if len(counts) < 2:
             raise ValueError(f"all labels are {labels[0]!r}: there is nothing to predict")
@@ -221,6 +224,10 @@ class LinearProbe:
 
     def __repr__(self) -> str:
         return f"LinearProbe({self.kind!r}, penalty={self.penalty:g}, folds={self.folds}, seed={self.seed})"
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, Real) and not isinstance(label, bool)
 
 
 def _of_pictures(record: ActivationRecord, index: int | None, key: ActivationKey, role: Role) -> Tensor:

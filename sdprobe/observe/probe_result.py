@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.plot import HEAT
 from sdprobe.plot.table import as_text
 
+Place = tuple[ActivationKey, int | None]
 INCH = 0.5  # a cell of the matrix
 COLUMNS = 6  # steps that are printed
 MOST = 16  # up to this number of steps, the values are written into the matrix
@@ -37,7 +38,7 @@ class ProbeResult:
     ``score``, ``low``, ``high`` and ``control`` are ``[modules, steps]``; NaN where nothing was kept.
     """
 
-    def __init__(self, fits: Mapping[tuple[ActivationKey, int | None], FittedProbe]) -> None:
+    def __init__(self, fits: Mapping[Place, FittedProbe]) -> None:
         self.fits = dict(fits)
         self.keys = list(dict.fromkeys(key for key, _ in fits))
         self.indices = sorted({index for _, index in fits}, key=lambda index: (index is None, index or 0))
@@ -50,7 +51,9 @@ class ProbeResult:
             return self.fits[found[0], index]
         if len(found) > 1:
             raise KeyError(f"{name!r} has several tensors: ask with one of {found}")
-        raise KeyError(f"no probe of {name!r} at step {index}; modules: {', '.join(self._names)}; steps: {self.indices}")
+        raise KeyError(
+            f"no probe of {name!r} at step {index}; modules: {', '.join(self._names)}; steps: {self.indices}"
+        )
 
     @property
     def score(self) -> Float[Tensor, "modules steps"]:
@@ -99,12 +102,15 @@ class ProbeResult:
             values = self._matrix_of({at: own.value for at, own in scores.items()})
             image = ax.imshow(values, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
             for (key, index), own in scores.items() if written else ():
-                at = (self.indices.index(index), self.keys.index(key))
-                color = "black" if own.value > 0.6 else "white"
-                faint = 1.0 if own.low > self.chance else 0.55
-                ax.text(at[0], at[1] - 0.14, f"{own.value:.2f}", ha="center", va="center", color=color, alpha=faint, fontsize=8)
-                interval = f"{own.low:.2f}–{own.high:.2f}"
-                ax.text(at[0], at[1] + 0.27, interval, ha="center", va="center", color=color, alpha=faint, fontsize=5)
+                x, y = self.indices.index(index), self.keys.index(key)
+                style: dict[str, Any] = {
+                    "color": "black" if own.value > 0.6 else "white",
+                    "ha": "center",
+                    "va": "center",
+                }
+                style["alpha"] = 1.0 if own.low > self.chance else 0.55
+                ax.text(x, y - 0.14, f"{own.value:.2f}", fontsize=8, **style)
+                ax.text(x, y + 0.27, f"{own.low:.2f}–{own.high:.2f}", fontsize=6, **style)
             ax.set_title(title, fontsize=9)
             ax.set_xticks(range(columns), ["" if own is None else str(own) for own in self.indices], fontsize=8)
             ax.set_yticks(range(rows), self._names, fontsize=8)
@@ -120,7 +126,10 @@ class ProbeResult:
     def __repr__(self) -> str:
         shown = self.indices if len(self.indices) <= COLUMNS else self.indices[:: -(-len(self.indices) // COLUMNS)]
         any_fit = next(iter(self.fits.values()))
-        head = [f"{any_fit.measure} [95 % interval]", *(f"step {index}" if index is not None else "" for index in shown)]
+        head = [
+            f"{any_fit.measure} [95 % interval]",
+            *(f"step {index}" if index is not None else "" for index in shown),
+        ]
         body = [
             [name, *(str(self.fits[key, i].score) if (key, i) in self.fits else "" for i in shown)]
             for name, key in zip(self._names, self.keys, strict=True)
@@ -138,8 +147,10 @@ class ProbeResult:
             for key in self.keys
         ]
 
-    def _matrix(self, value: Any) -> Float[Tensor, "modules steps"]:
+    def _matrix(self, value: Callable[[FittedProbe], float]) -> Float[Tensor, "modules steps"]:
         return torch.from_numpy(self._matrix_of({at: value(own) for at, own in self.fits.items()}))
 
-    def _matrix_of(self, values: Mapping[tuple[ActivationKey, int | None], float]) -> Float[np.ndarray, "modules steps"]:
+    def _matrix_of(
+        self, values: Mapping[tuple[ActivationKey, int | None], float]
+    ) -> Float[np.ndarray, "modules steps"]:
         return np.array([[values.get((key, index), np.nan) for index in self.indices] for key in self.keys])
