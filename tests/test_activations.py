@@ -8,11 +8,24 @@ import torch
 
 import sdprobe
 from sdprobe.core.activation_record import ActivationKey, ActivationRecord
+from sdprobe.core.flat_activations import flatten
+from sdprobe.core.limits.row_subset import rows_of_run
+from sdprobe.core.prompt import WordNotInPrompt
+from sdprobe.core.run import Row, Run, Step
+from sdprobe.core.site import Site
+from sdprobe.observe.activation_selection import at_tokens, form_of
 from sdprobe.observe.activations import Activations
 from tests.laws.strategies import run, same_run
 
 NAMES = ("mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "time_embedding")
 IMAGE, TEXT, VECTOR = NAMES
+
+
+def step_of(rows):
+    """A step with these rows, of which no more is known."""
+    step = object.__new__(Step)
+    vars(step).update(index=0, rows=tuple(rows), run=object.__new__(Run))
+    return step
 
 
 class ByHand(sdprobe.Observer):
@@ -45,22 +58,16 @@ def test_what_is_kept_is_what_passed(tiny, tmp_path, dtype, on_disk):
             assert record[name].dtype == expected.dtype
             assert torch.equal(record.at(1, ActivationKey(name)), expected[1])
     assert [tuple(label[:2]) for label in result[acts].record.rows_at(0)] == [
-        (row.image, row.role) for row in result_rows(result)
+        (row.image, row.role) for row in rows_of_run(result)
     ]
     assert result[acts].axes(IMAGE) == ("steps", "rows", "channels", "h", "w")
     assert result[acts].axes(TEXT) == ("steps", "rows", "positions", "width")
     assert result[acts].axes(VECTOR) == ("steps", "rows", "width")
 
 
-def result_rows(result):
-    from sdprobe.core.limits.row_subset import rows_of_run
-
-    return rows_of_run(result)
-
-
 def test_keeping_changes_no_bit(tiny, tmp_path):
     plain = run(tiny, steps=3)
-    assert same_run(plain, run(tiny, Activations("*attn*"), Activations("*_block*", to=tmp_path), steps=3))
+    assert same_run(plain, run(tiny, Activations("*attn*"), Activations("*conv?", reduce="max", to=tmp_path), steps=3))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +84,7 @@ def test_chosen_steps(tiny, steps, kept):
 def test_chosen_rows(tiny, rows):
     acts, hand = Activations(IMAGE, rows=rows), ByHand(IMAGE)
     result = run(tiny, acts, hand, images_per_prompt=2)
-    every = result_rows(result)
+    every = rows_of_run(result)
     chosen = [
         i
         for i, row in enumerate(every)
@@ -136,12 +143,52 @@ def test_the_table_points_to_where_a_vector_is_from(tiny):
     assert len(flat) == len(flat.table["y"]) == 3 * 4 * h * w
 
 
-def test_tokens_are_those_of_each_rows_prompt():
-    model = sdprobe.load()
-    acts, hand = Activations("*attn2.to_k", tokens="circle", rows="cond"), ByHand("*attn2.to_k")
+@pytest.mark.parametrize(("tokens", "positions"), [("circle", (3,)), (["red", "<end>"], (2, 4)), ([0, 3], (0, 3))])
+def test_tokens_are_those_of_each_rows_prompt(tiny, tokens, positions):
+    """At a site that says where the text stands, as those of joint attention do."""
+    prompts = [tiny.read(text) for text in ("a red circle", "a big red circle")]
+    rows = [Row(0, prompts[0], "cond"), Row(1, prompts[1], "cond")]
+    x, text = torch.randn(2, 20, 3), slice(5, 20)
+    site = Site("block", "activation", "block", None, 0, step_of(rows), image=slice(0, 5), text=text)
+    form = form_of(x, site, rows)
+    kept, found = at_tokens(x, form, site, rows, tokens)
+    expected = [
+        tuple(p for word in np.atleast_1d(tokens).tolist() for p in prompt.positions(word)) for prompt in prompts
+    ]
+    assert found.positions == tuple(expected)
+    assert expected[0] == positions
+    assert torch.equal(kept, torch.stack([x[k, [5 + p for p in own]] for k, own in enumerate(expected)]))
+    assert flatten({0: (kept, found)}).table["token"].tolist() == [p for own in expected for p in own]
+    found.check(tuple(kept.shape))
+
+
+def test_tokens_that_cannot_be_kept(tiny):
     with pytest.raises(ValueError, match=r"no positions of the text in its output 'hidden'.*choose other modules"):
-        run(model, acts)
-    del hand
+        run(tiny, Activations(IMAGE, tokens="circle"))
+    rows = [Row(k, tiny.read(text), "cond") for k, text in enumerate(["a red circle", "a red, red circle"])]
+    site = Site("block", "activation", "block", None, 0, step_of(rows), image=slice(0, 5), text=slice(5, 20))
+    x = torch.zeros(2, 20, 3)
+    with pytest.raises(
+        ValueError, match=r"not equally many in all rows \(1 in 'a red circle', 2 in 'a red, red circle"
+    ):
+        at_tokens(x, form_of(x, site, rows), site, rows, "red")
+    with pytest.raises(WordNotInPrompt, match="'star' is not in the prompt"):
+        at_tokens(x, form_of(x, site, rows), site, rows, "star")
+
+
+def test_places_of_a_stream_with_text_and_image(tiny):
+    """The image's positions have a place in the grid, those of the text a token; wherever the image stands."""
+    rows = [Row(4, tiny.read("a red circle"), "cond")]
+    site = Site("block", "activation", "block", (2, 3), 0, step_of(rows), image=slice(2, 8), text=slice(0, 2))
+    x = torch.randn(1, 8, 5)
+    flat = flatten({7: (x, form_of(x, site, rows))})
+    assert torch.equal(flat.vectors, x[0])
+    assert flat.table["y"].tolist() == [-1, -1, 0, 0, 0, 1, 1, 1]
+    assert flat.table["x"].tolist() == [-1, -1, 0, 1, 2, 0, 1, 2]
+    assert flat.table["token"].tolist() == [0, 1, -1, -1, -1, -1, -1, -1]
+    assert flat.table["position"].tolist() == list(range(8))
+    assert set(flat.table["picture"]) == {4}
+    assert set(flat.table["step"]) == {7}
 
 
 def test_what_is_wrong_is_said(tiny, tmp_path):
@@ -151,8 +198,7 @@ def test_what_is_wrong_is_said(tiny, tmp_path):
         "reduce": ("median", "reduce is 'mean', 'max' or a function"),
         "dtype": ("half", "dtype is one of"),
     }.items():
-        given, said = why, None
-        value, said = given
+        value, said = why
         with pytest.raises(ValueError, match=said):
             Activations(IMAGE, **{wrong: value})
     with pytest.raises(TypeError, match="steps are numbers such as"):

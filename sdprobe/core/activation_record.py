@@ -166,9 +166,8 @@ class ActivationRecord(ABC):
         return asked
 
     def _refuse(self, index: int | None) -> KeyError:
-        return KeyError(
-            f"nothing was kept of {said_of(index)}; kept: {', '.join(map(_said, self.indices)) or 'nothing'}"
-        )
+        kept = ", ".join(map(said_of, self.indices)) or "nothing"
+        return KeyError(f"nothing was kept of {said_of(index)}; kept: {kept}")
 
 
 class HeldActivations(ActivationRecord):

@@ -25,14 +25,17 @@ class Entry(NamedTuple):
     """One row of one tensor of one step: what is read at once."""
 
     record: int
-    index: int | None
+    step: int | None
     row: int
     vectors: int
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A record, or the folder of one, and its key. A folder is opened anew for each entry: what it holds is not kept."""
+    """A record, or the folder of one, and a key in it.
+
+    A folder is opened anew for each entry, so that what was read of it is not kept.
+    """
 
     source: ActivationRecord | Path
     key: ActivationKey
@@ -176,8 +179,8 @@ class ActivationDataset(IterableDataset[Tensor]):
     def _read(self, entry: Entry) -> Shaped[Tensor, "vectors width"]:
         of = self._records[entry.record]
         record = of.record
-        x = record.at(entry.index, of.key, slice(entry.row, entry.row + 1))
-        return channels_last(x, record.form_of(entry.index, of.key).axes)[0]
+        x = record.at(entry.step, of.key, slice(entry.row, entry.row + 1))
+        return channels_last(x, record.form_of(entry.step, of.key).axes)[0]
 
     def _generator(self, purpose: int) -> torch.Generator:
         state = np.random.SeedSequence([self.seed, self._epoch, purpose]).generate_state(1, np.uint64)

@@ -112,8 +112,8 @@ class Activations(Observer):
         described = self._description(run)
         if self.to is not None and run.settings.seed is None and (Path(self.to) / "record.json").exists():
             raise ValueError(
-                f"{str(self.to)!r} holds a record, and the noise of this run came from no seed that is known: it cannot be told "
-                f"whether they belong together. Give the run a folder of its own, or the pipeline a new generator"
+                f"{str(self.to)!r} holds a record, and whether this run is the same cannot be told, since its noise "
+                f"came from no seed that is known: give it a folder of its own, or the pipeline a new generator"
             )
         self.record: ActivationRecord = (
             HeldActivations(described) if self.to is None else ActivationFolder.begun(self.to, described)
