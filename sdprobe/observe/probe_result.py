@@ -103,12 +103,8 @@ class ProbeResult:
             image = ax.imshow(values, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
             for (key, index), own in scores.items() if written else ():
                 x, y = self.indices.index(index), self.keys.index(key)
-                style: dict[str, Any] = {
-                    "color": "black" if own.value > 0.6 else "white",
-                    "ha": "center",
-                    "va": "center",
-                }
-                style["alpha"] = 1.0 if own.low > self.chance else 0.55
+                style: dict[str, Any] = {"color": "black" if own.value > 0.6 else "white"}
+                style |= {"alpha": 1.0 if own.low > self.chance else 0.55, "ha": "center", "va": "center"}
                 ax.text(x, y - 0.14, f"{own.value:.2f}", fontsize=8, **style)
                 ax.text(x, y + 0.27, f"{own.low:.2f}–{own.high:.2f}", fontsize=6, **style)
             ax.set_title(title, fontsize=9)
@@ -126,10 +122,8 @@ class ProbeResult:
     def __repr__(self) -> str:
         shown = self.indices if len(self.indices) <= COLUMNS else self.indices[:: -(-len(self.indices) // COLUMNS)]
         any_fit = next(iter(self.fits.values()))
-        head = [
-            f"{any_fit.measure} [95 % interval]",
-            *(f"step {index}" if index is not None else "" for index in shown),
-        ]
+        steps = ["" if index is None else f"step {index}" for index in shown]
+        head = [f"{any_fit.measure} [95 % interval]", *steps]
         body = [
             [name, *(str(self.fits[key, i].score) if (key, i) in self.fits else "" for i in shown)]
             for name, key in zip(self._names, self.keys, strict=True)
@@ -150,7 +144,5 @@ class ProbeResult:
     def _matrix(self, value: Callable[[FittedProbe], float]) -> Float[Tensor, "modules steps"]:
         return torch.from_numpy(self._matrix_of({at: value(own) for at, own in self.fits.items()}))
 
-    def _matrix_of(
-        self, values: Mapping[tuple[ActivationKey, int | None], float]
-    ) -> Float[np.ndarray, "modules steps"]:
+    def _matrix_of(self, values: Mapping[Place, float]) -> Float[np.ndarray, "modules steps"]:
         return np.array([[values.get((key, index), np.nan) for index in self.indices] for key in self.keys])
