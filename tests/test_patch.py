@@ -136,7 +136,9 @@ def test_what_is_not_in_the_record_is_an_error(embedded):
     source, two = recorded(embedded, TOKENS, BLUE), recorded(embedded, TOKENS, TWO)
     with pytest.raises(ValueError, match=rf"no module that fits 'mid_block'; its modules: {TOKENS}"):
         run(embedded, Patch(source, ["*attn2", "mid_block"]), **RED)
-    with pytest.raises(KeyError, match=r"output of .*attn2 was not recorded in step 0; recorded: .*attn2 \(output, hid"):
+    with pytest.raises(
+        KeyError, match=r"output of .*attn2 was not recorded in step 0; recorded: .*attn2 \(output, hid"
+    ):
         run(embedded, Patch(source, "*attn2"), **RED)
     with pytest.raises(KeyError, match="the input .*of .*attn2 was not recorded"):
         run(embedded, Patch(source, TOKENS, sides="input"), **RED)

@@ -31,7 +31,9 @@ def activations(model, *hooks, name=TOKENS, **given_):
 @given(scale=scales)
 def test_it_adds_a_multiple_of_the_vector_at_every_position(embedded, name, scale):
     vector = drawn(name)
-    (own,), (moved,) = (activations(embedded, *hooks, name=name, steps=1) for hooks in ([], [Steer(vector, name, scale)]))
+    (own,), (moved,) = (
+        activations(embedded, *hooks, name=name, steps=1) for hooks in ([], [Steer(vector, name, scale)])
+    )
     added = vector[:, None, None] if own.ndim == 4 else vector
     assert torch.equal(moved[:1], own[:1])  # the row of the empty prompt
     assert torch.equal(moved[1:], own[1:] + scale * added)
@@ -96,4 +98,7 @@ def test_errors(embedded):
         run(embedded, Steer(vector, TOKENS, rows="uncond"), guidance_scale=1.0)
     with pytest.warns(UserWarning, match="never acted in this run"):
         run(embedded, Steer(vector, TOKENS, steps=range(10, 20)))
-    assert repr(Steer(vector, TOKENS, 2.0, steps=range(3))) == f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
+    assert (
+        repr(Steer(vector, TOKENS, 2.0, steps=range(3)))
+        == f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
+    )

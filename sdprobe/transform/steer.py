@@ -57,7 +57,7 @@ class Steer(Transform):
 
     def __init__(
         self,
-        vector: Shaped[Tensor, "width"] | Mapping[str, Shaped[Tensor, "width"]],
+        vector: Shaped[Tensor, width] | Mapping[str, Shaped[Tensor, width]],
         modules: str | Sequence[str],
         scale: float = 1.0,
         *,
