@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord
+from sdprobe.core.activation_record import ActivationRecord
 from sdprobe.core.flat_activations import flatten
 from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.core.prompt import WordNotInPrompt
@@ -15,6 +15,7 @@ from sdprobe.core.run import Row, Run, Step
 from sdprobe.core.site import Site
 from sdprobe.observe.activation_selection import at_tokens, form_of
 from sdprobe.observe.activations import Activations
+from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run, same_run
 
 NAMES = ("mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "time_embedding")
@@ -44,6 +45,14 @@ class ByHand(sdprobe.Observer):
         return torch.stack(self.found[name])
 
 
+class ByStream(ByHand):
+    """The same for one of the streams."""
+
+    def __init__(self, module, stream):
+        super().__init__(module)
+        self.streams = (stream,)
+
+
 @pytest.mark.parametrize("dtype", [None, "float32", torch.float16])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_what_is_kept_is_what_passed(tiny, tmp_path, dtype, on_disk):
@@ -56,7 +65,7 @@ def test_what_is_kept_is_what_passed(tiny, tmp_path, dtype, on_disk):
             expected = result[hand][name].to(torch.float16 if dtype is torch.float16 else torch.float32)
             assert torch.equal(record[name], expected)
             assert record[name].dtype == expected.dtype
-            assert torch.equal(record.at(1, ActivationKey(name)), expected[1])
+            assert torch.equal(record.at(1, name), expected[1])
     assert [tuple(label[:2]) for label in result[acts].record.rows_at(0)] == [
         (row.image, row.role) for row in rows_of_run(result)
     ]
@@ -162,6 +171,17 @@ def test_tokens_are_those_of_each_rows_prompt(tiny, tokens, positions):
     found.check(tuple(kept.shape))
 
 
+def test_tokens_of_keys_in_cross_attention(tiny):
+    """What attention takes of the prompt has one position for each of its tokens."""
+    acts, hand = Activations(TEXT, tokens=["red", 3], rows="cond"), ByHand(TEXT)
+    result = run(tiny, acts, hand, prompt=["a red circle", "a big red circle"])
+    rows = [[k for k, row in enumerate(rows_of_run(result)) if (row.image, row.role) == (i, "cond")] for i in range(2)]
+    kept = result[acts][TEXT]
+    assert torch.equal(kept[:, 0], result[hand][TEXT][:, rows[0]].squeeze(1)[:, [2, 3]])
+    assert torch.equal(kept[:, 1], result[hand][TEXT][:, rows[1]].squeeze(1)[:, [3, 3]])
+    assert result[acts].axes(TEXT) == ("steps", "rows", "tokens", "width")
+
+
 def test_tokens_that_cannot_be_kept(tiny):
     with pytest.raises(ValueError, match=r"no positions of the text in its output 'hidden'.*choose other modules"):
         run(tiny, Activations(IMAGE, tokens="circle"))
@@ -226,3 +246,56 @@ def test_a_pattern_of_several_modules_is_read_by_name(tiny):
     with pytest.raises(KeyError, match=r"'mid_block.resnets' was not kept; kept: mid_block.resnets.0.conv1 \(output"):
         result[acts]["mid_block.resnets"]
     assert len(result[acts].record.keys) == 2
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_outside_of_the_steps(tiny, tmp_path, on_disk):
+    """A text encoder runs before the steps, for the negative prompts and for the prompts; the decoder after them."""
+    layer, decoder = "text_encoder.encoder.layers.0", "vae.decoder.mid_block"
+    acts, hand = Activations((layer, decoder, IMAGE), to=tmp_path if on_disk else None), ByHand(layer, decoder)
+    result = run(tiny, acts, hand, negative_prompt="a star")
+    assert result[acts].indices == [0, 1, None]
+    record = result[acts].record
+    assert torch.equal(result[acts][layer][0], torch.cat(result[hand].found[layer]))
+    assert {tuple(label) for label in record.rows_at(None, layer)} == {
+        (0, "uncond", "a star"),
+        (0, "cond", "a red circle"),
+    }
+    (x,) = result[hand].found[decoder]
+    assert torch.equal(record.at(None, decoder), x)
+    assert set(result[acts].flat(decoder).table["step"]) == {-1}
+    with pytest.raises(KeyError, match="differ in their rows: give one of the keys"):
+        record.rows_at(None)
+    with pytest.raises(ValueError, match=r"asks for steps, and text_encoder.* runs outside of them"):
+        run(tiny, Activations(layer, steps=[0]))
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+def test_both_streams_of_joint_blocks(make, tmp_path):
+    model = sdprobe.load(make())
+    name = "transformer_blocks.0"
+    acts = Activations(name, sides=("input", "output"), streams=("image", "text"), to=tmp_path)
+    words = Activations(name, streams="text", tokens="circle", rows="cond")
+    image, text = (ByStream(name, stream) for stream in ("image", "text"))
+    result = run(model, acts, words, image, text, height=32, width=16)
+    own, record = result[acts], ActivationRecord.open(tmp_path)
+    assert len(record.keys) == 4
+    for hand, stream in ((image, "image"), (text, "text")):
+        key = record.key_of(name, side="output", stream=stream)
+        assert torch.equal(record[key], result[hand][name])
+        flat = own.flat(name, side="output", stream=stream)
+        width = flat.vectors.shape[1]
+        assert torch.equal(flat.vectors, result[hand][name].reshape(-1, width))
+        if stream == "image":
+            h, w = record.form_of(0, key).grid
+            assert h == 2 * w
+            assert flat.table["y"][: h * w].tolist() == [y for y in range(h) for _ in range(w)]
+            assert set(flat.table["token"]) == {-1}
+        else:
+            assert set(flat.table["y"]) == {-1}
+            assert flat.table["token"].max() == result[hand][name].shape[2] - 1
+    positions = list(result.prompts[0].positions("circle"))
+    rows = [i for i, row in enumerate(rows_of_run(result)) if row.role == "cond"]
+    assert torch.equal(result[words][name], result[text][name][:, rows][:, :, positions])
+    with pytest.raises(KeyError, match=r"'transformer_blocks.0' has several tensors: say side= and stream="):
+        own[name]
