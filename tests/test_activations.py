@@ -17,6 +17,7 @@ from sdprobe.observe.activation_selection import at_tokens, form_of
 from sdprobe.observe.activations import Activations
 from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run, same_run
+from tests.tiny import stable_diffusion
 
 NAMES = ("mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "time_embedding")
 IMAGE, TEXT, VECTOR = NAMES
@@ -299,3 +300,23 @@ def test_both_streams_of_joint_blocks(make, tmp_path):
     assert torch.equal(result[words][name], result[text][name][:, rows][:, :, positions])
     with pytest.raises(KeyError, match=r"'transformer_blocks.0' has several tensors: say side= and stream="):
         own[name]
+
+
+def test_an_attached_pipeline_is_recorded_too(tmp_path):
+    pipe = stable_diffusion()
+    pipe.set_progress_bar_config(disable=True)
+    held, acts = (
+        Activations((IMAGE, "vae.decoder.mid_block")),
+        Activations((IMAGE, "vae.decoder.mid_block"), to=tmp_path),
+    )
+    settings = {"guidance_scale": 3.0, "height": 16, "width": 16}
+    expected = sdprobe.sample(pipe, "a red circle", hooks=[held], steps=2, seed=0, progress=False, **settings)[held]
+    with sdprobe.attach(pipe, [acts]):
+        pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), **settings)
+    record = ActivationRecord.open(tmp_path)
+    assert record.indices == expected.indices == [0, 1, None]
+    for key in record.keys:
+        assert torch.equal(record[key], expected[key])
+    with pytest.raises(ValueError, match="came from no seed that is known: give it a folder of its own"):  # noqa: SIM117
+        with sdprobe.attach(pipe, [acts]):
+            pipe("a red circle", num_inference_steps=2, **settings)
