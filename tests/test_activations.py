@@ -11,6 +11,7 @@ from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.observe.activations import Activations
 from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run, same_run
+from tests.stock_pipelines import attached, flux_guided
 from tests.tiny import stable_diffusion
 
 NAMES = ("mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "time_embedding")
@@ -234,3 +235,11 @@ def test_an_attached_pipeline_is_recorded_too(tmp_path):
     with pytest.raises(ValueError, match="came from no seed that is known: give it a folder of its own"):  # noqa: SIM117
         with sdprobe.attach(pipe, [acts]):
             pipe("a red circle", num_inference_steps=2, **settings)
+
+
+def test_of_a_pipeline_that_calls_its_denoiser_twice_a_step_both_rows_are_kept(tmp_path):
+    held, on_disk = Activations("transformer_blocks.0", streams="image"), Activations("x_embedder", to=tmp_path)
+    found = attached(flux_guided(), held, on_disk)
+    for hook, key in ((held, found[held].record.keys[0]), (on_disk, "x_embedder")):
+        assert [label.role for label in found[hook].record.rows_at(0)] == ["cond", "uncond"]
+        assert found[hook][key].shape[:2] == (3, 2)

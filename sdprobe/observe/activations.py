@@ -154,7 +154,8 @@ class Activations(Observer):
             )
         before.append(Kept(CpuCopy(x, self.dtype), form))
 
-    def model_output(self, x: Tensor, step: Step) -> None:
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        # The end of a step: where a pipeline calls its denoiser twice, model_output passes twice.
         self._ended.append(step.index)
         self._write_outside()
         if self._of_step:
