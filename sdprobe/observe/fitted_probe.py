@@ -38,7 +38,8 @@ def accuracy(right: Float[np.ndarray, " pictures"]) -> Score:
     A picture of several positions counts once, with the share of them that is right: shares vary less than 0 and 1 of
     the same mean, so that the interval is then rather too wide than too narrow. Pictures count as independent; those of
     one fold share a fit, so that the interval of a probe that finds nothing is too narrow: with 120 pictures, width 20
-    and random labels it missed chance in 11 of 100 cases instead of 5 (see Bates et al. 2024). So does the control.
+    and random labels it missed chance in 11 of 100 cases instead of 5 (see Bates et al. 2024). The control's
+    interval has the same fault.
 
     >>> import numpy as np
     >>> print(accuracy(np.ones(36)), accuracy(np.tile([0.0, 1.0], 50)))
