@@ -18,9 +18,7 @@ from collections import Counter
 import numpy as np
 
 import sdprobe
-from sdprobe import LatentRecorder, plot, sample
-from sdprobe.observe.activations import Activations
-from sdprobe.observe.linear_probe import LinearProbe
+from sdprobe import Activations, LatentRecorder, LinearProbe, plot, sample
 from sdprobe.shapes import detect
 
 MODULES = (

@@ -123,9 +123,9 @@ def test_numbers_are_predicted_by_ridge():
 
 def test_units_of_the_features_change_nothing():
     """Standardised: a channel in other units is the same channel. One that does not vary is no error."""
-    x, labels = drawn(60, 6), torch.arange(60) % 2
+    x, labels = drawn(60, 6).double(), torch.arange(60) % 2
     x[:, 0] += labels
-    x[:, 5] = 2.5
+    x[:, 5] = 0.1  # its mean rounds
     scale, shift = torch.tensor([1e-3, 1.0, 1e3, 8.0, 1.0, 1.0]), torch.tensor([5.0, 0.0, 1.0, -3.0, 2.0, 0.0])
     plain, other = LinearProbe().fit(x, labels), LinearProbe().fit(x * scale + shift, labels)
     assert plain.score == other.score
@@ -133,7 +133,8 @@ def test_units_of_the_features_change_nothing():
     assert plain.predict(x) == other.predict(x * scale + shift)
     assert torch.allclose(plain.weights, other.weights * scale, atol=1e-3)
     assert torch.allclose(torch.nn.functional.normalize(plain.direction() * scale, dim=0), other.direction(), atol=1e-3)
-    assert plain.direction()[5] == 0
+    assert plain.direction()[5] == plain.deviation[5] == 0
+    assert plain.weights[0, 5].abs() < 1e-9
 
 
 def test_a_fit_is_repeatable_and_another_seed_divides_otherwise():
@@ -142,6 +143,10 @@ def test_a_fit_is_repeatable_and_another_seed_divides_otherwise():
     assert (first.score, first.control) == (again.score, again.control)
     assert (first.score, first.control) != (other.score, other.control)
     assert torch.equal(first.weights, other.weights)  # fitted on all pictures
+
+
+def test_chance_is_the_share_of_the_most_frequent_label():
+    assert LinearProbe().fit(drawn(40, 3), ["red"] * 24 + ["blue"] * 10 + [None] * 6).chance == 24 / 34
 
 
 def test_pictures_without_a_label_are_left_out():

@@ -37,8 +37,9 @@ def accuracy(right: Float[np.ndarray, " pictures"]) -> Score:
 
     A picture of several positions counts once, with the share of them that is right: shares vary less than 0 and 1 of
     the same mean, so that the interval is then rather too wide than too narrow. Pictures count as independent; those of
-    one fold share a fit, so that the interval of a probe that finds nothing is too narrow: of labels drawn at random it
-    missed chance in 11 of 100 cases instead of 5 (see Bates et al. 2024). The control has the same fault.
+    one fold share a fit, so that the interval of a probe that finds nothing is too narrow: with 120 pictures, width 20
+    and random labels it missed chance in 11 of 100 cases instead of 5 (see Bates et al. 2024). The control's
+    interval has the same fault.
 
     >>> import numpy as np
     >>> print(accuracy(np.ones(36)), accuracy(np.tile([0.0, 1.0], 50)))
@@ -93,9 +94,9 @@ class FittedProbe:
     """A probe fitted on all pictures, with the score of probes that were tried on pictures held out from their fit.
 
     >>> import torch
-    >>> from sdprobe.observe.linear_probe import LinearProbe
+    >>> import sdprobe
     >>> x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
-    >>> fitted = LinearProbe().fit(x, (x[:, 2] > 0).tolist())
+    >>> fitted = sdprobe.LinearProbe().fit(x, (x[:, 2] > 0).tolist())
     >>> fitted
     FittedProbe(accuracy ... [...], shuffled labels ... [...], chance 0.5..., 60 pictures)
     >>> int(fitted.direction().abs().argmax()), fitted.predict(x[:2]) == (x[:2, 2] > 0).tolist()

@@ -115,8 +115,7 @@ class LinearProbe:
         """Fit and score a probe for each module and step of recordings.
 
         >>> import sdprobe
-        >>> from sdprobe.observe.activations import Activations
-        >>> acts = Activations("up_blocks.2.attentions.?", reduce="mean", rows="cond", steps=[0, 3])
+        >>> acts = sdprobe.Activations("up_blocks.2.attentions.?", reduce="mean", rows="cond", steps=[0, 3])
         >>> run = sdprobe.sample(
         ...     sdprobe.load(), ["a red circle", "a blue circle"], images_per_prompt=10, seed=list(range(20)),
         ...     steps=4, guidance_scale=5.0, hooks=[acts], progress=False,
