@@ -141,8 +141,6 @@ def test_what_is_wrong_is_said(tiny, tmp_path):
         Activations(IMAGE, steps="early")
     with pytest.raises(ValueError, match=r"would keep nothing: its rows are none of this run's 1 images"):
         run(tiny, Activations(IMAGE, rows=[7]))
-    with pytest.raises(ValueError, match=r"nonlinearity runs several times in step 0 .* choose modules without it"):
-        run(tiny, Activations("mid_block.resnets.0.nonlinearity"))
     with pytest.raises(ValueError, match=r"reduce returned float32 \[\] at mid_block: its first axis has to be the 2"):
         run(tiny, Activations(IMAGE, reduce=lambda x, site: x.mean()))
     nothing = Activations(IMAGE, steps=[9])
@@ -243,3 +241,21 @@ def test_of_a_pipeline_that_calls_its_denoiser_twice_a_step_both_rows_are_kept(t
     for hook, key in ((held, found[held].record.keys[0]), (on_disk, "x_embedder")):
         assert [label.role for label in found[hook].record.rows_at(0)] == ["cond", "uncond"]
         assert found[hook][key].shape[:2] == (3, 2)
+
+
+def test_each_call_of_a_module_that_runs_several_times_is_kept(tiny, tmp_path):
+    name = "down_blocks.0.resnets.0.nonlinearity"
+    keep = Activations(name, to=tmp_path / "kept")
+    by_hand = []
+    handle = tiny.denoiser.get_submodule(name).register_forward_hook(
+        lambda module, args, output: by_hand.append(output)
+    )
+    found = run(tiny, keep)[keep]
+    handle.remove()
+    calls = [key.call for key in found.record.keys]
+    assert calls == [0, 1]
+    for key in ActivationRecord.open(tmp_path / "kept").keys:
+        assert torch.equal(found.record.at(0, key), by_hand[key.call])
+    with pytest.raises(KeyError, match=r"has several tensors: say call=, of .*\(output, hidden\), .*call 1"):
+        found[name]
+    assert torch.equal(found.flat(name, call=1).vectors, found.flat(found.record.keys[1]).vectors)

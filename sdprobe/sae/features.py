@@ -209,7 +209,7 @@ class Features(Transform):
         values, indices = features.topk(self._most, dim=-1)
         rows = tuple(RowLabel(row.image, row.role, row.prompt.text) for row in site.rows)
         read = SparseActivations(CpuCopy(values), CpuCopy(indices, torch.int32), rows, site.grid, site.image)
-        self.record.write(site.index, ActivationKey(site.name, self.of, site.stream), read)
+        self.record.write(site.index, ActivationKey(site.name, self.of, site.stream, site.call), read)
 
     def _difference(
         self, features: Float[Tensor, "rows positions features"], site: Site

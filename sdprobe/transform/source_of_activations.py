@@ -72,7 +72,7 @@ def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
 
 
 def _key_at(record: ActivationRecord, site: Site) -> ActivationKey:
-    key = ActivationKey(site.name, site.side, site.stream)
+    key = ActivationKey.of(site)
     try:
         forms = record.forms(site.index)
     except KeyError:
