@@ -11,7 +11,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import POINTS, Observer, Transform
 from sdprobe.core.run import Step
-from sdprobe.core.site import Site
+from sdprobe.core.site import OutsideSite, Site
 
 Hook = Observer | Transform
 
@@ -68,16 +68,23 @@ def called(hook: Hook, point: str, *args: Any) -> Any:
 
 
 def step_of(place: object) -> str:
-    step = place.step if isinstance(place, Site) else place
+    step = _step_or_run(place)
     return f", step {step.index} of {step.total}" if isinstance(step, Step) else ""
 
 
 def _tensors(value: object, place: object = None) -> tuple[Tensor, ...]:
-    step = place.step if isinstance(place, Site) else place
+    step = _step_or_run(place)
     around = _tensors_of_step(step) if isinstance(step, Step) else ()
     if isinstance(value, Tensor):
         return (*around, value)
     return (*around, *value.tensors()) if isinstance(value, Attention) else around
+
+
+def _step_or_run(place: object) -> object:
+    """Return what a place belongs to: the step of a site, if it has one."""
+    if isinstance(place, OutsideSite):
+        return place.during
+    return place.step if isinstance(place, Site) else place
 
 
 def _tensors_of_step(step: Step) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.call_hook import called, checked, name_of, step_of
 from sdprobe.core.concept import Concept
-from sdprobe.core.hook import LEAVES, POINTS, Observer, Transform, asks, overrides
+from sdprobe.core.hook import LEAVES, POINTS, SIDES, Observer, Transform, asks, overrides
 from sdprobe.core.run import Run, Step, Text
 from sdprobe.core.site import Site
 
@@ -108,19 +108,18 @@ class Hooks:
 
     def at(self, point: str, name: str | None = None, kind: str | None = None) -> Hooks:
         """Return only the hooks that override a point and, if given, ask for a module of that name and kind."""
-        chosen = Hooks()
-        here = (leaf for leaf in self.leaves if overrides(leaf, point))
-        chosen.leaves = tuple(leaf for leaf in here if name is None or asks(leaf, name, kind))
-        chosen.run = self.run
-        return chosen
+        return self.where(lambda leaf: overrides(leaf, point) and (name is None or asks(leaf, name, kind)))
 
     @property
     def transforms(self) -> Hooks:
         """Only the transforms."""
-        chosen = Hooks()
-        chosen.leaves = tuple(leaf for leaf in self.leaves if isinstance(leaf, Transform))
-        chosen.run = self.run
-        return chosen
+        return self.where(lambda leaf: isinstance(leaf, Transform))
+
+    def where(self, chosen: Callable[[Hook], bool]) -> Hooks:
+        """Return only the hooks for which a function returns True."""
+        found = Hooks()
+        found.leaves, found.run = tuple(filter(chosen, self.leaves)), self.run
+        return found
 
     @property
     def needs_grad(self) -> bool:
@@ -219,8 +218,10 @@ def _leaves(hook: object) -> tuple[Hook, ...]:
         )
     if isinstance(hook, Transform):
         _refuse_unknown_leaves(hook)
-    if isinstance(hook.modules, str) or isinstance(hook.kinds, str):
-        raise TypeError(f"{hook!r}: modules and kinds are tuples of patterns, not one string")
+    if any(isinstance(own, str) for own in (hook.modules, hook.kinds, hook.sides, hook.streams)):
+        raise TypeError(f"{hook!r}: modules, kinds, sides and streams are tuples, not one string")
+    if not hook.sides or not set(hook.sides) <= set(SIDES):
+        raise ValueError(f"{hook!r}: its sides are {hook.sides!r}; a module has the sides {' and '.join(SIDES)}")
     return (hook,)
 
 

@@ -64,6 +64,9 @@ POINTS = (
 LEAVES = ("latents", "prompt_embeds", "token_embeds")
 """The values for which a transform can ask gradients."""
 
+SIDES = ("input", "output")
+"""What a module takes, and what it gives."""
+
 PLAIN = (str, int, float, bool, tuple, list, dict, set, type(None))
 
 
@@ -221,9 +224,22 @@ def patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return (given,) if isinstance(given, str) else None if given is None else tuple(given)
 
 
+OUTSIDE = ("text_encoder", "vae.")
+"""How the names of modules outside the denoiser begin."""
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a module's name matches a pattern. Outside the denoiser, a pattern must begin with the part's name."""
+    if not name.startswith(OUTSIDE):
+        return fnmatchcase(name, pattern)
+    # Versions of transformers differ in whether CLIP's layers are within a `text_model`.
+    name, plain = (text.replace(".text_model.", ".") for text in (name, pattern))
+    return pattern.startswith(OUTSIDE) and fnmatchcase(name, plain)
+
+
 def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:
-    """Whether a module of the denoiser matches a hook's patterns and kinds."""
-    fits = hook.modules is None or any(fnmatchcase(name, pattern) for pattern in hook.modules)
+    """Whether a module matches a hook's patterns and kinds."""
+    fits = hook.modules is None or any(matches(name, pattern) for pattern in hook.modules)
     return fits and (hook.kinds is None or kind is None or kind in hook.kinds)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sdprobe.core.rows import Row
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run, Step, Text
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Site:
         grid: ``(h, w)`` of the image positions there, or None if they do not form a grid.
         heads: number of attention heads; of an activation, how many heads its width is divided into, side by side, as
             at the input of ``to_out.0``; 0 if it is not.
-        step: the step.
+        step: the step. Sites outside the steps have none: those in a text encoder or the autoencoder.
         image: the range of the image positions on the query axis; in self- and joint attention also on the key axis; of
             an activation ``[rows, positions, width]``, on its second axis.
         text: the range of the prompt's tokens on the key axis, if any; in joint attention also on the query axis; of an
@@ -79,3 +80,55 @@ class Site:
         if isinstance(of, str):
             of = self.step.rows[0].prompt.of(of)
         return [every[position] for position in of]
+
+
+@dataclass(frozen=True, eq=False)
+class OutsideSite(Site):
+    """A site in a text encoder, which runs before the steps, or in the autoencoder, which runs after them.
+
+    Args:
+        during: the `Text` that is encoded, or the `Run` whose latents are decoded.
+        entries: what each entry is; in a text encoder there is one for each prompt, with the first of its images.
+    """
+
+    during: Text | Run = field(kw_only=True, repr=False)
+    entries: tuple[Row, ...] = field(kw_only=True, repr=False)
+
+    @classmethod
+    def at(
+        cls, name: str, side: str, placed: Any, heads: int, during: Text | Run, entries: tuple[Row, ...]
+    ) -> OutsideSite:
+        """Return the site of a tensor, from its module, its side, and where its tokens are."""
+        nowhen: Any = None
+        return cls(
+            *(name, "activation", name.split(".")[0], placed.grid, heads, nowhen, placed.image, placed.text),
+            stream=placed.stream,
+            side=side,
+            during=during,
+            entries=entries,
+        )
+
+    def narrowed(self, during: Text | Run, entries: tuple[Row, ...]) -> OutsideSite:
+        """Return the site for some of its entries."""
+        nowhen: Any = None
+        return replace(self, step=nowhen, during=during, entries=entries)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "step":
+            raise AttributeError(
+                f"{self.name} runs outside the steps, so its site has no step; its run is site.run, and its entries "
+                f"are site.rows"
+            )
+        return super().__getattribute__(name)
+
+    @property
+    def index(self) -> None:
+        return None
+
+    @property
+    def run(self) -> Run:
+        return self.during if isinstance(self.during, Run) else self.during.run
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.entries

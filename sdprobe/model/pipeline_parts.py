@@ -20,6 +20,7 @@ from sdprobe.model.denoiser.compiled_parts import names_as_written
 from sdprobe.model.frozen_parameters import freeze_parameters
 from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
+from sdprobe.model.outside_modules import modules_outside
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
 from sdprobe.model.seeds import checked_seed
@@ -63,6 +64,11 @@ class PipelineParts:
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser's modules by their dotted names, without what torch.compile adds to these."""
         return names_as_written(self.denoiser)
+
+    @property
+    def modules_outside(self) -> Mapping[str, nn.Module]:
+        """The modules of the text encoders and the decoder; their names begin with ``text_encoder`` or ``vae``."""
+        return modules_outside({name: getattr(self.pipe, name) for name in self.text_encoders}, self.pipe.vae)
 
     # Text.
 

@@ -21,6 +21,7 @@ from sdprobe.model.diffusion.scheduler_copies import copied_generator
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.model.fill_settings import Seed, fill
 from sdprobe.model.loading import load
+from sdprobe.model.outside_modules import listen_to_decoder
 from sdprobe.model.pipeline_parts import generators
 from sdprobe.model.text.gradient_leaves import GradientLeaves
 from sdprobe.observe.progress import Progress
@@ -156,6 +157,7 @@ def loop(
                 x = run_model.advance(noise_pred.detach(), step, x, options)
             run.latents = hooks.final_latents(x, run)
             run.nan_trace.note_final(run.latents)
-            picture = hooks.image(run_model.decode(run.latents, generator), run)
-            run.images = run_model.pictures(picture)
+            with listen_to_decoder(run_model, run, hooks):
+                picture = run_model.decode(run.latents, generator)
+            run.images = run_model.pictures(hooks.image(picture, run))
     return run

@@ -16,6 +16,7 @@ from sdprobe.core.limits.limited_text_edit import TEXT
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Run
 from sdprobe.model.base import Model
+from sdprobe.model.outside_modules import hooks_in_encoders
 from sdprobe.model.text.conditioning import EMBEDS, encode_role, prompts_of
 from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, texts_of
 
@@ -55,6 +56,7 @@ def encode_by_role(
     given = bound.arguments
     returned = stock(*args, **kwargs)
     acting = {point: hooks.at(point) for point in TEXT}
+    acting["activation"] = hooks_in_encoders(run_model, hooks)
     if not any(map(len, acting.values())):
         return returned
     sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}

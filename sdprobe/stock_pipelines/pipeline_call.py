@@ -20,6 +20,7 @@ from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.families.pixart import PixArt
+from sdprobe.model.outside_modules import listen_to_decoder
 from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
@@ -165,6 +166,11 @@ class PipelineCall:
         if self.steps.is_at_last or getattr(pipe, "interrupt", False):
             changed = {**changed, "latents": self.pass_final_latents(changed.get("latents", values["latents"]))}
         return changed
+
+    def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline decodes its latents."""
+        with self.hear_nothing("hook"), listen_to_decoder(self.run_model, self.run, self.hooks):
+            return stock(*args, **kwargs)
 
     def on_postprocess(self, stock: Call, image: Tensor, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
         """A pipeline makes pictures of what the decoder gave; or has none made, for ``output_type="latent"``."""

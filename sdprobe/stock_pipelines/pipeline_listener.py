@@ -75,6 +75,7 @@ class PipelineListener(Protocol):
     def on_scheduler_step(
         self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
     ) -> Any: ...
+    def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
     def on_postprocess(self, stock: Call, image: Tensor, *args: Any, **kwargs: Any) -> Any: ...
 
 
@@ -161,6 +162,7 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
         wire(pipe, "run_safety_checker", pipeline=_hear_nothing_during(listener))
         wire(pipe.scheduler, "scale_model_input", pipeline=listener.on_scale_model_input)
         wire(pipe.scheduler, "step", pipeline=listener.on_scheduler_step)
+        wire(pipe.vae, "decode", pipeline=listener.on_decode)
         wire(pipe.image_processor, "postprocess", pipeline=listener.on_postprocess)
         network, beside = getattr(pipe, model.network), getattr(pipe, "controlnet", None)
         wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))

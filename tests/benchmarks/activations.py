@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -43,8 +44,12 @@ def resident() -> float:
 class Enlarged(Activations):
     """Records a tensor of SDXL's size in the place of each."""
 
+    def start(self, run: sdprobe.Run) -> None:
+        super().start(run)
+        self.large = torch.randn(SHAPE).to(torch.float16)
+
     def activation(self, x: torch.Tensor, site: sdprobe.Site) -> None:
-        super().activation(torch.randn(SHAPE).to(torch.float16), replace(site, grid=SHAPE[2:]))
+        super().activation(self.large, replace(site, grid=SHAPE[2:]))
 
 
 class Resident(sdprobe.Observer):
@@ -100,6 +105,8 @@ def main() -> None:
         kind, *given = json.loads(options.one)
         print(json.dumps((measure if kind == "measure" else read)(*given)))
         return
+    # So that the memory of a freed tensor goes back to the system, and does not stay in the allocator of the C library.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     steps = 10 if options.quick else 50
     each = len(BLOCKS) * torch.Size(SHAPE).numel() * 2 / MEGA
     print(f"{one_thread()}; {len(BLOCKS)} tensors {list(SHAPE)} in fp16, {each:.1f} MB at each of {steps} steps")

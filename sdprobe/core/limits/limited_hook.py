@@ -13,7 +13,7 @@ from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
 from sdprobe.core.run import Coverage, Role, Row, Run, Step, Text
 from sdprobe.core.short_repr import short_repr
-from sdprobe.core.site import Site
+from sdprobe.core.site import OutsideSite, Site
 
 Steps = Container[int] | Callable[[Step], bool]
 Sites = str | Sequence[str] | Callable[[Site], bool]
@@ -180,6 +180,13 @@ class LimitedHook:
 
     def acts_at(self, place: Text | Step | Site | Run) -> bool:
         """Whether it acts at this point of the run; outside the steps it always does."""
+        if isinstance(place, OutsideSite):
+            if any(limit.steps is not None for limit in self.limits):
+                raise ValueError(
+                    f"{self!r} is limited to steps, and {place.name} runs outside the steps: ask for modules of the "
+                    f"denoiser only, or take the limit off"
+                )
+            return self.includes_site(place)
         if isinstance(place, Site):
             return self.includes_step(place.step) and self.includes_site(place)
         return not isinstance(place, Step) or self.includes_step(place)
@@ -190,7 +197,8 @@ class LimitedHook:
 
     def _refuse_idle(self, run: Run) -> None:
         """Refuse limits that are wrong before the run begins: patterns without a module, rows that the run lacks."""
-        names = list(run.model.modules)
+        by_name = self.by_sites and not self.has_site_function
+        names = [*run.model.modules, *run.model.modules_outside] if by_name else []
         rows = rows_of_run(run)
         for limit in self.limits:
             for pattern in () if callable(limit.sites) else limit.sites or ():
@@ -242,7 +250,7 @@ class LimitedHook:
 def run_of(place: Text | Step | Site | Run) -> Run:
     """Return the run that a point's second argument belongs to."""
     if isinstance(place, Site):
-        return place.step.run
+        return place.run
     return place if isinstance(place, Run) else place.run
 
 

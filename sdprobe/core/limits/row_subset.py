@@ -17,7 +17,7 @@ from sdprobe.core.attention import Attention, by_own_mask
 from sdprobe.core.call_hook import called, checked
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Role, Row, Run, Step, Text, as_slice
-from sdprobe.core.site import Site
+from sdprobe.core.site import OutsideSite, Site
 
 Chosen = Callable[[Row], bool]
 
@@ -94,13 +94,15 @@ class RowSubset:
             return self.images
         if isinstance(place, Run):
             return self.images
-        rows = place.step.rows if isinstance(place, Site) else place.rows
+        rows = place.rows
         count = len(x.query if isinstance(x, Attention) else x)
         if count != len(rows):
             where = f"the module {place.name}" if isinstance(place, Site) else point
             raise ValueError(
                 f"rows cannot be chosen at {where}: it has {count} entries, and there are {len(rows)} rows"
             )
+        if isinstance(place, OutsideSite) and isinstance(place.during, Text):
+            return self._prompts_of(place)
         return [i for i, row in enumerate(rows) if self.chosen(row)]
 
     def place(self, place: Any, point: str, entries: Sequence[int]) -> Any:
@@ -109,11 +111,28 @@ class RowSubset:
             return self.part
         if isinstance(place, Text):
             return self._text(place, entries)
+        if isinstance(place, OutsideSite):
+            during = self._text(place.during, entries) if isinstance(place.during, Text) else self.part
+            rows = tuple(replace(place.rows[i], image=self.images.index(place.rows[i].image)) for i in entries)
+            return place.narrowed(during, rows)
         if isinstance(place, Site):
             return replace(place, step=self._step(place.step, entries))
         if point == "model_output":
             return self._step(place, entries)
         return self._step(place, [i for i, row in enumerate(place.rows) if row.image in self.images])
+
+    def _prompts_of(self, site: OutsideSite) -> list[int]:
+        """Return the numbers of the prompts whose images are included, at a site of a text encoder."""
+        each, found = self.run.settings.images_per_prompt, []
+        for k, row in enumerate(site.rows):
+            chosen = [self.chosen(replace(row, image=row.image + i)) for i in range(each)]
+            if any(chosen) and not all(chosen):
+                raise ValueError(
+                    f"{site.name} encodes a prompt once for all of its {each} images: choose rows of all of them, or "
+                    f"give the prompt once for each image"
+                )
+            found += [k] * chosen[0]
+        return found
 
     def _images_of(self, text: Text) -> list[int]:
         run = self.run

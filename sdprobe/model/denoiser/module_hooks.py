@@ -10,21 +10,21 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.hook import Transform, asks, overrides
+from sdprobe.core.hook import Transform, asks, matches, overrides
 from sdprobe.core.limits.expected import expect
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Coverage, Run, Step
 from sdprobe.core.site import Site
+from sdprobe.model.activation_listener import ActivationListener
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
@@ -33,6 +33,7 @@ from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
+from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
 
 
 class ModuleHooks:
@@ -45,6 +46,7 @@ class ModuleHooks:
         layout: the positions of image and text on the axes of attention.
         coverage: records which sites were seen.
         called: the denoiser as the pipeline holds it, if that is compiled; None for the denoiser itself.
+        outside: the names of modules outside the denoiser that hooks may ask for.
 
     Raises:
         ValueError: for a hook without any matching module, by its patterns and kinds.
@@ -58,11 +60,12 @@ class ModuleHooks:
         layout: Layout,
         coverage: Coverage,
         called: nn.Module | None = None,
+        outside: Collection[str] = (),
     ) -> None:
-        self._denoiser = denoiser
+        self._denoiser, self._outside = denoiser, outside
         self._modules = names_as_written(denoiser)
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
-        self._layout = layout
+        self._layout, self._places = layout, TokenPlaces(layout, self._sites)
         self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
         self._every_compiled = CompiledParts.of(denoiser if called is None else called)
         self.has_caches = has_caches(denoiser)
@@ -73,7 +76,9 @@ class ModuleHooks:
     def of_run(cls, run_model: Any, run: Run, hooks: Hooks) -> ModuleHooks:
         """Return the sites that the hooks of a run ask for in its model."""
         layout, called = run_model.layout(run.settings), getattr(run_model.pipe, run_model.network)
-        return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called)
+        return cls(
+            run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called, run_model.modules_outside
+        )
 
     @property
     def busy(self) -> bool:
@@ -121,44 +126,36 @@ class ModuleHooks:
         _refuse_idle(
             hooks, "attention", {name: kinds_of(self._modules[name], self._sites[name]) for name in self._sites}
         )
-        _refuse_idle(hooks, "activation", dict.fromkeys(self._modules, ()))
+        _refuse_idle(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
         self._attention = [
             self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
             if any(len(hooks.at("attention", name, own)) for own in kinds_of(self._modules[name], self._sites[name]))
         ]
-        acting = hooks.at("activation")
-        modules = self._modules if len(acting) else {}
-        self._activation = [
-            (name, module, own) for name, module in modules.items() if len(own := acting.at("activation", name))
-        ]
-        asked = [*(of.name for of in self._attention), *(name for name, _, _ in self._activation)]
-        self._compiled = self._every_compiled.around(asked)
+        self._activations = ActivationListener(self._modules, hooks, coverage)
+        self._compiled = self._every_compiled.around([*(of.name for of in self._attention), *self._activations.names])
         coverage.uncompiled.update(self._compiled.parts)
         coverage.sites.update(self._sites)
         coverage.asked.update({of.name: of.kind for of in self._attention if len(of.hooks_of(of.kind))})
-        coverage.asked.update({output_of(name): "activation" for name, _, _ in self._activation})
 
     @contextmanager
     def listen(self, step: Step) -> Iterator[None]:
         """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
         sites = [AttentionSite(of, step) for of in self._attention]
-        ran = set[str]()
         self._listening.append(self)
         try:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
-            for name, module, hooks in self._activation:
-                passing = _passing(hooks, name, step, self._layout, ran, self.has_caches)
-                handles.append(module.register_forward_hook(passing))
-            with self._compiled.run_as_written():
+            with self._activations.listen(partial(self._site_of, step)) as not_run, self._compiled.run_as_written():
                 yield
+                missed = not_run()
             for site in sites:
                 self._account(site)
-            for name, _, hooks in self._activation:
-                self._account_output(name, name in ran, hooks)
+            for asked in missed:
+                why = reason_of(self._denoiser, asked.name, asked.module, entered=False)
+                self._miss(asked.label, asked.hooks, why, of_attention=False)
         finally:
             self._listening.clear()
             # torch does not call the closing hook of a module after a KeyboardInterrupt, so the sites are closed here.
@@ -183,12 +180,13 @@ class ModuleHooks:
             else:
                 self._miss(name, hooks, reason_of(self._denoiser, of.name, of.module, site.entered))
 
-    def _account_output(self, name: str, ran: bool, hooks: Hooks) -> None:
-        if ran:
-            self._coverage.seen[output_of(name)] = self._coverage.seen.get(output_of(name), 0) + 1
-        else:
-            why = reason_of(self._denoiser, name, self._modules[name], entered=False)
-            self._miss(output_of(name), hooks, why, of_attention=False)
+    def _site_of(self, step: Step, name: str, side: str, stream: str, x: Tensor) -> Site:
+        """Return the site of a tensor that a module takes or gives."""
+        if self.has_caches and 2 * len(x) == len(step.rows):
+            step = replace(step, rows=rows_of_pass(step.rows, len(x)))
+        placed, heads = self._places.of(name, stream, x), heads_of(self._modules, name, side, x)
+        of = (name, "activation", place_of(name), placed.grid, heads, step)
+        return Site(*of, image=placed.image, text=placed.text, stream=placed.stream, side=side)
 
     def _miss(self, name: str, hooks: Hooks, why: str, of_attention: bool = True) -> None:
         """Record a pass in which a site was not seen, and refuse it where a strict hook asked for its attention."""
@@ -218,53 +216,17 @@ def _by_kind(hooks: Hooks, name: str) -> Callable[[str], Hooks]:
     return hooks_of
 
 
-def output_of(name: str) -> str:
-    """Return the name of a module's output in `Coverage`."""
-    return f"{name} (output)"
-
-
 def place_of(name: str) -> str:
     """Return ``"down"``, ``"mid"`` or ``"up"`` for a U-Net's module, else the first part of its name."""
     first = name.split(".")[0]
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
 
 
-def _passing(hooks: Hooks, name: str, step: Step, layout: Layout, ran: set[str], cached: bool) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        ran.add(name)
-        x = output[0] if isinstance(output, tuple) and len(output) == 1 else output
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"the module {name} returns {_kind_of(output)}, and the point activation passes modules that return "
-                f"one tensor: ask for a module within it, such as {_within(module, name)}"
-            )
-        at = step
-        if cached and 2 * len(x) == len(step.rows):
-            at = replace(step, rows=rows_of_pass(step.rows, len(x)))
-        new = hooks.activation(
-            x, Site(name, "activation", place_of(name), layout.grid_of(x), 0, at, stream="hidden", side="output")
-        )
-        return (new, *output[1:]) if isinstance(output, tuple) else new
-
-    return hook
-
-
-def _kind_of(output: Any) -> str:
-    if isinstance(output, tuple):
-        return f"{len(output)} values ({', '.join(_kind_of(own) for own in output)})"
-    return f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-
-
-def _within(module: nn.Module, name: str) -> str:
-    inner = [f"{name}.{own}" for own, part in module.named_modules() if own and not isinstance(part, nn.ModuleList)]
-    return ", ".join(inner[:3]) or "none: it has no modules of its own"
-
-
 def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse a hook that would never be called, or with a pattern that matches nothing."""
     for hook in hooks.at(point):
         for pattern in hook.modules or ():
-            if not any(fnmatchcase(name, pattern) for name in modules):
+            if not any(matches(name, pattern) for name in modules):
                 raise ValueError(
                     f"{hook!r}: the module pattern {pattern!r} matches no {point} site of this model; "
                     f"{_choices(pattern, modules)}"

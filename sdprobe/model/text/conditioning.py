@@ -15,6 +15,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Conditioned, Role, Run, Text
+from sdprobe.model.outside_modules import listen_to_encoders
 from sdprobe.model.text.added_tokens import AddedTokens
 from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
 
@@ -113,8 +114,11 @@ def prompts_of(run: Run, role: Role) -> tuple[Prompt, ...]:
 
 @contextmanager
 def passing_tokens(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Iterator[None]:
-    """While this is open, each encoder's token embeddings go through their point, if a hook acts there."""
+    """While this is open, each encoder's token embeddings go through their point, and what hooks ask of its modules."""
+    encoders = {name: getattr(run_model.pipe, name) for name in run_model.text_encoders}
+    own_text = partial(text_of, run_model, run, hooks, role)
     with ExitStack() as open_hooks:
+        open_hooks.enter_context(listen_to_encoders(encoders, hooks, own_text))
         for encoder in run_model.text_encoders if len(hooks.at("token_embeds")) else ():
             text = text_of(run_model, run, hooks, role, encoder)
             table = table_of(getattr(run_model.pipe, encoder))

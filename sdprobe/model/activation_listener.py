@@ -1,0 +1,133 @@
+"""`ActivationListener`: the tensors of named modules of one network, passed through the hooks that ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.coverage import Coverage
+from sdprobe.core.hook import SIDES
+from sdprobe.core.site import Site
+from sdprobe.model.module_tensors import pass_inputs, pass_output
+
+SiteOf = Callable[[str, str, str, Tensor], Site]
+"""Makes the site of a tensor from the module's name, the side, the stream and the tensor."""
+
+
+class ActivationListener:
+    """Modules of one network that hooks ask for at the point ``activation``.
+
+    Args:
+        modules: the network's modules by name.
+        hooks: the run's hooks.
+        coverage: records which were seen.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], hooks: Hooks, coverage: Coverage) -> None:
+        acting = hooks.at("activation")
+        self._coverage = coverage
+        self.asked = [
+            _Asked(name, side, module, own)
+            for name, module in (modules.items() if len(acting) else ())
+            for side in SIDES
+            if len(own := _on_side(acting.at("activation", name), side))
+        ]
+        coverage.asked.update({asked.label: "activation" for asked in self.asked})
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the modules."""
+        return [asked.name for asked in self.asked]
+
+    @contextmanager
+    def listen(self, site_of: SiteOf) -> Iterator[Callable[[], list[_Asked]]]:
+        """While this is open, the modules' tensors are passed. Gives a function that returns what did not run."""
+        handles: list[Any] = []
+        passes = [_Pass(asked, site_of) for asked in self.asked]
+        try:
+            for own in passes:
+                handles.append(own.register())
+            yield lambda: [own.asked for own in passes if not own.ran]
+            for own in passes:
+                self._account(own)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _account(self, own: _Pass) -> None:
+        label, asked = own.asked.label, own.asked
+        if own.ran:
+            self._coverage.seen[label] = self._coverage.seen.get(label, 0) + 1
+        if own.ran and not any(map(asked.asks_for, own.streams)):
+            self._coverage.missed[label] = (
+                f"nobody asks for its streams: {', '.join(dict.fromkeys(own.streams)) or 'it has no tensor here'}"
+            )
+
+
+@dataclass
+class _Asked:
+    """A side of a module, and the hooks that ask for it."""
+
+    name: str
+    side: str
+    module: nn.Module
+    hooks: Hooks
+    by_stream: dict[str, Hooks] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.side})"
+
+    def hooks_of(self, stream: str) -> Hooks:
+        if stream not in self.by_stream:
+            self.by_stream[stream] = self.hooks.where(lambda leaf: _wants(leaf.streams, stream))
+        return self.by_stream[stream]
+
+    def asks_for(self, stream: str) -> bool:
+        return bool(len(self.hooks_of(stream)))
+
+
+class _Pass:
+    """A side of a module in one pass of its network."""
+
+    def __init__(self, asked: _Asked, site_of: SiteOf) -> None:
+        self.asked, self.site_of = asked, site_of
+        self.ran = False
+        self.streams: list[str] = []
+
+    def register(self) -> Any:
+        module = self.asked.module
+        if self.asked.side == "input":
+            return module.register_forward_pre_hook(self._on_input, with_kwargs=True)
+        return module.register_forward_hook(self._on_output)
+
+    def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.ran = True
+        return pass_inputs(module, self.asked.name, args, kwargs, self)
+
+    def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        self.ran = True
+        return pass_output(module, self.asked.name, output, self)
+
+    def asks_for(self, stream: str) -> bool:
+        return self.asked.asks_for(stream)
+
+    def __call__(self, stream: str, x: Tensor) -> Tensor:
+        site = self.site_of(self.asked.name, self.asked.side, stream, x)
+        self.streams.append(site.stream)
+        hooks = self.asked.hooks_of(site.stream)
+        return hooks.activation(x, site) if len(hooks) else x
+
+
+def _on_side(hooks: Hooks, side: str) -> Hooks:
+    return hooks.where(lambda leaf: side in leaf.sides)
+
+
+def _wants(streams: tuple[str, ...] | None, stream: str) -> bool:
+    return streams is None or any(fnmatchcase(stream, pattern) for pattern in streams)

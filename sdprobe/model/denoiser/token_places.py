@@ -1,0 +1,103 @@
+"""`TokenPlaces`: where the tokens of image and text stand in a tensor of a module, and which stream it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from sdprobe.model.denoiser.token_layout import Grid, Layout
+
+NOWHERE = slice(0, 0)
+OF_TEXT = frozenset(
+    (
+        *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
+        *("ff_context", "norm1_context", "norm2_context"),
+        *("context_embedder", "caption_projection", "encoder_hid_proj"),
+    )
+)
+"""Modules that only the text goes through, by a part of their names."""
+
+OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
+"""Modules of cross-attention that the text goes through."""
+
+SIDE_BY_SIDE = {
+    "output": frozenset(
+        ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "q_proj", "k_proj", "v_proj", "q", "k", "v")
+    ),
+    "input": frozenset(("to_out.0", "to_out", "to_add_out", "out_proj", "o")),
+}
+"""Parts of an attention module whose width is its heads, side by side."""
+
+
+class Placed(NamedTuple):
+    """A tensor's stream, the image's grid in it, and the ranges of image and text on its second axis."""
+
+    stream: str
+    grid: Grid | None
+    image: slice
+    text: slice | None
+
+
+class TokenPlaces:
+    """The places of tokens in the tensors of one network.
+
+    Args:
+        layout: the positions of image and text on one axis.
+        kinds: the kind of each attention module, by its name.
+    """
+
+    def __init__(self, layout: Layout, kinds: Mapping[str, str]) -> None:
+        self._layout, self._kinds = layout, kinds
+        self._is_joint = "joint" in kinds.values()
+
+    def of(self, name: str, stream: str, x: Tensor) -> Placed:
+        """Return the places in a tensor of a module.
+
+        Args:
+            name: the module's name.
+            stream: the stream as the module's own signature tells it.
+            x: the tensor.
+        """
+        if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
+            stream = "text"
+        if stream == "text" and x.ndim == 3:
+            return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
+        if stream.split(" ")[0] not in ("hidden", "skip", "output"):
+            return Placed(stream, None, NOWHERE, None)
+        if x.ndim == 4 and not self._is_within_attention(name):
+            return Placed(stream, self._layout.grid_of(x), slice(None), None)
+        if x.ndim != 3:
+            return Placed(stream, None, NOWHERE, None)
+        return self._of_tokens(stream, x)
+
+    def _of_tokens(self, stream: str, x: Tensor) -> Placed:
+        count, grid = x.shape[1], self._layout.grid_of(x)
+        if self._is_joint and grid is None and count > max(self._layout.grids):
+            return Placed(stream, *self._layout.of("joint", count, count))
+        if grid is None:
+            return Placed(stream, None, NOWHERE, None)
+        return Placed("image" if self._is_joint and stream == "hidden" else stream, grid, slice(0, count), None)
+
+    def _is_of_text(self, name: str) -> bool:
+        parts = name.split(".")
+        if not OF_TEXT.isdisjoint(parts):
+            return True
+        return parts[-1] in OF_CONTEXT and self._kinds.get(".".join(parts[:-1])) == "cross"
+
+    def _is_within_attention(self, name: str) -> bool:
+        parts = name.split(".")
+        return any(".".join(parts[:n]) in self._kinds for n in range(1, len(parts)))
+
+
+def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) -> int:
+    """Return into how many heads the width of a tensor is divided, side by side; 0 if it is not."""
+    parts = name.split(".")
+    for n in (1, 2):
+        if len(parts) > n and ".".join(parts[-n:]) in SIDE_BY_SIDE[side]:
+            attention: Any = modules.get(".".join(parts[:-n]))
+            counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
+            heads = next((count for count in counts if isinstance(count, int)), 0)
+            return heads if heads and x.shape[-1] % heads == 0 else 0
+    return 0

@@ -1,0 +1,108 @@
+"""Modules outside the denoiser, those of the text encoders and of the autoencoder, at the point ``activation``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from sdprobe.core.compose import Hooks
+from sdprobe.core.coverage import Coverage
+from sdprobe.core.hook import asks
+from sdprobe.core.rows import Row
+from sdprobe.core.run import Run, Text
+from sdprobe.core.site import OutsideSite, Site
+from sdprobe.model.activation_listener import ActivationListener, SiteOf
+from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
+from sdprobe.model.denoiser.token_layout import Layout
+from sdprobe.model.denoiser.token_places import NOWHERE, Placed, TokenPlaces, heads_of
+
+DECODING = ("decoder", "post_quant_conv")
+
+
+def modules_outside(encoders: Mapping[str, nn.Module], autoencoder: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of text encoders, and those that decode, by names that begin with their part's."""
+    found = {
+        f"{part}.{name}": module
+        for part, encoder in encoders.items()
+        for name, module in names_as_written(encoder).items()
+    }
+    decoding = names_as_written(autoencoder).items()
+    return found | {f"vae.{name}": module for name, module in decoding if name.split(".")[0] in DECODING}
+
+
+def hooks_in_encoders(run_model: Any, hooks: Hooks) -> Hooks:
+    """Return only the hooks that ask for modules of the text encoders."""
+    acting = hooks.at("activation")
+    names = [name for name in run_model.modules_outside if not name.startswith("vae.")] if len(acting) else []
+    return acting.where(lambda leaf: any(asks(leaf, name, None) for name in names))
+
+
+def _asked(hooks: Hooks, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether hooks ask for any of these modules."""
+    return any(asks(leaf, name, None) for leaf in hooks.at("activation") for name in modules)
+
+
+@contextmanager
+def listen_to_encoders(encoders: Mapping[str, nn.Module], hooks: Hooks, text_of: Any) -> Iterator[None]:
+    """While this is open, the text encoders' tensors are passed.
+
+    Args:
+        encoders: the encoders by name.
+        hooks: the run's hooks.
+        text_of: returns the `Text` of an encoder by its name.
+    """
+    with ExitStack() as opened:
+        for part, encoder in encoders.items() if len(hooks.at("activation")) else ():
+            modules = {f"{part}.{name}": module for name, module in names_as_written(encoder).items()}
+            if _asked(hooks, modules):
+                opened.enter_context(_listen(encoder, part, modules, hooks, _site_of_text(modules, text_of(part))))
+        yield
+
+
+@contextmanager
+def listen_to_decoder(run_model: Any, run: Run, hooks: Hooks) -> Iterator[None]:
+    """While this is open, the tensors of the autoencoder's decoder are passed."""
+    modules = modules_outside({}, run_model.pipe.vae) if len(hooks.at("activation")) else {}
+    if not _asked(hooks, modules):
+        yield
+        return
+    h, w = run_model.latent_size(run.settings)
+    places = TokenPlaces(Layout({h * w: (h, w)}), {name: "self" for name in modules if hasattr(modules[name], "to_q")})
+    rows = tuple(Row(image, run.prompt_of(image), "cond") for image in range(run.settings.images))
+
+    def site_of(name: str, side: str, stream: str, x: Tensor) -> Site:
+        # A decoder that works slice by slice, or tile by tile, is called for less than all images.
+        entries = rows if len(x) == len(rows) else ()
+        return OutsideSite.at(name, side, places.of(name, stream, x), heads_of(modules, name, side, x), run, entries)
+
+    with _listen(run_model.pipe.vae, "vae", modules, hooks, site_of):
+        yield
+
+
+def _site_of_text(modules: Mapping[str, nn.Module], text: Text) -> SiteOf:
+    each = text.run.settings.images_per_prompt
+    rows = tuple(Row(k * each, prompt, text.role) for k, prompt in enumerate(text.prompts))
+
+    def site_of(name: str, side: str, stream: str, x: Tensor) -> Site:
+        is_tokens = x.ndim == 3 and stream.split(" ")[0] in ("hidden", "text", "output")
+        placed = Placed(stream, None, NOWHERE, slice(0, x.shape[1]) if is_tokens else None)
+        entries = rows if len(x) == len(rows) else ()
+        return OutsideSite.at(name, side, placed, heads_of(modules, name, side, x), text, entries)
+
+    return site_of
+
+
+@contextmanager
+def _listen(
+    network: nn.Module, part: str, modules: Mapping[str, nn.Module], hooks: Hooks, site_of: SiteOf
+) -> Iterator[None]:
+    coverage = Coverage() if hooks.run is None else hooks.run.coverage
+    listener = ActivationListener(modules, hooks, coverage)
+    compiled = CompiledParts.of(network).around(name.removeprefix(f"{part}.") for name in listener.names)
+    with listener.listen(site_of) as not_run, compiled.run_as_written():
+        yield
+        for asked in not_run():
+            coverage.missed[asked.label] = "it did not run"

@@ -1,0 +1,104 @@
+"""`Steer`: an activation plus a multiple of a vector."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdprobe.core.limits.only import only
+from sdprobe.transform.steer import Steer
+from tests.laws.strategies import run, same_run, seen
+
+MAP, TOKENS = "up_blocks.1.resnets.0", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
+WIDTHS = {MAP: 64, TOKENS: 32}
+scales = st.sampled_from([-2.0, 0.5, 1.0, 4.0])
+
+
+def drawn(name, seed=0):
+    return torch.randn(WIDTHS[name], generator=torch.Generator().manual_seed(seed))
+
+
+def activations(model, *hooks, name=TOKENS, **given_):
+    looking = seen("activation")
+    looking.modules = (name,)
+    return run(model, *hooks, looking, **given_)[looking].values
+
+
+@pytest.mark.parametrize("name", [MAP, TOKENS])
+@settings(max_examples=4)
+@given(scale=scales)
+def test_it_adds_a_multiple_of_the_vector_at_every_position(embedded, name, scale):
+    vector = drawn(name)
+    (own,), (moved,) = (
+        activations(embedded, *hooks, name=name, steps=1) for hooks in ([], [Steer(vector, name, scale)])
+    )
+    added = vector[:, None, None] if own.ndim == 4 else vector
+    assert torch.equal(moved[:1], own[:1])  # the row of the empty prompt
+    assert torch.equal(moved[1:], own[1:] + scale * added)
+
+
+@given(a=scales, b=scales)
+@settings(max_examples=4)
+def test_two_on_one_module_add(embedded, a, b):
+    vector = drawn(TOKENS)
+    one = activations(embedded, Steer(vector, TOKENS, a), Steer(vector, TOKENS, b), steps=1)[0]
+    other = activations(embedded, Steer(vector, TOKENS, a + b), steps=1)[0]
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [MAP, TOKENS])
+def test_scale_nought_is_the_identity(embedded, name):
+    assert same_run(run(embedded, Steer(drawn(name), name, 0)), run(embedded))
+
+
+@pytest.mark.parametrize("rows", ["cond", "uncond", [1], None])
+@pytest.mark.parametrize("steps", [None, 0, range(1, 2)])
+def test_its_limits_are_those_of_only(embedded, rows, steps):
+    given_ = {"prompt": ["a red circle", "a blue star"], "steps": 2}
+    own = run(embedded, Steer(drawn(TOKENS), TOKENS, rows=rows, steps=steps), **given_)
+    limited = run(embedded, only(Steer(drawn(TOKENS), TOKENS, rows=None), rows=rows, steps=steps), **given_)
+    assert torch.allclose(own.latents, limited.latents, atol=1e-5)
+    assert not same_run(own, run(embedded, **given_))
+
+
+def test_each_module_has_its_own_vector(embedded):
+    vectors = {name: drawn(name) for name in WIDTHS}
+    together = run(embedded, Steer(vectors, [MAP, TOKENS]))
+    assert same_run(together, run(embedded, *(Steer(own, name) for name, own in vectors.items())))
+    with pytest.raises(ValueError, match=r"has no vector for up_blocks.0.resnets.0; it has one for: up_blocks.1"):
+        run(embedded, Steer(vectors, "up_blocks.?.resnets.0"))
+
+
+def test_places(embedded):
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:, :4] = True
+    (own,), (moved,) = (
+        activations(embedded, *hooks, name=MAP, steps=1)
+        for hooks in ([], [Steer(drawn(MAP), MAP, places=mask, rows=None)])
+    )
+    changed = (own != moved).any(1)
+    assert torch.equal(changed, mask.expand_as(changed))
+
+
+def test_errors(embedded):
+    vector = drawn(TOKENS)
+    with pytest.raises(ValueError, match=r"the vector is 32 wide, and the output of up_blocks.1.resnets.0 is 64 wide"):
+        run(embedded, Steer(vector, MAP))
+    with pytest.raises(ValueError, match=r"the vector is a tensor \[width\], not Tensor\(1, 32\)"):
+        Steer(vector[None], TOKENS)
+    with pytest.raises(ValueError, match="32 of its 32 numbers are NaN"):
+        Steer(vector * float("nan"), TOKENS)
+    with pytest.raises(ValueError, match="'conditional' is no role of a row"):
+        Steer(vector, TOKENS, rows="conditional")
+    with pytest.raises(ValueError, match="its rows are none of this run's 1 images"):
+        run(embedded, Steer(vector, TOKENS, rows=[1]))
+    with pytest.raises(ValueError, match="its rows are none of this run's"):
+        run(embedded, Steer(vector, TOKENS, rows="uncond"), guidance_scale=1.0)
+    with pytest.warns(UserWarning, match="never acted in this run"):
+        run(embedded, Steer(vector, TOKENS, steps=range(10, 20)))
+    assert (
+        repr(Steer(vector, TOKENS, 2.0, steps=range(3)))
+        == f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
+    )
