@@ -21,11 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 import sdprobe
-from sdprobe import plot, sample
-from sdprobe.observe.activation_dataset import ActivationDataset
-from sdprobe.observe.activations import Activations
-from sdprobe.sae.features import Features
-from sdprobe.sae.learn_sae import learn_sae
+from sdprobe import ActivationDataset, Activations, Features, learn_sae, plot, sample
 from sdprobe.shapes import detect, scene
 
 MODULE, STEPS = "up_blocks.2.attentions.1", 10
@@ -138,7 +134,7 @@ print(f"the feature is best for {len(better)} of {len(colours)} colours: {', '.j
 # change. Below, the three colours whose features had the highest IoU in the first half, in pictures of the second.
 
 best = sorted(colours, key=lambda name: choice[name, "feature"][0])[::-1]
-shown = [name for name in best if name != "red"][:3]
+shown = best[:3]
 features = Features(sae, MODULE)
 rows, labels = [], []
 for name in shown:
@@ -164,27 +160,25 @@ plot.sheet(rows, rows=labels, columns=["picture", "truth", "feature", "best chan
 # %%
 # ## Steering
 #
-# Does the model use a feature? In runs of "a red circle", red's best feature is ablated, and the feature of another
-# colour is set to a value at every place: a multiple of its mean value where it is active. What the autoencoder does
-# not explain passes on unchanged. One run has six seeds for each of three colours, and `only` limits each hook to its
-# own. The control is the same change with a random direction of the same length in the place of the feature's own.
+# Does the model use a feature? In runs of a circle in the colour of the best feature, this feature is ablated, and the
+# feature of another colour is set to a value where the circle is: a multiple of its mean value where it is active, on
+# a map `[16, 16]`. What the autoencoder does not explain passes on unchanged. One run has six seeds for each of three
+# colours; `only` limits a hook to the rows of its own picture. The control is the same change with a random direction
+# of the same length in the place of the feature's own.
 
+source, *targets = best[:4]
 encoded = maps["feature"][:48].flatten(0, 1)
-strength = {name: encoded[:, choice[name, "feature"][1]] for name in shown}
+strength = {name: encoded[:, choice[name, "feature"][1]] for name in targets}
 strength = {name: own[own > 0].mean().item() for name, own in strength.items()}
+wanted = [name for name in targets for _ in range(6)]
 gains = [0, 1, 2, 4]
 
 
-def steered(autoencoder, gain):
-    """Six pictures for each colour, and the colour of the largest thing in each."""
-    hooks = []
-    for i, name in enumerate(shown):
-        change = {"clamp": {choice[name, "feature"][1]: gain * strength[name]}, "ablate": [choice["red", "feature"][1]]}
-        mine = sdprobe.only(Features(autoencoder, MODULE, **change), rows=range(6 * i, 6 * i + 6))
-        hooks += [sdprobe.only(mine, rows="cond")] if gain else []
+def steered(hooks):
+    """Eighteen pictures, and the things in them, large ones first."""
     run = sample(
         model,
-        ["a red circle on a white background"] * 3,
+        [f"a {source} circle on a white background"] * 3,
         hooks=hooks,
         images_per_prompt=6,
         steps=STEPS,
@@ -192,26 +186,41 @@ def steered(autoencoder, gain):
         seed=[*range(200, 206)] * 3,
         progress=False,
     )
-    things = [detect(np.asarray(picture)) for picture in run.images]
-    return run.images, [own[0].colour if own else "none" for own in things]
+    return run.images, [detect(np.asarray(picture)) for picture in run.images]
+
+
+def hooks_of(autoencoder, gain):
+    """A hook for each picture."""
+    for i, (name, things) in enumerate(zip(wanted, unchanged[1], strict=True)):
+        place = mask_of(things, source).reshape(16, 16).float()
+        clamp = {choice[name, "feature"][1]: gain * strength[name] * place}
+        hook = Features(autoencoder, MODULE, clamp=clamp, ablate=[choice[source, "feature"][1]])
+        yield sdprobe.only(sdprobe.only(hook, rows=[i]), rows="cond")
 
 
 other = torch.randn(sae.W_dec.shape, generator=torch.Generator().manual_seed(1))
 control = replace(sae, W_dec=other / other.norm(dim=1, keepdim=True))
-results = {"feature": {gain: steered(sae, gain) for gain in gains}}
-results["random direction"] = {0: results["feature"][0]} | {gain: steered(control, gain) for gain in gains[1:]}
+unchanged = steered([])
+results = {
+    kind: {gain: steered([*hooks_of(own, gain)]) for gain in gains[1:]}
+    for kind, own in {"feature": sae, "random direction": control}.items()
+}
 plot.sheet(
     [
-        [*(results["feature"][gain][0][6 * i] for gain in gains), results["random direction"][4][0][6 * i]]
-        for i in range(3)
+        [
+            unchanged[0][k],
+            *(results["feature"][gain][0][k] for gain in gains[1:]),
+            *(results["random direction"][gain][0][k] for gain in gains[1:]),
+        ]
+        for k in (0, 6, 12)
     ],
-    rows=[f"feature of\n{name}" for name in shown],
-    columns=["unchanged", *(f"× {gain}" for gain in gains[1:]), "random\ndirection × 4"],
+    rows=[f"feature of\n{name}" for name in targets],
+    columns=["unchanged", *(f"feature × {gain}" for gain in gains[1:]), *(f"random × {gain}" for gain in gains[1:])],
 )
 
 # %%
-# A push of this size changes the picture in the control too, at the largest gain: what the feature decides is to which
-# colour. Intervals are Wilson's, at 95%.
+# How many circles take the feature's colour? The circle is the largest thing that the detector finds. Intervals are
+# Wilson's, at 95%.
 
 
 def wilson(hits, of):
@@ -220,24 +229,22 @@ def wilson(hits, of):
     return middle - spread, middle + spread
 
 
-wanted = [name for name in shown for _ in range(6)]
 figure = Figure(figsize=(5, 2.8), layout="constrained")
 ax = figure.subplots()
 for kind, shift in {"feature": -0.05, "random direction": 0.05}.items():
-    hits = [sum(map(str.__eq__, own, wanted)) for _, own in results[kind].values()]
+    seen = [
+        [things[0].colour if things else "none" for things in own] for _, own in [unchanged, *results[kind].values()]
+    ]
+    hits = [sum(map(str.__eq__, own, wanted)) for own in seen]
     share, bounds = np.array(hits) / 18, np.array([wilson(hit, 18) for hit in hits]).T
     marker, color = looks[kind]
     at = np.arange(len(gains)) + shift
     ax.errorbar(at, share, abs(bounds - share), fmt=f"{marker}-", color=color, markersize=5, label=kind)
-    changed = [sum(colour != "red" for colour in own) for _, own in results[kind].values()]
-    print(f"{kind:17} has the feature's colour: {hits} of 18; is no longer red: {changed} of 18")
-ax.set(
-    xticks=range(len(gains)),
-    xlabel="value set, in means",
-    ylabel="pictures in the\nfeature's colour",
-    ylim=(-0.03, 1.03),
-)
+    print(f"{kind}: in the feature's colour {hits}; no longer {source} {[18 - own.count(source) for own in seen]}")
+    print("   ", {name: [own[6 * i : 6 * i + 6].count(name) for own in seen] for i, name in enumerate(targets)})
+ax.set(xticks=range(len(gains)), xlabel="value set, in means", ylim=(-0.03, 1.03))
 ax.set_xticklabels(gains)
+ax.set_ylabel("circles in the\nfeature's colour")
 ax.spines[["top", "right"]].set_visible(False)
 ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 figure

@@ -33,6 +33,21 @@ class Seen(sdprobe.Observer):
         self.rows.append(site.rows)
 
 
+class BothSides(sdprobe.Observer):
+    """What a module takes and gives, step by step."""
+
+    sides, streams = ("input", "output"), ("hidden",)
+
+    def __init__(self, *modules):
+        self.modules = modules
+
+    def start(self, run):
+        self.values = {"input": [], "output": []}
+
+    def activation(self, x, site):
+        self.values[site.side].append(x.clone())
+
+
 class Plain(sdprobe.Transform):
     """A function of a module's output, row by row."""
 
@@ -83,6 +98,30 @@ def test_with_nothing_changed_not_a_bit_changes(tiny, width, activation):
             return new
 
     assert same_run(run(tiny, Watched(made(width, activation), MODULE, keep=FEATURES)), run(tiny))
+
+
+@pytest.mark.parametrize("of", ["input", "update"])
+def test_the_input_and_the_update_are_read(tiny, of):
+    """A residual block's update is what it adds; reading changes no bit, and a change is added to the output."""
+    module, seen = "mid_block.attentions.0", BothSides("mid_block.attentions.0")
+    plain = run(tiny, seen)
+    taken, given = plain[seen].values["input"], plain[seen].values["output"]
+    read = taken if of == "input" else [new - old for new, old in zip(given, taken, strict=True)]
+    sae = made(taken[0].shape[1])
+    hook = Features(sae, module, of=of, streams="hidden")
+    found = run(tiny, hook)
+    assert same_run(found, run(tiny))
+    assert all(torch.equal(found[hook].at(step), sae.encode(last(x))) for step, x in enumerate(read))
+    changing, again = Features(sae, module, of=of, streams="hidden", scale=EVERY), BothSides(module)
+    new = run(tiny, changing, again)[again].values["input" if of == "input" else "output"][0]
+    encoded, old = sae.encode(last(read[0])), taken[0] if of == "input" else given[0]
+    added = (sae.decode(3 * encoded) - sae.decode(encoded)).transpose(1, 2).reshape(old.shape)
+    assert torch.allclose(new, old + added, atol=1e-3, rtol=1e-4)
+
+
+def test_an_update_needs_a_module_that_takes_what_it_gives(tiny):
+    with pytest.raises(ValueError, match=r"of='update' reads output - input, and down_blocks.0 gives .* and takes"):
+        run(tiny, Features(made(1), "down_blocks.0", of="update"))
 
 
 def test_a_feature_that_is_nowhere_active_can_be_ablated(tiny, width):
