@@ -12,6 +12,7 @@ from sdprobe import only
 from sdprobe.sae.activation_function import ReLU, TopK
 from sdprobe.sae.features import Features
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
+from tests.families import flux
 from tests.laws.strategies import run, same_run
 
 MODULE = "mid_block"
@@ -307,3 +308,34 @@ def test_gradients_pass(tiny, width):
     found = run(tiny, hook, ours, steps=1)[ours].gradients[0]
     assert torch.allclose(found, run(tiny, plain, theirs, steps=1)[theirs].gradients[0], atol=1e-4, rtol=1e-3)
     assert not torch.allclose(found, run(tiny, theirs, steps=1)[theirs].gradients[0], atol=1e-4, rtol=1e-3)
+
+
+def test_a_map_in_a_joint_block_is_of_the_image_tokens():
+    model, module = sdprobe.load(flux()), "single_transformer_blocks.0.proj_out"
+    settings = {"height": 32, "width": 32, "steps": 1, "guidance_scale": 1.0}
+    clean, seen = Sites(module), Sites(module)
+    first = run(model, clean, **settings)[clean]
+    site, plain = first.sites[0], first.values[0]
+    sae = made(plain.shape[-1])
+    clamp = {3: torch.full(site.grid, 9.0)}
+    hook = Features(sae, module, clamp=clamp)
+    found = run(model, hook, seen, **settings)
+    new = found[seen].values[0]
+    assert torch.equal(new[:, site.text], plain[:, site.text])
+    assert not torch.equal(new[:, site.image], plain[:, site.image])
+    own = sae.encode(plain)[0, site.image, 5].reshape(site.grid)
+    assert torch.equal(found[hook].heat_map(5).values, own)
+
+
+class Sites(Seen):
+    """The values, and where they passed."""
+
+    streams = ("hidden",)
+
+    def start(self, run):
+        super().start(run)
+        self.sites = []
+
+    def activation(self, x, site):
+        super().activation(x, site)
+        self.sites.append(site)
