@@ -12,6 +12,7 @@ from sdprobe import only
 from sdprobe.sae.activation_function import ReLU, TopK
 from sdprobe.sae.features import Features
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
+from tests.families import flux
 from tests.laws.strategies import run, same_run
 
 MODULE = "mid_block"
@@ -31,6 +32,21 @@ class Seen(sdprobe.Observer):
     def activation(self, x, site):
         self.values.append(x.clone())
         self.rows.append(site.rows)
+
+
+class BothSides(sdprobe.Observer):
+    """What a module takes and gives, step by step."""
+
+    sides, streams = ("input", "output"), ("hidden",)
+
+    def __init__(self, *modules):
+        self.modules = modules
+
+    def start(self, run):
+        self.values = {"input": [], "output": []}
+
+    def activation(self, x, site):
+        self.values[site.side].append(x.clone())
 
 
 class Plain(sdprobe.Transform):
@@ -83,6 +99,30 @@ def test_with_nothing_changed_not_a_bit_changes(tiny, width, activation):
             return new
 
     assert same_run(run(tiny, Watched(made(width, activation), MODULE, keep=FEATURES)), run(tiny))
+
+
+@pytest.mark.parametrize("of", ["input", "update"])
+def test_the_input_and_the_update_are_read(tiny, of):
+    """A residual block's update is what it adds; reading changes no bit, and a change is added to the output."""
+    module, seen = "mid_block.attentions.0", BothSides("mid_block.attentions.0")
+    plain = run(tiny, seen)
+    taken, given = plain[seen].values["input"], plain[seen].values["output"]
+    read = taken if of == "input" else [new - old for new, old in zip(given, taken, strict=True)]
+    sae = made(taken[0].shape[1])
+    hook = Features(sae, module, of=of, streams="hidden")
+    found = run(tiny, hook)
+    assert same_run(found, run(tiny))
+    assert all(torch.equal(found[hook].at(step), sae.encode(last(x))) for step, x in enumerate(read))
+    changing, again = Features(sae, module, of=of, streams="hidden", scale=EVERY), BothSides(module)
+    new = run(tiny, changing, again)[again].values["input" if of == "input" else "output"][0]
+    encoded, old = sae.encode(last(read[0])), taken[0] if of == "input" else given[0]
+    added = (sae.decode(3 * encoded) - sae.decode(encoded)).transpose(1, 2).reshape(old.shape)
+    assert torch.allclose(new, old + added, atol=1e-3, rtol=1e-4)
+
+
+def test_an_update_needs_a_module_that_takes_what_it_gives(tiny):
+    with pytest.raises(ValueError, match=r"of='update' reads output - input, and down_blocks.0 gives .* and takes"):
+        run(tiny, Features(made(1), "down_blocks.0", of="update"))
 
 
 def test_a_feature_that_is_nowhere_active_can_be_ablated(tiny, width):
@@ -268,3 +308,34 @@ def test_gradients_pass(tiny, width):
     found = run(tiny, hook, ours, steps=1)[ours].gradients[0]
     assert torch.allclose(found, run(tiny, plain, theirs, steps=1)[theirs].gradients[0], atol=1e-4, rtol=1e-3)
     assert not torch.allclose(found, run(tiny, theirs, steps=1)[theirs].gradients[0], atol=1e-4, rtol=1e-3)
+
+
+def test_a_map_in_a_joint_block_is_of_the_image_tokens():
+    model, module = sdprobe.load(flux()), "single_transformer_blocks.0.proj_out"
+    settings = {"height": 32, "width": 32, "steps": 1, "guidance_scale": 1.0}
+    clean, seen = Sites(module), Sites(module)
+    first = run(model, clean, **settings)[clean]
+    site, plain = first.sites[0], first.values[0]
+    sae = made(plain.shape[-1])
+    clamp = {3: torch.full(site.grid, 9.0)}
+    hook = Features(sae, module, clamp=clamp)
+    found = run(model, hook, seen, **settings)
+    new = found[seen].values[0]
+    assert torch.equal(new[:, site.text], plain[:, site.text])
+    assert not torch.equal(new[:, site.image], plain[:, site.image])
+    own = sae.encode(plain)[0, site.image, 5].reshape(site.grid)
+    assert torch.equal(found[hook].heat_map(5).values, own)
+
+
+class Sites(Seen):
+    """The values, and where they passed."""
+
+    streams = ("hidden",)
+
+    def start(self, run):
+        super().start(run)
+        self.sites = []
+
+    def activation(self, x, site):
+        super().activation(x, site)
+        self.sites.append(site)

@@ -189,6 +189,13 @@ def test_batches_can_be_entered_anywhere(kind, samples, batch, done, seed):
     assert len(set(epoch)) == len(epoch)
 
 
+def test_every_epoch_has_its_own_order():
+    batches = VectorBatches(torch.arange(50.0).unsqueeze(1), 50, seed=0).after(0)
+    one, two = next(batches), next(batches)
+    assert not torch.equal(one, two)
+    assert torch.equal(one.sort(0).values, two.sort(0).values)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 
 import pytest
@@ -143,21 +144,19 @@ def test_a_plain_file_of_others(tmp_path):
 
 
 def test_nothing_is_unpickled(tmp_path):
-    ran = []
-
     class Hostile:
         def __reduce__(self):
-            return ran.append, (1,)
+            return os.mkdir, (str(tmp_path / "ran"),)
 
     folder, _ = sdxl_unbox(tmp_path / "sae", made())
     for content in (pickle.dumps(Hostile(), protocol=2), b"nothing"):
         (folder / "state_dict.pth").write_bytes(content)
         with pytest.raises(ValueError, match="cannot be read without unpickling"):
             SparseAutoencoder.load(folder)
+    assert not (tmp_path / "ran").exists()
     torch.save({"state_dict": {"pre_bias": "text"}}, folder / "state_dict.pth")
     with pytest.raises(ValueError, match="not weights by name"):
         SparseAutoencoder.load(folder)
-    assert not ran
 
 
 def test_what_is_no_autoencoder_is_refused(tmp_path):

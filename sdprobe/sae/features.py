@@ -35,10 +35,9 @@ class Features(Transform):
 
     >>> import sdprobe, torch
     >>> from sdprobe.sae.activation_function import TopK
-    >>> from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
     >>> W = torch.cat([torch.eye(32), -torch.eye(32)])  # the directions of a module's 32 channels, up and down
-    >>> sae = SparseAutoencoder(W.T.contiguous(), torch.zeros(64), W, torch.zeros(32), TopK(6))
-    >>> features = Features(sae, "up_blocks.2.attentions.1", ablate=[3])
+    >>> sae = sdprobe.SparseAutoencoder(W.T.contiguous(), torch.zeros(64), W, torch.zeros(32), TopK(6))
+    >>> features = sdprobe.Features(sae, "up_blocks.2.attentions.1", ablate=[3])
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[features], steps=3, seed=0, progress=False)
     >>> run[features].heat_map(3, step=2), run[features].at(2).shape
     (HeatMap('feature 3', 16×16), torch.Size([2, 256, 64]))

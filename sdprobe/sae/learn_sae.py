@@ -78,10 +78,10 @@ def learn_sae(
     the dead features nearest to being active, which revives them. Directions have length 1, the encoder begins as the
     transposed decoder, and ``b_dec`` at the mean. Adam's learning rate goes down to 0 in the last fifth of the steps.
 
-    >>> import torch
+    >>> import sdprobe, torch
     >>> directions = torch.nn.functional.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), dim=1)
     >>> vectors = directions.repeat(64, 1) * torch.linspace(0.5, 1.5, 512).unsqueeze(1)  # one of 8 directions each
-    >>> training = learn_sae(vectors, width=16, k=1, steps=300, batch=128, lr=0.01, progress=False)
+    >>> training = sdprobe.learn_sae(vectors, width=16, k=1, steps=300, batch=128, lr=0.01, progress=False)
     >>> training, training.sae.fvu(vectors) < 0.05
     (SaeTraining(SparseAutoencoder(4 -> 16, TopK(k=1)), 300 steps), True)
 

@@ -20,9 +20,10 @@ class SparseAutoencoder:
 
     Its functions are differentiable, and its tensors are never changed.
 
-    >>> import torch
+    >>> import sdprobe, torch
+    >>> from sdprobe.sae.activation_function import TopK
     >>> directions = torch.eye(3)
-    >>> sae = SparseAutoencoder(directions, torch.zeros(3), directions, torch.zeros(3), TopK(1))
+    >>> sae = sdprobe.SparseAutoencoder(directions, torch.zeros(3), directions, torch.zeros(3), TopK(1))
     >>> sae, sae.encode(torch.tensor([1.0, 3.0, 2.0]))
     (SparseAutoencoder(3 -> 3, TopK(k=1)), tensor([0., 3., 0.]))
     >>> sae(torch.tensor([1.0, 3.0, 2.0]))
