@@ -114,7 +114,8 @@ ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 figure
 
 # %%
-assert shares["blue − red", 0] == 0 and shares["blue − red", 6] > 0.5
+assert shares["blue − red", 0] == 0
+assert shares["blue − red", 6] > 0.5
 assert all(value == 0 for (name, _), value in shares.items() if name != "blue − red")
 for gain in gains:
     print(f"gain {gain}: {shares['blue − red', gain] * count:.0f} of {count} blue")

@@ -79,7 +79,8 @@ def test_shuffled_places_are_the_same_vectors_in_one_order(embedded, name):
         assert torch.equal(shuffled, own[:, order])
         assert order.sort().values.equal(torch.arange(len(order)))
         orders.append(order)
-    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
 
 
 def test_a_picture_is_ablated_alone_as_among_others(embedded):
@@ -172,37 +173,37 @@ def test_limited_to_steps_and_rows(embedded):
 def test_errors(embedded):
     small = torch.zeros(64, 64, dtype=torch.bool)
     small[:4, :4] = True
-    with pytest.raises(ValueError, match="with_ is one of 'zero', 'mean', 'resample', 'shuffle', or a record"):
+    with pytest.raises(ValueError, match=r"with_ is one of 'zero', 'mean', 'resample', 'shuffle', or a record"):
         Ablate(TOKENS, "zeros")
-    with pytest.raises(ValueError, match="takes the activations of another image, and this run has one"):
+    with pytest.raises(ValueError, match=r"takes the activations of another image, and this run has one"):
         run(embedded, Ablate(TOKENS, "resample"))
-    with pytest.raises(ValueError, match="the rows here are uncond of image 0, cond of image 0, cond of image 1"):
+    with pytest.raises(ValueError, match=r"the rows here are uncond of image 0, cond of image 0, cond of image 1"):
         run(embedded, only(Ablate(TOKENS, "resample"), rows=lambda row: row.role == "cond" or row.image == 0), **TWO)
     with pytest.raises(ValueError, match=r"time_embedding is \[2, 128\], without several places"):
         run(embedded, Ablate("time_embedding", "mean"))
     with pytest.raises(ValueError, match=r"covers no place of the 8×8 of the output of up_blocks.1.resnets.0 by half"):
         run(embedded, Ablate(MAP, places=small))
-    with pytest.raises(ValueError, match="places cannot be chosen at the output of time_embedding"):
+    with pytest.raises(ValueError, match=r"places cannot be chosen at the output of time_embedding"):
         run(embedded, Ablate("time_embedding", places=small))
-    with pytest.raises(ValueError, match="the mask is 2×3 and the places of the output of .*attn2 are 16×16"):
+    with pytest.raises(ValueError, match=r"the mask is 2×3 and the places of the output of .*attn2 are 16×16"):
         run(embedded, Ablate(TOKENS, places=torch.ones(2, 3) > 0))
-    with pytest.raises(ValueError, match="masks for 3 images, and this run has 1"):
+    with pytest.raises(ValueError, match=r"masks for 3 images, and this run has 1"):
         run(embedded, Ablate(TOKENS, places=torch.ones(3, 2, 2) > 0))
-    with pytest.raises(ValueError, match="has 32 channels, counted from 0, and no number 32"):
+    with pytest.raises(ValueError, match=r"has 32 channels, counted from 0, and no number 32"):
         run(embedded, Ablate(TOKENS, channels=[0, 32]))
     with pytest.raises(ValueError, match=r"heads cannot be chosen at the output of .*attn2: its width is not divided"):
         run(embedded, Ablate(TOKENS, heads=[0]))
-    with pytest.raises(ValueError, match="give channels or heads, not both"):
+    with pytest.raises(ValueError, match=r"give channels or heads, not both"):
         Ablate(TOKENS, heads=[0], channels=[0])
-    with pytest.raises(TypeError, match="channels are whole numbers such as"):
+    with pytest.raises(TypeError, match=r"channels are whole numbers such as"):
         Ablate(TOKENS, channels=0)
     with pytest.raises(ValueError, match=r"heads=\[\] chooses nothing"):
         Ablate(TOKENS, heads=[])
     with pytest.raises(TypeError, match=r"places=heat_map.mask\(threshold=0.5\)"):
         Ablate(TOKENS, places=sdprobe.HeatMap(torch.rand(4, 4)))
-    with pytest.raises(TypeError, match="not numbers of torch.float32"):
+    with pytest.raises(TypeError, match=r"not numbers of torch.float32"):
         Ablate(TOKENS, places=torch.rand(4, 4))
-    with pytest.raises(ValueError, match="with at least one place"):
+    with pytest.raises(ValueError, match=r"with at least one place"):
         Ablate(TOKENS, places=torch.zeros(4, 4, dtype=torch.bool))
 
 
@@ -212,4 +213,5 @@ def test_a_heat_map_above_a_threshold(embedded):
     mask = heat.mask(0.5)
     assert 0 < mask.sum() < mask.numel()
     ablated = run(embedded, Ablate(TOKENS, places=mask))
-    assert not same_run(ablated, run(embedded)) and not same_run(ablated, run(embedded, Ablate(TOKENS)))
+    assert not same_run(ablated, run(embedded))
+    assert not same_run(ablated, run(embedded, Ablate(TOKENS)))

@@ -31,7 +31,9 @@ def activations(model, *hooks, name=TOKENS, **given_):
 @given(scale=scales)
 def test_it_adds_a_multiple_of_the_vector_at_every_position(embedded, name, scale):
     vector = drawn(name)
-    (own,), (moved,) = (activations(embedded, *hooks, name=name, steps=1) for hooks in ([], [Steer(vector, name, scale)]))
+    (own,), (moved,) = (
+        activations(embedded, *hooks, name=name, steps=1) for hooks in ([], [Steer(vector, name, scale)])
+    )
     added = vector[:, None, None] if own.ndim == 4 else vector
     assert torch.equal(moved[:1], own[:1])  # the row of the empty prompt
     assert torch.equal(moved[1:], own[1:] + scale * added)
@@ -86,14 +88,15 @@ def test_errors(embedded):
         run(embedded, Steer(vector, MAP))
     with pytest.raises(ValueError, match=r"the vector is a tensor \[width\], not Tensor\(1, 32\)"):
         Steer(vector[None], TOKENS)
-    with pytest.raises(ValueError, match="32 of its 32 numbers are NaN"):
+    with pytest.raises(ValueError, match=r"32 of its 32 numbers are NaN"):
         Steer(vector * float("nan"), TOKENS)
-    with pytest.raises(ValueError, match="'conditional' is no role of a row"):
+    with pytest.raises(ValueError, match=r"'conditional' is no role of a row"):
         Steer(vector, TOKENS, rows="conditional")
-    with pytest.raises(ValueError, match="its rows are none of this run's 1 images"):
+    with pytest.raises(ValueError, match=r"its rows are none of this run's 1 images"):
         run(embedded, Steer(vector, TOKENS, rows=[1]))
-    with pytest.raises(ValueError, match="its rows are none of this run's"):
+    with pytest.raises(ValueError, match=r"its rows are none of this run's"):
         run(embedded, Steer(vector, TOKENS, rows="uncond"), guidance_scale=1.0)
-    with pytest.warns(UserWarning, match="never acted in this run"):
+    with pytest.warns(UserWarning, match=r"never acted in this run"):
         run(embedded, Steer(vector, TOKENS, steps=range(10, 20)))
-    assert repr(Steer(vector, TOKENS, 2.0, steps=range(3))) == f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
+    said = f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
+    assert repr(Steer(vector, TOKENS, 2.0, steps=range(3))) == said
