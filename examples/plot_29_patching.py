@@ -59,8 +59,8 @@ print(f"blue: {share(blue):.0%} of the source, {share(red):.0%} of the run to be
 #
 # The last row is an upper bound, not a finding: after that block come only a norm and a convolution, so the patched run
 # gets the prediction of the source. The row above it is one: the cross-attention of this block alone, 32 numbers in
-# each place, turns about half of the pictures; in the later steps more than the whole prediction, which was made for other
-# latents. No module before it turns any, although each has read “blue”: the last cross-attention reads “red”.
+# each place, turns about half of the pictures; in the later steps more than the whole prediction, which was made for
+# other latents. No module before it turns any, although each has read “blue”: the last cross-attention reads “red”.
 
 windows = {"all": range(8), "0 to 3": range(4), "4 to 7": range(4, 8)}
 matrix = np.zeros((len(blocks), len(windows)))
@@ -114,7 +114,7 @@ plot.sheet(
 # %%
 # Patched at `up_blocks.1`, the circles stay red, and move to where the source has them. So the place is carried there.
 # Here is the distance of the object's centre to the one in the source, in pixels: the mean over the seeds with its
-# standard error. The down path carries the place too, by its skip tensors: without them a patch does not move anything.
+# standard error. The down path carries the place too, nearly all of it by its skip tensors.
 
 
 def distances(run):
@@ -130,7 +130,7 @@ means = {name: distances(run).mean() for name, run in moved.items()}
 for name, run in moved.items():
     print(f"{name:27} {means[name]:4.1f} ± {distances(run).std(ddof=1) / np.sqrt(len(seeds)):.1f}")
 assert max(means["down_blocks.?"], means["up_blocks.1"]) < means["unpatched"] / 2
-assert abs(means["down_blocks.? without skips"] - means["unpatched"]) < 1
+assert means["down_blocks.? without skips"] > means["unpatched"] / 2
 
 # %%
 # ## Controls

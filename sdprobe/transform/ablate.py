@@ -145,8 +145,8 @@ def over_places(x: Shaped[Tensor, "rows ..."], site: Site, change: Callable[[Ten
     places = x[0, 0].numel() if is_map(x, site) else x.shape[1] if x.ndim == 3 else 1
     if places < 2:
         raise ValueError(
-            f"{said_of(site)} is {list(x.shape)}, without several places: replace it with 'zero', 'resample', or the mean "
-            f"of a record"
+            f"{said_of(site)} is {list(x.shape)}, without several places: replace it with 'zero', 'resample', or the "
+            f"mean of a record"
         )
     if is_map(x, site):
         return change(x.flatten(2).mT).mT.reshape(x.shape)
