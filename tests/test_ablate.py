@@ -9,7 +9,10 @@ import torch
 
 import sdprobe
 from sdprobe.core.limits.only import only
+from sdprobe.observe.activations import Activations
+from sdprobe.testing import check_hook
 from sdprobe.transform.ablate import Ablate
+from tests.families import FAMILIES
 from tests.laws.strategies import run, same_run, seen
 
 MAP, TOKENS = "up_blocks.1.resnets.0", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
@@ -168,6 +171,44 @@ def test_limited_to_steps_and_rows(embedded):
     limited = run(embedded, only(Ablate(TOKENS), rows="cond"))
     assert same_run(limited, plain_with(embedded, TOKENS, change))
     assert same_run(run(embedded, only(Ablate(TOKENS), steps=range(2))), run(embedded, Ablate(TOKENS)))
+
+
+@pytest.mark.parametrize("name", [MAP, TOKENS])
+def test_the_mean_of_a_record_is_over_its_images_in_the_same_role(embedded, name):
+    source = run(embedded, Activations(name), prompt="a green ring", images_per_prompt=3, seed=[5, 6, 7])
+    looking, record = seen_at(name), source[Activations]
+    for step, x in enumerate(run(embedded, Ablate(name, source), looking, **TWO)[looking].values):
+        uncond, cond = record.at(step, name).double().unflatten(0, (2, 3)).mean(1).float()
+        assert torch.equal(x, torch.stack([uncond, uncond, cond, cond]))
+    with pytest.raises(ValueError, match=r"no module that fits 'mid_block'"):
+        run(embedded, Ablate("mid_block", source))
+    with pytest.raises(ValueError, match=r"has no rows in the role 'uncond' .*it has 'cond' of the images \[0\]"):
+        run(embedded, Ablate(name, run(embedded, Activations(name, rows="cond"))))
+
+
+@pytest.mark.parametrize("with_", ["mean", "shuffle"])
+def test_image_and_text_are_apart(with_):
+    """In Flux's single blocks the tokens of the text stand before those of the image."""
+    model, name = sdprobe.load(FAMILIES["Flux.1 dev"]()), "single_transformer_blocks.0.attn.to_q"
+    before, after, size = seen_at(name), seen_at(name), {"height": 16, "width": 16, "steps": 1}
+    (own,), (x,) = (run(model, *hooks, **size)[hooks[-1]].values for hooks in ([before], [Ablate(name, with_), after]))
+    text = 512
+    for part in (slice(0, text), slice(text, None)):
+        torch.testing.assert_close(x[:, part].mean(1), own[:, part].mean(1), rtol=1e-4, atol=1e-5)
+    assert not torch.equal(x, own)
+    assert not torch.allclose(x[:, :text].mean(1), x[:, text:].mean(1), rtol=1e-2)
+
+
+def test_a_place_is_chosen_if_half_of_it_is_covered(embedded):
+    mask, looking = torch.zeros(16, 16, dtype=torch.bool), seen_at(MAP)
+    mask[0, :2] = mask[2, 2] = True  # of the places of 2×2, one half and one quarter
+    x = run(embedded, Ablate(MAP, places=mask), looking, steps=1)[looking].values[0]
+    assert (x == 0).all(1).nonzero()[:, 1:].tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("with_", ["zero", "mean", "shuffle"])
+def test_it_keeps_the_laws_of_hooks(with_):
+    check_hook(lambda: Ablate("mid_block", with_))
 
 
 def test_errors(embedded):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdprobe.core.limits.only import only
+from sdprobe.testing import check_hook
 from sdprobe.transform.steer import Steer
 from tests.laws.strategies import run, same_run, seen
 
@@ -80,6 +81,10 @@ def test_places(embedded):
     )
     changed = (own != moved).any(1)
     assert torch.equal(changed, mask.expand_as(changed))
+
+
+def test_it_keeps_the_laws_of_hooks():
+    check_hook(lambda: Steer(torch.ones(8), "conv_in*", scale=0.5))
 
 
 def test_errors(embedded):
