@@ -2,6 +2,7 @@
 
 from sdprobe import clip as clip
 from sdprobe import losses as losses
+from sdprobe.core.activation_record import ActivationRecord
 from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept, load_concept
@@ -20,14 +21,20 @@ from sdprobe.core.run import Conditioned, Run, Settings, State, Step, Text
 from sdprobe.core.site import Site
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
+from sdprobe.observe.activation_dataset import ActivationDataset
+from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.latents import LatentRecorder
+from sdprobe.observe.linear_probe import LinearProbe
 from sdprobe.observe.preview import Preview
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.sae.features import Features
+from sdprobe.sae.learn_sae import learn_sae
+from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 from sdprobe.sampling.add_noise import add_noise
 from sdprobe.sampling.encode_decode import Encoded, Sizes, decode, encode, psnr, sizes
 from sdprobe.sampling.film import Film, film
@@ -40,6 +47,7 @@ from sdprobe.stock_pipelines.attach import attach
 from sdprobe.text.embed_prompt import Embeddings, embed
 from sdprobe.text.textual_inversion import learn_concept
 from sdprobe.text.tokens import Token, Tokens, detokenize, tokens
+from sdprobe.transform.ablate import Ablate
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
@@ -48,9 +56,11 @@ from sdprobe.transform.guidance import Guidance
 from sdprobe.transform.inpaint import Inpaint
 from sdprobe.transform.layout_guidance import LayoutGuidance
 from sdprobe.transform.loss_guidance import LossGuidance
+from sdprobe.transform.mean_difference import Direction, difference
 from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.noise_prompt import NoisePrompt
+from sdprobe.transform.patch import Patch
 from sdprobe.transform.perturbed_attention import PerturbedAttention
 from sdprobe.transform.randomize_token import RandomizeToken
 from sdprobe.transform.read_layer import ReadLayer
@@ -59,6 +69,7 @@ from sdprobe.transform.rescale_guidance import RescaleGuidance
 from sdprobe.transform.scale_prompt import ScalePrompt
 from sdprobe.transform.scale_token import ScaleToken
 from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
+from sdprobe.transform.steer import Steer
 from sdprobe.transform.use_concept import UseConcept
 
 __all__ = [
@@ -127,6 +138,19 @@ __all__ = [
     "LayoutGuidance",
     "AttentionGuidance",
     "CrossAttention",
+    # activations
+    "Activations",
+    "ActivationRecord",
+    "ActivationDataset",
+    "Patch",
+    "Ablate",
+    "Steer",
+    "difference",
+    "Direction",
+    "LinearProbe",
+    "Features",
+    "SparseAutoencoder",
+    "learn_sae",
     # the diffusion process
     "schedule",
     "Schedule",

@@ -13,6 +13,7 @@ import sdprobe
 from sdprobe.core import registry
 from sdprobe.core.compose import Hook
 from sdprobe.model.text.encoder_stages import table_of
+from sdprobe.sae.activation_function import TopK
 
 SIZE = 16
 """Of the pictures, in pixels, each way."""
@@ -55,7 +56,49 @@ def darkness(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.mean((1, 2, 3))
 
 
+IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
+
+
+def keys_of_text(model: sdprobe.Model) -> list[str]:
+    """The modules that make the keys of the text's tokens, which are as many for pictures of every size."""
+    joint = [name for name in model.modules if name.endswith("add_k_proj")]
+    return joint or [name for name in model.modules if name.endswith("attn2.to_k")]
+
+
+def recorded(model: sdprobe.Model, modules: str | list[str]) -> sdprobe.ActivationRecord:
+    """The activations of another prompt, of one image in each role, in more steps than a run makes."""
+    keep = sdprobe.Activations(modules)
+    settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
+
+
+def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
+    """A vector for each module."""
+    record = recorded(model, IN_EVERY_FAMILY)
+    return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
+
+
+def autoencoder(model: sdprobe.Model) -> sdprobe.SparseAutoencoder:
+    """Of the width of the first module, with random directions."""
+    width = next(iter(directions(model).values())).shape[0]
+    weights = torch.randn(2 * width, width, generator=torch.Generator().manual_seed(7))
+    return sdprobe.SparseAutoencoder(
+        weights.T.contiguous(), torch.zeros(2 * width), weights, torch.zeros(width), TopK(3)
+    )
+
+
+def narrow(model: sdprobe.Model) -> list[str]:
+    """The modules of the width of the first."""
+    widths = {name: len(vector) for name, vector in directions(model).items()}
+    return [name for name, width in widths.items() if width == next(iter(widths.values()))]
+
+
 CONFIGURED: Mapping[str, Tried] = {
+    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "patch": Tried(lambda model: {"source": recorded(model, keys_of_text(model)), "modules": keys_of_text(model)}),
+    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
+    "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "scale": {0: 2.0, 1: 0.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
     "add-vector": Tried(

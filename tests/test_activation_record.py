@@ -117,6 +117,26 @@ def test_a_run_that_is_killed_leaves_whole_steps_and_a_second_start_completes_it
         assert torch.equal(ActivationRecord.open(tmp_path / "cut")[name], expected[name])
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_step_that_breaks_off_is_not_kept(tiny, tmp_path, on_disk):
+    class Stop(sdprobe.Observer):
+        modules = ("mid_block",)
+
+        def activation(self, x, site):
+            if site.step.index == 2:
+                raise KeyboardInterrupt
+
+    class Watch(Activations):
+        def start(self, run):
+            super().start(run)
+            started.append(self)
+
+    started = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, Watch("down_blocks.0.resnets.0", to=tmp_path if on_disk else None), Stop(), steps=4)
+    assert started[0].indices == [0, 1]
+
+
 def test_resume_goes_on_in_the_same_folder(tiny, tmp_path):
     class Stop(sdprobe.Observer):
         def latents(self, x, step):

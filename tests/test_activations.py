@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 import sdprobe
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord
-from sdprobe.core.flat_activations import flatten
+from sdprobe.core.activation_record import ActivationRecord
 from sdprobe.core.limits.row_subset import rows_of_run
-from sdprobe.core.prompt import WordNotInPrompt
-from sdprobe.core.run import Row, Run, Step
-from sdprobe.core.site import Site
-from sdprobe.observe.activation_selection import at_tokens, form_of
 from sdprobe.observe.activations import Activations
+from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run, same_run
+from tests.stock_pipelines import attached, flux_guided
+from tests.tiny import stable_diffusion
 
 NAMES = ("mid_block", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "time_embedding")
 IMAGE, TEXT, VECTOR = NAMES
-
-
-def step_of(rows):
-    """A step with these rows, of which no more is known."""
-    step = object.__new__(Step)
-    vars(step).update(index=0, rows=tuple(rows), run=object.__new__(Run))
-    return step
 
 
 class ByHand(sdprobe.Observer):
@@ -44,6 +34,14 @@ class ByHand(sdprobe.Observer):
         return torch.stack(self.found[name])
 
 
+class ByStream(ByHand):
+    """The same for one of the streams."""
+
+    def __init__(self, module, stream):
+        super().__init__(module)
+        self.streams = (stream,)
+
+
 @pytest.mark.parametrize("dtype", [None, "float32", torch.float16])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_what_is_kept_is_what_passed(tiny, tmp_path, dtype, on_disk):
@@ -56,7 +54,7 @@ def test_what_is_kept_is_what_passed(tiny, tmp_path, dtype, on_disk):
             expected = result[hand][name].to(torch.float16 if dtype is torch.float16 else torch.float32)
             assert torch.equal(record[name], expected)
             assert record[name].dtype == expected.dtype
-            assert torch.equal(record.at(1, ActivationKey(name)), expected[1])
+            assert torch.equal(record.at(1, name), expected[1])
     assert [tuple(label[:2]) for label in result[acts].record.rows_at(0)] == [
         (row.image, row.role) for row in rows_of_run(result)
     ]
@@ -118,77 +116,15 @@ def test_reduced_to_one_vector_a_row(tiny):
     assert torch.equal(result[mean].flat(IMAGE).vectors, result[mean][IMAGE].flatten(0, 1))
 
 
-def test_the_table_points_to_where_a_vector_is_from(tiny):
-    class Planted(sdprobe.Transform):
-        modules = (IMAGE,)
-
-        def activation(self, x, site):
-            if site.step.index != 1:
-                return x
-            (row,) = [i for i, row in enumerate(site.rows) if (row.image, row.role) == (1, "cond")]
-            return x.index_put(tuple(torch.tensor([k]) for k in (row, 3, 2, 1)), torch.tensor([1e3]))
-
-    acts, model = Activations(IMAGE), tiny
-    result = run(model, Planted(), acts, images_per_prompt=2, steps=3, height=128, width=64)
-    flat = result[acts].flat(IMAGE)
-    h, w = result[acts][IMAGE].shape[-2:]
-    assert (h, w) == (2 * w, w)  # so that y and x are not taken for each other
-    sample, channel = np.unravel_index(int(flat.vectors.argmax()), flat.vectors.shape)
-    assert channel == 3
-    found = {name: column[sample] for name, column in flat.table.items()}
-    assert found == {
-        "picture": 1, "role": "cond", "prompt": "a red circle", "step": 1, "y": 2, "x": 1,
-        "position": 2 * w + 1, "token": -1,
-    }  # fmt: skip
-    assert len(flat) == len(flat.table["y"]) == 3 * 4 * h * w
-
-
-@pytest.mark.parametrize(("tokens", "positions"), [("circle", (3,)), (["red", "<end>"], (2, 4)), ([0, 3], (0, 3))])
-def test_tokens_are_those_of_each_rows_prompt(tiny, tokens, positions):
-    """At a site that says where the text stands, as those of joint attention do."""
-    prompts = [tiny.read(text) for text in ("a red circle", "a big red circle")]
-    rows = [Row(0, prompts[0], "cond"), Row(1, prompts[1], "cond")]
-    x, text = torch.randn(2, 20, 3), slice(5, 20)
-    site = Site("block", "activation", "block", None, 0, step_of(rows), image=slice(0, 5), text=text)
-    form = form_of(x, site, rows)
-    kept, found = at_tokens(x, form, site, rows, tokens)
-    expected = [
-        tuple(p for word in np.atleast_1d(tokens).tolist() for p in prompt.positions(word)) for prompt in prompts
-    ]
-    assert found.positions == tuple(expected)
-    assert expected[0] == positions
-    assert torch.equal(kept, torch.stack([x[k, [5 + p for p in own]] for k, own in enumerate(expected)]))
-    assert flatten({0: (kept, found)}).table["token"].tolist() == [p for own in expected for p in own]
-    found.check(tuple(kept.shape))
-
-
-def test_tokens_that_cannot_be_kept(tiny):
-    with pytest.raises(ValueError, match=r"no positions of the text in its output 'hidden'.*choose other modules"):
-        run(tiny, Activations(IMAGE, tokens="circle"))
-    rows = [Row(k, tiny.read(text), "cond") for k, text in enumerate(["a red circle", "a red, red circle"])]
-    site = Site("block", "activation", "block", None, 0, step_of(rows), image=slice(0, 5), text=slice(5, 20))
-    x = torch.zeros(2, 20, 3)
-    with pytest.raises(
-        ValueError, match=r"not equally many in all rows \(1 in 'a red circle', 2 in 'a red, red circle"
-    ):
-        at_tokens(x, form_of(x, site, rows), site, rows, "red")
-    with pytest.raises(WordNotInPrompt, match="'star' is not in the prompt"):
-        at_tokens(x, form_of(x, site, rows), site, rows, "star")
-
-
-def test_places_of_a_stream_with_text_and_image(tiny):
-    """The image's positions have a place in the grid, those of the text a token; wherever the image stands."""
-    rows = [Row(4, tiny.read("a red circle"), "cond")]
-    site = Site("block", "activation", "block", (2, 3), 0, step_of(rows), image=slice(2, 8), text=slice(0, 2))
-    x = torch.randn(1, 8, 5)
-    flat = flatten({7: (x, form_of(x, site, rows))})
-    assert torch.equal(flat.vectors, x[0])
-    assert flat.table["y"].tolist() == [-1, -1, 0, 0, 0, 1, 1, 1]
-    assert flat.table["x"].tolist() == [-1, -1, 0, 1, 2, 0, 1, 2]
-    assert flat.table["token"].tolist() == [0, 1, -1, -1, -1, -1, -1, -1]
-    assert flat.table["position"].tolist() == list(range(8))
-    assert set(flat.table["picture"]) == {4}
-    assert set(flat.table["step"]) == {7}
+def test_tokens_of_keys_in_cross_attention(tiny):
+    """What attention takes of the prompt has one position for each of its tokens."""
+    acts, hand = Activations(TEXT, tokens=["red", 3], rows="cond"), ByHand(TEXT)
+    result = run(tiny, acts, hand, prompt=["a red circle", "a big red circle"])
+    rows = [[k for k, row in enumerate(rows_of_run(result)) if (row.image, row.role) == (i, "cond")] for i in range(2)]
+    kept = result[acts][TEXT]
+    assert torch.equal(kept[:, 0], result[hand][TEXT][:, rows[0]].squeeze(1)[:, [2, 3]])
+    assert torch.equal(kept[:, 1], result[hand][TEXT][:, rows[1]].squeeze(1)[:, [3, 3]])
+    assert result[acts].axes(TEXT) == ("steps", "rows", "tokens", "width")
 
 
 def test_what_is_wrong_is_said(tiny, tmp_path):
@@ -205,8 +141,6 @@ def test_what_is_wrong_is_said(tiny, tmp_path):
         Activations(IMAGE, steps="early")
     with pytest.raises(ValueError, match=r"would keep nothing: its rows are none of this run's 1 images"):
         run(tiny, Activations(IMAGE, rows=[7]))
-    with pytest.raises(ValueError, match=r"nonlinearity runs several times in step 0 .* choose modules without it"):
-        run(tiny, Activations("mid_block.resnets.0.nonlinearity"))
     with pytest.raises(ValueError, match=r"reduce returned float32 \[\] at mid_block: its first axis has to be the 2"):
         run(tiny, Activations(IMAGE, reduce=lambda x, site: x.mean()))
     nothing = Activations(IMAGE, steps=[9])
@@ -226,3 +160,102 @@ def test_a_pattern_of_several_modules_is_read_by_name(tiny):
     with pytest.raises(KeyError, match=r"'mid_block.resnets' was not kept; kept: mid_block.resnets.0.conv1 \(output"):
         result[acts]["mid_block.resnets"]
     assert len(result[acts].record.keys) == 2
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_outside_of_the_steps(tiny, tmp_path, on_disk):
+    """A text encoder runs before the steps, for the negative prompts and for the prompts; the decoder after them."""
+    layer, decoder = "text_encoder.encoder.layers.0", "vae.decoder.mid_block"
+    acts, hand = Activations((layer, decoder, IMAGE), to=tmp_path if on_disk else None), ByHand(layer, decoder)
+    result = run(tiny, acts, hand, negative_prompt="a star")
+    assert result[acts].indices == [0, 1, None]
+    record = result[acts].record
+    assert torch.equal(result[acts][layer][0], torch.cat(result[hand].found[layer]))
+    assert {tuple(label) for label in record.rows_at(None, layer)} == {
+        (0, "uncond", "a star"),
+        (0, "cond", "a red circle"),
+    }
+    (x,) = result[hand].found[decoder]
+    assert torch.equal(record.at(None, decoder), x)
+    assert set(result[acts].flat(decoder).table["step"]) == {-1}
+    with pytest.raises(KeyError, match="differ in their rows: give one of the keys"):
+        record.rows_at(None)
+    with pytest.raises(ValueError, match=r"asks for steps, and text_encoder.* runs outside of them"):
+        run(tiny, Activations(layer, steps=[0]))
+
+
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+def test_both_streams_of_joint_blocks(make, tmp_path):
+    model = sdprobe.load(make())
+    name = "transformer_blocks.0"
+    acts = Activations(name, sides=("input", "output"), streams=("image", "text"), to=tmp_path)
+    words = Activations(name, streams="text", tokens="circle", rows="cond")
+    image, text = (ByStream(name, stream) for stream in ("image", "text"))
+    result = run(model, acts, words, image, text, height=32, width=16)
+    own, record = result[acts], ActivationRecord.open(tmp_path)
+    assert len(record.keys) == 4
+    for hand, stream in ((image, "image"), (text, "text")):
+        key = record.key_of(name, side="output", stream=stream)
+        assert torch.equal(record[key], result[hand][name])
+        flat = own.flat(name, side="output", stream=stream)
+        width = flat.vectors.shape[1]
+        assert torch.equal(flat.vectors, result[hand][name].reshape(-1, width))
+        if stream == "image":
+            h, w = record.form_of(0, key).grid
+            assert h == 2 * w
+            assert flat.table["y"][: h * w].tolist() == [y for y in range(h) for _ in range(w)]
+            assert set(flat.table["token"]) == {-1}
+        else:
+            assert set(flat.table["y"]) == {-1}
+            assert flat.table["token"].max() == result[hand][name].shape[2] - 1
+    positions = list(result.prompts[0].positions("circle"))
+    rows = [i for i, row in enumerate(rows_of_run(result)) if row.role == "cond"]
+    assert torch.equal(result[words][name], result[text][name][:, rows][:, :, positions])
+    with pytest.raises(KeyError, match=r"'transformer_blocks.0' has several tensors: say side= and stream="):
+        own[name]
+
+
+def test_an_attached_pipeline_is_recorded_too(tmp_path):
+    pipe = stable_diffusion()
+    pipe.set_progress_bar_config(disable=True)
+    held, acts = (
+        Activations((IMAGE, "vae.decoder.mid_block")),
+        Activations((IMAGE, "vae.decoder.mid_block"), to=tmp_path),
+    )
+    settings = {"guidance_scale": 3.0, "height": 16, "width": 16}
+    expected = sdprobe.sample(pipe, "a red circle", hooks=[held], steps=2, seed=0, progress=False, **settings)[held]
+    with sdprobe.attach(pipe, [acts]):
+        pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), **settings)
+    record = ActivationRecord.open(tmp_path)
+    assert record.indices == expected.indices == [0, 1, None]
+    for key in record.keys:
+        assert torch.equal(record[key], expected[key])
+    with pytest.raises(ValueError, match="came from no seed that is known: give it a folder of its own"):  # noqa: SIM117
+        with sdprobe.attach(pipe, [acts]):
+            pipe("a red circle", num_inference_steps=2, **settings)
+
+
+def test_of_a_pipeline_that_calls_its_denoiser_twice_a_step_both_rows_are_kept(tmp_path):
+    held, on_disk = Activations("transformer_blocks.0", streams="image"), Activations("x_embedder", to=tmp_path)
+    found = attached(flux_guided(), held, on_disk)
+    for hook, key in ((held, found[held].record.keys[0]), (on_disk, "x_embedder")):
+        assert [label.role for label in found[hook].record.rows_at(0)] == ["cond", "uncond"]
+        assert found[hook][key].shape[:2] == (3, 2)
+
+
+def test_each_call_of_a_module_that_runs_several_times_is_kept(tiny, tmp_path):
+    name = "down_blocks.0.resnets.0.nonlinearity"
+    keep = Activations(name, to=tmp_path / "kept")
+    by_hand = []
+    handle = tiny.denoiser.get_submodule(name).register_forward_hook(
+        lambda module, args, output: by_hand.append(output)
+    )
+    found = run(tiny, keep)[keep]
+    handle.remove()
+    calls = [key.call for key in found.record.keys]
+    assert calls == [0, 1]
+    for key in ActivationRecord.open(tmp_path / "kept").keys:
+        assert torch.equal(found.record.at(0, key), by_hand[key.call])
+    with pytest.raises(KeyError, match=r"has several tensors: say call=, of .*\(output, hidden\), .*call 1"):
+        found[name]
+    assert torch.equal(found.flat(name, call=1).vectors, found.flat(found.record.keys[1]).vectors)

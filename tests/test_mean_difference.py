@@ -117,7 +117,7 @@ def test_errors(embedded, runs):
     with pytest.raises(ValueError, match=r"at least one run on each side"):
         difference(first, [], TOKENS)
     both = run(embedded, Activations("down_blocks.0"))
-    with pytest.raises(KeyError, match=r"'down_blocks.0' has several tensors: say side= and stream="):
+    with pytest.raises(KeyError, match=r"'down_blocks.0' has several tensors: say stream=, of down_blocks.0"):
         difference(both, both, "down_blocks.0")
     with pytest.raises(KeyError, match=f"no vector for 'x'; there is one for: {MAP}"):
         Direction({MAP: torch.ones(2)}, {MAP: 0.5})["x"]

@@ -8,19 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sdprobe.core.site import Site
+
 Range = tuple[int, int]
 CLIMBS = re.compile(r"\.\.|[/\\|\x00-\x1f]")  # what no module's name has, and a path outside of a folder has
+CALL = re.compile(r"[0-9]{1,6}")
 
 
 class ActivationKey(NamedTuple):
-    """Which tensor of a network: the module's name, the side of the module, and the stream (see `Site`)."""
+    """Which tensor of a network: the module's name, the side of the module, the stream, and the call (see `Site`)."""
 
     name: str
     side: str = "output"
     stream: str = "hidden"
+    call: int = 0
+
+    @classmethod
+    def of(cls, site: Site) -> ActivationKey:
+        """Return the key of the tensor at a site."""
+        return cls(site.name, site.side, site.stream, site.call)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.side}, {self.stream})"
+        return f"{self.name} ({self.side}, {self.stream}{f', call {self.call}' if self.call else ''})"
 
 
 class RowLabel(NamedTuple):
@@ -97,21 +106,23 @@ class ActivationForm:
 
 def written_name(key: ActivationKey) -> str:
     """Return a key as the name of a tensor in a file."""
-    return "|".join(key)
+    return "|".join(key[:3]) + f"|{key.call}" * bool(key.call)
 
 
 def read_name(name: str) -> ActivationKey:
     """Return the key that a tensor's name in a file says.
 
     >>> read_name("mid_block|output|hidden")
-    ActivationKey(name='mid_block', side='output', stream='hidden')
+    ActivationKey(name='mid_block', side='output', stream='hidden', call=0)
 
     Raises ValueError for a name that `written_name` does not write, such as one that is a path out of a folder.
     """
-    parts = name.split("|")
-    if len(parts) != 3 or not all(parts) or any(CLIMBS.search(part) for part in parts):
-        raise ValueError(f"{name[:80]!r} is no name of an activation, which is module|side|stream")
-    return ActivationKey(*parts)
+    module, *rest = name.split("|")
+    side, stream, call = (*rest, "0") if len(rest) == 2 else (rest if len(rest) == 3 else ("", "", ""))
+    plain = (module, side, stream)
+    if not all(plain) or any(CLIMBS.search(part) for part in plain) or not CALL.fullmatch(call):
+        raise ValueError(f"{name[:80]!r} is no name of an activation, which is module|side|stream, and maybe |call")
+    return ActivationKey(*plain, call=int(call))
 
 
 def read_json(text: str) -> dict[str, Any]:

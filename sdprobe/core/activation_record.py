@@ -39,7 +39,7 @@ class ActivationRecord(ABC):
     >>> for step in range(3):
     ...     record.write(step, {ActivationKey("mid_block"): Kept(CpuCopy(torch.ones(1, 8)), form)})
     >>> record.indices, record.keys, record["mid_block"].shape
-    ([0, 1, 2], [ActivationKey(name='mid_block', side='output', stream='hidden')], torch.Size([3, 1, 8]))
+    ([0, 1, 2], [ActivationKey(name='mid_block', side='output', stream='hidden', call=0)], torch.Size([3, 1, 8]))
     >>> record["up_block"]
     Traceback (most recent call last):
     KeyError: "'up_block' was not kept; kept: mid_block (output, hidden)"
@@ -91,20 +91,28 @@ class ActivationRecord(ABC):
         """The keys of everything kept, in the order in which the network passes them."""
         return list(dict.fromkeys(key for index in self.indices for key in self.forms(index)))
 
-    def key_of(self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None) -> ActivationKey:
-        """Return the one key of a module's name; of a side and a stream, where several were kept.
+    def key_of(
+        self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None, call: int | None = None
+    ) -> ActivationKey:
+        """Return the one key of a module's name; of a side, a stream and a call, where several were kept.
 
         Raises KeyError, with the choices, if none fits or several do.
         """
-        asked = name if isinstance(name, ActivationKey) else ActivationKey(name, side or "", stream or "")
+        asked = name if isinstance(name, ActivationKey) else (name, side, stream, call)
         keys = self.keys
-        found = [key for key in keys if all(own in ("", of) for own, of in zip(asked, key, strict=True))]
+        found = [key for key in keys if all(own in (None, of) for own, of in zip(asked, key, strict=True))]
         if len(found) == 1:
             return found[0]
         if found:
-            raise KeyError(f"{asked.name!r} has several tensors: say side= and stream=, of {listed(found)}")
-        what = repr(asked.name) + "".join(f", {part}" for part in asked[1:] if part)
-        near = [key for key in keys if key.name in difflib.get_close_matches(asked.name, [k.name for k in keys], 6)]
+            differ = [
+                what
+                for what, own in zip(ActivationKey._fields, zip(*found, strict=True), strict=True)
+                if len(set(own)) > 1
+            ]
+            said = " and ".join(f"{what}=" for what in differ)
+            raise KeyError(f"{asked[0]!r} has several tensors: say {said}, of {listed(found)}")
+        what = repr(asked[0]) + "".join(f", {part}" for part in asked[1:] if part is not None)
+        near = [key for key in keys if key.name in difflib.get_close_matches(asked[0], [k.name for k in keys], 6)]
         raise KeyError(f"{what} was not kept; kept: {listed(near or keys) or 'nothing'}")
 
     def at(self, index: int | None, key: ActivationKey | str, rows: slice = ALL) -> Shaped[Tensor, "rows ..."]:
@@ -147,7 +155,9 @@ class ActivationRecord(ABC):
             )
         return torch.stack(tensors)
 
-    def flat(self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None) -> Flat:
+    def flat(
+        self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None, call: int | None = None
+    ) -> Flat:
         """Return one tensor of all steps as vectors, with a table of what each of them is. Raises KeyError as `key_of`.
 
         >>> record, form = HeldActivations(), ActivationForm(("rows", "width"), (RowLabel(0, "cond", "a red circle"),))
@@ -155,7 +165,7 @@ class ActivationRecord(ABC):
         >>> record.flat("mid_block"), record.flat("mid_block").table["step"]
         (Flat(1 vectors of width 8), array([7]))
         """
-        key = self.key_of(name, stream=stream, side=side)
+        key = self.key_of(name, stream=stream, side=side, call=call)
         return flatten({index: (self._read(index, key, ALL), self.forms(index)[key]) for index in self.indices_of(key)})
 
     def _kept(self, index: int | None, key: ActivationKey | str) -> ActivationKey:

@@ -230,7 +230,11 @@ OUTSIDE = ("text_encoder", "vae.")
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a module's name matches a pattern. Outside the denoiser, a pattern must begin with the part's name."""
-    return fnmatchcase(name, pattern) and (pattern.startswith(OUTSIDE) or not name.startswith(OUTSIDE))
+    if not name.startswith(OUTSIDE):
+        return fnmatchcase(name, pattern)
+    # Versions of transformers differ in whether CLIP's layers are within a `text_model`.
+    name, plain = (text.replace(".text_model.", ".") for text in (name, pattern))
+    return pattern.startswith(OUTSIDE) and fnmatchcase(name, plain)
 
 
 def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:

@@ -31,6 +31,7 @@ class Site:
             in the blocks of a joint transformer; ``"skip 0"``, ... of a U-Net's blocks; else an argument's own name.
             Empty for attention.
         side: ``"output"`` for what a module gives, ``"input"`` for what it takes. Empty for attention.
+        call: which call of the module, where it runs several times in one pass of its network, counted from 0.
 
     In joint attention ``attn.probs(queries=site.image, tokens=site.text)`` is the attention from image to text.
     """
@@ -46,6 +47,7 @@ class Site:
     attends_to: str = field(default="", repr=False)
     stream: str = ""
     side: str = ""
+    call: int = 0
 
     @property
     def run(self) -> Run:
@@ -96,14 +98,15 @@ class OutsideSite(Site):
 
     @classmethod
     def at(
-        cls, name: str, side: str, placed: Any, heads: int, during: Text | Run, entries: tuple[Row, ...]
+        cls, name: str, side: str, call: int, placed: Any, heads: int, during: Text | Run, entries: tuple[Row, ...]
     ) -> OutsideSite:
-        """Return the site of a tensor, from its module, its side, and where its tokens are."""
+        """Return the site of a tensor, from its module, its side, its call, and where its tokens are."""
         nowhen: Any = None
         return cls(
             *(name, "activation", name.split(".")[0], placed.grid, heads, nowhen, placed.image, placed.text),
             stream=placed.stream,
             side=side,
+            call=call,
             during=during,
             entries=entries,
         )

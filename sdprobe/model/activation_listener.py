@@ -16,8 +16,8 @@ from sdprobe.core.hook import SIDES
 from sdprobe.core.site import Site
 from sdprobe.model.module_tensors import pass_inputs, pass_output
 
-SiteOf = Callable[[str, str, str, Tensor], Site]
-"""Makes the site of a tensor from the module's name, the side, the stream and the tensor."""
+SiteOf = Callable[[str, str, str, int, Tensor], Site]
+"""Makes the site of a tensor from the module's name, the side, the stream, the module's call and the tensor."""
 
 
 class ActivationListener:
@@ -53,7 +53,7 @@ class ActivationListener:
         try:
             for own in passes:
                 handles.append(own.register())
-            yield lambda: [own.asked for own in passes if not own.ran]
+            yield lambda: [own.asked for own in passes if not own.calls]
             for own in passes:
                 self._account(own)
         finally:
@@ -62,9 +62,9 @@ class ActivationListener:
 
     def _account(self, own: _Pass) -> None:
         label, asked = own.asked.label, own.asked
-        if own.ran:
+        if own.calls:
             self._coverage.seen[label] = self._coverage.seen.get(label, 0) + 1
-        if own.ran and not any(map(asked.asks_for, own.streams)):
+        if own.calls and not any(map(asked.asks_for, own.streams)):
             self._coverage.missed[label] = (
                 f"nobody asks for its streams: {', '.join(dict.fromkeys(own.streams)) or 'it has no tensor here'}"
             )
@@ -98,7 +98,7 @@ class _Pass:
 
     def __init__(self, asked: _Asked, site_of: SiteOf) -> None:
         self.asked, self.site_of = asked, site_of
-        self.ran = False
+        self.calls = 0
         self.streams: list[str] = []
 
     def register(self) -> Any:
@@ -108,18 +108,18 @@ class _Pass:
         return module.register_forward_hook(self._on_output)
 
     def _on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.ran = True
+        self.calls += 1
         return pass_inputs(module, self.asked.name, args, kwargs, self)
 
     def _on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
-        self.ran = True
+        self.calls += 1
         return pass_output(module, self.asked.name, output, self)
 
     def asks_for(self, stream: str) -> bool:
         return self.asked.asks_for(stream)
 
     def __call__(self, stream: str, x: Tensor) -> Tensor:
-        site = self.site_of(self.asked.name, self.asked.side, stream, x)
+        site = self.site_of(self.asked.name, self.asked.side, stream, self.calls - 1, x)
         self.streams.append(site.stream)
         hooks = self.asked.hooks_of(site.stream)
         return hooks.activation(x, site) if len(hooks) else x

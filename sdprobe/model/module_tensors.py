@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 Through = Callable[[str, Tensor], Tensor]
 Path = tuple[Any, ...]
@@ -26,6 +26,8 @@ RETURNED: Mapping[str, Sequence[str]] = {
     "AdaLayerNormZeroSingle": ("hidden", "gate"),
     "SD35AdaLayerNormZeroX": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate", "hidden 2", "gate 2"),
     "AdaLayerNormSingle": ("modulation", "time"),
+    "T5Attention": ("hidden", "position bias"),
+    "T5LayerSelfAttention": ("hidden", "position bias"),
     "T5Block": ("hidden", "position bias", "cross position bias"),
 }
 """Streams of what a module returns in a tuple, by the name of its class."""
@@ -77,26 +79,47 @@ def _of_joint(module: nn.Module, output: Any) -> Sequence[str] | None:
 
 
 def _pass(said: tuple[str, str], value: Any, stream_of: Callable[[Path], tuple[str, Path]], through: Through) -> Any:
-    found, spec = tree_flatten_with_path(value)
-    leaves = [leaf for _, leaf in found]
-    at = {i: stream_of(tuple(map(_key, path))) for i, (path, leaf) in enumerate(found) if isinstance(leaf, Tensor)}
-    several = {stream for i, (stream, _) in at.items() if [own for own, _ in at.values()].count(stream) > 1}
-    changed = False
-    for i, leaf in enumerate(leaves):
-        if i not in at:
-            _refuse(said, stream_of(tuple(map(_key, found[i][0])))[0], leaf, through)
-            continue
-        stream, rest = at[i]
-        numbered = stream in several or stream == "skip"
-        named = " ".join([stream, *map(str, rest)]) if numbered else stream
-        leaves[i] = through("hidden" if len(at) == 1 and not numbered else named, leaf)
-        changed |= leaves[i] is not leaf
-    return tree_unflatten(leaves, spec) if changed else value
+    found = [(stream_of(path), leaf) for path, leaf in _leaves(value)]
+    named = [stream for (stream, _), leaf in found if isinstance(leaf, Tensor)]
+
+    def passed(path: Path, leaf: Any) -> Any:
+        stream, rest = stream_of(path)
+        if not isinstance(leaf, Tensor):
+            _refuse(said, stream, leaf, through)
+            return leaf
+        if stream == "skip" or named.count(stream) > 1:
+            return through(" ".join([stream, *map(str, rest)]), leaf)
+        return through("hidden" if len(named) == 1 else stream, leaf)
+
+    return _rebuilt(value, (), passed)
 
 
-def _key(part: Any) -> Any:
-    """Return what a part of a path says: a position, a key, or the name of an attribute."""
-    return next(getattr(part, name) for name in ("idx", "key", "name") if hasattr(part, name))
+def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    if (parts := _parts(value)) is None:
+        yield path, value
+        return
+    for key, own in parts:
+        yield from _leaves(own, (*path, key))
+
+
+def _rebuilt(value: Any, path: Path, passed: Callable[[Path, Any], Any]) -> Any:
+    """Return a structure with its leaves passed through a function; the same object if none of them changed."""
+    if (parts := _parts(value)) is None:
+        return passed(path, value)
+    new = {key: _rebuilt(own, (*path, key), passed) for key, own in parts}
+    if all(new[key] is own for key, own in parts):
+        return value
+    kind: Any = type(value)
+    if isinstance(value, Mapping):
+        return kind(**new) if is_dataclass(value) else kind(new)
+    return kind(*new.values()) if hasattr(value, "_fields") else kind(new.values())
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]] | None:
+    """Return the parts of a tuple, a list, a dictionary or a dataclass of outputs; None for a leaf."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, (tuple, list)) else None
 
 
 def _refuse(said: tuple[str, str], stream: str, leaf: Any, through: Through) -> None:

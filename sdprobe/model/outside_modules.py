@@ -73,10 +73,12 @@ def listen_to_decoder(run_model: Any, run: Run, hooks: Hooks) -> Iterator[None]:
     places = TokenPlaces(Layout({h * w: (h, w)}), {name: "self" for name in modules if hasattr(modules[name], "to_q")})
     rows = tuple(Row(image, run.prompt_of(image), "cond") for image in range(run.settings.images))
 
-    def site_of(name: str, side: str, stream: str, x: Tensor) -> Site:
+    def site_of(name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
         # A decoder that works slice by slice, or tile by tile, is called for less than all images.
         entries = rows if len(x) == len(rows) else ()
-        return OutsideSite.at(name, side, places.of(name, stream, x), heads_of(modules, name, side, x), run, entries)
+        return OutsideSite.at(
+            name, side, call, places.of(name, stream, x), heads_of(modules, name, side, x), run, entries
+        )
 
     with _listen(run_model.pipe.vae, "vae", modules, hooks, site_of):
         yield
@@ -86,11 +88,11 @@ def _site_of_text(modules: Mapping[str, nn.Module], text: Text) -> SiteOf:
     each = text.run.settings.images_per_prompt
     rows = tuple(Row(k * each, prompt, text.role) for k, prompt in enumerate(text.prompts))
 
-    def site_of(name: str, side: str, stream: str, x: Tensor) -> Site:
+    def site_of(name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
         is_tokens = x.ndim == 3 and stream.split(" ")[0] in ("hidden", "text", "output")
         placed = Placed(stream, None, NOWHERE, slice(0, x.shape[1]) if is_tokens else None)
         entries = rows if len(x) == len(rows) else ()
-        return OutsideSite.at(name, side, placed, heads_of(modules, name, side, x), text, entries)
+        return OutsideSite.at(name, side, call, placed, heads_of(modules, name, side, x), text, entries)
 
     return site_of
 

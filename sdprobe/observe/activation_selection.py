@@ -23,8 +23,9 @@ AXES = {2: ("rows", "width"), 3: ("rows", "positions", "width"), 4: ("rows", "ch
 def form_of(x: Shaped[Tensor, "rows ..."], site: Site, rows: Sequence[Row]) -> ActivationForm:
     """Return what the axes of a tensor at a site mean, with these rows."""
     labels = tuple(RowLabel(number_in_whole(site.run, row.image), row.role, row.prompt.text) for row in rows)
-    form = ActivationForm(_axes(x.shape), labels)
-    if x.ndim == 4:
+    is_map = site.grid is not None and tuple(x.shape[2:]) == site.grid
+    form = ActivationForm(_axes(x.shape, plain=x.ndim == 4 and not is_map), labels)
+    if x.ndim == 4 and is_map:
         return replace(form, grid=(int(x.shape[2]), int(x.shape[3])))
     if x.ndim != 3:
         return form
@@ -91,8 +92,8 @@ def reduced(
 
 
 def _axes(shape: Sequence[int], plain: bool = False) -> tuple[str, ...]:
-    if not plain and len(shape) in AXES:
-        return AXES[len(shape)]
+    if len(shape) == 1 or (not plain and len(shape) in AXES):
+        return AXES.get(len(shape), ("rows",))
     return ("rows", *(f"axis {k}" for k in range(1, len(shape) - 1)), "width")
 
 

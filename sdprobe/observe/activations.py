@@ -125,7 +125,7 @@ class Activations(Observer):
         self._passed: dict[ActivationKey, None] = {}
 
     def activation(self, x: Tensor, site: Site) -> None:
-        key = ActivationKey(site.name, site.side, site.stream)
+        key = ActivationKey.of(site)
         self._passed[key] = None
         if site.index is None and self.steps is not None:
             raise ValueError(f"{self!r} asks for steps, and {site.name} runs outside of them: ask for it without steps")
@@ -134,7 +134,7 @@ class Activations(Observer):
         if len(x) != len(site.rows):
             raise ValueError(
                 f"{site.name} passes a tensor {list(x.shape)} ({site.side}, {site.stream}), which has not one entry "
-                f"for each of the {len(site.rows)} rows: choose modules without it"
+                f"for each of the {len(site.rows)} rows: choose modules without it, or other streams by streams="
             )
         entries = [i for i, row in enumerate(site.rows) if self._limit.includes_row(row)]
         if not entries:
@@ -154,7 +154,8 @@ class Activations(Observer):
             )
         before.append(Kept(CpuCopy(x, self.dtype), form))
 
-    def model_output(self, x: Tensor, step: Step) -> None:
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        # The end of a step: where a pipeline calls its denoiser twice, model_output passes twice.
         self._ended.append(step.index)
         self._write_outside()
         if self._of_step:
@@ -183,13 +184,15 @@ class Activations(Observer):
         self._refuse_nothing()
         return self.record.axes_of(name)
 
-    def flat(self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None) -> Flat:
+    def flat(
+        self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None, call: int | None = None
+    ) -> Flat:
         """Return all vectors of a module, with a table of the picture, row, step and place of each (`Flat`).
 
         Raises KeyError, with the choices, if none fits or several do.
         """
         self._refuse_nothing()
-        return self.record.flat(name, stream=stream, side=side)
+        return self.record.flat(name, stream=stream, side=side, call=call)
 
     def __getitem__(self, name: str | ActivationKey) -> Shaped[Tensor, "steps rows ..."]:
         self._refuse_nothing()

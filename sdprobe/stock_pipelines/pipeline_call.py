@@ -169,7 +169,7 @@ class PipelineCall:
 
     def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
         """A pipeline decodes its latents."""
-        with listen_to_decoder(self.run_model, self.run, self.hooks):
+        with self.hear_nothing("hook"), listen_to_decoder(self.run_model, self.run, self.hooks):
             return stock(*args, **kwargs)
 
     def on_postprocess(self, stock: Call, image: Tensor, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:

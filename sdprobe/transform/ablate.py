@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.activation_source import Source, record_of
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import PartOfActivation, is_map, rows_in, said_of
-from sdprobe.transform.source_of_activations import Source, mean_of_record, record_of, refuse_unrecorded
+from sdprobe.transform.source_of_activations import mean_of_record, refuse_unrecorded
 
 WAYS = ("zero", "mean", "resample", "shuffle")
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.activation_record import ActivationKey, ActivationRecord
+from sdprobe.core.activation_source import Source, record_of
 from sdprobe.core.hook import patterns
 from sdprobe.core.run import Role
-from sdprobe.transform.source_of_activations import Source, record_of
 
 
 class Direction(Mapping[str, Tensor]):

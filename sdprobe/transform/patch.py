@@ -8,11 +8,12 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.activation_source import Source, record_of
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import PartOfActivation
-from sdprobe.transform.source_of_activations import Source, record_of, refuse_unrecorded, rows_of_record
+from sdprobe.transform.source_of_activations import refuse_unrecorded, rows_of_record
 
 
 class Patch(Transform):

@@ -1,11 +1,9 @@
-"""`record_of`, `rows_of_record`, `mean_of_record`: the activations of another run, for the rows of this one."""
+"""`rows_of_record`, `mean_of_record`: the activations of another run, for the rows of this one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -14,44 +12,8 @@ from torch import Tensor
 from sdprobe.core.activation_record import ActivationKey, ActivationRecord, RowLabel
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import number_in_whole
-from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import rows_in, said_of
-
-Source = ActivationRecord | Run | str | Path | Any
-
-
-def record_of(source: Source) -> ActivationRecord:
-    """Return the record that a source holds.
-
-    Args:
-        source: an `ActivationRecord`; the copy of an `Activations` of a run, ``run[activations]``; a `Run` with one
-            such hook; or the folder of a record.
-
-    Raises:
-        ValueError: for a run with no `Activations`, or with several.
-        TypeError: for anything else.
-        FileNotFoundError: for a folder without a record.
-    """
-    if isinstance(source, ActivationRecord):
-        return source
-    if isinstance(source, (str, Path)):
-        return ActivationRecord.open(source)
-    if isinstance(source, Run):
-        held = [own for _, own in source.records if isinstance(getattr(own, "record", None), ActivationRecord)]
-        if len(held) != 1:
-            raise ValueError(
-                f"{source!r} has {len(held) or 'no'} records of activations: "
-                + ("give one of them, run[activations]" if held else "make it with hooks=[Activations(modules)]")
-            )
-        source = held[0]
-    record = getattr(source, "record", None)
-    if not isinstance(record, ActivationRecord):
-        raise TypeError(
-            f"activations come from a Run with an Activations hook, from run[activations], from an ActivationRecord or "
-            f"from its folder, not from {source!r}"
-        )
-    return record
 
 
 def refuse_unrecorded(hook: Transform, record: ActivationRecord) -> None:
@@ -110,7 +72,7 @@ def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
 
 
 def _key_at(record: ActivationRecord, site: Site) -> ActivationKey:
-    key = ActivationKey(site.name, site.side, site.stream)
+    key = ActivationKey.of(site)
     try:
         forms = record.forms(site.index)
     except KeyError:

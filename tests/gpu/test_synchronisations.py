@@ -17,6 +17,7 @@ LOOKING = {
     "maps of all tokens": (sdprobe.AttentionMaps(),),
     "maps of a word": (sdprobe.AttentionMaps("circle"),),
     "latents": (sdprobe.LatentRecorder(),),
+    "activations": (sdprobe.Activations("*attn2"),),
     "statistics": (sdprobe.Statistics(),),
 }
 

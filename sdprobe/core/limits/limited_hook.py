@@ -197,7 +197,8 @@ class LimitedHook:
 
     def _refuse_idle(self, run: Run) -> None:
         """Refuse limits that are wrong before the run begins: patterns without a module, rows that the run lacks."""
-        names = [*run.model.modules, *run.model.modules_outside]
+        by_name = self.by_sites and not self.has_site_function
+        names = [*run.model.modules, *run.model.modules_outside] if by_name else []
         rows = rows_of_run(run)
         for limit in self.limits:
             for pattern in () if callable(limit.sites) else limit.sites or ():

@@ -180,13 +180,13 @@ class ModuleHooks:
             else:
                 self._miss(name, hooks, reason_of(self._denoiser, of.name, of.module, site.entered))
 
-    def _site_of(self, step: Step, name: str, side: str, stream: str, x: Tensor) -> Site:
+    def _site_of(self, step: Step, name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
         """Return the site of a tensor that a module takes or gives."""
         if self.has_caches and 2 * len(x) == len(step.rows):
             step = replace(step, rows=rows_of_pass(step.rows, len(x)))
         placed, heads = self._places.of(name, stream, x), heads_of(self._modules, name, side, x)
         of = (name, "activation", place_of(name), placed.grid, heads, step)
-        return Site(*of, image=placed.image, text=placed.text, stream=placed.stream, side=side)
+        return Site(*of, image=placed.image, text=placed.text, stream=placed.stream, side=side, call=call)
 
     def _miss(self, name: str, hooks: Hooks, why: str, of_attention: bool = True) -> None:
         """Record a pass in which a site was not seen, and refuse it where a strict hook asked for its attention."""
