@@ -151,7 +151,8 @@ def rows_in(x: Shaped[Tensor, "rows ..."], site: Site) -> tuple[Row, ...]:
 def said_of(site: Site) -> str:
     """Return a site of an activation in words."""
     stream = "" if site.stream in ("", "hidden") else f" {site.stream!r}"
-    return f"the {site.side or 'output'}{stream} of {site.name}"
+    call = f" in its call {site.call}" if site.call else ""
+    return f"the {site.side or 'output'}{stream} of {site.name}{call}"
 
 
 def _mask_of(places: Any) -> Bool[Tensor, "*images h w"]:
