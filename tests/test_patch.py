@@ -70,12 +70,13 @@ def test_sources(embedded, tmp_path):
     given = [source[acts], source[acts].record, ActivationRecord.open(tmp_path / "record"), tmp_path / "record"]
     given.append(recorded(embedded, TOKENS, BLUE))
     runs = [run(embedded, Patch(own, TOKENS), **RED) for own in given]
-    assert all(same_run(own, runs[0]) for own in runs) and not same_run(runs[0], run(embedded, **RED))
+    assert all(same_run(own, runs[0]) for own in runs)
+    assert not same_run(runs[0], run(embedded, **RED))
     with pytest.raises(ValueError, match=r"has 3 records of activations: give one of them, run\[activations\]"):
         run(embedded, Patch(source, TOKENS), **RED)
-    with pytest.raises(ValueError, match="has no records of activations"):
+    with pytest.raises(ValueError, match=r"has no records of activations"):
         run(embedded, Patch(runs[0], TOKENS), **RED)
-    with pytest.raises(FileNotFoundError, match="no record of activations"):
+    with pytest.raises(FileNotFoundError, match=r"no record of activations"):
         run(embedded, Patch(tmp_path / "nowhere", TOKENS), **RED)
     with pytest.raises(TypeError, match=r"come from a Run with an Activations hook.*not from Tensor|not from tensor"):
         run(embedded, Patch(torch.ones(2), TOKENS), **RED)
@@ -119,7 +120,8 @@ def test_heads(embedded):
     patched, plain = (run(embedded, *own, looking, **RED | {"steps": 1})[looking].values[0] for own in ([patch], []))
     patched, plain, there = (x.unflatten(-1, (heads, -1)) for x in (patched, plain, source[Activations].at(0, name)))
     others = [k for k in range(heads) if k != 1]
-    assert torch.equal(patched[:, :, 1], there[:, :, 1]) and not torch.equal(plain[:, :, 1], there[:, :, 1])
+    assert torch.equal(patched[:, :, 1], there[:, :, 1])
+    assert not torch.equal(plain[:, :, 1], there[:, :, 1])
     assert torch.equal(patched[:, :, others], plain[:, :, others])
 
 
@@ -136,15 +138,13 @@ def test_what_is_not_in_the_record_is_an_error(embedded):
     source, two = recorded(embedded, TOKENS, BLUE), recorded(embedded, TOKENS, TWO)
     with pytest.raises(ValueError, match=rf"no module that fits 'mid_block'; its modules: {TOKENS}"):
         run(embedded, Patch(source, ["*attn2", "mid_block"]), **RED)
-    with pytest.raises(
-        KeyError, match=r"output of .*attn2 was not recorded in step 0; recorded: .*attn2 \(output, hid"
-    ):
+    with pytest.raises(KeyError, match=r"output of .*attn2 was not recorded in step 0; recorded: .*\(output"):
         run(embedded, Patch(source, "*attn2"), **RED)
-    with pytest.raises(KeyError, match="the input .*of .*attn2 was not recorded"):
+    with pytest.raises(KeyError, match=r"the input .*of .*attn2 was not recorded"):
         run(embedded, Patch(source, TOKENS, sides="input"), **RED)
     with pytest.raises(ValueError, match=r"no rows of image 2 in the role 'uncond'.*'uncond' of the images \[0, 1\]"):
         run(embedded, Patch(two, TOKENS), prompt="a star", images_per_prompt=3)
-    with pytest.raises(ValueError, match="no rows of image 0 in the role 'uncond'"):
+    with pytest.raises(ValueError, match=r"no rows of image 0 in the role 'uncond'"):
         run(embedded, Patch(recorded(embedded, TOKENS, BLUE, rows="cond"), TOKENS), **RED)
     with pytest.raises(ValueError, match=r"is \[2, 256, 32\], and here it is \[2, 144, 32\]: the record must be"):
         run(embedded, Patch(source, TOKENS), **RED, height=48, width=48)

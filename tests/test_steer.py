@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdprobe.core.limits.only import only
+from sdprobe.testing import check_hook
 from sdprobe.transform.steer import Steer
 from tests.laws.strategies import run, same_run, seen
 
@@ -82,23 +83,25 @@ def test_places(embedded):
     assert torch.equal(changed, mask.expand_as(changed))
 
 
+def test_it_keeps_the_laws_of_hooks():
+    check_hook(lambda: Steer(torch.ones(8), "conv_in*", scale=0.5))
+
+
 def test_errors(embedded):
     vector = drawn(TOKENS)
     with pytest.raises(ValueError, match=r"the vector is 32 wide, and the output of up_blocks.1.resnets.0 is 64 wide"):
         run(embedded, Steer(vector, MAP))
     with pytest.raises(ValueError, match=r"the vector is a tensor \[width\], not Tensor\(1, 32\)"):
         Steer(vector[None], TOKENS)
-    with pytest.raises(ValueError, match="32 of its 32 numbers are NaN"):
+    with pytest.raises(ValueError, match=r"32 of its 32 numbers are NaN"):
         Steer(vector * float("nan"), TOKENS)
-    with pytest.raises(ValueError, match="'conditional' is no role of a row"):
+    with pytest.raises(ValueError, match=r"'conditional' is no role of a row"):
         Steer(vector, TOKENS, rows="conditional")
-    with pytest.raises(ValueError, match="its rows are none of this run's 1 images"):
+    with pytest.raises(ValueError, match=r"its rows are none of this run's 1 images"):
         run(embedded, Steer(vector, TOKENS, rows=[1]))
-    with pytest.raises(ValueError, match="its rows are none of this run's"):
+    with pytest.raises(ValueError, match=r"its rows are none of this run's"):
         run(embedded, Steer(vector, TOKENS, rows="uncond"), guidance_scale=1.0)
-    with pytest.warns(UserWarning, match="never acted in this run"):
+    with pytest.warns(UserWarning, match=r"never acted in this run"):
         run(embedded, Steer(vector, TOKENS, steps=range(10, 20)))
-    assert (
-        repr(Steer(vector, TOKENS, 2.0, steps=range(3)))
-        == f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
-    )
+    said = f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
+    assert repr(Steer(vector, TOKENS, 2.0, steps=range(3))) == said

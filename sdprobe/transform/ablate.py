@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -145,14 +146,14 @@ def over_places(x: Shaped[Tensor, "rows ..."], site: Site, change: Callable[[Ten
     places = x[0, 0].numel() if is_map(x, site) else x.shape[1] if x.ndim == 3 else 1
     if places < 2:
         raise ValueError(
-            f"{said_of(site)} is {list(x.shape)}, without several places: it can be replaced with 'zero', 'resample', or "
-            f"the mean of a record"
+            f"{said_of(site)} is {list(x.shape)}, without several places: replace it with 'zero', 'resample', or the "
+            f"mean of a record"
         )
     if is_map(x, site):
         return change(x.flatten(2).mT).mT.reshape(x.shape)
     cuts = {0, x.shape[1]} | ({site.text.start, site.text.stop} if site.text is not None else set())
     edges = sorted(cuts)
-    return torch.cat([change(x[:, a:b]) for a, b in zip(edges, edges[1:], strict=False)], dim=1)
+    return torch.cat([change(x[:, a:b]) for a, b in itertools.pairwise(edges)], dim=1)
 
 
 def _mean(x: Shaped[Tensor, "rows positions width"]) -> Shaped[Tensor, "rows positions width"]:

@@ -31,7 +31,7 @@ class Direction(Mapping[str, Tensor]):
     5.0
     """
 
-    def __init__(self, vectors: Mapping[str, Float[Tensor, width]], explained: Mapping[str, float]) -> None:
+    def __init__(self, vectors: Mapping[str, Float[Tensor, " width"]], explained: Mapping[str, float]) -> None:
         self.explained = MappingProxyType(dict(explained))
         self._vectors = dict(vectors)
 
@@ -40,7 +40,7 @@ class Direction(Mapping[str, Tensor]):
         """The Euclidean norm of each vector."""
         return {name: own.norm().item() for name, own in self._vectors.items()}
 
-    def random(self, seed: int = 0) -> dict[str, Float[Tensor, width]]:
+    def random(self, seed: int = 0) -> dict[str, Float[Tensor, " width"]]:
         """Return a vector for each module in a random direction, with the norm of its own: a control for steering.
 
         Directions are uniform on the sphere.
@@ -51,7 +51,7 @@ class Direction(Mapping[str, Tensor]):
             found[name] = drawn * (own.norm() / drawn.norm())
         return found
 
-    def __getitem__(self, name: str) -> Float[Tensor, width]:
+    def __getitem__(self, name: str) -> Float[Tensor, " width"]:
         if name not in self._vectors:
             raise KeyError(f"there is no vector for {name!r}; there is one for: {', '.join(self._vectors)}")
         return self._vectors[name]
@@ -166,7 +166,7 @@ def _samples(
         yield x[entries].movedim(axis, -1).flatten(0, -2).double()
 
 
-def _mean(samples: Iterable[Shaped[Tensor, "samples width"]]) -> tuple[Float[Tensor, width], int]:
+def _mean(samples: Iterable[Shaped[Tensor, "samples width"]]) -> tuple[Float[Tensor, " width"], int]:
     """Return the mean of samples that come in parts, and their number."""
     total, count = torch.zeros(()), 0
     for x in samples:

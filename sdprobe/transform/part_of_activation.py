@@ -134,12 +134,12 @@ def width_axis(x: Shaped[Tensor, "rows ..."], site: Site) -> int:
 
 
 def is_map(x: Shaped[Tensor, "rows ..."], site: Site) -> bool:
-    """Whether an activation is ``[rows, channels, h, w]``; within attention it may be ``[rows, heads, tokens, width]``."""
+    """Whether an activation is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention."""
     return x.ndim == 4 and site.grid is not None
 
 
 def rows_in(x: Shaped[Tensor, "rows ..."], site: Site) -> tuple[Row, ...]:
-    """Return what each entry of an activation's first axis is. Raises ValueError if its first axis is something else."""
+    """Return what each entry of an activation's first axis is. Raises ValueError if that axis is not the rows."""
     if len(site.rows) != len(x):
         raise ValueError(
             f"{said_of(site)} is {list(x.shape)}, and there are {len(site.rows)} rows: its first axis is not the rows, "
@@ -151,7 +151,8 @@ def rows_in(x: Shaped[Tensor, "rows ..."], site: Site) -> tuple[Row, ...]:
 def said_of(site: Site) -> str:
     """Return a site of an activation in words."""
     stream = "" if site.stream in ("", "hidden") else f" {site.stream!r}"
-    return f"the {site.side or 'output'}{stream} of {site.name}"
+    call = f" in its call {site.call}" if site.call else ""
+    return f"the {site.side or 'output'}{stream} of {site.name}{call}"
 
 
 def _mask_of(places: Any) -> Bool[Tensor, "*images h w"]:

@@ -48,8 +48,9 @@ class Steer(Transform):
 
     Raises:
         TypeError: for steps or rows that are neither numbers nor a function.
-        ValueError: for a text as rows that is no role; in a run, for a vector whose width is not that of the activation, for a module without a vector,
-            and for rows that the run does not have. Steps that are none of the run's give a warning.
+        ValueError: for a text as rows that is no role; in a run, for a vector whose width is not that of the
+            activation, for a module without a vector, and for rows that the run does not have. Steps that are none of
+            the run's give a warning.
 
     Source: Turner et al. 2023, "Activation Addition: Steering Language Models Without Optimization", section 3. There
     the vector is added to the residual stream at the positions of a prompt; here, at all positions.
@@ -57,7 +58,7 @@ class Steer(Transform):
 
     def __init__(
         self,
-        vector: Shaped[Tensor, width] | Mapping[str, Shaped[Tensor, width]],
+        vector: Shaped[Tensor, " width"] | Mapping[str, Shaped[Tensor, " width"]],
         modules: str | Sequence[str],
         scale: float = 1.0,
         *,
