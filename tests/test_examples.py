@@ -33,7 +33,11 @@ SLOW = {
     "plot_22_layout_box",
     "plot_23_attend_and_excite",
     "plot_24_guidance_family",
-    "plot_26_five_hooks",
+    "plot_25_patching",
+    "plot_26_steering",
+    "plot_27_probes",
+    "plot_28_sae",
+    "plot_30_five_hooks",
 }
 """More than twenty seconds of one core each."""
 RUNS = [pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] if path.stem in SLOW else []) for path in EXAMPLES]

@@ -55,10 +55,9 @@ class ActivationDataset(IterableDataset[Tensor]):
     `torch.utils.data.DataLoader`; workers divide the chunks among them.
 
     >>> import sdprobe
-    >>> from sdprobe.observe.activations import Activations
-    >>> settings = {"steps": 3, "guidance_scale": 5.0, "progress": False}
+    >>> model, settings = sdprobe.load(), {"steps": 3, "guidance_scale": 5.0, "progress": False}
     >>> runs = [
-    ...     sdprobe.sample(sdprobe.load(), "a red circle", hooks=[Activations("mid_block")], seed=seed, **settings)
+    ...     sdprobe.sample(model, "a red circle", hooks=[sdprobe.Activations("mid_block")], seed=seed, **settings)
     ...     for seed in range(2)
     ... ]
     >>> dataset = ActivationDataset(runs, "mid_block", rows="cond", batch=40)

@@ -36,8 +36,7 @@ class Activations(Observer):
     """Keep what modules give or take: of chosen steps and rows, whole or reduced, in CPU memory or on disk.
 
     >>> import sdprobe
-    >>> from sdprobe.observe.activations import Activations
-    >>> activations = Activations("mid_block", rows="cond")
+    >>> activations = sdprobe.Activations("mid_block", rows="cond")
     >>> settings = {"steps": 4, "guidance_scale": 5.0, "seed": 0, "progress": False}
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[activations], **settings)
     >>> run[activations]["mid_block"].shape, run[activations].axes("mid_block")

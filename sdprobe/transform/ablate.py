@@ -26,9 +26,8 @@ class Ablate(Transform):
 
     >>> import torch
     >>> import sdprobe
-    >>> from sdprobe.transform.ablate import Ablate
     >>> model, settings = sdprobe.load(), {"steps": 3, "seed": 0, "progress": False}
-    >>> zero = Ablate("mid_block.attentions.0*attn2")
+    >>> zero = sdprobe.Ablate("mid_block.attentions.0*attn2")
     >>> by_hand = sdprobe.on("activation", lambda x: 0 * x, modules="mid_block.attentions.0*attn2")
     >>> runs = [sdprobe.sample(model, "a red circle", hooks=[hook], **settings) for hook in (zero, by_hand)]
     >>> torch.equal(runs[0].latents, runs[1].latents)

@@ -83,15 +83,13 @@ def difference(
     groups together, around their common mean. The records are read step by step, so they may be larger than memory.
 
     >>> import sdprobe
-    >>> from sdprobe.observe.activations import Activations
-    >>> from sdprobe.transform.mean_difference import difference
     >>> model, settings = sdprobe.load(), {"steps": 3, "images_per_prompt": 2, "seed": [0, 1], "progress": False}
     >>> module = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
     >>> blue, red = (
-    ...     sdprobe.sample(model, f"a {colour} circle", hooks=[Activations(module)], **settings)
+    ...     sdprobe.sample(model, f"a {colour} circle", hooks=[sdprobe.Activations(module)], **settings)
     ...     for colour in ("blue", "red")
     ... )
-    >>> difference(blue, red, module)[module].shape
+    >>> sdprobe.difference(blue, red, module)[module].shape
     torch.Size([32])
 
     Args:

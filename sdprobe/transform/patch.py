@@ -27,12 +27,10 @@ class Patch(Transform):
 
     >>> import torch
     >>> import sdprobe
-    >>> from sdprobe.observe.activations import Activations
-    >>> from sdprobe.transform.patch import Patch
     >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 5.0, "seed": 0, "progress": False}
-    >>> activations = Activations("up_blocks.2.attentions.1")
+    >>> activations = sdprobe.Activations("up_blocks.2.attentions.1")
     >>> blue = sdprobe.sample(model, "a blue circle", hooks=[activations], **settings)
-    >>> patch = Patch(blue, "up_blocks.2.attentions.1")
+    >>> patch = sdprobe.Patch(blue, "up_blocks.2.attentions.1")
     >>> red = sdprobe.sample(model, "a red circle", hooks=[sdprobe.only(patch, rows="cond")], **settings)
     >>> itself = sdprobe.sample(model, "a blue circle", hooks=[patch], **settings)
     >>> torch.equal(itself.latents, blue.latents)

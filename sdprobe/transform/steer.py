@@ -25,10 +25,9 @@ class Steer(Transform):
 
     >>> import torch
     >>> import sdprobe
-    >>> from sdprobe.transform.steer import Steer
     >>> model, settings = sdprobe.load(), {"steps": 3, "seed": 0, "progress": False}
     >>> vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
-    >>> steered, off = (Steer(vector, "up_blocks.2.attentions.1*attn2", scale) for scale in (4.0, 0.0))
+    >>> steered, off = (sdprobe.Steer(vector, "up_blocks.2.attentions.1*attn2", scale) for scale in (4.0, 0.0))
     >>> plain = sdprobe.sample(model, "a red circle", **settings)
     >>> runs = [sdprobe.sample(model, "a red circle", hooks=[hook], **settings) for hook in (steered, off)]
     >>> [torch.equal(run.latents, plain.latents) for run in runs]

@@ -1,5 +1,5 @@
 """
-# Steering along a direction
+# Steering along a mean difference
 
 The mean activation in runs of “blue” minus that in runs of “red” is a direction. Added to the activations of other
 runs, it should make red things blue (Turner et al. 2023, Rimsky et al. 2024). Whether it is the direction that does it,
@@ -18,10 +18,7 @@ from matplotlib.figure import Figure
 
 import sdprobe
 from sdprobe import plot, sample
-from sdprobe.observe.activations import Activations
 from sdprobe.shapes import detect
-from sdprobe.transform.mean_difference import difference
-from sdprobe.transform.steer import Steer
 
 model = sdprobe.load()
 attn2 = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
@@ -31,11 +28,11 @@ settings = {"steps": 8, "guidance_scale": 5.0, "images_per_prompt": count, "prog
 
 def recorded(prompt, first):
     """A run with its activations; its seeds begin with a number."""
-    return sample(model, prompt, hooks=[Activations(attn2)], seed=list(range(first, first + count)), **settings)
+    return sample(model, prompt, hooks=[sdprobe.Activations(attn2)], seed=list(range(first, first + count)), **settings)
 
 
 blue, red, more_red = recorded("a blue circle", 100), recorded("a red circle", 100), recorded("a red circle", 200)
-direction = difference(blue, red, attn2)
+direction = sdprobe.difference(blue, red, attn2)
 direction
 
 # %%
@@ -45,7 +42,7 @@ direction
 # point where they hardly ever are. So the second control is a difference of means too, of two groups of runs that are
 # both red, stretched to the norm of the direction.
 
-nothing = difference(more_red, red, attn2)
+nothing = sdprobe.difference(more_red, red, attn2)
 vectors = {
     "blue − red": direction[attn2],
     **{f"random {seed}": direction.random(seed)[attn2] for seed in range(3)},
@@ -68,7 +65,7 @@ steered = {
     (name, gain): sample(
         model,
         "a red circle",
-        hooks=[Steer(vector, attn2, gain, rows=None)],
+        hooks=[sdprobe.Steer(vector, attn2, gain, rows=None)],
         seed=list(range(count)),
         **settings,
     )
@@ -142,10 +139,10 @@ plot.sheet(
 right = torch.zeros(64, 64, dtype=torch.bool)
 right[:, 32:] = True
 ways = {
-    "gain 0": Steer(direction, attn2, 0),
-    "gain 1": Steer(direction, attn2, 1),
-    "gain 2": Steer(direction, attn2, 2),
-    "gain 6, all rows,\nright half": Steer(direction, attn2, 6, rows=None, places=right),
+    "gain 0": sdprobe.Steer(direction, attn2, 0),
+    "gain 1": sdprobe.Steer(direction, attn2, 1),
+    "gain 2": sdprobe.Steer(direction, attn2, 2),
+    "gain 6, all rows,\nright half": sdprobe.Steer(direction, attn2, 6, rows=None, places=right),
 }
 prompt, few = "a red star on a white background", settings | {"images_per_prompt": 4, "seed": [0, 1, 2, 3]}
 stars = {name: sample(model, prompt, hooks=[hook], **few) for name, hook in ways.items()}

@@ -1,5 +1,5 @@
 """
-# Features of a sparse autoencoder
+# Sparse autoencoder: features beside truth
 
 The channels of a module need not mean anything one by one. A sparse autoencoder (SAE) writes each of its vectors as a
 sum of few directions, of many that it has learned. Does a direction stand for something that is in the picture? The

@@ -1,5 +1,5 @@
 """
-# Patching activations
+# Activation patching: which module carries the colour
 
 Where in the network is the colour? Activation patching asks this as an experiment: a run of one prompt gets, at one
 module, the activations of a run of another prompt (Vig et al. 2020, Meng et al. 2022). If the picture takes the other
@@ -18,9 +18,7 @@ from matplotlib.figure import Figure
 
 import sdprobe
 from sdprobe import only, plot, sample
-from sdprobe.observe.activations import Activations
 from sdprobe.shapes import detect
-from sdprobe.transform.patch import Patch
 
 model = sdprobe.load()
 seeds = list(range(12))
@@ -37,7 +35,7 @@ blocks = [
     last,
 ]
 attn2 = blocks[-2]
-activations = Activations(blocks)
+activations = sdprobe.Activations(blocks)
 blue = sample(model, "a blue circle", hooks=[activations], **settings)
 red = sample(model, "a red circle", **settings)
 
@@ -67,7 +65,7 @@ matrix = np.zeros((len(blocks), len(windows)))
 patched = {}
 for i, block in enumerate(blocks):
     for j, steps in enumerate(windows.values()):
-        patched[i, j] = sample(model, "a red circle", hooks=[only(Patch(blue, block), steps=steps)], **settings)
+        patched[i, j] = sample(model, "a red circle", hooks=[only(sdprobe.Patch(blue, block), steps=steps)], **settings)
         matrix[i, j] = share(patched[i, j])
 
 
@@ -123,7 +121,7 @@ def distances(run):
     return np.linalg.norm(np.subtract(*np.array(pairs).swapaxes(0, 1)), axis=-1)
 
 
-without_skips = sample(model, "a red circle", hooks=[Patch(blue, blocks[0], streams="hidden")], **settings)
+without_skips = sample(model, "a red circle", hooks=[sdprobe.Patch(blue, blocks[0], streams="hidden")], **settings)
 moved = {"unpatched": red, "down_blocks.? without skips": without_skips}
 moved |= {block: patched[i, 0] for i, block in enumerate(blocks[:-2])}
 means = {name: distances(run).mean() for name, run in moved.items()}
@@ -140,8 +138,8 @@ assert means["down_blocks.? without skips"] > means["unpatched"] / 2
 
 others = settings | {"seed": [seed + 100 for seed in seeds]}
 another = sample(model, "a red circle", hooks=[activations], **others)
-control = sample(model, "a red circle", hooks=[Patch(another, attn2)], **settings)
-itself = sample(model, "a blue circle", hooks=[Patch(blue, blocks)], **settings)
+control = sample(model, "a red circle", hooks=[sdprobe.Patch(another, attn2)], **settings)
+itself = sample(model, "a blue circle", hooks=[sdprobe.Patch(blue, blocks)], **settings)
 print(f"patched from another run of red: {share(control):.0%} blue, {share(control, 'red'):.0%} red")
 print(f"patched into itself: the same latents, {torch.equal(itself.latents, blue.latents)}")
 assert share(control) == 0
@@ -156,11 +154,11 @@ assert torch.equal(itself.latents, blue.latents)
 left = torch.zeros(64, 64, dtype=torch.bool)
 left[:, :32] = True
 layer = f"{attn2}.to_out.0"
-heads = sample(model, "a blue circle", hooks=[Activations(layer, sides="input")], **settings)
+heads = sample(model, "a blue circle", hooks=[sdprobe.Activations(layer, sides="input")], **settings)
 count = model.modules[attn2].heads
 parts = {
-    "left half": Patch(blue, last, places=left),
-    f"{count // 2} of {count} heads": Patch(heads, layer, sides="input", heads=range(count // 2)),
+    "left half": sdprobe.Patch(blue, last, places=left),
+    f"{count // 2} of {count} heads": sdprobe.Patch(heads, layer, sides="input", heads=range(count // 2)),
 }
 runs = {name: sample(model, "a red circle", hooks=[hook], **settings) for name, hook in parts.items()}
 plot.sheet(
