@@ -11,7 +11,9 @@ labels.
 # ## Pictures and labels
 #
 # One run of many seeds. A label is the colour of the thing that a detector finds in the finished picture; a picture in
-# which it does not find exactly one thing has none. The background is named, so that it does not vary.
+# which it does not find exactly one thing has none. The background is named, so that it does not vary. Grey was chosen
+# after a look at the results: with “a circle” alone, or on white or black, the best module reached .87 to .89 in the
+# last step, so the .9 below is that of this prompt.
 
 from collections import Counter
 
@@ -69,8 +71,8 @@ result.plot()
 
 # %%
 # The colour comes late, and first at the end of the network: the last block tells more than chance from the first step
-# on, the middle block only in the second half. In the last step nine of ten colours can be read in the first and the
-# last block. The middle block stays below; its 4 × 4 positions were averaged, and what an average does not show may
+# on, the middle block only in the second half. In the last step about nine of ten colours can be read in the first and
+# the last block. The middle block stays below; its 4 × 4 positions were averaged, and what an average does not show may
 # still be there.
 
 for name, step in (

@@ -16,6 +16,8 @@ from tests.laws.strategies import run, same_run, seen
 TOKENS = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
 MAP = "up_blocks.1.resnets.0"
 ENDS = ("conv_in", "mid_block", MAP, TOKENS, "up_blocks.2.attentions.1", "conv_out")
+JOINT = ("Stable Diffusion 3.5", "Flux.1 dev")
+SIDES = ("input", "output")
 BLUE, RED = {"prompt": "a blue circle"}, {"prompt": "a red circle"}
 TWO = {"prompt": ["a blue circle", "a green star"], "seed": [0, 1]}
 
@@ -38,15 +40,36 @@ def test_a_run_patched_into_itself_stays_the_same(embedded, name, side):
     assert same_run(run(embedded, Patch(source, name, sides=side), **TWO), source)
 
 
-@pytest.mark.parametrize("family", ["Stable Diffusion 3.5", "Flux.1 dev", "PixArt-Σ"])
-def test_so_it_does_in_both_streams_of_every_block(family):
-    model, size = sdprobe.load(FAMILIES[family]()), {"height": 16, "width": 16, "guidance_scale": 1.0}
-    both = {"sides": ("output", "input"), "streams": ("image", "text", "hidden")}
-    source = recorded(model, "*transformer_blocks.?", size, **both)
-    other = run(model, **size, prompt="a blue star")
-    patch = Patch(source, "*transformer_blocks.?", **both)
-    assert same_run(run(model, patch, **size), source)
-    assert not same_run(run(model, patch, **size, prompt="a blue star"), other)
+class Seen(sdprobe.Observer):
+    """Every tensor of every module: whether its first axis is the rows."""
+
+    modules, sides = ("*", "text_encoder*", "vae.*"), ("input", "output")
+
+    def start(self, run):
+        self.has_rows = {}
+
+    def activation(self, x, site):
+        of = self.has_rows.setdefault((site.name, site.side), {})
+        of[site.stream] = of.get(site.stream, True) and len(x) == len(site.rows)
+
+
+@pytest.mark.parametrize("family", ["Stable Diffusion 1", "Stable Diffusion XL", *JOINT, "PixArt-Σ"])
+def test_so_it_does_at_every_tensor_of_every_module(family):
+    """But those whose first axis is not the rows, such as rotary embeddings, of which no row can be told."""
+    model, size = sdprobe.load(FAMILIES[family]()), {"height": 16, "width": 16}
+    all_of = run(model, looking := Seen(), **size)[looking].has_rows
+    part = dict.fromkeys(name for (name, _), of in all_of.items() if not all(of.values()))
+    whole = [name for name in dict.fromkeys(name for name, _ in all_of) if name not in part]
+    streams = {"streams": ("image", "text", "hidden", "time")}
+    hooks = [Activations(whole, sides=SIDES), Activations("*transformer_blocks.?", sides=SIDES, **streams)]
+    source = run(model, *hooks, **size)
+    patches = [Patch(source[hooks[0]], whole, sides=SIDES)]
+    patches.append(Patch(source[hooks[1]], "*transformer_blocks.?", sides=SIDES, **streams))
+    assert same_run(run(model, *patches, **size), source)
+    assert len(whole) > 100
+    assert len(part) <= 6
+    other = {**size, "prompt": "a blue star", "seed": 3}
+    assert not same_run(run(model, *patches, **other), run(model, **other))
 
 
 def test_everything_from_elsewhere_is_the_other_run(embedded):
