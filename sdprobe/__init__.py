@@ -2,12 +2,14 @@
 
 from sdprobe import clip as clip
 from sdprobe import losses as losses
+from sdprobe.core.activation_form import ActivationKey
 from sdprobe.core.activation_record import ActivationRecord
 from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept, load_concept
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.deprecated_names import keep_old_names
+from sdprobe.core.flat_activations import FlatActivations
 from sdprobe.core.function_hooks import on, watch
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.hook_configuration import from_config, to_config
@@ -25,15 +27,17 @@ from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.linear_probe import LinearProbe
 from sdprobe.observe.preview import Preview
+from sdprobe.observe.probe_result import ProbeResult
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.sae.features import Features
-from sdprobe.sae.learn_sae import learn_sae
+from sdprobe.sae.learn_sae import SaeTraining, learn_sae
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 from sdprobe.sampling.add_noise import add_noise
 from sdprobe.sampling.encode_decode import Encoded, Sizes, decode, encode, psnr, sizes
@@ -141,6 +145,8 @@ __all__ = [
     # activations
     "Activations",
     "ActivationRecord",
+    "ActivationKey",
+    "FlatActivations",
     "ActivationDataset",
     "Patch",
     "Ablate",
@@ -148,9 +154,12 @@ __all__ = [
     "difference",
     "Direction",
     "LinearProbe",
+    "ProbeResult",
+    "FittedProbe",
     "Features",
     "SparseAutoencoder",
     "learn_sae",
+    "SaeTraining",
     # the diffusion process
     "schedule",
     "Schedule",

@@ -98,7 +98,7 @@ CONFIGURED: Mapping[str, Tried] = {
     "patch": Tried(lambda model: {"source": recorded(model, keys_of_text(model)), "modules": keys_of_text(model)}),
     "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
     "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
-    "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "scale": {0: 2.0, 1: 0.0}}),
+    "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
     "add-vector": Tried(

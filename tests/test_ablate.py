@@ -14,6 +14,8 @@ from sdprobe.testing import check_hook
 from sdprobe.transform.ablate import Ablate
 from tests.families import FAMILIES
 from tests.laws.strategies import run, same_run, seen
+from tests.test_patch import Asks
+from tests.tiny import stable_diffusion
 
 MAP, TOKENS = "up_blocks.1.resnets.0", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
 TWO = {"prompt": ["a red circle", "a blue star"], "seed": [0, 1]}
@@ -256,3 +258,17 @@ def test_a_heat_map_above_a_threshold(embedded):
     ablated = run(embedded, Ablate(TOKENS, places=mask))
     assert not same_run(ablated, run(embedded))
     assert not same_run(ablated, run(embedded, Ablate(TOKENS)))
+
+
+def test_the_mean_may_be_written_into_by_what_follows():
+    model = sdprobe.load(stable_diffusion())
+    model.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)  # it scales a part of what it is given in place
+    assert run(model, Ablate("mid_block", "mean")).latents.isfinite().all()
+
+
+@pytest.mark.parametrize("way", ["zero", "mean", "shuffle"])
+def test_given_to_a_further_call_it_acts_in_it(embedded, way):
+    ablate = Ablate(TOKENS, way)
+    before = dict(vars(ablate))
+    assert torch.equal(run(embedded, Asks(ablate)).latents, run(embedded, ablate).latents)
+    assert vars(ablate) == before

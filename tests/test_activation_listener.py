@@ -5,7 +5,15 @@ import torch
 
 import sdprobe
 from tests.families import flux, pixart, stable_diffusion_3, stable_diffusion_xl
-from tests.stock_pipelines import called, controlnet, flux_guided, instruct_pix2pix, sd3_controlnet, xl_inpainting
+from tests.stock_pipelines import (
+    called,
+    controlnet,
+    flux_guided,
+    instruct_pix2pix,
+    sd3_controlnet,
+    text_to_image,
+    xl_inpainting,
+)
 from tests.tiny import stable_diffusion
 
 FAMILIES = [stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart]
@@ -147,12 +155,29 @@ def test_what_a_module_takes_is_changed_before_it_runs():
     handle.remove()
 
 
-def test_a_stream_that_no_module_has_never_acts_and_is_said():
-    hook = Change("mid_block", streams=("image",), change=lambda x: 2 * x)
-    with pytest.warns(UserWarning, match="never acted"):
-        run = sampled(stable_diffusion, hook)
-    assert run.coverage.missed == {"mid_block (output)": "nobody asks for its streams: hidden"}
+@pytest.mark.parametrize("streams", [("image",), ("hidden", "skips*")])
+def test_a_stream_pattern_that_fits_nothing_is_refused_with_the_streams_there_are(streams):
+    modules, there = ("mid_block", "hidden") if streams == ("image",) else ("down_blocks.0", "hidden, skip 0, skip 1")
+    with pytest.raises(ValueError, match=rf"pattern '{streams[-1].replace('*', '.')}' fits none of .*: {there}"):
+        sampled(stable_diffusion, Change(modules, streams=streams, change=lambda x: 2 * x))
+    loose = Change(modules, streams=("image",), change=lambda x: 2 * x)
+    loose.strict = False
+    run = sampled(stable_diffusion, loose)
+    assert run.coverage.missed == {f"{modules} (output)": f"nobody asks for its streams: {there}"}
     assert torch.equal(run.latents, sampled(stable_diffusion).latents)
+
+
+def test_modules_that_do_not_run_are_said_where_others_did():
+    stock = text_to_image()
+    embeds, negative = stock.pipe.encode_prompt("a red circle", "cpu", 1, True)
+    asked = {"prompt": None, "prompt_embeds": embeds, "negative_prompt_embeds": negative, "output_type": "latent"}
+    change = Change("mid_block", "text_encoder.*layers.0", "vae.decoder.mid_block", change=lambda x: 2 * x)
+    with pytest.warns(UserWarning, match="none ran in this run") as warned, sdprobe.attach(stock.pipe, [change]):
+        called(stock, **asked)
+    said = [str(own.message) for own in warned if "none ran in this run" in str(own.message)]
+    assert len(said) == 2
+    assert "'text_encoder.*layers.0'" in said[0]
+    assert "'vae.decoder.mid_block'" in said[1]
 
 
 @pytest.mark.parametrize("sides", [("outputs",), (), ("input", "both")])

@@ -180,7 +180,7 @@ def test_outside_of_the_steps(tiny, tmp_path, on_disk):
     assert set(result[acts].flat(decoder).table["step"]) == {-1}
     with pytest.raises(KeyError, match="differ in their rows: give one of the keys"):
         record.rows_at(None)
-    with pytest.raises(ValueError, match=r"asks for steps, and text_encoder.* runs outside of them"):
+    with pytest.raises(ValueError, match=r"limited to steps asks for text_encoder.*, which runs outside the steps"):
         run(tiny, Activations(layer, steps=[0]))
 
 

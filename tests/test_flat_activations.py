@@ -1,4 +1,4 @@
-"""`Flat`: each vector with the picture, step and place that it is from."""
+"""`FlatActivations`: each vector with the picture, step and place that it is from."""
 
 from __future__ import annotations
 

@@ -88,3 +88,11 @@ def test_a_named_tuple_stays_one():
     found = pass_output(nn.Identity(), "m", Pair(ones(), 3), Log(lambda x: 2 * x))
     assert isinstance(found, Pair)
     assert found.b == 3
+
+
+def test_with_an_image_prompt_the_text_is_still_the_text():
+    one, two = Log(), Log()
+    pass_inputs(Takes(), "m", (ones(),), {"encoder_hidden_states": (ones(), [ones()])}, one)
+    pass_inputs(Takes(), "m", (ones(),), {"encoder_hidden_states": (ones(), [ones(), ones()])}, two)
+    assert one.streams == ["hidden", "text", "image prompt"]
+    assert two.streams == ["hidden", "text", "image prompt 0", "image prompt 1"]

@@ -1,5 +1,8 @@
 """Modules of the text encoders and of the decoder: passed in `sample` and attached, outside the steps."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 
@@ -79,7 +82,7 @@ def test_rows_limit_an_encoder_and_a_decoder_as_if_they_ran_alone():
 def test_what_cannot_be_limited_is_refused_in_words():
     pipe = stable_diffusion()
     change = Change(ENCODED, change=lambda x: 2 * x)
-    with pytest.raises(ValueError, match=r"is limited to steps, and text_encoder.* runs outside the steps"):
+    with pytest.raises(ValueError, match=r"limited to steps asks for text_encoder.*, which runs outside the steps"):
         sdprobe.sample(pipe, "a star", hooks=[sdprobe.only(change, steps=[0])], **SETTINGS)
     with pytest.raises(ValueError, match="encodes a prompt once for all of its 2 images"):
         sdprobe.sample(pipe, "a star", hooks=[sdprobe.only(change, rows=[0])], images_per_prompt=2, **SETTINGS)
@@ -105,3 +108,32 @@ def test_a_hooks_own_decoding_is_not_heard():
     see = See("vae.decoder.mid_block", sides=("output",))
     run = sdprobe.sample(stable_diffusion(), "a star", hooks=[see, sdprobe.Preview()], **SETTINGS)
     assert len(run[see].found["vae.decoder.mid_block", "output", "hidden"]) == 1
+
+
+def test_a_decoder_that_works_in_parts_is_refused_with_the_remedy():
+    pipe = stable_diffusion()
+    see = See("vae.decoder.mid_block", sides=("output",))
+    pipe.vae.enable_slicing()
+    sdprobe.sample(pipe, "a star", hooks=[see], **SETTINGS)
+    with pytest.raises(ValueError, match=r"decodes with slicing, .* switch it off by pipe.vae.disable_slicing\(\)"):
+        sdprobe.sample(pipe, "a star", hooks=[see], images_per_prompt=2, **SETTINGS)
+    pipe.vae.disable_slicing()
+    pipe.vae.enable_tiling()
+    sdprobe.sample(pipe, "a star", hooks=[see], **SETTINGS)
+    pipe.vae.tile_latent_min_size = 2
+    with pytest.raises(ValueError, match=r"decodes with tiling, .* switch it off by pipe.vae.disable_tiling\(\)"):
+        sdprobe.sample(pipe, "a star", hooks=[see], **SETTINGS)
+
+
+def test_sites_can_be_compared_and_replaced():
+    run = sdprobe.sample(stable_diffusion(), "a star", hooks=[see := See(ENCODED, sides=("output",))], **SETTINGS)
+    site = next(iter(run[see].found.values()))[0][1]
+    assert site == copy.copy(site)
+    assert site != dataclasses.replace(site, heads=3)
+    assert len({site, copy.copy(site)}) == 1
+
+
+@pytest.mark.parametrize("limited", [lambda hook: sdprobe.only(hook, steps=[0]), sdprobe.every(2)])
+def test_every_limit_on_steps_is_refused(limited):
+    with pytest.raises(ValueError, match=r"limited to steps asks for text_encoder.*, which runs outside the steps"):
+        sdprobe.sample(stable_diffusion(), "a star", hooks=[limited(See(ENCODED))], **SETTINGS)

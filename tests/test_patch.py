@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 import torch
 
@@ -60,7 +62,8 @@ def test_so_it_does_at_every_tensor_of_every_module(family):
     all_of = run(model, looking := Seen(), **size)[looking].has_rows
     part = dict.fromkeys(name for (name, _), of in all_of.items() if not all(of.values()))
     whole = [name for name in dict.fromkeys(name for name, _ in all_of) if name not in part]
-    streams = {"streams": ("image", "text", "hidden", "time")}
+    blocks = [of for (name, _), of in all_of.items() if fnmatchcase(name, "*transformer_blocks.?")]
+    streams = {"streams": sorted({stream for of in blocks for stream, has_rows in of.items() if has_rows})}
     hooks = [Activations(whole, sides=SIDES), Activations("*transformer_blocks.?", sides=SIDES, **streams)]
     source = run(model, *hooks, **size)
     patches = [Patch(source[hooks[0]], whole, sides=SIDES)]
@@ -182,3 +185,40 @@ def test_a_text_encoder_is_patched_too(embedded, role):
     source = recorded(embedded, "text_encoder.*final_layer_norm", blue)
     assert torch.equal(run(embedded, Patch(source, "text_encoder.*final_layer_norm"), **red).latents, source.latents)
     assert not torch.equal(run(embedded, **red).latents, source.latents)
+
+
+@pytest.mark.parametrize("guidance", [sdprobe.PerturbedAttention, sdprobe.SelfAttentionGuidance])
+def test_further_calls_which_no_record_holds_are_not_patched(embedded, guidance):
+    source = run(embedded, Activations(TOKENS), guidance(), **BLUE)
+    assert same_run(run(embedded, Patch(source, TOKENS), guidance(), **BLUE), source)
+
+
+class Asks(sdprobe.Transform):
+    """Replaces the denoiser's output by that of a further call with a hook."""
+
+    def __init__(self, hook=None):
+        self.hook = hook
+
+    def model_output(self, x, step):
+        return step.predict(step.latents, *([] if self.hook is None else [self.hook]))
+
+
+def test_a_patch_given_to_a_further_call_acts_in_it(embedded):
+    source = recorded(embedded, TOKENS, BLUE)
+    patch = Patch(source, TOKENS)
+    before = dict(vars(patch))
+    asked = run(embedded, Asks(patch), **RED)
+    assert torch.equal(asked.latents, run(embedded, patch, **RED).latents)
+    assert not torch.equal(asked.latents, run(embedded, Asks(), **RED).latents)
+    assert vars(patch) == before
+
+
+def test_names_of_either_version_of_transformers_are_the_same(embedded):
+    long, short = "text_encoder.text_model.encoder.layers.0", "text_encoder.encoder.layers.0"
+    source = recorded(embedded, long, BLUE)
+    patched = [run(embedded, Patch(source, name), **RED) for name in (long, short)]
+    assert same_run(*patched)
+    assert not same_run(patched[0], run(embedded, **RED))
+    assert torch.equal(source[Activations].at(None, long), source[Activations].at(None, short))
+    limited = only(Activations([TOKENS, short]), sites="text_encoder.text_model*")
+    assert [key.name for key in run(embedded, limited)[limited].record.keys] == [short]

@@ -11,6 +11,7 @@ from sdprobe.core.limits.only import only
 from sdprobe.testing import check_hook
 from sdprobe.transform.steer import Steer
 from tests.laws.strategies import run, same_run, seen
+from tests.test_patch import Asks
 
 MAP, TOKENS = "up_blocks.1.resnets.0", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
 WIDTHS = {MAP: 64, TOKENS: 32}
@@ -105,3 +106,25 @@ def test_errors(embedded):
         run(embedded, Steer(vector, TOKENS, steps=range(10, 20)))
     said = f"Steer(Tensor(32,), ('{TOKENS}',), scale=2.0, steps=range(0, 3))"
     assert repr(Steer(vector, TOKENS, 2.0, steps=range(3))) == said
+
+
+def test_images_of_one_prompt_cannot_be_told_apart_in_a_text_encoder(embedded):
+    name = "text_encoder.encoder.layers.0"
+    vector = torch.ones(96)
+    with pytest.raises(ValueError, match="encodes a prompt once for all of its 2 images"):
+        run(embedded, Steer(vector, name, rows=[1]), images_per_prompt=2)
+    with pytest.raises(ValueError, match="limited to steps asks for text_encoder"):
+        run(embedded, Steer(vector, [name, TOKENS], steps=[1]))
+    plain = run(embedded, images_per_prompt=2).latents
+    both, cond = (
+        run(embedded, Steer(vector, name, rows=rows), images_per_prompt=2).latents for rows in ([0, 1], "cond")
+    )
+    assert not torch.equal(cond, plain)
+    assert not torch.equal(both, cond)  # the negative prompt is steered too
+
+
+def test_given_to_a_further_call_it_is_as_it_was(embedded):
+    steer = Steer(drawn(TOKENS), TOKENS, 3.0)
+    before = dict(vars(steer))
+    assert torch.equal(run(embedded, Asks(steer)).latents, run(embedded, steer).latents)
+    assert vars(steer) == before

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sdprobe.core.module_names import plain
 from sdprobe.core.site import Site
 
 Range = tuple[int, int]
@@ -25,8 +26,8 @@ class ActivationKey(NamedTuple):
 
     @classmethod
     def of(cls, site: Site) -> ActivationKey:
-        """Return the key of the tensor at a site."""
-        return cls(site.name, site.side, site.stream, site.call)
+        """Return the key of the tensor at a site; the same in every version of transformers."""
+        return cls(plain(site.name), site.side, site.stream, site.call)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.side}, {self.stream}{f', call {self.call}' if self.call else ''})"

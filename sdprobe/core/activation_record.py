@@ -16,7 +16,8 @@ from sdprobe.core.activation_form import ActivationForm as ActivationForm
 from sdprobe.core.activation_form import ActivationKey as ActivationKey
 from sdprobe.core.activation_form import RowLabel as RowLabel
 from sdprobe.core.cpu_copy import CpuCopy, settle
-from sdprobe.core.flat_activations import Flat, flatten
+from sdprobe.core.flat_activations import FlatActivations, flatten
+from sdprobe.core.module_names import plain
 
 if TYPE_CHECKING:
     from sdprobe.core.activation_folder import ActivationFolder
@@ -98,7 +99,7 @@ class ActivationRecord(ABC):
 
         Raises KeyError, with the choices, if none fits or several do.
         """
-        asked = name if isinstance(name, ActivationKey) else (name, side, stream, call)
+        asked = name if isinstance(name, ActivationKey) else (plain(name), side, stream, call)
         keys = self.keys
         found = [key for key in keys if all(own in (None, of) for own, of in zip(asked, key, strict=True))]
         if len(found) == 1:
@@ -157,13 +158,13 @@ class ActivationRecord(ABC):
 
     def flat(
         self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None, call: int | None = None
-    ) -> Flat:
+    ) -> FlatActivations:
         """Return one tensor of all steps as vectors, with a table of what each of them is. Raises KeyError as `key_of`.
 
         >>> record, form = HeldActivations(), ActivationForm(("rows", "width"), (RowLabel(0, "cond", "a red circle"),))
         >>> record.write(7, {ActivationKey("mid_block"): Kept(CpuCopy(torch.ones(1, 8)), form)})
         >>> record.flat("mid_block"), record.flat("mid_block").table["step"]
-        (Flat(1 vectors of width 8), array([7]))
+        (FlatActivations(1 vectors of width 8), array([7]))
         """
         key = self.key_of(name, stream=stream, side=side, call=call)
         return flatten({index: (self._read(index, key, ALL), self.forms(index)[key]) for index in self.indices_of(key)})

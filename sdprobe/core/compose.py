@@ -102,6 +102,8 @@ class Hooks:
                     run.coverage.count_calls_of(own, name_of(own), points, own.strict)
                 yield live
             run.coverage.warn_of_idle()
+            for own in live.at("activation"):
+                run.coverage.warn_of_unseen(own, own.modules or ())
             run.nan_trace.warn(run.latents)
         finally:
             run.nan_trace.forget()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdprobe.core.module_names import fits
 from sdprobe.plot.table import as_html, as_text
 
 
@@ -86,6 +87,20 @@ class Coverage:
                 warnings.warn(
                     f"{own.hook} never acted in this run: at {', '.join(own.calls)} it was not called once, so the run "
                     f"says nothing about it. See run.coverage; with strict=False there is no warning",
+                    stacklevel=2,
+                )
+
+    def warn_of_unseen(self, hook: object, patterns: Sequence[str]) -> None:
+        """Warn, of a hook that acted, of its patterns on modules of which none ran, unless it has ``strict=False``."""
+        counted = self._counted.get(id(hook))
+        if counted is None or not counted.total or not counted.strict:
+            return
+        seen = {name.rpartition(" (")[0] or name for name in self.seen}
+        for pattern in patterns:
+            if not any(fits(name, pattern) for name in seen):
+                warnings.warn(
+                    f"{counted.hook}: of the modules that fit {pattern!r} none ran in this run, so it acted at others "
+                    f"only; see run.coverage. With strict=False there is no warning",
                     stacklevel=2,
                 )
 

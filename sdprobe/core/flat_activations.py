@@ -1,4 +1,4 @@
-"""`Flat`: recorded activations as a table of vectors, with the picture, step and place that each vector is from."""
+"""`FlatActivations`: recorded activations as a table of vectors, with the picture, step and place that each vector is from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("picture", "role", "prompt", "step", "y", "x", "position", "token")
 
 
 @dataclass(frozen=True)
-class Flat:
+class FlatActivations:
     """Vectors of activations, and a table that says what each of them is.
 
     Args:
@@ -32,7 +32,7 @@ class Flat:
     >>> form = ActivationForm(("rows", "channels", "h", "w"), (RowLabel(0, "cond", "a red circle"),), grid=(2, 3))
     >>> flat = flatten({4: (torch.arange(12.0).view(1, 2, 2, 3), form)})
     >>> flat
-    Flat(6 vectors of width 2)
+    FlatActivations(6 vectors of width 2)
     >>> flat.vectors[4], flat.table["y"][4], flat.table["x"][4], flat.table["step"][4]
     (tensor([ 4., 10.]), np.int64(1), np.int64(1), np.int64(4))
     """
@@ -52,14 +52,16 @@ class Flat:
         return len(self.vectors)
 
     def __repr__(self) -> str:
-        return f"Flat({len(self.vectors)} vectors of width {self.vectors.shape[1]})"
+        return f"FlatActivations({len(self.vectors)} vectors of width {self.vectors.shape[1]})"
 
 
-def flatten(steps: Mapping[int | None, tuple[Tensor, ActivationForm]]) -> Flat:
+def flatten(steps: Mapping[int | None, tuple[Tensor, ActivationForm]]) -> FlatActivations:
     """Return the vectors of one tensor of several steps, step by step, row by row, place by place."""
     tables = [_table(index, x, form) for index, (x, form) in steps.items()]
     vectors = [channels_last(x, form.axes).flatten(0, 1) for x, form in steps.values()]
-    return Flat(torch.cat(vectors), {name: np.concatenate([table[name] for table in tables]) for name in COLUMNS})
+    return FlatActivations(
+        torch.cat(vectors), {name: np.concatenate([table[name] for table in tables]) for name in COLUMNS}
+    )
 
 
 def channels_last(x: Shaped[Tensor, "rows ..."], axes: Sequence[str]) -> Shaped[Tensor, "rows places width"]:

@@ -34,7 +34,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
+from sdprobe.core.module_names import fits
 from sdprobe.core.run import Run, Step, Text
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
@@ -230,11 +230,7 @@ OUTSIDE = ("text_encoder", "vae.")
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a module's name matches a pattern. Outside the denoiser, a pattern must begin with the part's name."""
-    if not name.startswith(OUTSIDE):
-        return fnmatchcase(name, pattern)
-    # Versions of transformers differ in whether CLIP's layers are within a `text_model`.
-    name, plain = (text.replace(".text_model.", ".") for text in (name, pattern))
-    return pattern.startswith(OUTSIDE) and fnmatchcase(name, plain)
+    return fits(name, pattern) and (pattern.startswith(OUTSIDE) or not name.startswith(OUTSIDE))
 
 
 def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:

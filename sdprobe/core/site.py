@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sdprobe.core.rows import Row
@@ -60,6 +60,11 @@ class Site:
         return self.step.index
 
     @property
+    def further(self) -> bool:
+        """Whether this is in a further call of the denoiser, which a hook made by `Step.predict`."""
+        return self.step.further
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """What each entry of an activation's first axis is."""
         return self.step.rows
@@ -84,7 +89,7 @@ class Site:
         return [every[position] for position in of]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class OutsideSite(Site):
     """A site in a text encoder, which runs before the steps, or in the autoencoder, which runs after them.
 
@@ -93,40 +98,25 @@ class OutsideSite(Site):
         entries: what each entry is; in a text encoder there is one for each prompt, with the first of its images.
     """
 
+    step: Step = field(init=False, repr=False, compare=False)  # there is none
     during: Text | Run = field(kw_only=True, repr=False)
     entries: tuple[Row, ...] = field(kw_only=True, repr=False)
 
-    @classmethod
-    def at(
-        cls, name: str, side: str, call: int, placed: Any, heads: int, during: Text | Run, entries: tuple[Row, ...]
-    ) -> OutsideSite:
-        """Return the site of a tensor, from its module, its side, its call, and where its tokens are."""
-        nowhen: Any = None
-        return cls(
-            *(name, "activation", name.split(".")[0], placed.grid, heads, nowhen, placed.image, placed.text),
-            stream=placed.stream,
-            side=side,
-            call=call,
-            during=during,
-            entries=entries,
-        )
-
-    def narrowed(self, during: Text | Run, entries: tuple[Row, ...]) -> OutsideSite:
-        """Return the site for some of its entries."""
-        nowhen: Any = None
-        return replace(self, step=nowhen, during=during, entries=entries)
-
-    def __getattribute__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
         if name == "step":
             raise AttributeError(
                 f"{self.name} runs outside the steps, so its site has no step; its run is site.run, and its entries "
                 f"are site.rows"
             )
-        return super().__getattribute__(name)
+        raise AttributeError(f"a site has no {name!r}")
 
     @property
     def index(self) -> None:
         return None
+
+    @property
+    def further(self) -> bool:
+        return False
 
     @property
     def run(self) -> Run:

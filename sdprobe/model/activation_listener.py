@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sdprobe.core.compose import Hooks
+from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.coverage import Coverage
-from sdprobe.core.hook import SIDES
+from sdprobe.core.hook import OUTSIDE, SIDES
 from sdprobe.core.site import Site
 from sdprobe.model.module_tensors import pass_inputs, pass_output
 
@@ -39,6 +39,9 @@ class ActivationListener:
             if len(own := _on_side(acting.at("activation", name), side))
         ]
         coverage.asked.update({asked.label: "activation" for asked in self.asked})
+        here = {id(leaf): leaf for asked in self.asked for leaf in asked.hooks}.values()
+        # The streams of a hook with modules in several networks are known only when all of them have run.
+        self._to_check = [leaf for leaf in here if leaf.strict and leaf.streams and len(_networks(leaf)) == 1]
 
     @property
     def names(self) -> list[str]:
@@ -56,6 +59,7 @@ class ActivationListener:
             yield lambda: [own.asked for own in passes if not own.calls]
             for own in passes:
                 self._account(own)
+            self._refuse_streams(passes)
         finally:
             for handle in handles:
                 handle.remove()
@@ -68,6 +72,21 @@ class ActivationListener:
             self._coverage.missed[label] = (
                 f"nobody asks for its streams: {', '.join(dict.fromkeys(own.streams)) or 'it has no tensor here'}"
             )
+
+    def _refuse_streams(self, passes: list[_Pass]) -> None:
+        """Refuse, after the first pass, a pattern that fits none of the streams of a hook's modules."""
+        for leaf in self._to_check:
+            own = [one for one in passes if any(leaf is other for other in one.asked.hooks)]
+            if not all(one.calls for one in own):
+                continue  # what a cache left out may have it
+            streams = dict.fromkeys(stream for one in own for stream in one.streams)
+            for pattern in leaf.streams or ():
+                if not any(fnmatchcase(stream, pattern) for stream in streams):
+                    raise ValueError(
+                        f"{leaf!r}: the stream pattern {pattern!r} fits none of the streams of its modules: "
+                        f"{', '.join(streams) or '(none)'}"
+                    )
+        self._to_check = []
 
 
 @dataclass
@@ -131,3 +150,8 @@ def _on_side(hooks: Hooks, side: str) -> Hooks:
 
 def _wants(streams: tuple[str, ...] | None, stream: str) -> bool:
     return streams is None or any(fnmatchcase(stream, pattern) for pattern in streams)
+
+
+def _networks(leaf: Hook) -> set[str]:
+    """Return the networks that a hook's patterns name: a part outside the denoiser, or the denoiser, ``""``."""
+    return {pattern.split(".")[0] if pattern.startswith(OUTSIDE) else "" for pattern in leaf.modules or ()}

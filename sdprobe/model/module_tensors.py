@@ -44,7 +44,10 @@ def pass_inputs(
         of, argument, *rest = path
         if of == 0:
             argument = named[argument] if argument < len(named) else f"input {argument}"
-        return ARGUMENTS.get(str(argument), str(argument)), tuple(rest)
+        stream = ARGUMENTS.get(str(argument), str(argument))
+        if stream == "text" and rest:  # with an IP-Adapter, the prompt and the tokens of each image prompt
+            return ("text", ()) if rest[0] == 0 else ("image prompt", tuple(rest[1:]))
+        return stream, tuple(rest)
 
     given = (args, kwargs)
     found: Any = _pass((f"the module {name}", "takes"), given, stream_of, through)

@@ -69,16 +69,14 @@ def listen_to_decoder(run_model: Any, run: Run, hooks: Hooks) -> Iterator[None]:
     if not _asked(hooks, modules):
         yield
         return
+    _refuse_parts(run_model.pipe.vae, run_model.latent_size(run.settings), run.settings.images)
     h, w = run_model.latent_size(run.settings)
     places = TokenPlaces(Layout({h * w: (h, w)}), {name: "self" for name in modules if hasattr(modules[name], "to_q")})
     rows = tuple(Row(image, run.prompt_of(image), "cond") for image in range(run.settings.images))
 
     def site_of(name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
-        # A decoder that works slice by slice, or tile by tile, is called for less than all images.
-        entries = rows if len(x) == len(rows) else ()
-        return OutsideSite.at(
-            name, side, call, places.of(name, stream, x), heads_of(modules, name, side, x), run, entries
-        )
+        heads = heads_of(modules, name, side, x)
+        return _site(name, side, call, places.of(name, stream, x), heads, run, rows if len(x) == len(rows) else ())
 
     with _listen(run_model.pipe.vae, "vae", modules, hooks, site_of):
         yield
@@ -89,12 +87,39 @@ def _site_of_text(modules: Mapping[str, nn.Module], text: Text) -> SiteOf:
     rows = tuple(Row(k * each, prompt, text.role) for k, prompt in enumerate(text.prompts))
 
     def site_of(name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
-        is_tokens = x.ndim == 3 and stream.split(" ")[0] in ("hidden", "text", "output")
+        is_tokens = x.ndim == 3 and len(x) == len(rows) and stream.split(" ")[0] in ("hidden", "text", "output")
         placed = Placed(stream, None, NOWHERE, slice(0, x.shape[1]) if is_tokens else None)
         entries = rows if len(x) == len(rows) else ()
-        return OutsideSite.at(name, side, call, placed, heads_of(modules, name, side, x), text, entries)
+        return _site(name, side, call, placed, heads_of(modules, name, side, x), text, entries)
 
     return site_of
+
+
+def _site(
+    name: str, side: str, call: int, placed: Placed, heads: int, during: Text | Run, entries: tuple[Row, ...]
+) -> OutsideSite:
+    return OutsideSite(
+        *(name, "activation", name.split(".")[0], placed.grid, heads, placed.image, placed.text),
+        stream=placed.stream,
+        side=side,
+        call=call,
+        during=during,
+        entries=entries,
+    )
+
+
+def _refuse_parts(autoencoder: Any, latents: tuple[int, int], images: int) -> None:
+    """Refuse a decoder that is called for a part of the images, or of an image, at a time."""
+    tile = getattr(autoencoder, "tile_latent_min_size", 0)
+    for method, is_used in (
+        ("slicing", getattr(autoencoder, "use_slicing", False) and images > 1),
+        ("tiling", getattr(autoencoder, "use_tiling", False) and max(latents) > tile),
+    ):
+        if is_used:
+            raise ValueError(
+                f"the autoencoder decodes with {method}, in parts whose rows and places cannot be told from their "
+                f"tensors: for hooks in vae.decoder, switch it off by pipe.vae.disable_{method}()"
+            )
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from sdprobe.core.activation_folder import ActivationFolder
 from sdprobe.core.activation_form import ActivationForm
 from sdprobe.core.activation_record import ActivationKey, ActivationRecord, HeldActivations, Kept, said_of
 from sdprobe.core.cpu_copy import CpuCopy
-from sdprobe.core.flat_activations import Flat
+from sdprobe.core.flat_activations import FlatActivations
 from sdprobe.core.function_hooks import name_of
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.limits.limited_hook import Limit, Rows, Steps
-from sdprobe.core.limits.row_subset import rows_of_run
+from sdprobe.core.limits.row_subset import entries_of, rows_of_run
 from sdprobe.core.rows import as_slice
 from sdprobe.core.run import Run, Step
 from sdprobe.core.site import Site
@@ -43,7 +43,7 @@ class Activations(Observer):
     (torch.Size([4, 1, 96, 4, 4]), ('steps', 'rows', 'channels', 'h', 'w'))
     >>> flat = run[activations].flat("mid_block")
     >>> flat, [int(flat.table[name][-1]) for name in ("picture", "step", "y", "x")]
-    (Flat(64 vectors of width 96), [0, 3, 3, 3])
+    (FlatActivations(64 vectors of width 96), [0, 3, 3, 3])
 
     Args:
         modules: fnmatch patterns on dotted module names, such as ``"up_blocks.*.attn2"``.
@@ -126,16 +126,14 @@ class Activations(Observer):
     def activation(self, x: Tensor, site: Site) -> None:
         key = ActivationKey.of(site)
         self._passed[key] = None
-        if site.index is None and self.steps is not None:
-            raise ValueError(f"{self!r} asks for steps, and {site.name} runs outside of them: ask for it without steps")
-        if site.index is not None and not self._limit.includes_step(site.step):
+        if not self._limit.includes_step_of(site):
             return
         if len(x) != len(site.rows):
             raise ValueError(
                 f"{site.name} passes a tensor {list(x.shape)} ({site.side}, {site.stream}), which has not one entry "
                 f"for each of the {len(site.rows)} rows: choose modules without it, or other streams by streams="
             )
-        entries = [i for i, row in enumerate(site.rows) if self._limit.includes_row(row)]
+        entries = entries_of(site, self._limit.includes_row)
         if not entries:
             return
         rows = [site.rows[i] for i in entries]
@@ -185,8 +183,8 @@ class Activations(Observer):
 
     def flat(
         self, name: str | ActivationKey, *, stream: str | None = None, side: str | None = None, call: int | None = None
-    ) -> Flat:
-        """Return all vectors of a module, with a table of the picture, row, step and place of each (`Flat`).
+    ) -> FlatActivations:
+        """Return all vectors of a module, with a table of the picture, row, step and place of each (`FlatActivations`).
 
         Raises KeyError, with the choices, if none fits or several do.
         """

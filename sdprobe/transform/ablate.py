@@ -16,7 +16,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import PartOfActivation, is_map, rows_in, said_of
-from sdprobe.transform.source_of_activations import mean_of_record, refuse_unrecorded
+from sdprobe.transform.source_of_activations import mean_of_record, record_at, refuse_unrecorded
 
 WAYS = ("zero", "mean", "resample", "shuffle")
 
@@ -51,7 +51,8 @@ class Ablate(Transform):
 
             A record (a `Run` with an `Activations` hook, ``run[activations]``, an `ActivationRecord`, or its folder):
             the mean over its images, place by place, at the same step and in the same role. This is mean ablation
-            with a reference distribution, the images of the record. To resample from a record, use `Patch`.
+            with a reference distribution, the images of the record. In further calls it acts as `Patch`. To resample
+            from a record, use `Patch`.
         heads: numbers of attention heads, where the width is heads side by side: ``modules="*.to_out.0"``,
             ``sides=("input",)``; None for all.
         channels: numbers of channels; None for all.
@@ -93,7 +94,6 @@ class Ablate(Transform):
             )
 
     def start(self, run: Run) -> None:
-        self._record = None
         if not isinstance(self.with_, str) or self.with_ not in WAYS:
             self._record = record_of(self.with_)
             refuse_unrecorded(self, self._record)
@@ -107,8 +107,9 @@ class Ablate(Transform):
         return self._part.put(self._instead(x, site), x, site)
 
     def _instead(self, x: Tensor, site: Site) -> Tensor:
-        if self._record is not None:
-            return mean_of_record(self._record, x, site)
+        if not isinstance(self.with_, str) or self.with_ not in WAYS:
+            record = record_at(self, self.with_, site)
+            return x if record is None else mean_of_record(record, x, site)
         if self.with_ == "zero":
             return torch.zeros_like(x)
         if self.with_ == "resample":
@@ -149,11 +150,11 @@ def over_places(x: Shaped[Tensor, "rows ..."], site: Site, change: Callable[[Ten
             f"mean of a record"
         )
     if is_map(x, site):
-        return change(x.flatten(2).mT).mT.reshape(x.shape)
+        return change(x.flatten(2).mT).mT.reshape(x.shape).contiguous()
     cuts = {0, x.shape[1]} | ({site.text.start, site.text.stop} if site.text is not None else set())
     edges = sorted(cuts)
     return torch.cat([change(x[:, a:b]) for a, b in itertools.pairwise(edges)], dim=1)
 
 
 def _mean(x: Shaped[Tensor, "rows positions width"]) -> Shaped[Tensor, "rows positions width"]:
-    return x.mean(1, keepdim=True).expand_as(x)
+    return x.mean(1, keepdim=True).repeat(1, x.shape[1], 1)  # a copy: later modules may write into it

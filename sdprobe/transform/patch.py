@@ -13,7 +13,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import PartOfActivation
-from sdprobe.transform.source_of_activations import refuse_unrecorded, rows_of_record
+from sdprobe.transform.source_of_activations import record_at, refuse_unrecorded, rows_of_record
 
 
 class Patch(Transform):
@@ -21,7 +21,8 @@ class Patch(Transform):
 
     This is activation patching, or interchange intervention: if the patched run shows what the source showed, the patch
     carries it. Rows are matched by the number of their image and by their role; a source of one image is used for every
-    image. To patch some steps or rows only, use `sdprobe.only`.
+    image. To patch some steps or rows only, use `sdprobe.only`. Further calls of the denoiser in a step, which other
+    hooks make and no record holds, are not patched, unless the patch is given to `Step.predict` itself.
 
     A run patched into itself stays the same, exactly, if the record has the dtype of the model.
 
@@ -80,4 +81,5 @@ class Patch(Transform):
         refuse_unrecorded(self, self._record)
 
     def activation(self, x: Shaped[Tensor, "rows ..."], site: Site) -> Shaped[Tensor, "rows ..."]:
-        return self._part.put(rows_of_record(self._record, x, site), x, site)
+        record = record_at(self, self.source, site)
+        return x if record is None else self._part.put(rows_of_record(record, x, site), x, site)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.activation_record import ActivationKey, ActivationRecord, RowLabel
+from sdprobe.core.activation_source import Source, record_of
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import number_in_whole
+from sdprobe.core.module_names import fits
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import rows_in, said_of
 
@@ -19,9 +20,21 @@ from sdprobe.transform.part_of_activation import rows_in, said_of
 def refuse_unrecorded(hook: Transform, record: ActivationRecord) -> None:
     """Raise ValueError for a pattern of a hook that fits no module in a record."""
     for pattern in hook.modules or ():
-        if not any(fnmatchcase(key.name, pattern) for key in record.keys):
+        if not any(fits(key.name, pattern) for key in record.keys):
             names = ", ".join(dict.fromkeys(key.name for key in record.keys))
             raise ValueError(f"{hook!r}: the record has no module that fits {pattern!r}; its modules: {names}")
+
+
+def record_at(hook: Transform, source: Source, site: Site) -> ActivationRecord | None:
+    """Return the record that a hook takes activations from at a site; None in a further call of the denoiser.
+
+    A record holds the loop's own calls. A hook that was given to the further call itself, and so was not started, takes
+    them from it.
+    """
+    held: ActivationRecord | None = vars(hook).get("_record")
+    if held is None:
+        return record_of(source)
+    return None if site.further else held
 
 
 def rows_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site: Site) -> Shaped[Tensor, "rows ..."]:

@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.limits.limited_hook import Limit, Rows, Steps
-from sdprobe.core.limits.row_subset import rows_of_run
+from sdprobe.core.limits.row_subset import entries_of, rows_of_run, with_entries
+from sdprobe.core.rows import as_slice
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
@@ -94,24 +94,21 @@ class Steer(Transform):
             warnings.warn(f"{self!r} never acted in this run: its steps or rows were none of the run's", stacklevel=2)
 
     def activation(self, x: Shaped[Tensor, "rows ..."], site: Site) -> Shaped[Tensor, "rows ..."]:
-        if not self.scale or not self._acts_in_step(site):
+        if not self.scale or not self._limit.includes_step_of(site):
             return x
         if self._limit.rows is None:
             return self._moved(x, site)
-        chosen = [self._limit.includes_row(row) for row in rows_in(x, site)]
-        if not any(chosen):
+        count = len(rows_in(x, site))
+        entries = entries_of(site, self._limit.includes_row)
+        if not entries:
             return x
         moved = self._moved(x, site)
-        if all(chosen):
-            return moved
-        return torch.where(torch.tensor(chosen, device=x.device).view(-1, *(1,) * (x.ndim - 1)), moved, x)
+        return moved if len(entries) == count else with_entries(x, entries, moved[as_slice(entries)])
 
     def _moved(self, x: Tensor, site: Site) -> Tensor:
-        self._acted = True
+        if "_acted" in vars(self):  # in a further call, a hook is as the caller made it
+            self._acted = True
         return self._part.put(x + self.scale * self._fitting(x, site), x, site)
-
-    def _acts_in_step(self, site: Site) -> bool:
-        return self._limit.steps is None or (site.index is not None and self._limit.includes_step(site.step))
 
     def _fitting(self, x: Tensor, site: Site) -> Float[Tensor, "#rows ..."]:
         """Return the vector in the shape that broadcasts to the activation."""

@@ -152,7 +152,7 @@ def test_text_to_image(models, family, case):
 
 
 class Inside(sdprobe.Observer):
-    """How often activations are passed, of modules that return one tensor."""
+    """How often activations are passed, with the image's positions where they are said to be."""
 
     def __init__(self, block: str) -> None:
         self.modules = (f"{block}to_q",)
@@ -162,7 +162,8 @@ class Inside(sdprobe.Observer):
 
     def activation(self, x, site):
         self.passed += 1
-        assert site.grid is None or x.shape[1] == site.grid[0] * site.grid[1] or x.shape[-2:] == site.grid
+        h, w = site.grid or (0, 0)
+        assert x.shape[-2:] == site.grid or x[:, site.image].shape[1] == h * w
 
 
 @pytest.mark.parametrize("family", FAMILIES)

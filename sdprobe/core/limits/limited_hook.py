@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, get_args
 
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
+from sdprobe.core.module_names import fits
 from sdprobe.core.run import Coverage, Role, Row, Run, Step, Text
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import OutsideSite, Site
@@ -59,6 +59,17 @@ class Limit:
             return True
         return self.steps(step) if callable(self.steps) else step.index in self.steps
 
+    def includes_step_of(self, site: Site) -> bool:
+        """Whether the hook may act in the step of a site. Raises ValueError for a limit on steps where it has none."""
+        if self.steps is None:
+            return True
+        if isinstance(site, OutsideSite):
+            raise ValueError(
+                f"a hook that is limited to steps asks for {site.name}, which runs outside the steps: ask for modules "
+                f"of the denoiser only, or take the limit off"
+            )
+        return self.includes_step(site.step)
+
     def includes_site(self, site: Site) -> bool:
         """Whether the hook may act at a site, in a step where it may act."""
         return self.sites(site) if callable(self.sites) else self.may_include_site(site.name)
@@ -67,7 +78,7 @@ class Limit:
         """Whether the hook might act at a site with this name."""
         if self.sites is None or callable(self.sites):
             return True
-        return any(fnmatchcase(name, pattern) for pattern in self.sites)
+        return any(fits(name, pattern) for pattern in self.sites)
 
     def includes_row(self, row: Row) -> bool:
         """Whether the hook may act on a row."""
@@ -180,15 +191,8 @@ class LimitedHook:
 
     def acts_at(self, place: Text | Step | Site | Run) -> bool:
         """Whether it acts at this point of the run; outside the steps it always does."""
-        if isinstance(place, OutsideSite):
-            if any(limit.steps is not None for limit in self.limits):
-                raise ValueError(
-                    f"{self!r} is limited to steps, and {place.name} runs outside the steps: ask for modules of the "
-                    f"denoiser only, or take the limit off"
-                )
-            return self.includes_site(place)
         if isinstance(place, Site):
-            return self.includes_step(place.step) and self.includes_site(place)
+            return all(limit.includes_step_of(place) for limit in self.limits) and self.includes_site(place)
         return not isinstance(place, Step) or self.includes_step(place)
 
     def may_act_at(self, site: Site) -> bool:
@@ -202,7 +206,7 @@ class LimitedHook:
         rows = rows_of_run(run)
         for limit in self.limits:
             for pattern in () if callable(limit.sites) else limit.sites or ():
-                if not any(fnmatchcase(name, pattern) for name in names):
+                if not any(fits(name, pattern) for name in names):
                     raise ValueError(f"the site pattern {pattern!r} matches no module of this model")
             roles = sorted({row.role for row in rows})
             if isinstance(limit.rows, str) and limit.rows not in roles:

@@ -101,8 +101,8 @@ class RowSubset:
             raise ValueError(
                 f"rows cannot be chosen at {where}: it has {count} entries, and there are {len(rows)} rows"
             )
-        if isinstance(place, OutsideSite) and isinstance(place.during, Text):
-            return self._prompts_of(place)
+        if isinstance(place, Site):
+            return entries_of(place, self.chosen)
         return [i for i, row in enumerate(rows) if self.chosen(row)]
 
     def place(self, place: Any, point: str, entries: Sequence[int]) -> Any:
@@ -114,25 +114,12 @@ class RowSubset:
         if isinstance(place, OutsideSite):
             during = self._text(place.during, entries) if isinstance(place.during, Text) else self.part
             rows = tuple(replace(place.rows[i], image=self.images.index(place.rows[i].image)) for i in entries)
-            return place.narrowed(during, rows)
+            return replace(place, during=during, entries=rows)
         if isinstance(place, Site):
             return replace(place, step=self._step(place.step, entries))
         if point == "model_output":
             return self._step(place, entries)
         return self._step(place, [i for i, row in enumerate(place.rows) if row.image in self.images])
-
-    def _prompts_of(self, site: OutsideSite) -> list[int]:
-        """Return the numbers of the prompts whose images are included, at a site of a text encoder."""
-        each, found = self.run.settings.images_per_prompt, []
-        for k, row in enumerate(site.rows):
-            chosen = [self.chosen(replace(row, image=row.image + i)) for i in range(each)]
-            if any(chosen) and not all(chosen):
-                raise ValueError(
-                    f"{site.name} encodes a prompt once for all of its {each} images: choose rows of all of them, or "
-                    f"give the prompt once for each image"
-                )
-            found += [k] * chosen[0]
-        return found
 
     def _images_of(self, text: Text) -> list[int]:
         run = self.run
@@ -173,6 +160,25 @@ class RowSubset:
 def rows_of_run(run: Run) -> list[Row]:
     """Return every row of the denoiser's batch in a step."""
     return [Row(i, run.prompt_of(i, role), role) for role in run.roles for i in range(run.settings.images)]
+
+
+def entries_of(site: Site, chosen: Chosen) -> list[int]:
+    """Return the numbers of the entries of an activation that are included.
+
+    Raises ValueError in a text encoder, where a prompt is one entry for all of its images, if only some are included.
+    """
+    if not (isinstance(site, OutsideSite) and isinstance(site.during, Text)):
+        return [i for i, row in enumerate(site.rows) if chosen(row)]
+    each, found = site.run.settings.images_per_prompt, []
+    for k, row in enumerate(site.rows):
+        included = [chosen(replace(row, image=row.image + i)) for i in range(each)]
+        if any(included) and not all(included):
+            raise ValueError(
+                f"{site.name} encodes a prompt once for all of its {each} images: choose rows of all of them, or give "
+                f"the prompt once for each image"
+            )
+        found += [k] * included[0]
+    return found
 
 
 def number_in_whole(run: Run, image: int) -> int:

@@ -14,10 +14,13 @@ OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection", "encoder_hid_proj"),
+        *("context_embedder", "caption_projection"),
     )
 )
 """Modules that only the text goes through, by a part of their names."""
+
+IMAGE_PROMPTS = "encoder_hid_proj"
+"""The part of a U-Net that makes an IP-Adapter's tokens."""
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""
@@ -60,6 +63,8 @@ class TokenPlaces:
             stream: the stream as the module's own signature tells it.
             x: the tensor.
         """
+        if name.split(".")[0] == IMAGE_PROMPTS:
+            return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
         if stream == "text" and x.ndim == 3:
