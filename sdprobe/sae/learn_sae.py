@@ -133,7 +133,8 @@ def learn_sae(
     with torch.inference_mode(False):
         batches = VectorBatches(dataset, batch, seed)
         trainer = SaeTrainer(next(batches.after(0)), width, k, steps, lr, dead_after, seed, device)
-        path, ahead = None if folder is None else Path(folder) / CHECKPOINT, batches.after(0)
+        ahead = batches.after(0)
+        path = None if folder is None else Path(folder) / CHECKPOINT
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             told["vectors"] = batches.digest()
