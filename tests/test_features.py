@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,7 @@ from sdprobe import only
 from sdprobe.sae.activation_function import ReLU, TopK
 from sdprobe.sae.features import Features
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
-from tests.families import flux
+from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run, same_run
 
 MODULE = "mid_block"
@@ -269,6 +270,7 @@ def test_what_was_not_read_is_an_error_with_the_choices(tiny, width):
         ({"keep": 0}, "keep must be 1 or more"),
         ({"clamp": {24: 1.0}}, "numbers 0 to 23, and 24 is none"),
         ({"ablate": [-1]}, "and -1 is none"),
+        ({"keep": 2.5}, "keep must be 1 or more, a whole number, not 2.5"),
         ({"clamp": {1: float("nan")}}, "clamp of feature 1 must be a finite number"),
         ({"clamp": {1: 2.0}, "ablate": [1]}, "feature 1 has several changes"),
     ],
@@ -276,6 +278,53 @@ def test_what_was_not_read_is_an_error_with_the_choices(tiny, width):
 def test_what_cannot_be_is_refused(arguments, said):
     with pytest.raises(ValueError, match=said):
         Features(made(8), MODULE, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"clamp": {3.7: 1.0}}, "a feature is given by its number, a whole one, and not by 3.7"),
+        ({"scale": {"abc": 1.0}}, "and not by 'abc'"),
+        ({"ablate": [True, False]}, "and not by True"),
+        ({"ablate": 3}, r"ablate is a list of the numbers of features, as in ablate=\[3\], not 3"),
+        ({"ablate": "12"}, "ablate is a list of the numbers of features, .* not '12'"),
+        ({"clamp": [3]}, r"clamp says the amount of each feature, as in clamp=\{3: 2.0\}, and it is \[3\]"),
+        ({"clamp": {3: "a"}}, "clamp of feature 3 is a number, not 'a'"),
+    ],
+)
+def test_what_says_no_feature_or_amount_is_refused(arguments, said):
+    with pytest.raises(TypeError, match=said):
+        Features(made(8), MODULE, **arguments)
+
+
+def test_numbers_and_maps_of_numpy_are_those_of_torch(tiny, width):
+    sae, seen = made(width), Seen(MODULE)
+    grid = tuple(run(tiny, seen, steps=1)[seen].values[0].shape[-2:])
+    for of_numpy, own in [
+        ({"clamp": {np.int64(3): np.full(grid, 5.0)}}, {"clamp": {3: torch.full(grid, 5.0)}}),
+        ({"ablate": np.array([3, 5])}, {"ablate": [3, 5]}),
+    ]:
+        ours, theirs = (run(tiny, Features(sae, MODULE, **given), steps=1) for given in (of_numpy, own))
+        assert torch.equal(ours.latents, theirs.latents)
+
+
+def test_within_attention_the_width_is_the_last_axis():
+    """``norm_q`` gives ``[rows, heads, tokens, width]``, which is not ``[rows, channels, h, w]``."""
+    model, module = sdprobe.load(stable_diffusion_3()), "transformer_blocks.0.attn.norm_q"
+    settings = {"height": 16, "width": 16, "steps": 1}
+    clean, seen = Seen(module), Seen(module)
+    (plain,) = run(model, clean, **settings)[clean].values
+    assert plain.ndim == 4
+    sae = made(plain.shape[-1])
+    hook = Features(sae, module, scale=EVERY)
+    found = run(model, hook, seen, **settings)
+    read = sae.encode(plain)
+    assert torch.equal(found[hook].at(0), read.flatten(1, 2))
+    assert torch.allclose(found[seen].values[0], plain + sae.decode(3 * read) - sae.decode(read), atol=1e-3, rtol=1e-4)
+    with pytest.raises(ValueError, match="do not form a grid"):
+        found[hook].heat_map(3)
+    with pytest.raises(ValueError, match=rf"of width {plain.shape[-1]}, and the autoencoder reads a width of"):
+        run(model, Features(made(plain.shape[1]), module), **settings)
 
 
 def test_a_module_of_another_width_is_refused(tiny, width):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sdprobe.observe.activation_dataset import ActivationDataset
@@ -222,12 +224,63 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     learn_sae(vectors, **SHORT, folder=tmp_path)
     with pytest.raises(ValueError, match=r"made with lr=0\.002, not 0\.1; seed=0, not 3: give what"):
         learn_sae(vectors, **SHORT, folder=tmp_path, lr=0.1, seed=3)
-    with pytest.raises(ValueError, match="was made with other vectors"):
-        learn_sae(vectors + torch.randn_like(vectors), **SHORT, folder=tmp_path)
     for content in (b"nothing", (tmp_path / "checkpoint.safetensors").read_bytes()[:100]):
         (tmp_path / "checkpoint.safetensors").write_bytes(content)
         with pytest.raises(ValueError, match="is no checkpoint of learn_sae"):
             learn_sae(vectors, **SHORT, folder=tmp_path)
+
+
+@pytest.mark.parametrize("kind", [lambda x: x, Vectors, Stream])
+def test_a_checkpoint_of_other_vectors_is_refused(tmp_path, kind):
+    vectors = planted(300)[0]
+    learn_sae(kind(vectors), **SHORT, folder=tmp_path)
+    first = next(VectorBatches(kind(vectors), SHORT["batch"], 0).after(0))
+    later = vectors.clone()  # the first batch is the same
+    later[~(vectors[:, None] == first).all(-1).any(1)] += 1.0
+    for other in (-vectors, later, vectors.flip(0)):
+        with pytest.raises(ValueError, match="was made with other vectors: give what"):
+            learn_sae(kind(other), **SHORT, folder=tmp_path)
+
+
+def test_of_a_tensor_every_vector_and_of_a_dataset_the_length_is_compared():
+    vectors = planted(300)[0]
+    one = vectors.clone()
+    one[7, 3] += 1e-3
+    digests = {VectorBatches(own, 64, 0).digest() for own in (vectors, one, vectors[:, :8])}
+    assert len(digests) == 3
+    assert VectorBatches(vectors.clone(), 9, 1).digest() == VectorBatches(vectors, 64, 0).digest()
+    same = torch.ones(300, 4)
+    assert VectorBatches(Vectors(same), 64, 0).digest() != VectorBatches(Vectors(same[1:]), 64, 0).digest()
+
+
+@pytest.mark.parametrize(
+    ("state", "metadata", "said"),
+    [
+        ({"W_enc": None}, {}, "W_enc missing"),
+        ({"adam.b_enc.exp_avg": None}, {}, "adam.b_enc.exp_avg missing"),
+        ({"W_enc": torch.zeros(3, 3)}, {}, r"W_enc is float32 \[3, 3\], not float32 \[16, 32\]"),
+        ({"idle": torch.zeros(32)}, {}, r"idle is float32 \[32\], not int64 \[32\]"),
+        ({"b_dec": torch.full((16,), torch.nan)}, {}, "b_dec must be finite"),
+        ({"fvu": torch.zeros(3, dtype=torch.float64)}, {}, r"fvu is float64 \[3\], not float64 \[24\]"),
+        ({"loss": torch.tensor(0.0)}, {}, "loss is float32"),
+        ({"adam.W_dec.step": torch.tensor(20.0)}, {}, "it is of 20 and 24 of 24 steps"),
+        ({}, {"settings": "[1]"}, "a JSON object is needed, not list"),
+        ({}, {"settings": "["}, "not JSON"),
+        ({}, {"settings": None}, "its metadata say no settings"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, state, metadata, said):
+    vectors, path = planted(300)[0], tmp_path / "checkpoint.safetensors"
+    learn_sae(vectors, **SHORT, folder=tmp_path)
+    with safe_open(path, framework="pt") as file:
+        tensors, texts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 no dict
+    save_file(changed(tensors, state), path, changed(texts, metadata))
+    with pytest.raises(ValueError, match=f"{path} is no checkpoint of learn_sae, or is damaged: .*{said}"):
+        learn_sae(vectors, **SHORT, folder=tmp_path)
+
+
+def changed(named, changes):
+    return {name: own for name, own in (named | changes).items() if own is not None}
 
 
 def test_nothing_but_whole_files_is_left(tmp_path):

@@ -172,5 +172,48 @@ def test_what_is_no_autoencoder_is_refused(tmp_path):
         SparseAutoencoder.load(tmp_path / "part.safetensors", activation=ReLU())
     folder = sae_lens(tmp_path / "sae", made(), architecture="topk", k=3)
     (folder / "cfg.json").write_text("[1]")
-    with pytest.raises(ValueError, match="holds a list, not settings by name"):
+    with pytest.raises(ValueError, match=r"cfg.json holds no settings by name: a JSON object is needed, not list"):
         SparseAutoencoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a JSON object is needed, not list"),
+        ("[" * 100000, "not JSON"),
+        ('{"architecture": "topk", "k": [1]}', r"k is a whole number from 1 on, not \[1\]"),
+        ('{"architecture": "topk", "k": "abc"}', "k is a whole number from 1 on, not 'abc'"),
+        ('{"architecture": "topk", "k": 1.9}', "k is a whole number from 1 on, not 1.9"),
+        ('{"architecture": "topk", "k": Infinity}', "k is a whole number from 1 on, not inf"),
+        ('{"architecture": "topk", "activation_fn_kwargs": [1]}', r"activation_fn_kwargs=\[1\] are no settings"),
+    ],
+)
+def test_settings_that_say_nothing_are_refused(tmp_path, text, refused):
+    folder, file = sae_lens(tmp_path / "sae", made(ReLU())), tmp_path / "one.safetensors"
+    (folder / "cfg.json").write_text(text)
+    save_file(plain(made()), file, {"sae": text})
+    for path in (folder, file):
+        with pytest.raises(ValueError, match=f"^{path}: .*{refused}"):
+            SparseAutoencoder.load(path)
+
+
+def test_a_whole_number_may_be_written_with_a_point(tmp_path):
+    folder = sae_lens(tmp_path / "sae", made(), architecture="topk", k=3.0)
+    assert same(SparseAutoencoder.load(folder), made(TopK(3)))
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "threshold"])
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, name, number):
+    weights = plain(made()) | {"threshold": torch.zeros(FEATURES)}
+    weights[name].view(-1)[0] = number
+    save_file(weights, tmp_path / "one.safetensors")
+    with pytest.raises(ValueError, match=f"one.safetensors: {name} must be finite: 1 of its"):
+        SparseAutoencoder.load(tmp_path / "one.safetensors")
+
+
+def test_weights_that_do_not_fit_are_refused_with_their_file(tmp_path):
+    save_file(plain(made()) | {"b_dec": torch.zeros(WIDTH + 1)}, tmp_path / "one.safetensors")
+    with pytest.raises(ValueError, match=r"one.safetensors: W_enc is .* so b_dec must be"):
+        SparseAutoencoder.load(tmp_path / "one.safetensors", ReLU())

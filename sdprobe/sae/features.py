@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -23,7 +25,7 @@ from sdprobe.sae.feature_record import FeatureActivity, FeatureRecord, SparseAct
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 
 Of = Literal["output", "input", "update"]
-Amount = float | Shaped[Tensor, "h w"]
+Amount = float | Shaped[Tensor, "h w"] | Shaped[np.ndarray, "h w"]
 SIDES: Mapping[str, tuple[str, ...]] = {"output": ("output",), "input": ("input",), "update": ("input", "output")}
 
 
@@ -51,7 +53,8 @@ class Features(Transform):
         of: what is read: ``"output"``, ``"input"``, or ``"update"``, output - input, which is what SDXL-unbox's
             autoencoders of transformer blocks read.
         streams: patterns on the streams of a module with several tensors; None for all.
-        clamp: features set to an activation at every place: ``{12: 5.0}``, or a map ``[h, w]`` at the module's grid.
+        clamp: features set to an activation at every place: ``{12: 5.0}``, or a map ``[h, w]`` at the module's grid,
+            of torch or numpy.
         scale: features multiplied by a factor, or by a map of factors: ``{12: 2.0}``.
         ablate: features set to 0.
         keep: how many of the strongest features of a place are recorded; None for k of `TopK`, 32 for others.
@@ -62,6 +65,7 @@ class Features(Transform):
         record: (in a run) the `FeatureRecord`.
 
     Raises:
+        TypeError: for changes that are not given by the numbers of features, and an amount that is no number or map.
         ValueError: for a number that is no feature's, a feature with two changes, a map of another size than the
             module's grid, and a module of another width than the autoencoder's.
 
@@ -83,17 +87,21 @@ class Features(Transform):
     ) -> None:
         if of not in get_args(Of):
             raise ValueError(f"of is 'output', 'input' or 'update', not {of!r}")
-        if keep is not None and keep < 1:
-            raise ValueError(f"keep must be 1 or more, not {keep}")
+        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+            raise ValueError(f"keep must be 1 or more, a whole number, not {keep!r}")
+        for name, given in {"clamp": clamp, "scale": scale}.items():
+            if not isinstance(given, Mapping | None):
+                raise TypeError(f"{name} says the amount of each feature, as in {name}={{3: 2.0}}, and it is {given!r}")
+        if isinstance(ablate, str) or not np.iterable(ablate):
+            raise TypeError(f"ablate is a list of the numbers of features, as in ablate=[3], not {ablate!r}")
         self.sae, self.modules, self.streams, self.of = sae, patterns(modules), patterns(streams), of
         self.clamp, self.scale, self.ablate, self.keep = clamp, scale, tuple(ablate), keep
         self.sides = SIDES[of]
         self._sae = sae if isinstance(sae, SparseAutoencoder) else SparseAutoencoder.load(sae)
-        # A file holds the numbers of features as texts.
-        self._changes: list[tuple[str, int, Amount]] = [
-            *(("scale", int(feature), factor) for feature, factor in (scale or {}).items()),
-            *(("clamp", int(feature), value) for feature, value in (clamp or {}).items()),
-            *(("clamp", int(feature), 0.0) for feature in self.ablate),
+        self._changes: list[tuple[str, int, float | Tensor]] = [
+            *(("scale", _number(feature), _amount(factor)) for feature, factor in (scale or {}).items()),
+            *(("clamp", _number(feature), _amount(value)) for feature, value in (clamp or {}).items()),
+            *(("clamp", _number(feature), 0.0) for feature in self.ablate),
         ]
         for kind, feature, amount in self._changes:
             FeatureRecord(self._sae.features).check(feature)
@@ -112,7 +120,7 @@ class Features(Transform):
             self._inputs[site.name, site.stream] = x
             return x
         read = x if self.of != "update" else x - self._taken(x, site)
-        places = _as_places(read)
+        places = _as_places(read, site)
         if places.shape[-1] != self._sae.width:
             raise ValueError(
                 f"{site.name} ({site.stream}) is {list(x.shape)}, of width {places.shape[-1]}, and the autoencoder "
@@ -124,7 +132,7 @@ class Features(Transform):
         self._keep(features.detach(), site)
         if not self._changes:
             return x
-        return (x + _as_shape(self._difference(features, site), x)).to(x.dtype)
+        return (x + _as_shape(self._difference(features, site), x, site)).to(x.dtype)
 
     def finish(self, run: Run) -> None:
         self._inputs = {}
@@ -224,7 +232,7 @@ class Features(Transform):
 
 
 def _changed(
-    read: Float[Tensor, "rows positions"], kind: str, amount: Amount, site: Site, feature: int
+    read: Float[Tensor, "rows positions"], kind: str, amount: float | Tensor, site: Site, feature: int
 ) -> Float[Tensor, "rows positions"]:
     if not isinstance(amount, Tensor):
         return read * amount if kind == "scale" else torch.full_like(read, amount)
@@ -240,11 +248,32 @@ def _changed(
     return changed
 
 
-def _as_places(x: Tensor) -> Shaped[Tensor, "rows positions width"]:
+def _as_places(x: Tensor, site: Site) -> Shaped[Tensor, "rows positions width"]:
     """Return a module's tensor with its width last: from ``[rows, channels, h, w]`` and ``[rows, width]`` too."""
-    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x.unsqueeze(1) if x.ndim == 2 else x
+    if _is_map(x, site):
+        return x.flatten(2).transpose(1, 2)
+    return x.unsqueeze(1) if x.ndim == 2 else x.flatten(1, -2)
 
 
-def _as_shape(places: Shaped[Tensor, "rows positions width"], x: Tensor) -> Tensor:
+def _as_shape(places: Shaped[Tensor, "rows positions width"], x: Tensor, site: Site) -> Tensor:
     """Return what `_as_places` made in the shape of its tensor again."""
-    return places.transpose(1, 2).reshape(x.shape) if x.ndim == 4 else places.reshape(x.shape)
+    return (places.transpose(1, 2) if _is_map(x, site) else places).reshape(x.shape)
+
+
+def _is_map(x: Tensor, site: Site) -> bool:
+    """Whether a tensor is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention."""
+    return x.ndim == 4 and tuple(x.shape[2:]) == site.grid
+
+
+def _number(feature: Any) -> int:
+    """Return the number of a feature. A file holds it as text, and an array as its own kind of integer."""
+    try:
+        if isinstance(feature, bool):  # one of a mask
+            raise TypeError
+        return int(feature) if isinstance(feature, str) else operator.index(feature)
+    except (TypeError, ValueError):
+        raise TypeError(f"a feature is given by its number, a whole one, and not by {feature!r}") from None
+
+
+def _amount(given: Amount) -> float | Tensor:
+    return torch.as_tensor(given) if isinstance(given, np.ndarray) else given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from sdprobe.core.activation_form import read_json
 from sdprobe.core.atomic_file import write_atomically
 from sdprobe.sae.sae_trainer import SaeTrainer
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
-from sdprobe.sae.vector_batches import VectorBatches
+from sdprobe.sae.vector_batches import VectorBatches, digest
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -106,7 +107,9 @@ def learn_sae(
 
     Raises:
         ValueError: for invalid arguments, before anything runs; for vectors that are all the same; for a checkpoint
-            that was made with other arguments or other vectors, or a file that is not a checkpoint.
+            that was made with other arguments or other vectors, or a file that is not a checkpoint, or a damaged one.
+            Of a tensor every vector is compared; of a dataset its length, the first batch, and the last before the
+            checkpoint.
         FloatingPointError: if the loss is no longer finite.
 
     Source: Gao et al. 2024, Scaling and evaluating sparse autoencoders, section 2 and appendix A.
@@ -118,42 +121,68 @@ def learn_sae(
         raise ValueError(f"k={k} features cannot be active of {width}: give a larger width=, the number of features")
     if not lr > 0:
         raise ValueError(f"lr must be above 0, not {lr}")
-    told = {"width": width, "k": k, "steps": steps, "batch": batch, "lr": lr, "dead_after": dead_after, "seed": seed}
+    told: dict[str, Any] = {
+        "width": width,
+        "k": k,
+        "steps": steps,
+        "batch": batch,
+        "lr": lr,
+        "dead_after": dead_after,
+        "seed": seed,
+    }
     with torch.inference_mode(False):
         batches = VectorBatches(dataset, batch, seed)
         trainer = SaeTrainer(next(batches.after(0)), width, k, steps, lr, dead_after, seed, device)
+        ahead = batches.after(0)
         path = None if folder is None else Path(folder) / CHECKPOINT
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            told["vectors"] = batches.digest()
             if path.exists():
-                _resume(trainer, path, told)
-        ahead = batches.after(trainer.done)
+                ahead = _resume(trainer, path, told, batches)
         with tqdm(total=steps, initial=trainer.done, desc="sae", disable=not progress) as bar:
             while trainer.done < steps:
-                trainer.step(next(ahead))
+                vectors = next(ahead)
+                trainer.step(vectors)
                 dead = trainer.history["dead"][-1]
                 bar.set_postfix(fvu=f"{trainer.history['fvu'][-1]:.3f}", dead=f"{dead:.0f}", refresh=False)
                 bar.update()
                 if path is not None and (trainer.done % every == 0 or trainer.done == steps):
                     with write_atomically(path) as beside:
-                        save_file(trainer.state(), beside, {"settings": json.dumps(told)})
+                        made = {"settings": json.dumps(told), "latest": digest(vectors)}
+                        save_file(trainer.state(), beside, made)
         loss, fvu, dead_features = (torch.tensor(values) for values in trainer.history.values())
         return SaeTraining(trainer.autoencoder(), loss, fvu, dead_features.long())
 
 
-def _resume(trainer: SaeTrainer, path: Path, told: Mapping[str, Any]) -> None:
-    """Continue from a checkpoint. Raises ValueError for one of another training, or a file that is none."""
+def _resume(
+    trainer: SaeTrainer, path: Path, told: Mapping[str, Any], batches: VectorBatches
+) -> Iterator[Float[Tensor, "batch width"]]:
+    """Continue from a checkpoint, and return the batches that are left.
+
+    Raises ValueError for a checkpoint of another training, and for a file that is none.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no dict
-            made = json.loads((file.metadata() or {})["settings"])
-    except (SafetensorError, KeyError, ValueError) as error:  # broken, or of something else
-        raise ValueError(f"{path} is no checkpoint of learn_sae ({type(error).__name__})") from None
-    other = [f"{name}={made.get(name)!r}, not {own!r}" for name, own in told.items() if made.get(name) != own]
-    if not other and state.get("scale") != trainer.scale:
+            said = file.metadata() or {}
+        if missing := {"settings", "latest"} - set(said):
+            raise ValueError(f"its metadata say no {' and no '.join(sorted(missing))}")
+        made = read_json(said["settings"])
+        other = [
+            "other vectors" if name == "vectors" else f"{name}={made.get(name)!r}, not {own!r}"
+            for name, own in told.items()
+            if made.get(name) != own
+        ]
+        if not other:
+            trainer.resume(state)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no checkpoint of learn_sae, or is damaged: {error}") from None
+    if not other:
+        ahead = batches.after(trainer.done - 1)
+        if digest(next(ahead)) == said["latest"]:
+            return ahead
         other = ["other vectors"]
-    if other:
-        raise ValueError(
-            f"the checkpoint {path} was made with {'; '.join(other)}: give what it was made with, or another folder"
-        )
-    trainer.resume(state)
+    raise ValueError(
+        f"the checkpoint {path} was made with {'; '.join(other)}: give what it was made with, or another folder"
+    )

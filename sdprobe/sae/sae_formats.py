@@ -30,7 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sdprobe.core.activation_form import read_json
 from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.torch_names import name_of
 from sdprobe.sae.activation_function import ActivationFunction, JumpReLU, ReLU, TopK
 
@@ -54,10 +56,20 @@ def read_weights(path: Path, activation: ActivationFunction | None = None) -> We
 
     Raises:
         FileNotFoundError: if nothing is there.
-        ValueError: for a format that is not known, or one that says what cannot be computed.
+        ValueError: for a format that is not known, one that says what cannot be computed, and NaN and infinity.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {str(path)!r} to load a sparse autoencoder from")
+    weights = _read(path, activation)
+    learned = {name: getattr(weights, name) for name in PLAIN}
+    if isinstance(weights.activation, JumpReLU):
+        learned["threshold"] = weights.activation.threshold
+    for name, own in learned.items():
+        refuse_not_finite(name, own.float())
+    return weights
+
+
+def _read(path: Path, activation: ActivationFunction | None) -> Weights:
     if path.is_file():
         return _of_file(path, activation)
     for (config, weights), read in FOLDERS.items():
@@ -65,7 +77,7 @@ def read_weights(path: Path, activation: ActivationFunction | None = None) -> We
             return read(_json(path / config), _tensors(path / weights)[0], activation)
     found = ", ".join(sorted(own.name for own in path.iterdir())[:8]) or "nothing"
     known = "; ".join(f"{config} and {weights}" for config, weights in FOLDERS)
-    raise ValueError(f"the folder {str(path)!r} holds {found}, and none of the known pairs: {known}")
+    raise ValueError(f"the folder holds {found}, and none of the known pairs: {known}")
 
 
 def write_weights(path: Path, weights: Weights) -> None:
@@ -98,11 +110,11 @@ def _of_file(path: Path, activation: ActivationFunction | None) -> Weights:
     tensors, metadata = _tensors(path)
     if "encoder.weight" in tensors and "W_dec" not in tensors:
         return _sdxl_unbox({}, tensors, activation)
-    said = json.loads(metadata["sae"]) if "sae" in metadata else {}
+    said = read_json(metadata["sae"]) if "sae" in metadata else {}
     if not said and activation is None and "threshold" not in tensors:
         raise ValueError(
-            f"{path.name!r} does not say its activation function: give it, as in SparseAutoencoder.load(path, "
-            f"activation=TopK(10)); it is TopK(k), ReLU() or JumpReLU(threshold)"
+            "the file does not say its activation function: give it, as in SparseAutoencoder.load(path, "
+            "activation=TopK(10)); it is TopK(k), ReLU() or JumpReLU(threshold)"
         )
     return _sae_lens({"architecture": "jumprelu" if "threshold" in tensors else "standard"} | said, tensors, activation)
 
@@ -122,7 +134,10 @@ def _sae_lens(said: Mapping[str, Any], tensors: Mapping[str, Tensor], activation
     if kind == "standard" and older == "topk":
         kind = "topk"
     if activation is None and kind == "topk":
-        activation = TopK(_count(said.get("k", (said.get("activation_fn_kwargs") or {}).get("k"))))
+        further = said.get("activation_fn_kwargs") or {}
+        if not isinstance(further, dict):
+            raise ValueError(f"activation_fn_kwargs={further!r} are no settings by name")
+        activation = TopK(_count(said.get("k", further.get("k"))))
     elif activation is None and kind == "jumprelu":
         _need(tensors, ("threshold",))
         activation = JumpReLU(tensors["threshold"])
@@ -158,20 +173,17 @@ def _need(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> None:
         raise ValueError(f"the weights {', '.join(missing)} are missing; there are: {', '.join(tensors) or 'none'}")
 
 
-def _count(k: Any) -> int:
+def _count(k: Any) -> Any:
     if k is None:
         raise ValueError("how many features are kept, k, is not said: give it, as in load(path, activation=TopK(10))")
-    return int(k)
+    return int(k) if isinstance(k, float) and k.is_integer() else k  # TopK refuses the rest
 
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        said = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
-    if not isinstance(said, dict):
-        raise ValueError(f"{path} holds a {type(said).__name__}, not settings by name")
-    return said
+        return read_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path.name} holds no settings by name: {error}") from None
 
 
 def _tensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
@@ -182,17 +194,17 @@ def _tensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 no dict
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a file of safetensors ({error})") from None
+        raise ValueError(f"{path.name} is not a file of safetensors ({error})") from None
 
 
 def _of_torch(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken or hostile file can cause any error
-        raise ValueError(f"{path} cannot be read without unpickling it ({type(error).__name__})") from None
+        raise ValueError(f"{path.name} cannot be read without unpickling it ({type(error).__name__})") from None
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(own, Tensor) for own in content.values()):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not weights by name")
+        raise ValueError(f"{path.name} holds a {type(content).__name__}, not weights by name")
     return content
 
 

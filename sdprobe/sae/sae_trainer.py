@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sdprobe.core.finite import refuse_not_finite
+from sdprobe.core.short_repr import said
 from sdprobe.sae.activation_function import TopK
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 
@@ -128,7 +130,8 @@ class SaeTrainer:
         return found | {"idle": self.idle.cpu(), "scale": torch.tensor(self.scale, dtype=torch.float64)}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from the result of `state`."""
+        """Continue from the result of `state`. Raises ValueError, and changes nothing, for anything else."""
+        self._check(state)
         adam: dict[int, dict[str, Any]] = {}
         with torch.no_grad():
             for k, (name, leaf) in enumerate(self.leaves.items()):
@@ -136,5 +139,22 @@ class SaeTrainer:
                 parts = {key.rpartition(".")[2]: value for key, value in state.items() if f"adam.{name}." in key}
                 adam[k] = {part: value.clone() for part, value in parts.items()}
         self.optimiser.load_state_dict({"state": adam, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self.idle = state["idle"].to(self.idle.device)
+        self.idle, self.scale = state["idle"].to(self.idle.device), state["scale"].item()
         self.history = {name: state[name].tolist() for name in HISTORY}
+
+    def _check(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError for anything that `state` does not give."""
+        number, done = torch.zeros((), dtype=torch.float64), state["loss"].numel() if "loss" in state else 0
+        like = {"idle": self.idle, "scale": number} | {name: number.expand(done) for name in HISTORY}
+        for name, leaf in self.leaves.items():
+            like |= {name: leaf, f"adam.{name}.step": number.float()}
+            like |= {f"adam.{name}.{part}": leaf for part in ("exp_avg", "exp_avg_sq")}
+        if missing := [name for name in like if name not in state]:
+            raise ValueError(f"{', '.join(missing)} missing")
+        for name, own in like.items():
+            if (own.shape, own.dtype) != (state[name].shape, state[name].dtype):
+                raise ValueError(f"{name} is {said(state[name])}, not {said(own)}")
+            refuse_not_finite(name, state[name])
+        counts = {done, *(state[f"adam.{name}.step"].item() for name in NAMES)}
+        if len(counts) > 1 or not 1 <= done <= self.steps:
+            raise ValueError(f"it is of {' and '.join(f'{count:g}' for count in sorted(counts))} of {self.steps} steps")

@@ -83,10 +83,13 @@ class SparseAutoencoder:
 
         Raises:
             FileNotFoundError: if nothing is there.
-            ValueError: for a format that is not known, weights that are missing or do not fit each other, and an
-                architecture that this class cannot compute.
+            ValueError: for a format that is not known, weights that are missing, not finite or do not fit each other,
+                and an architecture that this class cannot compute.
         """
-        return cls(*read_weights(Path(path), activation))
+        try:
+            return cls(*read_weights(Path(path), activation))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write it to a ``.safetensors`` file, or, for any other path, to a folder that sae-lens can read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -50,6 +51,13 @@ class VectorBatches:
             return itertools.islice(self._iterated(self.vectors), done, None)
         return self._shuffled(done)
 
+    def digest(self) -> str:
+        """Return a digest of the vectors: of all of a tensor's; of a dataset, of its length and its first batch."""
+        if isinstance(self.vectors, Tensor):
+            return digest(self.vectors)
+        length = "" if isinstance(self.vectors, IterableDataset) else f"{self._count()} "
+        return length + digest(next(self.after(0)))
+
     def _shuffled(self, done: int) -> Iterator[Float[Tensor, "batch width"]]:
         per_epoch = self._count() // self.batch
         for epoch in itertools.count(done // per_epoch):
@@ -80,6 +88,14 @@ class VectorBatches:
 
     def _count(self) -> int:
         return len(self.vectors)  # type: ignore[arg-type]
+
+
+def digest(vectors: Shaped[Tensor, "vectors width"]) -> str:
+    """Return the SHA-256 of vectors in float32."""
+    made = hashlib.sha256(str(list(vectors.shape)).encode())
+    for part in vectors.detach().split(65536):  # not to copy all of them at once
+        made.update(part.float().cpu().contiguous().numpy())
+    return made.hexdigest()
 
 
 def _stacked(found: Iterable[Any]) -> Float[Tensor, "batch width"]:
