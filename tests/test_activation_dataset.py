@@ -87,6 +87,22 @@ def test_chosen_steps_and_rows():
     assert found == [int(n) for step in range(3) for n in made[0].at(step, KEY)[2, 0].flatten()]
 
 
+def test_one_source_and_one_step(tmp_path):
+    made, _ = records(count=1, folder=tmp_path)
+    expected = numbers(ActivationDataset(made, "mid_block", steps=[1]))
+    for source in (made[0], made[0].folder, str(made[0].folder)):
+        assert numbers(ActivationDataset(source, "mid_block", steps=1)) == expected
+
+
+def test_one_call_of_a_module_that_runs_several_times():
+    record, form = HeldActivations(), ActivationForm(("rows", "width"), ROWS)
+    calls = {KEY._replace(call=k): Kept(CpuCopy(torch.full((3, 2), float(k))), form) for k in range(3)}
+    record.write(0, calls)
+    assert numbers(ActivationDataset(record, "mid_block", call=1)) == [1, 1, 1]
+    with pytest.raises(KeyError, match="'mid_block' has several tensors: say call="):
+        ActivationDataset(record, "mid_block")
+
+
 def test_no_more_is_read_than_a_chunk(tmp_path, monkeypatch):
     """While the vectors of a chunk are given, nothing of another was read."""
     made, total = records(count=4, folder=tmp_path)

@@ -89,6 +89,10 @@ def test_a_key_is_asked_for_by_what_tells_it_apart():
         record.key_of("block", stream="skip 0")
     with pytest.raises(KeyError, match="nothing was kept of step 3; kept: step 0"):
         record.at(3, keys[0])
+    other = ActivationForm(FORM.axes, FORM.rows[::-1], (3, 4))
+    record.write(1, {keys[0]: kept(torch.zeros(2, 1, 3, 4), other)})
+    with pytest.raises(KeyError, match=r"not the same rows in all steps \(see rows_at of step 0, step 1\): read each"):
+        record[keys[0]]
     record.write(1, {keys[0]: kept(torch.zeros(1, 1, 3, 4), ActivationForm(FORM.axes, FORM.rows[:1], (3, 4)))})
     with pytest.raises(KeyError, match=r"not the same shape in all steps \(\[2, 1, 3, 4\], \[1, 1, 3, 4\]\)"):
         record[keys[0]]
@@ -173,6 +177,45 @@ def test_the_folder_of_another_run_is_refused(tiny, tmp_path, settings, argument
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        ({"rows": "cond"}, {"rows": "uncond"}, r"chosen is \[\[0, 'cond'\], .* there and \[\[0, 'uncond'\], .* here"),
+        ({"rows": [0]}, {"rows": [1]}, r".*chosen is \[\[0, .* there and \[\[1, "),
+        ({"steps": [0]}, {"steps": [1]}, r"only is \[\[\[0\], None\]\] there and \[\[\[1\], None\]\] here"),
+        ({"sites": "mid*"}, {}, r"only is \[\[None, \['mid\*'\]\]\] there and \[\] here"),
+    ],
+)
+def test_two_limits_do_not_share_a_folder(tiny, tmp_path, first, second, why):
+    acts = Activations("mid_block", to=tmp_path)
+    for _ in range(2):  # the same limit may go on
+        run(tiny, sdprobe.only(acts, **first), images_per_prompt=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=rf"holds the record of another run \({why}"):
+        run(tiny, sdprobe.only(acts, **second), images_per_prompt=2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_named_limits_are_told_apart_by_their_numbers(tiny, tmp_path):
+    acts = Activations("mid_block", to=tmp_path)
+    run(tiny, sdprobe.after(1)(acts))
+    with pytest.raises(ValueError, match=r"'after\(1\)', None\]\] there and \[\['after\(0\)', None\]\] here"):
+        run(tiny, sdprobe.after(0)(acts))
+
+
+def test_two_hooks_of_a_run_do_not_write_to_one_folder(tiny, tmp_path):
+    one, other = (Activations("mid_block", to=folder) for folder in (tmp_path, f"{tmp_path}/../{tmp_path.name}"))
+    with pytest.raises(ValueError, match=r"two hooks of this run write to '.*': give each a folder of its own"):
+        run(tiny, one, other)
+    run(tiny, one, Activations("mid_block"), Activations("mid_block", to=tmp_path / ".other"))
+
+
+def test_two_limited_hooks_of_a_run_do_not_write_to_one_folder(tiny, tmp_path):
+    acts = [Activations("mid_block", to=tmp_path) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"two hooks of this run write to '.*': give each a folder of its own"):
+        run(tiny, *(sdprobe.only(own, rows=role) for own, role in zip(acts, ("cond", "uncond"), strict=True)))
+
+
 def test_contents_that_are_no_record_are_refused_in_words(tmp_path):
     record = ActivationFolder.begun(tmp_path, {})
     record.write(0, {KEY: kept(torch.zeros(2, 5, 3, 4))})
@@ -202,12 +245,15 @@ def test_contents_that_are_no_record_are_refused_in_words(tmp_path):
     for bad in ("../../key|output|hidden", "/etc/x|output|hidden", "block|output", "a|..|hidden", ""):
         written([[bad, FORM.to_plain()]], {bad: tensors[name]} if bad else tensors)
         refused("holds no activations of a step: '.*' is no name of an activation")
+    written([[5, FORM.to_plain()]])
+    refused("holds no activations of a step: 5 is no name of an activation")
     written([*described, ["other|output|hidden", FORM.to_plain()]])
     refused("holds no activations of a step: the tensors described are not those in the file")
     for changed, why in (
         ({"rows": [[0, "cond", "a"]]}, "1 rows are described"),
         ({"axes": ["rows", "width"]}, "the axes rows, width are not those"),
         ({"grid": [4, 3]}, "a grid of 4×3 is not that"),
+        ({"rows": [[float("inf"), "cond", "a"]] * 2}, "no description of an activation"),
         ({"text": [0, 9]}, "the positions 0 to 9 are outside"),
         ({"positions": [[1], [2]]}, "the token positions described"),
         ({"rows": "cond"}, "no description of an activation"),
@@ -221,6 +267,18 @@ def test_contents_that_are_no_record_are_refused_in_words(tmp_path):
         ActivationRecord.open(tmp_path)
     with pytest.raises(FileNotFoundError, match="no record of activations in"):
         ActivationRecord.open(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"step-0000.safetensors' is a file, and a record of activations is a folder"):
+        ActivationRecord.open(path)
+    (tmp_path / "record.json").unlink()
+    (tmp_path / "record.json").mkdir()
+    with pytest.raises(ValueError, match=r"record.json' describes no record: "):
+        ActivationRecord.open(tmp_path)
+
+
+def test_a_grid_is_of_positive_numbers():
+    form = ActivationForm(("rows", "positions", "width"), FORM.rows, (-4, -4))
+    with pytest.raises(ValueError, match="a grid of -4×-4 is not that of a tensor"):
+        form.check((2, 16, 8))
 
 
 def test_a_record_is_found_in_what_holds_one(tiny, tmp_path):

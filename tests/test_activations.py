@@ -184,6 +184,15 @@ def test_outside_of_the_steps(tiny, tmp_path, on_disk):
         run(tiny, Activations(layer, steps=[0]))
 
 
+def test_tokens_that_are_not_equally_many_are_refused_outside_of_the_steps_too(tiny):
+    acts = Activations("text_encoder.encoder.layers.0", tokens="circle")
+    sizes = r"rows, tokens, width: \[1, 1, 16\] of 'a circle', \[1, 2, 16\] of 'a red circle circle'"
+    with pytest.raises(
+        ValueError, match=rf"has not the same shape in all rows \({sizes}\): choose rows=.*\n.*noise_pred"
+    ):
+        run(tiny, acts, prompt="a red circle circle", negative_prompt="a circle")
+
+
 @pytest.mark.parametrize("make", [stable_diffusion_3, flux])
 def test_both_streams_of_joint_blocks(make, tmp_path):
     model = sdprobe.load(make())

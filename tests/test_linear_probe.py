@@ -186,6 +186,7 @@ def test_each_module_and_step_has_its_probe():
     assert LinearProbe().fit_each(records, labels, role="uncond")["late", 7].score.low < 0.5
     late = LinearProbe().fit_each(records, labels, modules="la*", steps=[7])
     assert list(late.fits) == [(ActivationKey("late"), 7)]
+    assert list(LinearProbe().fit_each(records, labels, modules="la*", steps=7).fits) == list(late.fits)
     assert late["late", 7].score == found["late", 7].score
 
 
@@ -208,8 +209,10 @@ def test_what_does_not_fit_is_refused_in_words():
         fit(x, [0.5, 1.0] * 10)
     with pytest.raises(ValueError, match="not 'red': for names, kind='logistic'"):
         LinearProbe("ridge").fit(x, ["red", "blue"] * 10)
-    with pytest.raises(ValueError, match="not nan"):
-        LinearProbe("ridge").fit(x, [float("nan"), 1.0] * 10)
+    for kind in ("logistic", "ridge"):
+        for endless in (float("nan"), float("inf"), np.float32("nan")):
+            with pytest.raises(ValueError, match=r"a name or a finite number, not .*(nan|inf).*: None leaves"):
+                LinearProbe(kind).fit(x, [endless, 1.0] * 10)
     with pytest.raises(ValueError, match="the kinds: logistic, ridge"):
         LinearProbe("forest")
     with pytest.raises(ValueError, match="2 folds or more, not 1"):

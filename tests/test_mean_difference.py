@@ -78,8 +78,21 @@ def test_a_direction_along_which_all_samples_lie_explains_everything():
     found = difference(held([[0.0, 1.0], [2.0, 1.0]]), held([[5.0, 1.0]]), "m")
     assert torch.equal(found["m"], torch.tensor([-4.0, 0.0]))
     assert found.explained["m"] == pytest.approx(1.0)
+    for wide in ([[5.0, 1.0, 2.0]], [[5.0, 1.0], [5.0, 1.0, 2.0]]):
+        with pytest.raises(ValueError, match=r"the records of 'm' have different numbers of channels: \[2, 3\]"):
+            difference(held([[0.0, 1.0]]), held(wide), "m")
     crossed = difference(held([[1.0, 1.0], [1.0, -1.0]]), held([[-1.0, 1.0], [-1.0, -1.0]]), "m")
     assert crossed.explained["m"] == pytest.approx(0.5)
+
+
+def test_one_call_of_a_module_that_runs_several_times(embedded, runs):
+    name = "mid_block.resnets.0.nonlinearity"
+    one, other = (run(embedded, Activations(name), prompt=prompt) for prompt in ("a blue circle", "a red circle"))
+    with pytest.raises(KeyError, match=f"'{name}' has several tensors: say call="):
+        difference(one, other, name)
+    key = one[Activations].record.key_of(name, call=2)
+    first, second = (own[Activations].record[key][:, 1].movedim(1, -1).flatten(0, -2).mean(0) for own in (one, other))
+    torch.testing.assert_close(difference(one, other, name, call=2)[name], first - second)
 
 
 def test_a_random_control_has_the_same_norm(runs):

@@ -14,6 +14,9 @@ def test_what_was_written_is_read(tmp_path):
     for index in (12000, 3, None):
         files.write(index, {"x": x, "y": x + 1}, {"said": str(index)})
     (tmp_path / "step-0004.txt").write_text("not one of them")
+    (tmp_path / "step-3.safetensors").write_text("a second name for step 3")
+    (tmp_path / "step-5.safetensors").write_text("not the name of step 5")
+    (tmp_path / "step-0009.safetensors").mkdir()
     assert files.indices == [3, 12000]
     assert [files.has(index) for index in (3, 4, None)] == [True, False, True]
     with files.open(3) as file:

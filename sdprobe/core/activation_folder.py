@@ -35,11 +35,13 @@ class ActivationFolder(ActivationRecord):
         self._files = StepFiles(folder, rest="outside")
         self._in_flight: list[tuple[int | None, Mapping[ActivationKey, Kept]]] = []
         self._forms: dict[int | None, Mapping[ActivationKey, ActivationForm]] = {}
+        if self.folder.is_file():
+            raise ValueError(f"{str(folder)!r} is a file, and a record of activations is a folder")
         try:
             self.description = read_json((self.folder / "record.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no record of activations in {str(folder)!r}") from None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise ValueError(f"{str(self.folder / 'record.json')!r} describes no record: {error}") from error
 
     @classmethod

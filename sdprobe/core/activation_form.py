@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sdprobe.core.module_names import plain
+from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 
 Range = tuple[int, int]
@@ -79,7 +80,7 @@ class ActivationForm:
             positions = plain.get("positions")
             found = None if positions is None else tuple(tuple(map(int, row)) for row in positions)
             return cls(tuple(map(str, plain["axes"])), rows, **ranges, positions=found)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no description of an activation: {error!r}") from error
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -94,7 +95,7 @@ class ActivationForm:
                 raise ValueError(f"the positions {within[0]} to {within[1]} are outside of a tensor {list(shape)}")
         if self.positions is not None and [len(own) for own in self.positions] != len(self.rows) * [size.get("tokens")]:
             raise ValueError(f"the token positions described are not those of a tensor {list(shape)}")
-        if self.grid is not None and not self._fits(size):
+        if self.grid is not None and not (min(self.grid) > 0 and self._fits(size)):
             raise ValueError(f"a grid of {self.grid[0]}×{self.grid[1]} is not that of a tensor {list(shape)}")
 
     def _fits(self, size: Mapping[str, int]) -> bool:
@@ -110,7 +111,7 @@ def written_name(key: ActivationKey) -> str:
     return "|".join(key[:3]) + f"|{key.call}" * bool(key.call)
 
 
-def read_name(name: str) -> ActivationKey:
+def read_name(name: object) -> ActivationKey:
     """Return the key that a tensor's name in a file says.
 
     >>> read_name("mid_block|output|hidden")
@@ -118,11 +119,13 @@ def read_name(name: str) -> ActivationKey:
 
     Raises ValueError for a name that `written_name` does not write, such as one that is a path out of a folder.
     """
-    module, *rest = name.split("|")
+    module, *rest = name.split("|") if isinstance(name, str) else ("",)
     side, stream, call = (*rest, "0") if len(rest) == 2 else (rest if len(rest) == 3 else ("", "", ""))
     plain = (module, side, stream)
     if not all(plain) or any(CLIMBS.search(part) for part in plain) or not CALL.fullmatch(call):
-        raise ValueError(f"{name[:80]!r} is no name of an activation, which is module|side|stream, and maybe |call")
+        raise ValueError(
+            f"{short_repr(name)} is no name of an activation, which is module|side|stream, and maybe |call"
+        )
     return ActivationKey(*plain, call=int(call))
 
 

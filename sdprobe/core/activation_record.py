@@ -81,7 +81,7 @@ class ActivationRecord(ABC):
 
         Raises:
             FileNotFoundError: if there is no such folder, or no record in it.
-            ValueError: for a ``record.json`` that is not one.
+            ValueError: for a ``record.json`` that is not one, and for a file in place of the folder.
         """
         from sdprobe.core.activation_folder import ActivationFolder  # which is an ActivationRecord itself
 
@@ -146,13 +146,22 @@ class ActivationRecord(ABC):
         return ("steps", *self.form_of(self.indices_of(key)[0], key).axes)
 
     def __getitem__(self, key: ActivationKey | str) -> Shaped[Tensor, "steps rows ..."]:
-        """Return one tensor over all steps with it. Raises KeyError if it was not kept, or its shape changed."""
+        """Return one tensor over all steps with it.
+
+        Raises KeyError if it was not kept, and if its shape or its rows are not the same in all steps.
+        """
         asked = self.key_of(key)
-        tensors = [self._read(index, asked, ALL) for index in self.indices_of(asked)]
+        indices = self.indices_of(asked)
+        tensors = [self._read(index, asked, ALL) for index in indices]
         if len(shapes := dict.fromkeys(tuple(x.shape) for x in tensors)) > 1:
             raise KeyError(
                 f"{asked} has not the same shape in all steps ({', '.join(map(str, map(list, shapes)))}): read each "
                 f"step with at(index, key)"
+            )
+        if len(rows := {self.forms(index)[asked].rows: index for index in indices}) > 1:
+            raise KeyError(
+                f"{asked} has not the same rows in all steps (see rows_at of {', '.join(map(said_of, rows.values()))}):"
+                f" read each step with at(index, key)"
             )
         return torch.stack(tensors)
 

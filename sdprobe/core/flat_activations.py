@@ -1,4 +1,4 @@
-"""`FlatActivations`: recorded activations as a table of vectors, with the picture, step and place that each vector is from."""
+"""`FlatActivations`: recorded activations as vectors, with a table of the picture, step and place of each."""
 
 from __future__ import annotations
 

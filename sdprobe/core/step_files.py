@@ -41,7 +41,9 @@ class StepFiles:
     @property
     def indices(self) -> list[int]:
         """The numbers of the steps with a file, in order."""
-        return sorted(int(found[1]) for path in self.folder.iterdir() if (found := NAME.fullmatch(path.name)))
+        numbers = (int(found[1]) for path in self.folder.iterdir() if (found := NAME.fullmatch(path.name)))
+        # Of two spellings of a number, such as step-1 and step-0001, only the one that `path` writes is read.
+        return sorted(index for index in set(numbers) if self.has(index))
 
     def path(self, index: int | None) -> Path:
         """Return the path of a step's file."""

@@ -68,11 +68,12 @@ class ActivationDataset(IterableDataset[Tensor]):
     ...         pass
 
     Args:
-        records: `ActivationRecord` objects or their folders, or runs with one `Activations`.
+        records: one or more `ActivationRecord` objects or their folders, or runs with one `Activations`.
         name: the module's name.
         stream: the stream of a module with several tensors; None if only one was kept.
         side: ``"output"`` or ``"input"``; None if only one was kept.
-        steps: only these steps; None for all. What is outside of the steps comes only with None.
+        call: which call of a module that runs several times in a step; None if only one was kept.
+        steps: only this step, or these; None for all. What is outside of the steps comes only with None.
         rows: a role, image numbers, or a function of the `RowLabel`; None for all.
         batch: give tensors ``[batch, width]``, the last one of each worker smaller; None for single vectors
             ``[width]``.
@@ -92,12 +93,13 @@ class ActivationDataset(IterableDataset[Tensor]):
 
     def __init__(
         self,
-        records: Sequence[Source],
+        records: Source | Sequence[Source],
         name: str | ActivationKey,
         *,
         stream: str | None = None,
         side: str | None = None,
-        steps: Container[int] | None = None,
+        call: int | None = None,
+        steps: int | Container[int] | None = None,
         rows: Rows | None = None,
         batch: int | None = None,
         chunk: int = 2**16,
@@ -107,17 +109,18 @@ class ActivationDataset(IterableDataset[Tensor]):
     ) -> None:
         if chunk < 1 or (batch is not None and batch < 1):
             raise ValueError(f"chunk and batch are numbers of vectors, 1 or more, not {chunk} and {batch}")
-        limit = Limit.of(rows=rows)
+        limit, wanted = Limit.of(rows=rows), (steps,) if isinstance(steps, int) else steps
         self.batch, self.chunk, self.shuffle, self.seed, self.dtype = batch, chunk, shuffle, seed, dtype
         self._epoch = 0
         self._records: list[Recorded] = []
         self._entries: list[Entry] = []
         widths = set[int]()
-        for number, record in enumerate(map(record_of, records)):
-            key = record.key_of(name, stream=stream, side=side)
+        several = records if isinstance(records, (list, tuple)) else [records]
+        for number, record in enumerate(map(record_of, several)):
+            key = record.key_of(name, stream=stream, side=side, call=call)
             self._records.append(Recorded(record.folder if isinstance(record, ActivationFolder) else record, key))
             for index in record.indices_of(key):
-                if steps is not None and index not in steps:
+                if wanted is not None and index not in wanted:
                     continue
                 form = record.form_of(index, key)
                 chosen = [k for k, label in enumerate(form.rows) if limit.includes_row(label)]  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.flat_activations import FlatActivations
 from sdprobe.core.function_hooks import name_of
 from sdprobe.core.hook import Observer, patterns
-from sdprobe.core.limits.limited_hook import Limit, Rows, Steps
-from sdprobe.core.limits.row_subset import entries_of, rows_of_run
+from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit, Rows, Steps
+from sdprobe.core.limits.row_subset import entries_of, number_in_whole, rows_of_run
 from sdprobe.core.rows import as_slice
 from sdprobe.core.run import Run, Step
 from sdprobe.core.site import Site
@@ -68,13 +68,16 @@ class Activations(Observer):
     A folder is read without the run by ``ActivationRecord.open(folder)``. A run that is started again with the folder
     of an interrupted one, or continued by `sdprobe.resume`, goes on: the steps that it makes replace those that are
     there, and all others stay. A folder of another model, prompt, seed, setting or argument is refused. Functions are
-    compared by name; weights, and latents or images that a run started from, are not compared.
+    compared by name; weights, and latents or images that a run started from, are not compared. The limits of `only` are
+    compared as the arguments are.
 
     Raises:
         TypeError: for steps or rows that are neither numbers nor a function.
         ValueError: for an unknown side, role, dtype or way to reduce. In a run: for rows that the run does not have; a
-            folder that holds something else; a tensor that has not one entry for each row; a module that runs several
-            times in a step; and steps for a module outside of the steps.
+            folder that holds something else, or that another hook of the run writes to; a tensor that has not one entry
+            for each row; tokens that are not equally many in all rows; and steps for a module outside of the steps.
+        KeyError: for a name alone of which several tensors were kept: those of several sides, streams or calls. A
+            module that runs several times in a step has a key for each ``call``.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Activations(Observer):
                 f"from 0, with the roles {', '.join(dict.fromkeys(row.role for row in every))}"
             )
         described = self._description(run)
+        if self.to is not None and any(_folder(own) == _folder(self) for _, own in run.records if own is not self):
+            raise ValueError(f"two hooks of this run write to {str(self.to)!r}: give each a folder of its own")
         if self.to is not None and run.settings.seed is None and (Path(self.to) / "record.json").exists():
             raise ValueError(
                 f"{str(self.to)!r} holds a record, and whether this run is the same cannot be told, since its noise "
@@ -153,11 +158,11 @@ class Activations(Observer):
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
         # The end of a step: where a pipeline calls its denoiser twice, model_output passes twice.
-        self._ended.append(step.index)
         self._write_outside()
         if self._of_step:
-            self.record.write(step.index, {key: _joined(parts) for key, parts in self._of_step.items()})
+            self.record.write(step.index, {key: _joined(key, parts) for key, parts in self._of_step.items()})
             self._of_step = {}
+        self._ended.append(step.index)
 
     def finish(self, run: Run) -> None:
         self._write_outside()
@@ -198,8 +203,8 @@ class Activations(Observer):
     def _write_outside(self) -> None:
         count = sum(map(len, self._outside.values()))
         if count > self._outside_written:  # after the text encoders, and again after the autoencoder
-            self.record.write(None, {key: _joined(parts) for key, parts in self._outside.items()})
-            self._outside_written = count
+            self._outside_written = count  # first, so that after an error `finish` does not raise it again
+            self.record.write(None, {key: _joined(key, parts) for key, parts in self._outside.items()})
 
     def _refuse_nothing(self) -> None:
         if not self.record.indices:
@@ -212,15 +217,38 @@ class Activations(Observer):
         return f"{self!r} kept nothing: the run had {steps}, and passed {passed}"
 
     def _description(self, run: Run) -> Mapping[str, Any]:
-        own = {name: _plain(getattr(self, name)) for name in DESCRIBED}
+        own: dict[str, Any] = {name: _plain(getattr(self, name)) for name in DESCRIBED} | self._limits(run)
         return own | {"model": run.model_name} | {name: _plain(value) for name, value in asdict(run.settings).items()}
 
+    def _limits(self, run: Run) -> dict[str, Any]:
+        """Return what `only` leaves of a run: the rows chosen of the whole run, and limits of the steps and sites."""
+        around = [own for _, own in run.records if isinstance(own, LimitedHook) and own.inner is self]
+        chosen = [
+            (number, row.role)
+            for row in rows_of_run(run)
+            for number in [number_in_whole(run, row.image)]
+            if self._limit.includes_row(row) and all(own.includes_row(replace(row, image=number)) for own in around)
+        ]
+        others = [(limit.steps, limit.sites) for own in around for limit in own.limits]
+        return {"chosen": _plain(chosen), "only": _plain([own for own in others if own != (None, None)])}
 
-def _joined(parts: list[Kept]) -> Kept:
+
+def _folder(hook: object) -> Path | None:
+    """Return the folder that an `Activations` writes to."""
+    return Path(hook.to).resolve() if isinstance(hook, Activations) and hook.to is not None else None
+
+
+def _joined(key: ActivationKey, parts: list[Kept]) -> Kept:
     """Return the rows of several calls together: prompts and negative prompts are encoded one after the other."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0].form
+    if len({part.copy.value.shape[1:] for part in parts}) > 1:
+        sizes = ", ".join(f"{list(part.copy.value.shape)} of {part.form.rows[0].prompt!r}" for part in parts)
+        raise ValueError(
+            f"{key} has not the same shape in all rows ({', '.join(first.axes)}: {sizes}): choose rows=, or positions "
+            f"instead of words as tokens="
+        )
     positions = None if first.positions is None else tuple(own for part in parts for own in part.form.positions or ())
     rows = tuple(row for part in parts for row in part.form.rows)
     form = ActivationForm(first.axes, rows, first.grid, first.image, first.text, positions)
@@ -233,7 +261,7 @@ def _plain(value: object) -> Any:
         return value
     if isinstance(value, torch.dtype):
         return dtype_name(value)
-    if callable(value):
+    if callable(value) and not isinstance(value, NamedLimit):  # which says its numbers and functions in its repr
         return name_of(value)
     if isinstance(value, (set, frozenset)):
         return sorted(map(_plain, value))

@@ -109,7 +109,7 @@ class LinearProbe:
         labels: Sequence[Any] | Tensor,
         *,
         modules: str | Sequence[str] | None = None,
-        steps: Collection[int] | None = None,
+        steps: int | Collection[int] | None = None,
         role: Role = "cond",
     ) -> ProbeResult:
         """Fit and score a probe for each module and step of recordings.
@@ -135,7 +135,7 @@ class LinearProbe:
                 modules and steps.
             labels: one for each picture, in the order of the records and of their images; None leaves a picture out.
             modules: patterns on the names of modules; None for all that were kept.
-            steps: numbers of steps; None for all that were kept.
+            steps: a step's number, or several; None for all that were kept.
             role: which row of each picture is read.
 
         Raises:
@@ -151,8 +151,9 @@ class LinearProbe:
         if not keys:
             names = short_repr([key.name for key in held[0].keys])
             raise ValueError(f"no module of the records has a name like {modules!r}; kept: {names}")
-        indices = [index for index in held[0].indices if steps is None or index in steps]
-        if steps is not None and (absent := sorted(set(steps) - set(indices))):
+        wanted = (steps,) if isinstance(steps, int) else steps
+        indices = [index for index in held[0].indices if wanted is None or index in wanted]
+        if wanted is not None and (absent := sorted(set(wanted) - set(indices))):
             raise KeyError(f"steps {absent} were not kept; kept: {held[0].indices}")
         fits: dict[tuple[ActivationKey, int | None], FittedProbe] = {}
         for key in keys:
@@ -166,9 +167,11 @@ class LinearProbe:
         """Return labels as numbers, and the classes that they number."""
         if len(labels) < self.folds:
             raise ValueError(f"{len(labels)} pictures with a label cannot be divided into {self.folds} folds")
+        if endless := [own for own in labels if _is_number(own) and not math.isfinite(own)]:
+            raise ValueError(f"a label is a name or a finite number, not {endless[0]!r}: None leaves a picture out")
         if self.kind == "ridge":
-            if wrong := [own for own in labels if not (_is_number(own) and math.isfinite(own))]:
-                raise ValueError(f"a ridge probe predicts finite numbers, not {wrong[0]!r}: for names, kind='logistic'")
+            if wrong := [own for own in labels if not _is_number(own)]:
+                raise ValueError(f"a ridge probe predicts numbers, not {wrong[0]!r}: for names, kind='logistic'")
             y = np.array(labels, dtype=float)
             if y.std() == 0:
                 raise ValueError(f"all labels are {labels[0]!r}: there is nothing to predict")

@@ -76,6 +76,7 @@ def difference(
     rows: Role | None = "cond",
     stream: str | None = None,
     side: str | None = None,
+    call: int | None = None,
 ) -> Direction:
     """Return the mean activation in some runs minus that in other runs.
 
@@ -100,11 +101,12 @@ def difference(
         rows: the role of the rows; None for all rows.
         stream: which stream of the modules, if several were recorded.
         side: which side of the modules, if both were recorded.
+        call: which call of the modules, if they run several times in a step.
 
     Raises:
         ValueError: for a pattern that fits no module recorded, for steps or a role without any sample, and for records
-            that do not keep the channels.
-        KeyError: for a module that is not in all records, or has several streams or sides there.
+            that do not keep the channels, or not the same number of them.
+        KeyError: for a module that is not in all records, or has several streams, sides or calls there.
 
     Source: Rimsky et al. 2024, "Steering Llama 2 via Contrastive Activation Addition", section 3 (mean difference);
     Marks and Tegmark 2024, "The Geometry of Truth", section 5.
@@ -115,9 +117,16 @@ def difference(
     wanted = (steps,) if isinstance(steps, int) else steps
     vectors, explained = {}, {}
     for name in _names(groups[0][0], patterns(modules) or ()):
+        widths = set[int]()
 
-        def samples(record: ActivationRecord, name: str = name) -> Iterator[Float[Tensor, "samples width"]]:
-            yield from _samples(record, record.key_of(name, stream=stream, side=side), wanted, rows)
+        def samples(
+            record: ActivationRecord, name: str = name, widths: set[int] = widths
+        ) -> Iterator[Float[Tensor, "samples width"]]:
+            for x in _samples(record, record.key_of(name, stream=stream, side=side, call=call), wanted, rows):
+                widths.add(x.shape[1])
+                if len(widths) > 1:
+                    raise ValueError(f"the records of {name!r} have different numbers of channels: {sorted(widths)}")
+                yield x
 
         means, counts = zip(*(_mean(x for own in group for x in samples(own)) for group in groups), strict=True)
         vectors[name] = (means[0] - means[1]).float()
