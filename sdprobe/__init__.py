@@ -2,14 +2,14 @@
 
 from sdprobe import clip as clip
 from sdprobe import losses as losses
-from sdprobe.core.activation_form import ActivationKey
-from sdprobe.core.activation_record import ActivationRecord
+from sdprobe.core.activations.flat import FlatActivations
+from sdprobe.core.activations.form import ActivationKey
+from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept, load_concept
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.deprecated_names import keep_old_names
-from sdprobe.core.flat_activations import FlatActivations
 from sdprobe.core.function_hooks import on, watch
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.hook_configuration import from_config, to_config

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from sdprobe.core.activation_folder import ActivationFolder
-from sdprobe.core.activation_record import ActivationForm, ActivationKey, HeldActivations, Kept, RowLabel
+from sdprobe.core.activations.folder import ActivationFolder
+from sdprobe.core.activations.record import ActivationForm, ActivationKey, HeldActivations, Kept, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.observe.activation_dataset import ActivationDataset
 

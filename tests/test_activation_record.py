@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sdprobe
-from sdprobe.core.activation_folder import ActivationFolder
-from sdprobe.core.activation_record import (
+from sdprobe.core.activations.folder import ActivationFolder
+from sdprobe.core.activations.record import (
     ActivationForm,
     ActivationKey,
     ActivationRecord,
@@ -22,7 +22,7 @@ from sdprobe.core.activation_record import (
     Kept,
     RowLabel,
 )
-from sdprobe.core.activation_source import record_of
+from sdprobe.core.activations.source import record_of
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.observe.activations import Activations
 from tests.laws.strategies import run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdprobe.core.flat_activations import flatten
+from sdprobe.core.activations.flat import flatten
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Row, Run, Step
 from sdprobe.core.site import Site

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe.core.activation_record import ActivationRecord
+from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.observe.activations import Activations
 from tests.families import flux, stable_diffusion_3

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe.core.activation_form import ActivationForm, RowLabel
-from sdprobe.core.flat_activations import flatten
+from sdprobe.core.activations.flat import flatten
+from sdprobe.core.activations.form import ActivationForm, RowLabel
 from sdprobe.observe.activations import Activations
 from tests.laws.strategies import run
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdprobe.core.activation_form import ActivationForm
-from sdprobe.core.activation_record import ActivationKey, HeldActivations, Kept, RowLabel
+from sdprobe.core.activations.form import ActivationForm
+from sdprobe.core.activations.record import ActivationKey, HeldActivations, Kept, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.observe.linear_probe import LinearProbe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdprobe.core.activation_record import ActivationRecord
+from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.observe.activations import Activations
 from sdprobe.transform.mean_difference import Direction, difference
 from sdprobe.transform.steer import Steer
@@ -65,8 +65,8 @@ def test_it_is_antisymmetric_and_nothing_between_a_run_and_itself(runs):
 
 def test_a_direction_along_which_all_samples_lie_explains_everything():
     """Two dimensions of which one does not vary."""
-    from sdprobe.core.activation_form import ActivationForm, RowLabel
-    from sdprobe.core.activation_record import ActivationKey, HeldActivations, Kept
+    from sdprobe.core.activations.form import ActivationForm, RowLabel
+    from sdprobe.core.activations.record import ActivationKey, HeldActivations, Kept
     from sdprobe.core.cpu_copy import CpuCopy
 
     def held(values):

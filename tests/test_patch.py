@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe.core.activation_record import ActivationRecord
+from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.core.limits.only import only
 from sdprobe.observe.activations import Activations
 from sdprobe.transform.patch import Patch

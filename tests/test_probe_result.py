@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdprobe.core.activation_record import ActivationKey
+from sdprobe.core.activations.record import ActivationKey
 from sdprobe.observe.linear_probe import LinearProbe
 from sdprobe.observe.probe_result import ProbeResult
 

@@ -14,10 +14,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from sdprobe.core.activation_folder import ActivationFolder
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord
-from sdprobe.core.activation_source import Source, record_of
-from sdprobe.core.flat_activations import channels_last
+from sdprobe.core.activations.flat import channels_last
+from sdprobe.core.activations.folder import ActivationFolder
+from sdprobe.core.activations.record import ActivationKey, ActivationRecord
+from sdprobe.core.activations.source import Source, records_of
 from sdprobe.core.limits.limited_hook import Limit, Rows
 
 
@@ -115,8 +115,7 @@ class ActivationDataset(IterableDataset[Tensor]):
         self._records: list[Recorded] = []
         self._entries: list[Entry] = []
         widths = set[int]()
-        several = records if isinstance(records, (list, tuple)) else [records]
-        for number, record in enumerate(map(record_of, several)):
+        for number, record in enumerate(records_of(records)):
             key = record.key_of(name, stream=stream, side=side, call=call)
             self._records.append(Recorded(record.folder if isinstance(record, ActivationFolder) else record, key))
             for index in record.indices_of(key):

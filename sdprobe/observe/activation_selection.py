@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_form import ActivationForm, Range, RowLabel
+from sdprobe.core.activations.form import ActivationForm, Range, RowLabel
 from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import said

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_folder import ActivationFolder
-from sdprobe.core.activation_form import ActivationForm
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord, HeldActivations, Kept, said_of
+from sdprobe.core.activations.flat import FlatActivations
+from sdprobe.core.activations.folder import ActivationFolder
+from sdprobe.core.activations.form import ActivationForm
+from sdprobe.core.activations.record import ActivationKey, ActivationRecord, HeldActivations, Kept, said_of
 from sdprobe.core.cpu_copy import CpuCopy
-from sdprobe.core.flat_activations import FlatActivations
 from sdprobe.core.function_hooks import name_of
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit, Rows, Steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any, get_args
 
@@ -14,9 +13,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord
-from sdprobe.core.activation_source import Source, record_of
+from sdprobe.core.activations.record import ActivationKey, ActivationRecord
+from sdprobe.core.activations.source import Source, records_of
 from sdprobe.core.hook import patterns
+from sdprobe.core.module_names import fits
 from sdprobe.core.rows import Role
 from sdprobe.core.short_repr import short_repr
 from sdprobe.observe.fitted_probe import Array, FittedProbe, Kind, Score, accuracy, explained, samples_of
@@ -143,11 +143,11 @@ class LinearProbe:
             ValueError: as in `fit`; for a record without exactly one row of the role for each picture; for a pattern
                 that no kept module has; for a run without a record.
         """
-        held = [record_of(own) for own in (records if isinstance(records, (list, tuple)) else [records])]
+        held = records_of(records)
         if not held:
             raise ValueError("there are no records to fit probes on")
         asked = patterns(modules)
-        keys = [k for k in held[0].keys if asked is None or any(fnmatchcase(k.name, own) for own in asked)]
+        keys = [k for k in held[0].keys if asked is None or any(fits(k.name, own) for own in asked)]
         if not keys:
             names = short_repr([key.name for key in held[0].keys])
             raise ValueError(f"no module of the records has a name like {modules!r}; kept: {names}")
@@ -155,13 +155,13 @@ class LinearProbe:
         indices = [index for index in held[0].indices if wanted is None or index in wanted]
         if wanted is not None and (absent := sorted(set(wanted) - set(indices))):
             raise KeyError(f"steps {absent} were not kept; kept: {held[0].indices}")
-        fits: dict[tuple[ActivationKey, int | None], FittedProbe] = {}
+        fitted: dict[tuple[ActivationKey, int | None], FittedProbe] = {}
         for key in keys:
             for index in indices:
                 if key in held[0].forms(index):
                     x = torch.cat([_of_pictures(record, index, key, role) for record in held])
-                    fits[key, index] = self.fit(x, labels)
-        return ProbeResult(fits)
+                    fitted[key, index] = self.fit(x, labels)
+        return ProbeResult(fitted)
 
     def _numbers(self, labels: list[Any]) -> tuple[Array, tuple[Any, ...]]:
         """Return labels as numbers, and the classes that they number."""

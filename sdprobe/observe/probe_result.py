@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdprobe.core.activation_record import ActivationKey
+from sdprobe.core.activations.record import ActivationKey
 from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.plot import HEAT
 from sdprobe.plot.table import as_text

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdprobe.core.activation_record import ActivationKey, RowLabel
+from sdprobe.core.activations.record import ActivationKey, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy, settle
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_record import ActivationKey, RowLabel
+from sdprobe.core.activations.record import ActivationKey, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform, patterns

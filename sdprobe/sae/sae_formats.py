@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdprobe.core.activation_form import read_json
+from sdprobe.core.activations.form import read_json
 from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.torch_names import name_of

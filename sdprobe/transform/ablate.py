@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_source import Source, record_of
+from sdprobe.core.activations.source import Source, record_of
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord
-from sdprobe.core.activation_source import Source, record_of
+from sdprobe.core.activations.record import ActivationKey, ActivationRecord
+from sdprobe.core.activations.source import Source, records_of
 from sdprobe.core.hook import patterns
+from sdprobe.core.module_names import fits
 from sdprobe.core.run import Role
 
 
@@ -111,7 +111,7 @@ def difference(
     Source: Rimsky et al. 2024, "Steering Llama 2 via Contrastive Activation Addition", section 3 (mean difference);
     Marks and Tegmark 2024, "The Geometry of Truth", section 5.
     """
-    groups = [[record_of(own) for own in _several(runs)] for runs in (runs_a, runs_b)]
+    groups = [records_of(runs) for runs in (runs_a, runs_b)]
     if not all(groups):
         raise ValueError("a difference of means needs at least one run on each side")
     wanted = (steps,) if isinstance(steps, int) else steps
@@ -141,16 +141,12 @@ def difference(
     return Direction(vectors, explained)
 
 
-def _several(runs: Source | Sequence[Source]) -> Sequence[Source]:
-    return runs if isinstance(runs, (list, tuple)) else [runs]
-
-
 def _names(record: ActivationRecord, asked: Sequence[str]) -> list[str]:
     known = list(dict.fromkeys(key.name for key in record.keys))
     for pattern in asked:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(fits(name, pattern) for name in known):
             raise ValueError(f"the record has no module that fits {pattern!r}; its modules: {', '.join(known)}")
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in asked)]
+    return [name for name in known if any(fits(name, pattern) for pattern in asked)]
 
 
 def _samples(

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_source import Source, record_of
+from sdprobe.core.activations.source import Source, record_of
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_record import ActivationKey, ActivationRecord, RowLabel
-from sdprobe.core.activation_source import Source, record_of
+from sdprobe.core.activations.record import ActivationKey, ActivationRecord, RowLabel
+from sdprobe.core.activations.source import Source, record_of
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.module_names import fits

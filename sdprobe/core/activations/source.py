@@ -1,14 +1,20 @@
-"""`record_of`: the record of activations that a run, a hook's copy or a folder holds."""
+"""`record_of`, `records_of`: the record of activations that a run, a hook's copy or a folder holds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdprobe.core.activation_record import ActivationRecord
+from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.core.run import Run
 
 Source = ActivationRecord | Run | str | Path | Any
+
+
+def records_of(sources: Source | Sequence[Source]) -> list[ActivationRecord]:
+    """Return the records of one source, or of a list or tuple of several. Raises as `record_of`."""
+    return [record_of(own) for own in (sources if isinstance(sources, (list, tuple)) else [sources])]
 
 
 def record_of(source: Source) -> ActivationRecord:

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_form import ActivationForm as ActivationForm
-from sdprobe.core.activation_form import ActivationKey as ActivationKey
-from sdprobe.core.activation_form import RowLabel as RowLabel
+from sdprobe.core.activations.flat import FlatActivations, flatten
+from sdprobe.core.activations.form import ActivationForm as ActivationForm
+from sdprobe.core.activations.form import ActivationKey as ActivationKey
+from sdprobe.core.activations.form import RowLabel as RowLabel
 from sdprobe.core.cpu_copy import CpuCopy, settle
-from sdprobe.core.flat_activations import FlatActivations, flatten
 from sdprobe.core.module_names import plain
 
 if TYPE_CHECKING:
-    from sdprobe.core.activation_folder import ActivationFolder
+    from sdprobe.core.activations.folder import ActivationFolder
 
 ALL = slice(None)
 
@@ -83,7 +83,7 @@ class ActivationRecord(ABC):
             FileNotFoundError: if there is no such folder, or no record in it.
             ValueError: for a ``record.json`` that is not one, and for a file in place of the folder.
         """
-        from sdprobe.core.activation_folder import ActivationFolder  # which is an ActivationRecord itself
+        from sdprobe.core.activations.folder import ActivationFolder  # which is an ActivationRecord itself
 
         return ActivationFolder(folder)
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.activation_form import ActivationForm
+from sdprobe.core.activations.form import ActivationForm
 
 COLUMNS = ("picture", "role", "prompt", "step", "y", "x", "position", "token")
 
@@ -28,7 +28,7 @@ class FlatActivations:
             ``"positions"`` of the tensor, or row by row of an image ``[h, w]``. ``token``: the position of the prompt's
             token. -1 where there is no such thing.
 
-    >>> from sdprobe.core.activation_form import RowLabel
+    >>> from sdprobe.core.activations.form import RowLabel
     >>> form = ActivationForm(("rows", "channels", "h", "w"), (RowLabel(0, "cond", "a red circle"),), grid=(2, 3))
     >>> flat = flatten({4: (torch.arange(12.0).view(1, 2, 2, 3), form)})
     >>> flat
