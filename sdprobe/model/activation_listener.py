@@ -74,11 +74,13 @@ class ActivationListener:
             )
 
     def _refuse_streams(self, passes: list[_Pass]) -> None:
-        """Refuse, after the first pass, a pattern that fits none of the streams of a hook's modules."""
+        """Refuse, after the first pass of all of a hook's modules, a pattern that fits none of their streams."""
+        left_out = []
         for leaf in self._to_check:
             own = [one for one in passes if any(leaf is other for other in one.asked.hooks)]
             if not all(one.calls for one in own):
-                continue  # what a cache left out may have it
+                left_out.append(leaf)  # by a cache; what did not run may have it
+                continue
             streams = dict.fromkeys(stream for one in own for stream in one.streams)
             for pattern in leaf.streams or ():
                 if not any(fnmatchcase(stream, pattern) for stream in streams):
@@ -86,7 +88,7 @@ class ActivationListener:
                         f"{leaf!r}: the stream pattern {pattern!r} fits none of the streams of its modules: "
                         f"{', '.join(streams) or '(none)'}"
                     )
-        self._to_check = []
+        self._to_check = left_out
 
 
 @dataclass

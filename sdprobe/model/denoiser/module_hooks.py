@@ -76,9 +76,8 @@ class ModuleHooks:
     def of_run(cls, run_model: Any, run: Run, hooks: Hooks) -> ModuleHooks:
         """Return the sites that the hooks of a run ask for in its model."""
         layout, called = run_model.layout(run.settings), getattr(run_model.pipe, run_model.network)
-        return cls(
-            run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called, run_model.modules_outside
-        )
+        outside = run_model.modules_outside if len(hooks.at("activation")) else ()
+        return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called, outside)
 
     @property
     def busy(self) -> bool:
