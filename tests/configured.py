@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -59,14 +60,18 @@ def darkness(pictures: torch.Tensor) -> torch.Tensor:
 IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
 
 
-def keys_of_text(model: sdprobe.Model) -> list[str]:
+def keys_of_text(model: sdprobe.Model) -> tuple[str, ...]:
     """The modules that make the keys of the text's tokens, which are as many for pictures of every size."""
-    joint = [name for name in model.modules if name.endswith("add_k_proj")]
-    return joint or [name for name in model.modules if name.endswith("attn2.to_k")]
+    joint = tuple(name for name in model.modules if name.endswith("add_k_proj"))
+    return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
 
 
-def recorded(model: sdprobe.Model, modules: str | list[str]) -> sdprobe.ActivationRecord:
-    """The activations of another prompt, of one image in each role, in more steps than a run makes."""
+@lru_cache(maxsize=4)
+def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.ActivationRecord:
+    """The activations of another prompt, of one image in each role, in more steps than a run makes.
+
+    A hook is built many times for one model, and the record is the same each time.
+    """
     keep = sdprobe.Activations(modules)
     settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
