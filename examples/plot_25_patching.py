@@ -91,7 +91,7 @@ def as_matrix(values, rows, columns):
     return figure
 
 
-# mkdocs_gallery_thumbnail_panel = 1
+# mkdocs_gallery_thumbnail_panel = 0
 as_matrix(matrix, blocks, list(windows))
 
 # %%

@@ -66,7 +66,7 @@ plot.sheet([[run.images[i] for i, label in enumerate(labels) if label == colour]
 
 probe = LinearProbe()
 result = probe.fit_each(run, labels, steps=[0, 1, 2, 3, 5, 7])
-# mkdocs_gallery_thumbnail_panel = 2
+# mkdocs_gallery_thumbnail_panel = 0
 result.plot()
 
 # %%
