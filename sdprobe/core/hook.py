@@ -235,8 +235,8 @@ def matches(name: str, pattern: str) -> bool:
 
 def asks(hook: Observer | Transform, name: str, kind: str | None) -> bool:
     """Whether a module matches a hook's patterns and kinds."""
-    fits = hook.modules is None or any(matches(name, pattern) for pattern in hook.modules)
-    return fits and (hook.kinds is None or kind is None or kind in hook.kinds)
+    named = hook.modules is None or any(matches(name, pattern) for pattern in hook.modules)
+    return named and (hook.kinds is None or kind is None or kind in hook.kinds)
 
 
 def overrides(hook: Observer | Transform, point: str) -> bool:

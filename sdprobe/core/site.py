@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Shaped
+from torch import Tensor
+
 from sdprobe.core.rows import Row
 from sdprobe.core.run import Run, Step, Text
 
@@ -125,3 +128,8 @@ class OutsideSite(Site):
     @property
     def rows(self) -> tuple[Row, ...]:
         return self.entries
+
+
+def is_map(x: Shaped[Tensor, "rows ..."], site: Site) -> bool:
+    """Whether an activation is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention."""
+    return x.ndim == 4 and tuple(x.shape[2:]) == site.grid

@@ -24,13 +24,14 @@ DECODING = ("decoder", "post_quant_conv")
 
 def modules_outside(encoders: Mapping[str, nn.Module], autoencoder: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of text encoders, and those that decode, by names that begin with their part's."""
-    found = {
-        f"{part}.{name}": module
-        for part, encoder in encoders.items()
-        for name, module in names_as_written(encoder).items()
-    }
-    decoding = names_as_written(autoencoder).items()
-    return found | {f"vae.{name}": module for name, module in decoding if name.split(".")[0] in DECODING}
+    found = {name: module for part, encoder in encoders.items() for name, module in _modules_of(part, encoder).items()}
+    decoding = _modules_of("vae", autoencoder).items()
+    return found | {name: module for name, module in decoding if name.split(".")[1] in DECODING}
+
+
+def _modules_of(part: str, network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules of a part of a pipeline, by names that begin with the part's."""
+    return {f"{part}.{name}": module for name, module in names_as_written(network).items()}
 
 
 def hooks_in_encoders(run_model: Any, hooks: Hooks) -> Hooks:
@@ -56,7 +57,7 @@ def listen_to_encoders(encoders: Mapping[str, nn.Module], hooks: Hooks, text_of:
     """
     with ExitStack() as opened:
         for part, encoder in encoders.items() if len(hooks.at("activation")) else ():
-            modules = {f"{part}.{name}": module for name, module in names_as_written(encoder).items()}
+            modules = _modules_of(part, encoder)
             if _asked(hooks, modules):
                 opened.enter_context(_listen(encoder, part, modules, hooks, _site_of_text(modules, text_of(part))))
         yield
@@ -69,8 +70,8 @@ def listen_to_decoder(run_model: Any, run: Run, hooks: Hooks) -> Iterator[None]:
     if not _asked(hooks, modules):
         yield
         return
-    _refuse_parts(run_model.pipe.vae, run_model.latent_size(run.settings), run.settings.images)
     h, w = run_model.latent_size(run.settings)
+    _refuse_parts(run_model.pipe.vae, (h, w), run.settings.images)
     places = TokenPlaces(Layout({h * w: (h, w)}), {name: "self" for name in modules if hasattr(modules[name], "to_q")})
     rows = tuple(Row(image, run.prompt_of(image), "cond") for image in range(run.settings.images))
 

@@ -14,7 +14,7 @@ from sdprobe.core.activations.form import ActivationForm, Range, RowLabel
 from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import said
-from sdprobe.core.site import Site
+from sdprobe.core.site import Site, is_map
 
 Reduce = Literal["mean", "max"] | Callable[[Tensor, Site], Tensor]
 AXES = {2: ("rows", "width"), 3: ("rows", "positions", "width"), 4: ("rows", "channels", "h", "w")}
@@ -23,10 +23,9 @@ AXES = {2: ("rows", "width"), 3: ("rows", "positions", "width"), 4: ("rows", "ch
 def form_of(x: Shaped[Tensor, "rows ..."], site: Site, rows: Sequence[Row]) -> ActivationForm:
     """Return what the axes of a tensor at a site mean, with these rows."""
     labels = tuple(RowLabel(number_in_whole(site.run, row.image), row.role, row.prompt.text) for row in rows)
-    is_map = site.grid is not None and tuple(x.shape[2:]) == site.grid
-    form = ActivationForm(_axes(x.shape, plain=x.ndim == 4 and not is_map), labels)
-    if x.ndim == 4 and is_map:
-        return replace(form, grid=(int(x.shape[2]), int(x.shape[3])))
+    form = ActivationForm(_axes(x.shape, plain=x.ndim == 4 and not is_map(x, site)), labels)
+    if is_map(x, site):
+        return replace(form, grid=site.grid)
     if x.ndim != 3:
         return form
     text = None if site.text is None else _range(site.text, x.shape[1])

@@ -18,7 +18,7 @@ from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Run
-from sdprobe.core.site import Site
+from sdprobe.core.site import Site, is_map
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.sae.activation_function import TopK
 from sdprobe.sae.feature_record import FeatureActivity, FeatureRecord, SparseActivations
@@ -207,7 +207,7 @@ class Features(Transform):
         return found
 
     def _keep(self, features: Float[Tensor, "rows positions features"], site: Site) -> None:
-        if site.index is not None and site.step.further:
+        if site.further:
             return  # another hook's own question to the denoiser, at other latents
         if len(features) != len(site.rows):
             raise ValueError(f"{site.name} has {len(features)} entries, and there are {len(site.rows)} rows")
@@ -250,19 +250,14 @@ def _changed(
 
 def _as_places(x: Tensor, site: Site) -> Shaped[Tensor, "rows positions width"]:
     """Return a module's tensor with its width last: from ``[rows, channels, h, w]`` and ``[rows, width]`` too."""
-    if _is_map(x, site):
+    if is_map(x, site):
         return x.flatten(2).transpose(1, 2)
     return x.unsqueeze(1) if x.ndim == 2 else x.flatten(1, -2)
 
 
 def _as_shape(places: Shaped[Tensor, "rows positions width"], x: Tensor, site: Site) -> Tensor:
     """Return what `_as_places` made in the shape of its tensor again."""
-    return (places.transpose(1, 2) if _is_map(x, site) else places).reshape(x.shape)
-
-
-def _is_map(x: Tensor, site: Site) -> bool:
-    """Whether a tensor is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention."""
-    return x.ndim == 4 and tuple(x.shape[2:]) == site.grid
+    return (places.transpose(1, 2) if is_map(x, site) else places).reshape(x.shape)
 
 
 def _number(feature: Any) -> int:

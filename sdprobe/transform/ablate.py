@@ -14,8 +14,8 @@ from torch import Tensor
 from sdprobe.core.activations.source import Source, record_of
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Row, Run
-from sdprobe.core.site import Site
-from sdprobe.transform.part_of_activation import PartOfActivation, is_map, rows_in, said_of
+from sdprobe.core.site import Site, is_map
+from sdprobe.transform.part_of_activation import PartOfActivation, rows_in, said_of
 from sdprobe.transform.source_of_activations import mean_of_record, record_at, refuse_unrecorded
 
 WAYS = ("zero", "mean", "resample", "shuffle")

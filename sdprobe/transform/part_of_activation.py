@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import short_repr
-from sdprobe.core.site import Site
+from sdprobe.core.site import Site, is_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +131,6 @@ class PartOfActivation:
 def width_axis(x: Shaped[Tensor, "rows ..."], site: Site) -> int:
     """Return the axis of an activation's channels: 1 of ``[rows, channels, h, w]``, else the last."""
     return 1 if is_map(x, site) else x.ndim - 1
-
-
-def is_map(x: Shaped[Tensor, "rows ..."], site: Site) -> bool:
-    """Whether an activation is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention."""
-    return x.ndim == 4 and site.grid is not None
 
 
 def rows_in(x: Shaped[Tensor, "rows ..."], site: Site) -> tuple[Row, ...]:
