@@ -26,6 +26,7 @@ from sdprobe.core.rows import Row as Row
 from sdprobe.core.rows import as_slice as as_slice
 from sdprobe.core.rows import rows_of as rows_of
 from sdprobe.core.rows import side_of as side_of
+from sdprobe.core.run_outputs import RunOutputs
 from sdprobe.core.run_settings import Settings as Settings
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.notebook import as_run
@@ -142,7 +143,7 @@ class Step:
         return self.to_state(self.latents)
 
 
-class Run:
+class Run(RunOutputs):
     """One run of the loop: its settings, its results, and the records of each hook.
 
     Attributes:

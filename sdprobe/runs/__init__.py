@@ -1,0 +1,1 @@
+"""Runs as files: saved and opened again, compared, reported, and exported to other libraries."""
