@@ -13,9 +13,11 @@ from sdprobe.core.deprecated_names import keep_old_names
 from sdprobe.core.function_hooks import on, watch
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.hook_configuration import from_config, to_config
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.limits.after_every_when import after, every, when
 from sdprobe.core.limits.only import only
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.core.provenance import Provenance
 from sdprobe.core.recording import Recording
 from sdprobe.core.registry import create, hooks, register
 from sdprobe.core.rows import Row
@@ -36,6 +38,7 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.runs.open_run import open_run as open
 from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
@@ -83,9 +86,11 @@ __all__ = [
     "resume",
     "attach",
     "side_by_side",
+    "open",
     "Run",
     "Settings",
     "Coverage",
+    "Provenance",
     "Recording",
     "film",
     "Film",
@@ -110,6 +115,7 @@ __all__ = [
     "Site",
     "Attention",
     "Text",
+    "HookRecords",
     "Conditioned",
     "Prompt",
     "State",

@@ -1,7 +1,8 @@
-"""Write a file completely or not at all."""
+"""Write a file completely or not at all, also where the process is killed or the machine loses power."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,19 @@ def write_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix if suffix is None else suffix}")
     try:
         yield beside
+        _reach_disk(beside)
         beside.replace(path)
+        _reach_disk(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _reach_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
+from sdprobe.core.hook_records import KeepsRecords
 from sdprobe.core.module_names import fits
 from sdprobe.core.run import Run, Step, Text
 from sdprobe.core.short_repr import short_repr
@@ -91,7 +92,7 @@ def _no_results(hook: object, name: str) -> AttributeError:
     )
 
 
-class Observer:
+class Observer(KeepsRecords):
     """A hook that observes. Its points return nothing and do not change their value.
 
     Attributes:
@@ -145,7 +146,7 @@ class Observer:
             raise _no_results(self, name)
 
 
-class Transform:
+class Transform(KeepsRecords):
     """A hook that changes a value. Its points return a value of the same shape, dtype and device.
 
     To return the same object that was passed in changes nothing, exactly, at every point. The attributes are those of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,58 @@ def from_config(config: Iterable[Any]) -> Hooks:
         ValueError: as `sdprobe.create` does.
     """
     return resolve(config)[0]
+
+
+@dataclass(frozen=True)
+class HookDescription:
+    """A hook as a file describes it.
+
+    Args:
+        said: its repr.
+        kind: its class, as ``"module:name"``.
+        name: the name that its class is registered under; None if it has none.
+        config: those of its arguments that a file can hold.
+        left_out: the others, with the reason.
+        pair: what `to_config` writes of it; None if it cannot.
+    """
+
+    said: str
+    kind: str
+    name: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    pair: list[Any] | None = None
+
+
+def describe(hook: Hook) -> HookDescription:
+    """Describe a hook for a file, as far as a file can hold it.
+
+    >>> import sdprobe
+    >>> describe(sdprobe.Preview(show=print))
+    HookDescription(said='Preview(show=...)', kind='sdprobe.observe.preview:Preview', name='preview', config={},
+    left_out={'show': 'the function print'}, pair=None)
+    """
+    kind, name = f"{type(hook).__module__}:{type(hook).__qualname__}", name_of(type(hook))
+    try:
+        pair = _written(hook)
+    except ValueError:
+        pair = None
+    config, left_out = ({}, {}) if isinstance(hook, LimitedHook) else _as_far_as_written(hook)
+    return HookDescription(repr(hook), kind, name, config, left_out, pair)
+
+
+def _as_far_as_written(hook: Hook) -> tuple[dict[str, Any], dict[str, str]]:
+    config: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    for name, parameter in inspect.signature(type(hook)).parameters.items():
+        if name not in vars(hook):
+            left_out[name] = "not kept by the hook"
+        elif (value := vars(hook)[name]) is not parameter.default:
+            try:
+                config[name] = _plain(hook, name, value)
+            except ValueError:
+                left_out[name] = _what(value)
+    return config, left_out
 
 
 def _written(hook: Hook) -> list[Any]:
@@ -171,8 +224,11 @@ def _plain(hook: object, name: str, value: Any) -> Any:
 
 
 def _unwritable(hook: object, name: str, value: object) -> ValueError:
+    return ValueError(f"{hook!r} cannot be written: its argument {name!r} is {_what(value)}; {WRITABLE}")
+
+
+def _what(value: object) -> str:
     kind = type(value).__name__
-    what = f"the function {function_name(value)}" if callable(value) and not isinstance(value, type) else f"a {kind}"
     if isinstance(value, (float, range, list, tuple)):
-        what = f"{kind} {value!r}"[:80]
-    return ValueError(f"{hook!r} cannot be written: its argument {name!r} is {what}; {WRITABLE}")
+        return f"{kind} {value!r}"[:80]
+    return f"the function {function_name(value)}" if callable(value) and not isinstance(value, type) else f"a {kind}"

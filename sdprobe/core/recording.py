@@ -81,6 +81,30 @@ class Held(Record):
         return None if found is None else {name: copied.value for name, copied in found.items()}
 
 
+class Restored(Record):
+    """A record of a saved run, in which each tensor is read when it is asked for.
+
+    Args:
+        steps: the tensors of each step, by name.
+    """
+
+    def __init__(self, steps: Mapping[int | None, Mapping[str, Tensor]]) -> None:
+        self._steps = steps
+
+    @property
+    def indices(self) -> list[int]:
+        return [index for index in self._steps if index is not None]
+
+    def write(self, index: int | None, tensors: Mapping[str, CpuCopy]) -> None:
+        raise ValueError("this record belongs to a run that was saved, and nothing can be added to it")
+
+    def finish(self) -> None:
+        return
+
+    def _read(self, index: int | None) -> Mapping[str, Tensor] | None:
+        return self._steps.get(index)
+
+
 class Recording(Record):
     """A folder of steps as `LatentRecorder` writes it, one file per step; a step is read when it is asked for.
 

@@ -25,7 +25,8 @@ from sdprobe.core.limits.only import only
 GROUP = "sdprobe.hooks"
 
 Pair = tuple[str, Mapping[str, Any]] | list[Any]
-Given = Iterable[Hook | Hooks | str | Pair] | Hook | Hooks | str | Pair
+One = Hook | Hooks | str | Pair
+Given = Iterable[One] | Mapping[str, One] | One
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 
@@ -127,6 +128,16 @@ def built(hook: object) -> tuple[str, dict[str, Any]] | None:
     return None if held is None or held[0]() is not hook else held[1]
 
 
+def class_of(name: str) -> type[Observer] | type[Transform] | None:
+    """Return the class that is registered under a name; None if nothing, no class or several things are."""
+    claims = _claims().get(name, ())
+    try:
+        found = claims[0].load() if len(claims) == 1 else None
+    except (Exception, SystemExit):  # a plugin can raise anything on import
+        return None
+    return found if isinstance(found, type) and issubclass(found, (Observer, Transform)) else None
+
+
 def name_of(kind: type) -> str | None:
     """Return the name that a class of hooks is registered under; None if it has none."""
     for name, claims in _claims().items():
@@ -181,9 +192,14 @@ def register(name: str) -> Callable[[Made], Made]:
 
 
 def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
-    """Return the hooks as one, with names and pairs replaced by hooks; and the hooks given by name."""
+    """Return the hooks as one, with names and pairs replaced by hooks; and the hooks given by name, or under one."""
     made: list[Any] = []
     by_name: dict[str, Any] = {}
+    if isinstance(hooks, Mapping):
+        for name, given in hooks.items():
+            own = resolve(given)[0]
+            by_name[name] = own.leaves[0] if len(own) == 1 else own
+        return Hooks(*by_name.values()), by_name
     for given in each(hooks):
         pair: Any = (given, {}) if isinstance(given, str) else given
         if not is_pair(pair):
@@ -197,6 +213,8 @@ def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
 
 def each(hooks: Given) -> Iterable[Any]:
     """Return the given hooks one by one."""
+    if isinstance(hooks, Mapping):
+        return hooks.values()
     single = isinstance(hooks, (str, Hooks)) or is_pair(hooks) or not isinstance(hooks, Iterable)
     return (hooks,) if single else hooks  # type: ignore[return-value]
 

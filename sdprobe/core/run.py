@@ -20,6 +20,7 @@ from sdprobe.core.coverage import Coverage as Coverage
 from sdprobe.core.encoded_prompts import Conditioned as Conditioned
 from sdprobe.core.nan_trace import NanTrace
 from sdprobe.core.prompt import Prompt
+from sdprobe.core.provenance import Provenance
 from sdprobe.core.resume_state import State as State
 from sdprobe.core.rows import Role as Role
 from sdprobe.core.rows import Row as Row
@@ -235,6 +236,16 @@ class Run(RunOutputs):
         memo[id(self)] = copied
         vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return copied
+
+    @property
+    def provenance(self) -> Provenance:
+        """The model, a hash of its weights, and the versions of the packages that made the run (`Provenance`)."""
+        held = vars(self)
+        if "model" in held:
+            found: Provenance = self.model.provenance
+            return found
+        kept: Provenance | None = held.get("_provenance")
+        return kept or Provenance(self.model_name)
 
     @property
     def model_name(self) -> str:

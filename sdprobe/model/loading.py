@@ -43,8 +43,8 @@ def load(
     StableDiffusion(StableDiffusionPipeline, denoiser ... M parameters)
 
     Args:
-        source: None for the model in this package (offline); ``"shapes-joint"`` for the second embedded model, a
-            small Stable Diffusion 3 with joint attention; a folder in diffusers' format; a single checkpoint
+        source: None or ``"shapes"`` for the model in this package (offline); ``"shapes-joint"`` for the second embedded
+            model, a small Stable Diffusion 3 with joint attention; a folder in diffusers' format; a single checkpoint
             file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and moved or
             cast if ``dtype`` or ``device`` is given).
@@ -101,7 +101,7 @@ def family_of(pipe: DiffusionPipeline) -> type[Model]:
 def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[str, Any]) -> DiffusionPipeline:
     if dtype is not None:
         options = {**options, "torch_dtype": dtype}
-    if source is None:
+    if source in (None, "shapes"):
         with without_bars():
             return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
     if source == "shapes-joint":

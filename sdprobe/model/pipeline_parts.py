@@ -14,7 +14,10 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from sdprobe.core.prompt import Prompt
+from sdprobe.core.prompt_of_texts import PromptOfTexts
+from sdprobe.core.provenance import Provenance, versions
 from sdprobe.core.run import Settings
+from sdprobe.core.torch_names import name_of as dtype_name
 from sdprobe.model.call_signature import CallSignature
 from sdprobe.model.denoiser.compiled_parts import names_as_written
 from sdprobe.model.frozen_parameters import freeze_parameters
@@ -25,8 +28,8 @@ from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of,
 from sdprobe.model.pictures.linear_rgb import linear_rgb
 from sdprobe.model.seeds import checked_seed
 from sdprobe.model.text.encoder_stages import States, states
-from sdprobe.model.text.prompt_of_texts import PromptOfTexts
 from sdprobe.model.text.tokenize_prompt import read, side_by_side
+from sdprobe.model.weights_hash import source_of, weights_hash
 
 Latents = Shaped[Tensor, "images channels h w"]
 
@@ -69,6 +72,12 @@ class PipelineParts:
     def modules_outside(self) -> Mapping[str, nn.Module]:
         """The modules of the text encoders and the decoder; their names begin with ``text_encoder`` or ``vae``."""
         return modules_outside({name: getattr(self.pipe, name) for name in self.text_encoders}, self.pipe.vae)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The model's name, where it was loaded from, a hash of its weights, and the versions of the packages."""
+        dtype, device = dtype_name(self.denoiser.dtype), str(self.device)
+        return Provenance(repr(self), source_of(self.pipe), weights_hash(self.pipe), dtype, device, versions())
 
     # Text.
 

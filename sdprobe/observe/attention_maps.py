@@ -8,6 +8,7 @@ at the end: resizing is linear, so the result is the same.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import device_name, dtype_of
-from sdprobe.observe.attention_sums import AttentionSums, Keep, Key
+from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
@@ -165,6 +167,18 @@ class AttentionMaps(Observer):
     def finish(self, run: Run) -> None:
         self.sums.finish()
 
+    def records(self) -> HookRecords:
+        sums, readings = self.sums.records(), self.readings.to_plain()
+        size = getattr(self, "latent_size", None)  # there is none where no site was called
+        return replace(sums, values={**sums.values, "readings": readings, "roles": self.roles, "latent_size": size})
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        values, self.run = records.values, run
+        self.sums, self.readings = AttentionSums.restored(records), PromptReadings.from_plain(values["readings"])
+        self.roles = tuple(values["roles"])
+        if values["latent_size"] is not None:
+            self.latent_size = tuple(values["latent_size"])
+
     @property
     def held_bytes(self) -> int:
         """The size of the recorded sums; independent of the number of steps, unless steps are recorded separately."""
@@ -231,7 +245,7 @@ class AttentionMaps(Observer):
         chosen = [across[round(i * (len(across) - 1) / max(count - 1, 1))] for i in range(count)]
         shown = list(words or self._words(image, self.roles[0]))
         cells = [[self.heat_map(w, image=image, **{by: c}).cell() for c in chosen] for w in shown]  # type: ignore[arg-type]
-        return plot.sheet(cells, rows=shown, columns=[_label(by, c) for c in chosen])
+        return plot.sheet(cells, rows=shown, columns=[label_of(by, c) for c in chosen])
 
     def row_sums(self) -> Float[Tensor, " sums"]:
         """Return the smallest and largest sum of mean probabilities over all tokens, for each recording: each is 1.
@@ -294,10 +308,3 @@ class AttentionMaps(Observer):
         readings = dict.fromkeys(key.reading for key in keys)
         found = self.readings.columns_for(readings, image, word, occurrence, encoder)
         return {key: found[key.reading] for key in keys if key.reading in found}
-
-
-def _label(by: str, value: int | str) -> str:
-    if isinstance(value, int):
-        return f"{by} {value}"
-    place, *rest = value.split(".")
-    return f"{place.split('_')[0]} {'.'.join([part for part in rest if part.isdigit()][:2])}"

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
@@ -114,6 +115,24 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         """The run has ended: every sum is complete."""
         self._complete(self._under_way())
 
+    def records(self) -> HookRecords:
+        """Return the sums as files hold them: each a tensor, in the order in which they were begun."""
+        listed = [[*key, self.counts[key]] for key in self._sums]
+        values = {"sums": listed, "apart": sorted(self.apart), "keep": sorted(self.keep), "bytes": self.held_bytes}
+        return HookRecords(values, {str(i): total for i, total in enumerate(self._sums.values())})
+
+    @classmethod
+    def restored(cls, records: HookRecords) -> AttentionSums:
+        """Return the sums of records. A sum is read when it is asked for."""
+        values, made = records.values, object.__new__(cls)
+        keys = [Key(role, step, layer, tuple(grid), reading) for role, step, layer, grid, reading, _ in values["sums"]]
+        made.keep, made.apart = frozenset(values["keep"]), frozenset(values["apart"])
+        made.counts = Counter({key: entry[-1] for key, entry in zip(keys, values["sums"], strict=True)})
+        names = {key: str(i) for i, key in enumerate(keys)}
+        made._sums = TensorsByKey(names, records.tensors.__getitem__)  # type: ignore[assignment]
+        made._held = Counter({torch.device("cpu"): values["bytes"]})
+        return made
+
     @property
     def held_bytes(self) -> int:
         """The size of all sums as they are now."""
@@ -183,3 +202,15 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
 
     def __len__(self) -> int:
         return len(self._sums)
+
+
+def label_of(by: Keep, value: int | str) -> str:
+    """Return a short title for a step, a layer or a head.
+
+    >>> label_of("layer", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"), label_of("head", 3)
+    ('up 2.1', 'head 3')
+    """
+    if isinstance(value, int):
+        return f"{by} {value}"
+    place, *rest = value.split(".")
+    return f"{place.split('_')[0]} {'.'.join([part for part in rest if part.isdigit()][:2])}"

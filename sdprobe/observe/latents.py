@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Observer
-from sdprobe.core.recording import Held, Record, Recording
+from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.recording import Held, Record, Recording, Restored
 from sdprobe.core.run import Run, Step
 from sdprobe.core.torch_names import dtype_of
 
@@ -79,6 +80,18 @@ class LatentRecorder(Observer):
     def finish(self, run: Run) -> None:
         self.record.finish()
 
+    def records(self) -> HookRecords:
+        kept: list[tuple[int | None, str]] = [(i, name) for i in self.indices for name in self.record.at(i)]
+        places = {f"{index}.{name}": (index, name) for index, name in [*kept, *self._last()]}
+        return HookRecords({"kept": [*map(list, places.values())]}, TensorsByKey(places, self._tensor))
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        steps: dict[int | None, dict[str, str]] = {}
+        for index, name in records.values["kept"]:
+            steps.setdefault(index, {})[name] = f"{index}.{name}"
+        read = records.tensors.__getitem__
+        self.record = Restored({index: TensorsByKey(names, read) for index, names in steps.items()})
+
     @property
     def indices(self) -> list[int]:
         return self.record.indices
@@ -93,6 +106,16 @@ class LatentRecorder(Observer):
 
     def __getitem__(self, name: Kept) -> Shaped[Tensor, "steps images channels h w"]:
         return self.record[name]
+
+    def _tensor(self, at: tuple[int | None, str]) -> Tensor:
+        index, name = at
+        return self.final if index is None else self.record.at(index)[name]
+
+    def _last(self) -> list[tuple[None, str]]:
+        try:
+            return [(None, "latents")] if self.final is not None else []
+        except KeyError:  # a run that did not come to its end
+            return []
 
     def _kept(self, x: Tensor) -> CpuCopy:
         return CpuCopy(x, self.dtype)

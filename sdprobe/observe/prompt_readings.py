@@ -6,11 +6,12 @@ belongs to the prompt that was shown in those steps, and to no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Role, Row, Run, rows_of
+from sdprobe.core.written_prompt import read_prompt, write_prompt
 
 
 class ShownRows(NamedTuple):
@@ -56,6 +57,19 @@ class PromptReadings:
         readings = cls(words)
         for prompts in by_role:
             readings.number_of(prompts, every)
+        return readings
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the readings as JSON holds them."""
+        prompts = [[*map(write_prompt, shown)] for shown in self.prompts]
+        return {"words": self.words, "prompts": prompts, "columns": self.columns}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> PromptReadings:
+        """Return the readings that `to_plain` wrote."""
+        readings = cls(plain["words"])
+        readings.prompts = [tuple(map(read_prompt, shown)) for shown in plain["prompts"]]
+        readings.columns = [own if own is None else list(own) for own in plain["columns"]]
         return readings
 
     def number_of(self, prompts: Sequence[Prompt], words_of: Sequence[Prompt] | None = None) -> int:

@@ -64,7 +64,8 @@ def sample(
         model: the result of `sdprobe.load`, or a live diffusers pipeline.
         prompt: one text or several. For all following arguments, None means the pipeline's default.
         hooks: hooks, `Hooks`, registered names, and pairs of a name and its configuration, such as
-            ``("latents", {"every": 5})``. They act in the order given.
+            ``("latents", {"every": 5})``. They act in the order given. A dictionary gives each a name of your own:
+            with ``hooks={"maps": maps}``, ``run["maps"]`` is ``run[maps]``, also in a saved run.
         negative_prompt: one text for all prompts, or one each.
         steps: the number of scheduler steps.
         guidance_scale: classifier-free guidance; 1 and below is no guidance.

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.prompt import Prompt
+from sdprobe.core.prompt_of_embeddings import PromptOfEmbeddings
 from sdprobe.core.run import Role, Row, Run, side_of
 from sdprobe.model.base import Model
 from sdprobe.model.families.flux import Flux
 from sdprobe.stock_pipelines.call_arguments import CallArguments
-from sdprobe.stock_pipelines.prompts_read import PromptOfEmbeddings
 
 EACH_BY_ITSELF: tuple[Role, ...] = ("cond", "uncond")
 """The order in which Flux calls its denoiser, and its encoders, where it has two groups of rows."""

@@ -1,0 +1,68 @@
+"""`weights_hash`: a hash of all weights of a pipeline, and `source_of`: what it was loaded from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from sdprobe import shapes
+
+SAMPLED = 64
+_found: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
+
+
+def weights_hash(pipe: Any) -> str | None:
+    """Return the SHA-256 of every weight of a pipeline, with its name, dtype and shape; the same on every device.
+
+    It is computed once, and again where a sample of the weights has changed. It takes about a second for each two
+    gigabytes. None where the weights cannot be read: those that are offloaded, and some kinds of quantized ones.
+
+    >>> import sdprobe
+    >>> weights_hash(sdprobe.load().pipe) == weights_hash(sdprobe.load().pipe)
+    True
+    """
+    weights = dict(_weights(pipe))
+    if any(x.is_meta for x in weights.values()):
+        return None
+    try:
+        # A LoRA is fused in place, which no version of a tensor tells: a sample of every weight does.
+        sample = _hash({name: x.detach().flatten()[:: max(x.numel() // SAMPLED, 1)] for name, x in weights.items()})
+        if pipe not in _found or _found[pipe][0] != sample:
+            _found[pipe] = sample, _hash(weights)
+    except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor that has no bytes of its own
+        return None
+    return _found[pipe][1]
+
+
+def source_of(pipe: Any) -> str | None:
+    """Return what `sdprobe.load` takes to load a pipeline again; None if it was made in memory.
+
+    >>> import sdprobe
+    >>> source_of(sdprobe.load().pipe)
+    'shapes'
+    """
+    path = getattr(pipe.config, "_name_or_path", None)
+    shipped = {str(shapes.WEIGHTS): "shapes", str(shapes.JOINT_WEIGHTS): "shapes-joint"}
+    return shipped.get(str(path), str(path)) if path else None
+
+
+def _hash(tensors: Mapping[str, Shaped[Tensor, ...]]) -> str:
+    made = hashlib.sha256()
+    for name, x in tensors.items():
+        made.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        made.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{made.hexdigest()}"
+
+
+def _weights(pipe: Any) -> Iterator[tuple[str, Tensor]]:
+    for part, module in sorted(pipe.components.items()):
+        if isinstance(module, nn.Module):
+            for name, x in sorted(module.state_dict().items()):
+                if isinstance(x, Tensor):
+                    yield f"{part}.{name.replace('_orig_mod.', '')}", x
