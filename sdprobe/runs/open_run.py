@@ -1,4 +1,4 @@
-"""`open_run`: a run from the folder it was saved to; `SavedRun`: such a run, which reads a part when it is asked for."""
+"""`open_run`: a run from the folder it was saved to; `SavedRun`: such a run, read part by part as it is asked for."""
 
 from __future__ import annotations
 
