@@ -133,20 +133,16 @@ def _array(
 
 def _write_mean(into: Float[Tensor, "images heads tokens places"], hook: AttentionMaps, keys: Sequence[Key]) -> None:
     """Write the mean of the sums, each for the heads that it has; NaN where there are none."""
-    counts = torch.zeros(into.shape[1])
-    for key in keys:
-        total = hook.sums[key]
-        total = total if "head" in hook.sums.keep else total.mean(1, dtype=torch.float32, keepdim=True)
-        heads = slice(0, total.shape[1])
-        if counts.any():
-            into[:, heads] += total.mT.to(into)
-        else:
-            into[:, heads.stop :] = 0
-            into[:, heads].copy_(total.mT)
-        counts[heads] += hook.sums.counts[key]
-    if not keys:
-        into.fill_(torch.nan)
-    elif len(counts.unique()) == 1:
-        into /= float(counts[0])
-    else:
-        into /= counts[:, None, None]  # a head that no layer has here is 0 / 0
+    totals = [hook.sums[key] for key in keys]
+    if "head" not in hook.sums.keep:
+        totals = [total.mean(1, dtype=torch.float32, keepdim=True) for total in totals]
+    counts = [hook.sums.counts[key] for key in keys]
+    if len(keys) == 1 and totals[0].shape[1] == into.shape[1]:  # most often: the numbers are passed once
+        torch.div(totals[0].mT.to(into), counts[0], out=into)
+        return
+    of_head = torch.zeros(into.shape[1], 1, 1)
+    into.zero_()
+    for total, count in zip(totals, counts, strict=True):
+        into[:, : total.shape[1]] += total.mT.to(into)
+        of_head[: total.shape[1]] += count
+    into /= of_head
