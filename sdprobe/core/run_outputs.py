@@ -54,19 +54,81 @@ class RunOutputs:
         return write_report(self, path)  # type: ignore[arg-type]
 
     def to_xarray(self) -> Any:
-        """Return the records as a dataset of xarray."""
+        """Return all that was recorded, the final latents and the pictures, as a dataset of xarray.
+
+        >>> import sdprobe
+        >>> hooks = [sdprobe.AttentionMaps(keep=("step", "layer")), sdprobe.Statistics()]
+        >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=hooks, steps=4, seed=0, progress=False)
+        >>> ds = run.to_xarray()
+        >>> ds.attention_8x8.dims
+        ('image', 'step', 'layer_8x8', 'token', 'y_8x8', 'x_8x8')
+        >>> ds.token_text.sel(image=0, token=[1, 2, 3]).values.tolist()
+        ['a', 'red', 'circle']
+        >>> ds.attention_8x8.sel(image=0, token=3).mean(["step", "layer_8x8"]).shape, ds.latents_std.shape
+        ((8, 8), (4, 1))
+        >>> ds.attrs["prompts"], ds.attrs["seed"], ds.attention_8x8.attrs["averaged_over"]
+        (['a red circle'], 0, ['head'])
+
+        The variables, by hook:
+
+        - `AttentionMaps`: ``attention_16x16`` of each grid, ``(image, role, step, layer, head, token, y, x)``: mean
+          probabilities, in float32. What was not kept apart is no dimension, nor is the role if only one was recorded.
+          If a callback changed the prompt, ``attention_16x16_prompt_2`` is of the second one.
+        - `SelfAttentionMaps`: ``self_attention_16x16``, ``(image, position, seen)``, positions row by row.
+        - `LatentRecorder`: ``latents``, ``noise_pred``, ``denoised``, ``(step, image, channel, y, x)``.
+        - `Statistics`: ``latents_mean``, ..., ``cosine``, ``(step, image)``.
+        - `LossGuidance`, `AttendAndExcite`, ...: ``loss_guidance_losses``, ..., ``(step, image)``.
+        - `Activations`: ``activation_mid_block``, ``(step, row, ...)``.
+        - `Features`: ``feature_values_mid_block`` and ``feature_indices_mid_block``, ``(step, row, position, kept)``:
+          the strongest features of each place, as they were recorded.
+        - `Preview`: ``preview_latents``, ``preview_denoised``, ``preview_final``, ``(step, image, y, x, rgb)``.
+        - of every run: ``final_latents``, ``(image, channel, y, x)``; ``picture``, ``(image, y, x, rgb)``, in uint8.
+
+        Variables of a second hook of one kind end in ``_2``; ``attrs["hook"]`` says which hook a variable is of.
+        Dimensions that differ from grid to grid, or module to module, are named after it: ``y_16x16``. Others, such as
+        ``step``, are shared; a variable with other steps has a dimension ``step_2``. ``image`` counts the images of the
+        whole run, also under `only`. bfloat16 becomes float32; ``attrs["kept_as"]`` says what it was.
+        ``ds.attrs["left_out"]`` says what is in no variable: `Checkpoints`, and records of other observers.
+
+        Raises:
+            ImportError: if xarray is not installed: ``pip install 'sdprobe[xarray]'``.
+            ValueError: for an attached run whose pipeline has not been called.
+        """
         from sdprobe.runs.to_xarray import to_xarray
 
         return to_xarray(self)  # type: ignore[arg-type]
 
     def to_zarr(self, path: str | Path) -> Path:
-        """Write the dataset to a folder in zarr's format."""
+        """Write the dataset of `to_xarray` to a new folder, in zarr's format 3. It appears there when it is whole.
+
+        >>> import tempfile
+        >>> import sdprobe, xarray
+        >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=["latents"], steps=4, seed=0, progress=False)
+        >>> path = run.to_zarr(tempfile.mkdtemp() + "/circle.zarr")
+        >>> xarray.open_zarr(path).latents.sizes["step"], xarray.open_zarr(path).equals(run.to_xarray())
+        (4, True)
+
+        Raises:
+            FileExistsError: for a file, or a folder that is not empty.
+            FileNotFoundError: if there is no folder to put it in.
+            ImportError: if xarray or zarr is not installed: ``pip install 'sdprobe[xarray]'``.
+            ValueError: for an attached run whose pipeline has not been called.
+        """
         from sdprobe.runs.to_xarray import to_zarr
 
         return to_zarr(self, path)  # type: ignore[arg-type]
 
     def numpy(self) -> Mapping[str, np.ndarray]:
-        """Return the records as arrays by name."""
+        """Return the variables of `to_xarray`, and their coordinates, as plain arrays by name. It needs no xarray.
+
+        >>> import sdprobe
+        >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=["latents"], steps=4, seed=0, progress=False)
+        >>> arrays = run.numpy()
+        >>> arrays["latents"].shape, arrays["step"].tolist(), arrays["picture"].dtype
+        ((4, 1, 4, 16, 16), [0, 1, 2, 3], dtype('uint8'))
+
+        Raises ValueError for an attached run whose pipeline has not been called.
+        """
         from sdprobe.runs.to_numpy import to_numpy
 
         return to_numpy(self)  # type: ignore[arg-type]
