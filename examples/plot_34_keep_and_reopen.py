@@ -92,7 +92,8 @@ print(f"{sum(equal)} of {len(equal)} maps equal those of the live run, bit for b
 same = sdprobe.resume(folder, step=15, progress=False)
 print(bool((same.latents == run.latents).all()))
 
-late = {step: sdprobe.resume(folder, step, prompt="a red circle left of a green square", progress=False) for step in (5, 15, 25)}
+other = "a red circle left of a green square"
+late = {step: sdprobe.resume(folder, step, prompt=other, progress=False) for step in (5, 15, 25)}
 plot.sheet(
     [[run.images[0], *(own.images[0] for own in late.values())]],
     columns=["the run", *(f"“green” from\nstep {step}" for step in late)],
@@ -105,7 +106,8 @@ plot.sheet(
 
 for scale in (1.0, 3.0, 9.0):
     for seed in (0, 1):
-        own = sample(model, prompt, hooks={"statistics": Statistics()}, steps=15, guidance_scale=scale, seed=seed, progress=False)
+        settings = {"steps": 15, "guidance_scale": scale, "seed": seed, "progress": False}
+        own = sample(model, prompt, hooks={"statistics": Statistics()}, **settings)
         own.save(home / f"scale-{scale:g}-seed-{seed}")
 
 runs = sdprobe.Runs(home)

@@ -46,11 +46,11 @@ def test_attention_of_every_family_is_what_the_hook_answers(name):
     result = run(model, maps, prompt=PROMPTS[0], height=16, width=16)
     variables, checked = grids(result.to_xarray()), 0
     for (h, w), array in variables.items():
-        scope = f"{h}x{w}"
-        layers, heads = array[f"layer_{scope}"].values, array[f"head_{scope}"].values
+        scope = "" if (h, w) == max(variables) else f"_{h}x{w}"
+        layers, heads = array[f"layer{scope}"].values, array[f"head{scope}"].values
         chosen = itertools.product(layers, heads[::2], (1, 3), result[maps].roles)
         for layer, head, token, role in chosen:
-            at = {"image": 0, "step": 1, f"layer_{scope}": layer, f"head_{scope}": head, "token": token}
+            at = {"image": 0, "step": 1, f"layer{scope}": layer, f"head{scope}": head, "token": token}
             found = array.sel(at | ({"role": role} if rows == "both" else {}))
             asked = {"step": 1, "layer": layer, "head": int(head), "role": role}
             heat = result[maps].heat_map(token, method="mean", **asked)
@@ -66,8 +66,8 @@ def test_what_was_not_kept_apart_is_averaged(tiny, keep):
     maps = AttentionMaps(keep=keep, grids=[(4, 4)])
     result = run(tiny, maps, prompt=PROMPTS, images_per_prompt=2)
     array = result.to_xarray().attention_4x4
-    dims = {"step": "step", "layer": "layer_4x4", "head": "head_4x4"}
-    assert array.dims == ("image", *(dims[own] for own in keep), "token", "y_4x4", "x_4x4")
+    dims = {"step": "step", "layer": "layer", "head": "head"}
+    assert array.dims == ("image", *(dims[own] for own in keep), "token", "y", "x")
     assert array.attrs["averaged_over"] == [name for name in dims if name not in keep]
     assert array.attrs["role"] == ["cond"]
     for image, word in ((0, "red circle"), (3, "star"), (3, "red")):
@@ -87,9 +87,9 @@ def test_sums_in_half_precision_are_exported_in_single_precision(tiny, dtype):
     array = result.to_xarray().attention_8x8
     assert (array.dtype, array.attrs["kept_as"]) == (np.float32, dtype)
     assert array.token.values.tolist() == [2, 3]
-    layer = array.layer_8x8.values[-1]
+    layer = array.layer.values[-1]
     heat = result[maps].heat_map("circle", step=1, layer=layer, head=1)
-    assert same(array.sel(image=0, step=1, layer_8x8=layer, head_8x8=1, token=3), heat.values)
+    assert same(array.sel(image=0, step=1, layer=layer, head=1, token=3), heat.values)
 
 
 def test_prompts_that_a_callback_changed_are_variables_of_their_own():
@@ -99,10 +99,10 @@ def test_prompts_that_a_callback_changed_are_variables_of_their_own():
     first, second = dataset.attention_8x8_cond, dataset.attention_8x8_cond_prompt_2
     rest = dataset.attention_8x8_uncond
     assert [own[own.dims[1]].values.tolist() for own in (first, second, rest)] == [[0], [1, 2], [0, 1, 2]]
-    assert first.dims[2:] == ("token", "y_8x8", "x_8x8")
+    assert first.dims[2:] == ("token", "y", "x")
     assert [dataset[f"token_text{k}"][0, 3].item() for k in ("", "_3")] == ["circle", "star"]
     assert [own.dims[2] for own in (rest, second)] == ["token_2", "token_3"]
-    assert set(second.coords) == {"image", "step_3", "token_3", "token_text_3", "y_8x8", "x_8x8"}
+    assert set(second.coords) == {"image", "step_3", "token_3", "token_text_3", "y", "x"}
     for step, array, word in ((0, first, "circle"), (2, second, "star")):
         found = array[0].sel({array.dims[1]: step}).isel({array.dims[2]: 3})
         assert np.allclose(found, result[maps].heat_map(word, step=step, role="cond").values)
@@ -121,7 +121,7 @@ def test_a_layer_that_was_not_seen_in_a_step_is_nan(tiny):
     array = result.to_xarray().attention_4x4
     assert array.attrs["missing"] == "2 pairs of a step and a layer were not recorded, and are NaN"
     for step, name in enumerate(names):
-        seen, unseen = (array.sel(image=0, step=step, layer_4x4=own, token=3) for own in (name, names[1 - step]))
+        seen, unseen = (array.sel(image=0, step=step, layer=own, token=3) for own in (name, names[1 - step]))
         assert same(seen, result[maps].heat_map(3, step=step, layer=name).values)
         assert unseen.isnull().all()
 
@@ -218,7 +218,7 @@ def test_what_is_exported_says_what_it_is_of(tiny):
     assert (said["prompts"], said["negative_prompts"], said["seed"]) == (PROMPTS, ["a star"] * 2, [3, 4])
     assert (said["steps"], said["guidance_scale"], said["scheduler"]) == (2, 3.0, result.settings.scheduler)
     assert said["model"] == result.model_name
-    assert [entry.split()[0] for entry in said["versions"]][:2] == ["sdprobe", "torch"]
+    assert [entry.split()[0] for entry in said["versions"]][:3] == ["python", "sdprobe", "torch"]
     assert said["hooks"] == [repr(hook) for hook, _ in result.records]
     assert [entry.split(":")[0] for entry in said["left_out"]] == ["Checkpoints()", "Mine()"]
     assert "attention_8x8_2" in dataset

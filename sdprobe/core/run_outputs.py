@@ -60,8 +60,8 @@ class RunOutputs:
         >>> hooks = [sdprobe.AttentionMaps(keep=("step", "layer")), sdprobe.Statistics()]
         >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=hooks, steps=4, seed=0, progress=False)
         >>> ds = run.to_xarray()
-        >>> ds.attention_8x8.dims
-        ('image', 'step', 'layer_8x8', 'token', 'y_8x8', 'x_8x8')
+        >>> ds.attention_16x16.dims, ds.attention_8x8.dims
+        (('image', 'step', 'layer', 'token', 'y', 'x'), ('image', 'step', 'layer_8x8', 'token', 'y_8x8', 'x_8x8'))
         >>> ds.token_text.sel(image=0, token=[1, 2, 3]).values.tolist()
         ['a', 'red', 'circle']
         >>> ds.attention_8x8.sel(image=0, token=3).mean(["step", "layer_8x8"]).shape, ds.latents_std.shape
@@ -85,8 +85,9 @@ class RunOutputs:
         - of every run: ``final_latents``, ``(image, channel, y, x)``; ``picture``, ``(image, y, x, rgb)``, in uint8.
 
         Variables of a second hook of one kind end in ``_2``; ``attrs["hook"]`` says which hook a variable is of.
-        Dimensions that differ from grid to grid, or module to module, are named after it: ``y_16x16``. Others, such as
-        ``step``, are shared; a variable with other steps has a dimension ``step_2``. ``image`` counts the images of the
+        The largest grid of attention has the dimensions ``layer``, ``head``, ``y`` and ``x``. Those of other grids, of
+        latents and of modules are named after them: ``y_8x8``. Others, such as ``step``, are shared; a variable with
+        other steps has a dimension ``step_2``. ``image`` counts the images of the
         whole run, also under `only`. bfloat16 becomes float32; ``attrs["kept_as"]`` says what it was.
         ``ds.attrs["left_out"]`` says what is in no variable: `Checkpoints`, and records of other observers.
 

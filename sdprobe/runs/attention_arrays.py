@@ -25,6 +25,8 @@ Shown = tuple[Role, int]
 def attention_arrays(hook: AttentionMaps, images: Mapping[str, Coordinate]) -> Iterator[LabelledArray]:
     """Return mean probabilities, with a dimension for all that was kept apart.
 
+    The dimensions of the largest grid are ``layer``, ``head``, ``y`` and ``x``; those of others have the grid's name.
+
     Args:
         hook: a run's copy.
         images: the coordinate of the dimension ``"image"``.
@@ -32,14 +34,16 @@ def attention_arrays(hook: AttentionMaps, images: Mapping[str, Coordinate]) -> I
     by_grid: dict[Grid, dict[Shown, list[Key]]] = {}
     for key in hook.sums:
         by_grid.setdefault(key.grid, {}).setdefault((key.role, key.reading), []).append(key)
+    largest = max(by_grid, key=math.prod, default=None)
     for grid in sorted(by_grid, key=math.prod, reverse=True):
+        scope = "" if grid == largest else f"_{grid[0]}x{grid[1]}"
         for number, shown in enumerate(_in_turn(by_grid[grid])):
             parts = {each: _Part(hook, by_grid[grid][each]) for each in shown}
             alike = len({part.form for part in parts.values()}) == 1
             for together in [parts] if alike else [{each: part} for each, part in parts.items()]:
                 alone = "" if len(together) > 1 or len(hook.roles) == 1 else f"_{next(iter(together))[0]}"
                 name = f"attention_{grid[0]}x{grid[1]}{alone}" + f"_prompt_{number + 1}" * bool(number)
-                yield _array(hook, name, grid, together, images)
+                yield _array(hook, name, grid, scope, together, images)
 
 
 def _in_turn(keys: Mapping[Shown, Sequence[Key]]) -> list[list[Shown]]:
@@ -79,7 +83,12 @@ class _Part:
 
 
 def _array(
-    hook: AttentionMaps, name: str, grid: Grid, parts: Mapping[Shown, _Part], images: Mapping[str, Coordinate]
+    hook: AttentionMaps,
+    name: str,
+    grid: Grid,
+    scope: str,
+    parts: Mapping[Shown, _Part],
+    images: Mapping[str, Coordinate],
 ) -> LabelledArray:
     part, kept, (h, w) = next(iter(parts.values())), hook.sums.keep, grid
     form = (part.images, len(parts), len(part.steps), len(part.layers), part.heads, part.tokens, h * w)
@@ -91,16 +100,15 @@ def _array(
                 keys = own.cells.get((step, layer), [])
                 calls, missing = calls + sum(hook.sums.counts[key] for key in keys), missing + (not keys)
                 _write_mean(whole[:, r, s, k], hook, keys)
-    scope = f"{h}x{w}"
     dims = {
         "image": True,
         "role": len(parts) > 1,
         "step": "step" in kept,
-        f"layer_{scope}": "layer" in kept,
-        f"head_{scope}": "head" in kept,
+        f"layer{scope}": "layer" in kept,
+        f"head{scope}": "head" in kept,
         "token": True,
-        f"y_{scope}": True,
-        f"x_{scope}": True,
+        f"y{scope}": True,
+        f"x{scope}": True,
     }
     values = whole.numpy().reshape(*form[:-1], h, w)
     summed = tuple(axis for axis, there in enumerate(dims.values()) if not there)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 from sdprobe.core.hook import Observer
@@ -127,11 +126,11 @@ def _settings(run: Run) -> dict[str, Any]:
     """Return what determines the run, as texts, numbers and lists of them."""
     own = asdict(run.settings)
     prompts, negative = own.pop("prompt"), own.pop("negative_prompt")
+    made_by = run.provenance
     seed = "not known" if own["seed"] is None else own["seed"]
     plain = {name: value for name, value in own.items() if value is not None} | {
         "seed": list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str) else seed
     }
-    packages = ("sdprobe", "torch", "diffusers", "transformers", "numpy")
     return {
         "prompts": list(prompts),
         "negative_prompts": list(negative),
@@ -139,5 +138,6 @@ def _settings(run: Run) -> dict[str, Any]:
         "resumed_at": run.resumed_at,
         "model": run.model_name,
         "hooks": [repr(hook) for hook, _ in run.records],
-        "versions": [f"{name} {version(name)}" for name in packages],
+        "weights": made_by.weights or "not known",
+        "versions": [f"{name} {number}" for name, number in made_by.versions.items()],
     }

@@ -258,7 +258,7 @@ def _provenance(written: Any) -> Provenance:
         for name in ("source", "weights", "dtype", "device")
     }
     versions = {_text(name): _text(number) for name, number in written["versions"].items()}
-    return Provenance(_text(written["model"]), versions=MappingProxyType(versions), **own)
+    return Provenance(_text(written["model"]), versions=versions, **own)
 
 
 def _text(given: Any) -> str:
