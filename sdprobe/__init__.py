@@ -36,6 +36,8 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.runs.compare_runs import compare
+from sdprobe.runs.comparison import Comparison
 from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
@@ -83,6 +85,8 @@ __all__ = [
     "resume",
     "attach",
     "side_by_side",
+    "compare",
+    "Comparison",
     "Run",
     "Settings",
     "Coverage",
