@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.run import Run
@@ -20,6 +21,7 @@ from sdprobe.runs.distances import (
     statistics_distance,
     verdict_of,
 )
+from sdprobe.runs.order_of_sites import order_of_sites
 from sdprobe.runs.parting import loop_order
 from sdprobe.runs.recorded_values import (
     Kind,
@@ -27,7 +29,6 @@ from sdprobe.runs.recorded_values import (
     RecordedLatents,
     RecordedStatistics,
     dtype_of_run,
-    order_of_sites,
 )
 
 NAMES = {"latents": "latents", "noise_pred": "noise", "denoised": "predicted x0"}
@@ -49,9 +50,9 @@ def compare(a: Run, b: Run) -> Comparison:
     ... )
     >>> comparison = sdprobe.compare(a, b)
     >>> comparison.parted
-    "part at step 3, at attention of down_blocks.0...attn2 (distance ...); before it they are equal to the last bit"
+    'part at step 3, at attention of down_blocks.0...attn2 (distance ...); before it they are equal to the last bit'
     >>> comparison.settings
-    {'transforms': ('none', "only(ReplaceToken('red', with_='blue'), steps=range(3, 6))")}
+    {'transforms': ('none', "only(ReplaceToken('red', 'blue'), steps=range(3, 6))")}
     >>> sdprobe.compare(a, a).parted
     'equal to the last bit in all that both recorded: latents, attention, noise_pred, denoised, final latents, picture'
 
@@ -70,10 +71,12 @@ def compare(a: Run, b: Run) -> Comparison:
     by its sum.
 
     **Rounding.** Two values are equal if every bit is. A difference is called rounding if the distance is at most 32
-    times the eps of float32 (3.8e-6), 8 times that of float16 (7.8e-3) or 4 times that of bfloat16 (3.1e-2); the coarser
-    one, of the dtype that was recorded and that of the runs' latents. Pictures: at most one of 255 levels. Rounding can
-    grow in the steps that follow. So two runs part at the first point at which a distance is more than rounding, and
-    more than 10 times all distances in the steps before. Where rounding grows without such a jump, it is said.
+    times the eps of float32 (3.8e-6), 8 times that of float16 (7.8e-3) or 4 times that of bfloat16 (3.1e-2): of the
+    coarser one, of the dtype that was recorded and that of the runs' latents. Of pictures it is at most one of 255
+    levels in each number. Rounding can grow in the steps that follow. So two runs part at the first point at which a
+    distance is more than rounding, and more than 10 times all distances in the steps before and all rounding before it
+    in its own step. Where rounding grows without such a jump, this is said. Within a step the order is that of the
+    loop: latents, activations and attention as the network passes them, noise, predicted x0.
 
     **Steps.** Step k of one run is compared with step k of the other if both call the denoiser equally often, also
     under other schedulers: a note says that noise level and scale of x_t can be others. Otherwise only final latents
@@ -100,12 +103,11 @@ def compare(a: Run, b: Run) -> Comparison:
     if by_steps := steps_apart(a, b, latents[0].indices, latents[1].indices, notes):
         values += _latents(a, b, latents, images, notes)
     values += attention_distances(a, b, images, by_steps, notes)
+    notes += notes_on_attention(a, b) if by_steps else []
     values += _activations(a, b, images, by_steps, notes)
     values += _final_latents(a, b, images, notes)
     values += _pictures(a, b, images, notes)
-    if by_steps:
-        notes += notes_on_attention(a, b)
-    sites = order_of_sites(a, b)
+    sites = order_of_sites((a, b))
     return Comparison(
         runs=(repr(a), repr(b)),
         settings=compared_settings(a, b),
@@ -117,17 +119,22 @@ def compare(a: Run, b: Run) -> Comparison:
     )
 
 
-def _picture(run: Run, image: int):  # type: ignore[no-untyped-def]
+def _picture(run: Run, image: int) -> Image | None:
     return run.images[image] if image < len(run.images) else None
 
 
 def _compared(
-    quantity: str, x: Tensor, y: Tensor, limit: float, image: int, step: int | None = None, site: str = "", role: str = ""
+    quantity: str,
+    x: Tensor,
+    y: Tensor,
+    limit: float,
+    image: int,
+    step: int | None = None,
+    site: str = "",
+    role: str = "",
 ) -> Distance:
     distance = relative_distance(x, y)
-    return Distance(
-        quantity, step, site, image, role, "", distance, cosine(x, y), verdict_of(distance, limit), limit
-    )
+    return Distance(quantity, step, site, image, role, "", distance, cosine(x, y), verdict_of(distance, limit), limit)
 
 
 def _latents(
@@ -160,9 +167,7 @@ def _latents(
             for image in (i for i in images if i in moments[0] and i in moments[1]):
                 distance = statistics_distance(moments[0][image], moments[1][image])
                 verdict = verdict_of(distance, limit)
-                yield Distance(
-                    f"{name} (statistics)", index, "", image, "", "", distance, float("nan"), verdict, limit
-                )
+                yield Distance(f"{name} (statistics)", index, "", image, "", "", distance, float("nan"), verdict, limit)
         notes += _notes_on(said, bool(found[name]), bool(indices), alone[name])
 
 

@@ -68,8 +68,9 @@ class Comparison:
     not compared, or not in full:
       attention: recorded by neither; record both runs with AttentionMaps(keep=('step', 'layer'))
       ...
-    >>> comparison.table[0]._replace(distance=..., cosine=...)
-    Distance(quantity='latents', step=0, site='', image=0, role='', word='', distance=Ellipsis, cosine=Ellipsis, ...)
+    >>> first = comparison.table[0]
+    >>> first.quantity, first.step, first.image, round(first.distance, 1), first.verdict
+    ('latents', 0, 0, 1.4, 'different')
     >>> comparison.difference().size
     (64, 64)
 

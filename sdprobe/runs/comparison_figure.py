@@ -83,12 +83,20 @@ def _draw_pictures(figure: Figure, cell: Any, pictures: Sequence[Image | None], 
 
 def _draw_curves(figure: Figure, cell: Any, values: Sequence[Distance], parting: Parting) -> None:
     """Draw distance and cosine over the steps. Near 0 the scale is linear, so that equal values are on it too."""
-    left, right = (figure.add_subplot(own) for own in GridSpecFromSubplotSpec(1, 2, cell))
+    grid = GridSpecFromSubplotSpec(1, 2, cell)
+    left: Any
+    right: Any
+    left, right = (figure.add_subplot(grid[i]) for i in range(2))
     limit = max(own.limit for own in values)
     for name, (label, style, marker, shade) in LINES.items():
         own = [value for value in values if value.quantity.removesuffix(" (statistics)") == name]
-        steps = [value.step for value in own]
-        look = {"linestyle": style, "marker": marker, "markersize": 3.5, "color": matplotlib.colormaps["viridis"](shade)}
+        steps = [value.step or 0 for value in own]
+        look = {
+            "linestyle": style,
+            "marker": marker,
+            "markersize": 3.5,
+            "color": matplotlib.colormaps["viridis"](shade),
+        }
         if own:
             least = " (at least)" if any(value.quantity != name for value in own) else ""
             left.plot(steps, [value.distance for value in own], label=label + least, **look)
@@ -97,7 +105,16 @@ def _draw_curves(figure: Figure, cell: Any, values: Sequence[Distance], parting:
     left.set_yscale("symlog", linthresh=limit)
     left.set_ylim(-0.15 * limit, max([3 * limit, *(2 * own for own in finite)]))
     left.axhspan(-limit, limit, color="0.9", linewidth=0)
-    left.text(0.99, limit / 2, "rounding", transform=left.get_yaxis_transform(), ha="right", va="center", color="0.4", fontsize=8)
+    left.text(
+        0.99,
+        limit / 2,
+        "rounding",
+        transform=left.get_yaxis_transform(),
+        ha="right",
+        va="center",
+        color="0.4",
+        fontsize=8,
+    )
     left.set(xlabel="step", ylabel="distance")
     right.set(xlabel="step", ylabel="cosine of a and b")
     for ax in (left, right):

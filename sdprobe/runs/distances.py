@@ -81,7 +81,7 @@ def relative_distance(a: Shaped[Tensor, ...], b: Shaped[Tensor, ...]) -> float:
     return float(apart.square().mean().sqrt() / size)
 
 
-def map_distance(p: Float[Tensor, "..."], q: Float[Tensor, "..."]) -> float:
+def map_distance(p: Float[Tensor, ...], q: Float[Tensor, ...]) -> float:
     """Return the distance of two maps that are not negative: the sum of ``|p - q|``, divided by that of ``p + q``.
 
     It is 0 for equal maps and 1 for maps that have no place in common. Where both have the same sum, it is the total

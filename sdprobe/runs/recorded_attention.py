@@ -1,4 +1,4 @@
-"""The attention of two runs at what both kept apart: per step and layer, or summed over what one of them summed over."""
+"""The attention of a run at what two runs kept apart: per step and layer, or summed over what one summed over."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class RecordedActivations:
                 for key in own.record.forms(index):
                     self.kinds.setdefault(Kind(key, *how), {}).setdefault(index, (own.record, images))
 
-    def at(self, kind: Kind, index: int | None) -> Mapping[tuple[int, str], Shaped[Tensor, "..."]]:
+    def at(self, kind: Kind, index: int | None) -> Mapping[tuple[int, str], Shaped[Tensor, ...]]:
         """Return one activation at one step, by image and role."""
         record, images = self.kinds[kind][index]
         values, form = record.at(index, kind.key), record.form_of(index, kind.key)
@@ -132,9 +132,3 @@ class RecordedActivations:
 def dtype_of_run(run: Run) -> torch.dtype:
     """Return the dtype in which a run was computed: that of its final latents."""
     return torch.float32 if run.latents is None else run.latents.dtype
-
-
-def order_of_sites(*runs: Any) -> dict[str, int]:
-    """Return the place of each site in the order in which the denoiser passed them."""
-    names = dict.fromkeys(name for run in runs for name in (*run.coverage.seen, *run.coverage.sites))
-    return {name: i for i, name in enumerate(names)}
