@@ -85,6 +85,10 @@ def _maps(x: SummedAttention, y: SummedAttention, image: int) -> Iterator[tuple[
 
 def _compared(where: Where, image: int, word: str, p: Tensor, q: Tensor, limit: float) -> Distance:
     distance = map_distance(p, q)
+    # Rounding is measured against all attention, which at every position sums to 1: a part of it that is small, such as
+    # that to one word, has no less rounding than the whole.
+    share = float((p.sum() + q.sum()) / 2) / len(p)
+    limit = min(1.0, limit / share) if share > 0 else limit
     verdict = verdict_of(distance, limit)
     return Distance(
         "attention", where.step, where.site, image, where.role, word, distance, cosine(p, q), verdict, limit

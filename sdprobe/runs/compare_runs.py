@@ -72,11 +72,15 @@ def compare(a: Run, b: Run) -> Comparison:
 
     **Rounding.** Two values are equal if every bit is. A difference is called rounding if the distance is at most 32
     times the eps of float32 (3.8e-6), 8 times that of float16 (7.8e-3) or 4 times that of bfloat16 (3.1e-2): of the
-    coarser one, of the dtype that was recorded and that of the runs' latents. Of pictures it is at most one of 255
-    levels in each number. Rounding can grow in the steps that follow. So two runs part at the first point at which a
+    coarser one, of the dtype that was recorded and that of the runs' latents. For a part of all attention at a site,
+    such as that to one word, this is relative to all of it: what is small there is rounded no less. Of pictures it is
+    at most one of 255 levels in each number.
+
+    **Where they part.** Rounding can grow in the steps that follow. So two runs part at the first point at which a
     distance is more than rounding, and more than 10 times all distances in the steps before and all rounding before it
     in its own step. Where rounding grows without such a jump, this is said. Within a step the order is that of the
-    loop: latents, activations and attention as the network passes them, noise, predicted x0.
+    loop: latents, activations and attention as the network passes them, noise, predicted x0. Of attention, words decide
+    only where that to all tokens together was not recorded by both.
 
     **Steps.** Step k of one run is compared with step k of the other if both call the denoiser equally often, also
     under other schedulers: a note says that noise level and scale of x_t can be others. Otherwise only final latents
@@ -191,7 +195,7 @@ def _activations(a: Run, b: Run, images: range, by_steps: bool, notes: list[str]
     for kind in dict.fromkeys([*first.kinds, *second.kinds]):
         if kind not in first.kinds or kind not in second.kinds:
             side = "a" if kind in first.kinds else "b"
-            notes.append(f"activation of {kind.key}: recorded by {side} only, or otherwise reduced by the other")
+            notes.append(f"activation of {kind.key}: recorded by {side} only, or by the other otherwise reduced")
             continue
         here, there = first.kinds[kind], second.kinds[kind]
         for side, own, other in (("a", here, there), ("b", there, here)):

@@ -76,8 +76,9 @@ def _draw_pictures(figure: Figure, cell: Any, pictures: Sequence[Image | None], 
         return
     most = float(difference.max())
     drawn = ax.imshow(difference, cmap=HEAT, vmin=0, vmax=most or 1.0)
-    figure.colorbar(drawn, ax=ax, fraction=0.046, label="mean of |a - b|")
-    if not most:
+    if most:
+        figure.colorbar(drawn, ax=ax, fraction=0.046, label="mean of |a - b|")
+    else:
         ax.set_title("difference: none")
 
 
@@ -105,18 +106,11 @@ def _draw_curves(figure: Figure, cell: Any, values: Sequence[Distance], parting:
     left.set_yscale("symlog", linthresh=limit)
     left.set_ylim(-0.15 * limit, max([3 * limit, *(2 * own for own in finite)]))
     left.axhspan(-limit, limit, color="0.9", linewidth=0)
-    left.text(
-        0.99,
-        limit / 2,
-        "rounding",
-        transform=left.get_yaxis_transform(),
-        ha="right",
-        va="center",
-        color="0.4",
-        fontsize=8,
-    )
+    left.text(0.01, 0.93 * limit, "rounding", transform=left.get_yaxis_transform(), va="top", fontsize=8)
     left.set(xlabel="step", ylabel="distance")
-    right.set(xlabel="step", ylabel="cosine of a and b")
+    lowest = min([0.999, *(own.cosine for own in values if np.isfinite(own.cosine))])
+    right.set(xlabel="step", ylabel="cosine of a and b", ylim=(lowest - 0.05 * (1 - lowest), 1 + 0.05 * (1 - lowest)))
+    right.ticklabel_format(axis="y", useOffset=False)
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from sdprobe.core.run import Run
-from sdprobe.observe.activations import Activations
-from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.runs.recorded_attention import attention_of
+from sdprobe.runs.recorded_values import activations_of
 
 STAGES = (
     (r"time.*|add_embedding|pos_embed|.*embedder|conv_in|norm|proj_in", -1),
@@ -34,11 +34,11 @@ def order_of_sites(runs: Iterable[Run]) -> dict[str, int]:
     """Return the place of each site that `AttentionMaps` and `Activations` recorded in some runs."""
     found: list[str] = []
     for run in runs:
-        for _, live in run.records:
-            if isinstance(live, AttentionMaps):
-                found = joined(found, list(dict.fromkeys(key.layer for key in live.sums if key.layer is not None)))
-            elif isinstance(live, Activations):
-                found = joined(found, list(map(str, live.record.keys)))
+        for attention in attention_of(run):
+            layers = (key.layer for key in attention.maps.sums)
+            found = joined(found, list(dict.fromkeys(layer for layer in layers if layer is not None)))
+        for activations in activations_of(run):
+            found = joined(found, list(map(str, activations.record.keys)))
     return {name: i for i, name in enumerate(found)}
 
 

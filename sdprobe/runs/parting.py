@@ -124,10 +124,14 @@ def find_parting(values: Sequence[Distance], sites: Mapping[str, int]) -> Partin
     A point where they part is the first at which a distance is more than rounding, and more than `GROWTH` times all
     distances in the steps before and all rounding before it in its own step.
 
+    Of attention, the words decide only where the attention to all tokens together was not compared.
+
     Args:
         values: what was compared, in the order of the loop.
         sites: the place of each site in the order in which the denoiser passes them.
     """
+    whole = {_place(own) for own in values if own.quantity == "attention" and not own.word}
+    values = [own for own in values if not own.word or _place(own) not in whole]
     if not values:
         return Parting("nothing")
     differ = [own for own in values if own.verdict != "equal"]
@@ -147,8 +151,7 @@ def find_parting(values: Sequence[Distance], sites: Mapping[str, int]) -> Partin
             if own.verdict == "different" and own.distance > GROWTH * max(earlier, min(within, own.limit))
         ]
         if beyond:
-            # of the words and their whole, the whole is named
-            at = max((own for own in beyond if not own.word), key=_distance, default=max(beyond, key=_distance))
+            at = max(beyond, key=_distance)
             before = max((own.distance for _, past in points[:number] for own in past), default=0.0)
             images = tuple(sorted({own.image for own in beyond}))
             of = len({own.image for own in values})
@@ -161,6 +164,10 @@ def find_parting(values: Sequence[Distance], sites: Mapping[str, int]) -> Partin
 def _points(values: Sequence[Distance], sites: Mapping[str, int]) -> Iterator[tuple[tuple[int, ...], list[Distance]]]:
     for (order, _, _), own in groupby(values, lambda own: (loop_order(own, sites), own.quantity, own.site)):
         yield order, list(own)
+
+
+def _place(own: Distance) -> tuple[object, ...]:
+    return own.step, own.site, own.image, own.role
 
 
 def _distance(own: Distance) -> float:

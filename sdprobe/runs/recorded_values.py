@@ -99,6 +99,13 @@ class RecordedStatistics:
         return found
 
 
+def activations_of(run: Run) -> list[Activations]:
+    """Return the records of every `Activations` of a run; of an opened run, of those that could be saved."""
+    return [
+        own for own, _ in records_of(run, Activations) if isinstance(getattr(own, "record", None), ActivationRecord)
+    ]
+
+
 class Kind(NamedTuple):
     """Which activation it is, and how it was recorded: only what was recorded alike is compared."""
 
@@ -115,18 +122,18 @@ class RecordedActivations:
     """
 
     def __init__(self, run: Run) -> None:
-        self.kinds: dict[Kind, dict[int | None, tuple[ActivationRecord, tuple[int, ...]]]] = {}
-        for own, images in records_of(run, Activations):
+        self.kinds: dict[Kind, dict[int | None, ActivationRecord]] = {}
+        for own in activations_of(run):
             how = [repr(own.record.description.get(name)) for name in ("reduce", "tokens")]
             for index in own.record.indices:
                 for key in own.record.forms(index):
-                    self.kinds.setdefault(Kind(key, *how), {}).setdefault(index, (own.record, images))
+                    self.kinds.setdefault(Kind(key, *how), {}).setdefault(index, own.record)
 
     def at(self, kind: Kind, index: int | None) -> Mapping[tuple[int, str], Shaped[Tensor, ...]]:
         """Return one activation at one step, by image and role."""
-        record, images = self.kinds[kind][index]
+        record = self.kinds[kind][index]  # whose rows have the numbers of the whole run
         values, form = record.at(index, kind.key), record.form_of(index, kind.key)
-        return {(images[row.image], row.role): x for row, x in zip(form.rows, values, strict=True)}
+        return {(row.image, row.role): x for row, x in zip(form.rows, values, strict=True)}
 
 
 def dtype_of_run(run: Run) -> torch.dtype:
