@@ -71,8 +71,8 @@ def compare(a: Run, b: Run) -> Comparison:
     by its sum.
 
     **Rounding.** Two values are equal if every bit is. A difference is called rounding if the distance is at most 32
-    times the eps of float32 (3.8e-6), 8 times that of float16 (7.8e-3) or 4 times that of bfloat16 (3.1e-2): of the
-    coarser one, of the dtype that was recorded and that of the runs' latents. For a part of all attention at a site,
+    times the eps of float32 (3.8e-6), or 8 times that of float16 (7.8e-3) or bfloat16 (6.2e-2): of the coarser one, of
+    the dtype that was recorded and that of the runs' latents. For a part of all attention at a site,
     such as that to one word, this is relative to all of it: what is small there is rounded no less. Of pictures it is
     at most one of 255 levels in each number.
 

@@ -36,9 +36,10 @@ def saved_hooks(run: Run) -> Sequence[Any]:
 
 
 def _images(run: Run, given: object, live: object) -> tuple[int, ...]:
-    for around in saved_hooks(run):  # an opened run says the images in numbers
-        if around.images is not None and saved_hooks(run)[around.inner] is given:
-            return tuple(around.images)
+    saved = saved_hooks(run)
+    for own in saved:  # an opened run says the images in numbers, of the hook or of the limited hook around it
+        if own.images is not None and (own is given or (own.inner is not None and saved[own.inner] is given)):
+            return tuple(own.images)
     chosen = set(range(run.settings.images))
     for around in (own for pair in run.records for own in pair if isinstance(own, LimitedHook)):
         if around.by_rows and any(around.inner is own for own in (given, live)):
