@@ -137,7 +137,7 @@ def test_all_that_is_missing_is_said(tiny, tmp_path):
         run(tiny, LatentRecorder(), AttentionMaps(words=["red"]), Statistics(), guidance_scale=1.0), tmp_path
     )
     assert "LatentRecorder kept the latents, but only the model can make pictures of them" in page.text
-    assert "Not recorded: “a”, “circle”" in page.text
+    assert "AttentionMaps(words=['red']) did not record “a”, “circle”" in page.text
     assert "without guidance, the denoiser runs only with the prompt" in page.text
     axes = page.data["images"][0]["maps"][0]["axes"]
     assert (

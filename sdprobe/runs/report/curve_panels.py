@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 320, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
+RIGHT, TOP, BOTTOM = 10, 10, 34
+DIGIT = 7  # the width of a character of a label
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CurvePanel:
         curves: the lines.
         x_ticks: place and label.
         y_ticks: place and label.
+        left: where the horizontal axis begins, to the right of the labels.
         missing: why there is no curve, in words; empty if there is.
     """
 
@@ -56,6 +58,7 @@ class CurvePanel:
     curves: tuple[Curve, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+    left: float = 0
     missing: str = ""
 
 
@@ -76,14 +79,16 @@ def curve_panel(title: str, steps: Sequence[int], lines: Mapping[str, Sequence[f
     """
     finite = [value for values in lines.values() for value in values if math.isfinite(value)]
     if not finite:
-        return CurvePanel(title, (), (), (), missing)
+        return CurvePanel(title, (), (), (), missing=missing)
     x_ticks = [tick for tick in MaxNLocator(5, integer=True).tick_values(min(steps), max(steps)) if _in(tick, steps)]
     y_ticks = [float(tick) for tick in MaxNLocator(4).tick_values(min(finite), max(finite))]
     low, high = min(*finite, *y_ticks), max(*finite, *y_ticks)
+    labels = [f"{round(tick, 10):g}" for tick in y_ticks]
+    left = DIGIT * max(map(len, labels)) + 12
     first, span = min(steps), max(max(steps) - min(steps), 1)
 
     def x(step: float) -> float:
-        return round(LEFT + (step - first) / span * (WIDTH - LEFT - RIGHT), 1)
+        return round(left + (step - first) / span * (WIDTH - left - RIGHT), 1)
 
     def y(value: float) -> float:
         return round(TOP + (high - value) / ((high - low) or 1.0) * (HEIGHT - TOP - BOTTOM), 1)
@@ -97,7 +102,8 @@ def curve_panel(title: str, steps: Sequence[int], lines: Mapping[str, Sequence[f
         title,
         tuple(curves),
         tuple((x(tick), f"{tick:g}") for tick in x_ticks),
-        tuple((y(tick), f"{round(tick, 10):g}") for tick in y_ticks),
+        tuple((y(tick), label) for tick, label in zip(y_ticks, labels, strict=True)),
+        left,
     )
 
 

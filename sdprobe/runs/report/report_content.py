@@ -184,7 +184,7 @@ def _title(run: Run, image: int) -> str:
     own = seed[image] if isinstance(seed, tuple) else seed
     said = "seed not known" if own is None else f"seed {own}"
     if isinstance(seed, int) and run.settings.images > 1:
-        said += " of all"
+        said += ", one for all images"
     return f"Image {image + 1} of {run.settings.images}: “{run.prompt_of(image).text}”, {said}"
 
 

@@ -105,11 +105,11 @@ def word_maps(
         except ValueError as missing:
             error = str(missing)
     if not recorded:
-        return WordMaps(repr(maps), role, (), {}, f"There is no heat map here: {error}.")
+        return WordMaps(repr(maps), role, (), {}, f"{maps!r} has no heat map of this image: {error}.")
     axes = _axes(maps, next(iter(recorded.values())), image, role, budget / len(recorded))
     words = {number: _word_tiles(maps, piece, image, role, axes, tiles) for number, piece in recorded.items()}
     left = [piece.title for number, piece in asked.items() if number not in recorded]
-    return WordMaps(repr(maps), role, axes, words, f"Not recorded: {', '.join(left)}." if left else "")
+    return WordMaps(repr(maps), role, axes, words, f"{maps!r} did not record {', '.join(left)}." if left else "")
 
 
 def values_of(maps: AttentionMaps, piece: Piece, image: int, role: Role, **where: Chosen) -> Float[np.ndarray, "h w"]:
