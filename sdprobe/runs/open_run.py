@@ -1,9 +1,10 @@
-"""`open_run`: a run from the folder it was saved to; `SavedRun`: such a run, which reads a part when it is asked for."""
+"""`open_run`: a run from the folder it was saved to; `SavedRun`: such a run, which reads its parts when asked for."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -184,7 +185,12 @@ class SavedRun(Run):
         return own.is_of(type(asked)) and said.config == written.config and not written.left_out
 
     def _read_records(self) -> list[tuple[object, Any]]:
-        return [(own, self.record_of(own)) for own in self.hooks if own.inner is None and own.kind is not None]
+        found: list[tuple[object, Any]] = []
+        for own in self.hooks:
+            if own.inner is None and own.kind is not None:
+                with suppress(KeyError):  # its records could not be saved: whoever asks for it is told why
+                    found.append((own, self.record_of(own)))
+        return found
 
 
 def _read_prompts(run: SavedRun, side: str) -> tuple[Prompt, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,18 +91,29 @@ class SavedHook:
         values, left_out = written.get("values"), written.get("left_out")
         if not isinstance(values, dict) or not isinstance(left_out, dict):
             raise ValueError(f"{folder}/records.json in {str(self._folder.path)!r} holds no records")
-        hook = self._made(kind)
-        hook.restore(HookRecords(values, self._folder.tensors(folder, written.get("tensors")), left_out), run)
+        tensors = self._folder.tensors(folder, written.get("tensors"))
+        try:
+            hook = self._made(kind, _checked(written.get("said"), str, None) or self.description.said)
+            # A hook may have recorded something under the name of a method.
+            kind.restore(hook, HookRecords(values, tensors, left_out), run)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            path = str(self._folder.path / folder)
+            raise ValueError(f"{path!r} holds no records of {self}: {type(error).__name__}: {error}") from error
         return hook
 
-    def _made(self, kind: Kind) -> Any:
+    def _made(self, kind: Kind, said: str) -> Any:
         """Return the hook with its arguments. Only an observer is made by its constructor: it loads nothing."""
         own = self.description
         if issubclass(kind, Observer) and not own.left_out:
             return kind(**own.config)
         made = object.__new__(kind)
-        arguments: Mapping[str, Any] = {**own.config, **{name: NotSaved(what) for name, what in own.left_out.items()}}
-        vars(made).update(arguments)
+        usual = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
+        not_saved = {name: NotSaved(what) for name, what in own.left_out.items()}
+        arguments: Mapping[str, Any] = {**usual, **own.config, **not_saved}
+        for name, value in arguments.items():
+            # An argument can have the name of a method, which must stay.
+            vars(made)[f"_{name}" if hasattr(kind, name) and callable(getattr(kind, name)) else name] = value
+        vars(made)["_said"] = said
         return made
 
     def __repr__(self) -> str:
