@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe.core.hook import Observer
+from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, Step
 
 Measured = Literal["latents", "noise_pred", "denoised"]
@@ -53,6 +55,9 @@ class Statistics(Observer):
     ``norm``, each ``[steps, images]``.
     """
 
+    _saved: Tensors | None = None
+    """What a saved run holds: the moments of each value, ``[3, steps, images]``, and the cosine."""
+
     def start(self, run: Run) -> None:
         self.indices: list[int] = []
         self._moments: dict[str, list[Tensor]] = {name: [] for name in get_args(Measured)}
@@ -70,6 +75,15 @@ class Statistics(Observer):
         for kept in (*self._moments.values(), self._cosines):
             kept[:] = torch.stack(kept).cpu() if kept else ()
 
+    def records(self) -> HookRecords:
+        moments = {name: torch.stack(self[name]) for name in LINES} if self.indices else {}  # type: ignore[index]
+        return HookRecords({"indices": self.indices}, moments | ({"cosine": self.cosine} if self.indices else {}))
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        self.start(run)
+        self.indices = list(records.values["indices"])
+        self._saved = records.tensors if self.indices else None
+
     def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
         assert step.model_output is not None  # at noise_pred there is one
         if not any(row.role == "uncond" for row in step.rows):
@@ -80,12 +94,13 @@ class Statistics(Observer):
     def __getitem__(self, name: Measured) -> Moments:
         if name not in get_args(Measured):
             raise KeyError(f"{name!r} is not measured; what is: {', '.join(get_args(Measured))}")
-        mean, std, norm = torch.stack(self._moments[name], dim=1).cpu()
+        saved = self._saved
+        mean, std, norm = torch.stack(self._moments[name], dim=1).cpu() if saved is None else saved[name]
         return Moments(mean, std, norm)
 
     @property
     def cosine(self) -> Float[Tensor, "steps images"]:
-        return torch.stack(self._cosines).cpu()
+        return torch.stack(self._cosines).cpu() if self._saved is None else self._saved["cosine"]
 
     def plot(self) -> Figure:
         """Plot mean, standard deviation, norm and cosine over the steps, averaged over the images."""
