@@ -73,6 +73,8 @@ BROKEN = {
         "serves two runs at once",
     },
     bad_hooks.OfAnImpossibleWord: {"runs"},
+    bad_hooks.RecordsAnObject: {"can be saved"},
+    bad_hooks.AnswersFromAPrivateRecord: {"can be saved"},
 }
 """Each bad hook, and the laws it breaks: these, and no others."""
 
