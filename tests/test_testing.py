@@ -58,7 +58,7 @@ BROKEN = {
     },
     bad_hooks.DrawsFromTheGlobalGenerator: {"leaves global state alone"},
     bad_hooks.NoSeed: {"depends on the seed alone"},
-    bad_hooks.CannotBePickled: {"can be pickled"},
+    bad_hooks.CannotBePickled: {"can be pickled", "can be saved"},
     bad_hooks.ForgetsWhenPickled: {"can be pickled"},
     bad_hooks.SplitsInHalf: {"without guidance", "goes by the labels of rows"},
     bad_hooks.RecordsTheSecondHalf: {"goes by the labels of rows"},

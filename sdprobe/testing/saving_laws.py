@@ -34,7 +34,7 @@ def refuse_unequal(run: Run, hook: object) -> None:
         if left := [own for own in map(_text, said) if own.startswith(f"the records of {given!r} were not all saved")]:
             raise Broken(f"{left[0]}. What is no record has a name that begins with an underscore")
         again = open_run(Path(folder) / "run")
-        back = again.record_of(again.hooks[number], type(live))
+        back = again.record_of(again.hooks[number], type(given))
         names = asked_for(live, given)
         if at := difference(answers_of(live, names), answers_of(back, names)):
             raise Broken(f"read back from a saved run, {at}: say how by the methods records and restore")
