@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from sdprobe.core.hook import Observer, Transform
@@ -105,16 +104,20 @@ class SavedHook:
         """Return the hook with its arguments. Only an observer is made by its constructor: it loads nothing."""
         own = self.description
         if issubclass(kind, Observer) and not own.left_out:
-            return kind(**own.config)
-        made = object.__new__(kind)
-        usual = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
-        not_saved = {name: NotSaved(what) for name, what in own.left_out.items()}
-        arguments: Mapping[str, Any] = {**usual, **own.config, **not_saved}
-        for name, value in arguments.items():
-            # An argument can have the name of a method, which must stay.
-            vars(made)[f"_{name}" if hasattr(kind, name) and callable(getattr(kind, name)) else name] = value
+            made: Any = kind(**own.config)
+        else:
+            made = object.__new__(kind)
+            vars(made).update(self._arguments(kind))
         vars(made)["_said"] = said
         return made
+
+    def _arguments(self, kind: Kind) -> dict[str, Any]:
+        """Return the arguments as attributes: as they were written, or the usual ones, or a word on what they were."""
+        own = self.description
+        usual = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
+        found = {**usual, **own.config, **{name: NotSaved(what) for name, what in own.left_out.items()}}
+        # An argument can have the name of a method, which must stay.
+        return {f"_{name}" if callable(getattr(kind, name, None)) else name: value for name, value in found.items()}
 
     def __repr__(self) -> str:
         return self.description.said
