@@ -38,6 +38,8 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.runs.compare_runs import compare
+from sdprobe.runs.comparison import Comparison
 from sdprobe.runs.open_run import open_run as open
 from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
@@ -87,6 +89,8 @@ __all__ = [
     "attach",
     "side_by_side",
     "open",
+    "compare",
+    "Comparison",
     "Run",
     "Settings",
     "Coverage",

@@ -1,4 +1,4 @@
-"""The command line: ``sdprobe "a red circle" --out DIR`` and ``sdprobe hooks``."""
+"""The command line: ``sdprobe "a red circle" --out DIR --report`` and ``sdprobe hooks``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.run import Run
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.observe.preview import Preview
+from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.sampling.loop import sample
 
@@ -50,6 +52,9 @@ def draw(options: argparse.Namespace) -> list[Path]:
     asked = [parse_hook(text) for text in options.hook]
     hooks = [registry.create(name, **config) for name, config in asked]
     maps = AttentionMaps()
+    if options.report:
+        shown = [Preview(), Statistics()]
+        hooks = [*hooks, *(own for own in shown if not any(isinstance(hook, type(own)) for hook in hooks))]
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     run = sample(
@@ -66,7 +71,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
         images_per_prompt=options.images,
         progress=not options.quiet,
     )
-    return write(run, maps, out, asked, options.model)
+    paths = write(run, maps, out, asked, options.model)
+    return [*paths, run.report(out / "report.html")] if options.report else paths
 
 
 def write(
@@ -140,6 +146,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=1, help="pictures to make (default: 1)")
     parser.add_argument(
         "--hook", action="append", default=[], metavar="NAME[:KEY=VALUE,...]", help="a registered hook; repeatable"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also record previews and statistics, and write report.html, for a browser",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

@@ -30,6 +30,17 @@ def test_it_writes_the_picture_the_words_the_sheet_and_the_settings(tmp_path, ca
     assert (settings["seed"], settings["steps"], settings["hooks"]) == (3, 2, [["latents", {"every": 2}]])
 
 
+def test_it_writes_a_report(tmp_path, capsys):
+    out = tmp_path / "out"
+    hooks = ["--hook", 'preview:keep=["denoised"]']
+    assert main(["a <b>red</b> circle", "--out", str(out), "--steps", "2", "--report", "--quiet", *hooks]) == 0
+    assert capsys.readouterr().out.split()[-1] == str(out / "report.html")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "a &lt;b&gt;red&lt;/b&gt; circle" in page
+    assert "Standard deviation over the steps" in page
+    assert page.count('class="film"') == 1  # the preview that was asked for is not recorded once more
+
+
 def test_the_same_command_writes_the_same_picture(tmp_path):
     for name in ("one", "two"):
         main(["a star", "--out", str(tmp_path / name), "--steps", "2", "--seed", "3", "--quiet"])

@@ -35,7 +35,7 @@ def test_what_was_loaded_says_from_where(tmp_path):
 
 def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(provenance, "PACKAGES", ("no-such-package-anywhere",))
-    assert versions.__wrapped__()["no-such-package-anywhere"] == "not installed"
+    assert versions()["no-such-package-anywhere"] == "not installed"
 
 
 def test_it_is_saved_with_the_run_and_with_the_copy_of_a_saved_run(tiny, tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -117,3 +121,52 @@ def test_a_state_is_a_copy(tiny):
 
     settings = {"scheduler": "EulerAncestralDiscrete", "steps": 3}
     assert same_run(run(tiny, Meddler(), **settings), run(tiny, **settings))
+
+
+@pytest.mark.parametrize("name", schedulers())
+def test_a_saved_run_goes_on_exactly(tiny, name, tmp_path):
+    """Under every scheduler, what it remembers of earlier steps comes back from the files."""
+    settings = {"scheduler": scheduler_for(tiny.pipe, name), "steps": 4, "images_per_prompt": 2, "seed": [3, 8]}
+    result = run(tiny, Checkpoints(), **settings)
+    folder = result.save(tmp_path / "run")
+    assert same_run(again(folder, 2, model=tiny), result)
+    saved = sdprobe.open(folder)
+    assert list(saved[Checkpoints].states) == list(result[Checkpoints].states)
+    assert torch.equal(saved[Checkpoints].states[2].latents, result[Checkpoints].states[2].latents)
+    twice = sdprobe.open(saved.save(tmp_path / "again"))
+    assert same_run(again(twice, 3, model=tiny), result)
+
+
+def test_in_another_process(embedded, tmp_path):
+    """The model is loaded again by its name, and nothing else is known of the run."""
+    result = run(embedded, Checkpoints(), scheduler="DPMSolverMultistep", steps=4, seed=5)
+    folder = result.save(tmp_path / "run")
+    torch.save(result.latents, tmp_path / "latents.pt")
+    script = (
+        "import pathlib, sys, torch, sdprobe\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "torch.set_num_threads(1)\n"
+        "again = sdprobe.resume(folder / 'run', step=2, progress=False)\n"
+        "assert torch.equal(again.latents, torch.load(folder / 'latents.pt', weights_only=True))\n"
+        "other = sdprobe.resume(folder / 'run', step=2, prompt='a blue star', progress=False)\n"
+        "assert not torch.equal(other.latents, again.latents)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder.parent)], check=True)
+
+
+def test_only_with_the_weights_that_made_it(tiny, embedded, tmp_path):
+    folder = run(tiny, Checkpoints()).save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"a pipeline made in memory: give it as model="):
+        again(folder, 1)
+    with pytest.raises(ValueError, match="are not those of the run, which was made by StableDiffusion"):
+        again(folder, 1, model=embedded)
+    with pytest.raises(FileNotFoundError, match="there is no saved run"):
+        again(tmp_path, 1)
+    without = run(tiny).save(tmp_path / "without")
+    with pytest.raises(ValueError, match=r"hooks=\[sdprobe.Checkpoints\(\)\]"):
+        again(without, 1, model=tiny)
+
+
+def test_a_run_out_of_a_pickle_goes_on_with_its_model(tiny):
+    result = run(tiny, Checkpoints())
+    assert same_run(again(pickle.loads(pickle.dumps(result)), 1, model=tiny), result)

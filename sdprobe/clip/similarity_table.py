@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.plot import HEAT
 from sdprobe.plot.table import as_text
 
@@ -60,6 +61,22 @@ class Similarity:
     def best(self) -> tuple[str, ...]:
         """The nearest text of each image."""
         return tuple(self.texts[i] for i in self.cosine.argmax(dim=1).tolist())
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each image and text.
+
+        >>> import sdprobe
+        >>> from sdprobe.shapes import scene
+        >>> table = sdprobe.clip.similarity([scene(0).image], ["a red circle", "a star"]).to_pandas()
+        >>> list(table), table.text.tolist()
+        (['image', 'text', 'cosine', 'probability'], ['a red circle', 'a star'])
+
+        Raises ImportError if pandas is not installed.
+        """
+        found = {"cosine": self.cosine, "probability": self.probabilities}
+        numbers = {name: x.detach().float().cpu().numpy() for name, x in found.items()}
+        axes = {"image": np.arange(len(self.images)), "text": np.array(self.texts, dtype=object)}
+        return data_frame(each_cell(axes, numbers))
 
     def plot(self, values: Literal["cosine", "probabilities"] = "cosine") -> Figure:
         """Plot the matrix: a row per text, a column per image, after Radford et al. 2021.

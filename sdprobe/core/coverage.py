@@ -6,8 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from sdprobe.core.data_frame import data_frame
 from sdprobe.core.module_names import fits
 from sdprobe.plot.table import as_html, as_text
 
@@ -103,6 +104,40 @@ class Coverage:
                     f"only; see run.coverage. With strict=False there is no warning",
                     stacklevel=2,
                 )
+
+    def to_pandas(self, of: Literal["sites", "hooks"] = "sites") -> Any:
+        """Return a data frame of pandas with a row for each site, or for each hook and point.
+
+        >>> import sdprobe
+        >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=["statistics"], steps=2, progress=False)
+        >>> run.coverage.to_pandas("hooks")
+                   hook       point  calls
+        0  Statistics()  noise_pred      2
+        >>> list(run.coverage.to_pandas())
+        ['site', 'kind', 'asked', 'seen', 'missing']
+
+        Args:
+            of: ``"sites"``: every site known, its kind, whether a hook asked for it, how many times it was seen, and
+                the reason if it was missed. ``"hooks"``: how often each hook acted at each of its points.
+
+        Raises:
+            ImportError: if pandas is not installed.
+            ValueError: for another name.
+        """
+        if of == "hooks":
+            calls = [(own.hook, point, count) for own in self.hooks for point, count in own.calls.items()]
+            return data_frame({name: [row[i] for row in calls] for i, name in enumerate(("hook", "point", "calls"))})
+        if of != "sites":
+            raise ValueError(f"coverage has tables of 'sites' and of 'hooks', not of {of!r}")
+        names = list(dict.fromkeys([*self.sites, *self.asked, *self.seen, *self.missed]))
+        columns: dict[str, list[Any]] = {
+            "site": names,
+            "kind": [self.sites.get(name, self.asked.get(name, "")) for name in names],
+            "asked": [name in self.asked for name in names],
+            "seen": [self.seen.get(name, 0) for name in names],
+            "missing": [self.missed.get(name, "") for name in names],
+        }
+        return data_frame(columns)
 
     def __str__(self) -> str:
         rest = Counter(kind for name, kind in self.sites.items() if name not in self.asked)

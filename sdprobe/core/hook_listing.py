@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
+from sdprobe.core.data_frame import data_frame
 from sdprobe.plot.table import as_html, as_text
 
 HEAD = ("name", "kind", "points", "distribution", "summary")
@@ -78,6 +79,26 @@ class Listing(Sequence[Listed]):
     def names(self) -> tuple[str, ...]:
         """The names only."""
         return tuple(listed.name for listed in self._listed)
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each hook.
+
+        >>> import sdprobe
+        >>> table = sdprobe.hooks().to_pandas()
+        >>> table[table.name == "statistics"][["name", "kind", "points", "distribution"]].values.tolist()
+        [['statistics', 'observer', 'noise_pred', 'sdprobe']]
+
+        Raises ImportError if pandas is not installed.
+        """
+        columns: dict[str, list[str]] = {
+            "name": [own.name for own in self._listed],
+            "kind": [own.kind for own in self._listed],
+            "points": [", ".join(own.points) for own in self._listed],
+            "distribution": [own.distribution for own in self._listed],
+            "version": [own.version for own in self._listed],
+            "summary": [own.summary for own in self._listed],
+        }
+        return data_frame(columns)
 
     def _rows(self) -> list[Any]:
         return [HEAD, *(listed.row() for listed in self._listed)]

@@ -42,13 +42,11 @@ def to_plain(value: Any, tensors: MutableMapping[str, Tensor], at: str) -> Any:
     """
     if value is None or type(value) in (bool, int, str):
         return value
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else {"$float": str(float(value))}
-    if isinstance(value, (np.bool_, np.integer)):
-        return value.item()
+    if type(value) is float:
+        return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, torch.dtype):
         return {"$dtype": name_of(value)}
-    if isinstance(value, (Tensor, np.ndarray, Image.Image)):
+    if isinstance(value, (Tensor, np.ndarray, np.generic, Image.Image)):
         return _with_tensor(value, tensors, at)
     if type(value) is range:
         return {"$range": [value.start, value.stop, value.step]}
@@ -88,7 +86,8 @@ def _with_tensor(value: Any, tensors: MutableMapping[str, Tensor], at: str) -> d
     if isinstance(value, Image.Image) and value.mode not in MODES:
         raise TypeError(f"{at} is an image of mode {value.mode!r}; those that can be written: {', '.join(MODES)}")
     tensors[at] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # a copy
-    return {"$image" if isinstance(value, Image.Image) else "$array": at}
+    kind = "$image" if isinstance(value, Image.Image) else "$number" if isinstance(value, np.generic) else "$array"
+    return {kind: at}
 
 
 _READERS: dict[str, Any] = {
@@ -101,5 +100,6 @@ _READERS: dict[str, Any] = {
     "$frozenset": lambda own, tensors: frozenset(from_plain(each, tensors) for each in own),
     "$tensor": lambda own, tensors: tensors[own],
     "$array": lambda own, tensors: tensors[own].numpy(),
+    "$number": lambda own, tensors: tensors[own].numpy()[()],
     "$image": lambda own, tensors: Image.fromarray(tensors[own].numpy()),
 }

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from types import MappingProxyType
 
 PACKAGES = ("sdprobe", "torch", "diffusers", "transformers", "numpy")
 
@@ -32,20 +31,21 @@ class Provenance:
     weights: str | None = None
     dtype: str | None = None
     device: str | None = None
-    versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
-@cache
-def versions() -> Mapping[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter to a run.
 
     >>> list(versions())
     ['python', 'sdprobe', 'torch', 'diffusers', 'transformers', 'numpy']
     """
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # a checkout that is on the path and not installed
-            found[name] = "not installed"
-    return MappingProxyType(found)
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+@cache  # reading the metadata of a package takes longer than all the rest
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is on the path and not installed
+        return "not installed"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -27,3 +28,7 @@ class State:
     scheduler: Any = field(repr=False)
     generator: Any = field(repr=False)
     levels: Sequence[Any] = field(default=(), repr=False)
+
+    def on(self, device: torch.device) -> State:
+        """Return the state with its latents on a device."""
+        return replace(self, latents=self.latents.to(device))

@@ -221,8 +221,9 @@ class Run(RunOutputs):
         raise KeyError(f"{hook!r} is not a hook of this run; its hooks are {names}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for a pickle: all but the model, of which only the name is kept."""
-        return {name: own for name, own in vars(self).items() if name != "model"} | {"_model_name": self.model_name}
+        """Return the state for a pickle: all but the model, of which the name and the provenance are kept."""
+        own = {name: value for name, value in vars(self).items() if name != "model"}
+        return own | {"_model_name": self.model_name, "_provenance": self.provenance}
 
     def __copy__(self) -> Run:
         vars(copied := object.__new__(type(self))).update(vars(self))

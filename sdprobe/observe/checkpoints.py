@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from sdprobe.core.hook import Observer
+from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, State, Step
+from sdprobe.core.written_scheduler import WrittenScheduler, write_scheduler
 
 
 class Checkpoints(Observer):
@@ -21,7 +28,8 @@ class Checkpoints(Observer):
     State(index=2)
 
     Attributes:
-        states: (in a run) a `State` for each step kept, by step number.
+        states: (in a run) a `State` for each step kept, by step number. In a saved run a state is read when it is asked
+            for, and its scheduler is a description that `sdprobe.resume` makes a scheduler of.
     """
 
     def start(self, run: Run) -> None:
@@ -30,3 +38,62 @@ class Checkpoints(Observer):
     def latents(self, x: Tensor, step: Step) -> None:
         # The step holds the latents from before the hooks of this step: hooks that change them will do so again.
         self.states[step.index] = step.state()
+
+    def records(self) -> HookRecords:
+        tensors: dict[str, Tensor] = {}
+        return HookRecords({"states": [_written(state, tensors) for state in self.states.values()]}, tensors)
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        written = {own["index"]: own for own in records.values["states"]}
+        self.states = SavedStates(written, records.tensors)  # type: ignore[assignment]
+
+
+class SavedStates(Mapping[int, State]):
+    """The states of a saved run; each is read when it is asked for."""
+
+    def __init__(self, written: Mapping[int, Mapping[str, Any]], tensors: Tensors) -> None:
+        self._written, self._tensors = written, tensors
+
+    def __getitem__(self, index: int) -> State:
+        own = self._written[index]
+        generators = [_generator(device, self._tensors[name]) for device, name in own["generators"]]
+        return State(
+            index,
+            self._tensors[f"{index}.latents"],
+            WrittenScheduler(**own["scheduler"], tensors=self._of(index)),
+            generators if own["one_each"] else generators[0],
+        )
+
+    def _of(self, index: int) -> Tensors:
+        names = {name: name for name in self._tensors if name.startswith(f"{index}.scheduler.")}
+        return TensorsByKey(names, self._tensors.__getitem__)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._written)
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    def __repr__(self) -> str:
+        return f"SavedStates(of the steps {', '.join(map(str, self))})"
+
+
+def _written(state: State, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    one_each = isinstance(state.generator, list)
+    generators = state.generator if one_each else [state.generator]
+    named = {f"{state.index}.generator.{i}": own for i, own in enumerate(generators)}
+    tensors |= {name: own.get_state() for name, own in named.items()} | {f"{state.index}.latents": state.latents}
+    return {
+        "index": state.index,
+        "generators": [[str(own.device), name] for name, own in named.items()],
+        "one_each": one_each,
+        "scheduler": write_scheduler(state.scheduler, tensors, f"{state.index}.scheduler"),
+    }
+
+
+def _generator(device: str, state: Tensor) -> torch.Generator:
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"the noise of this run was drawn on {device}, and torch sees no GPU here")
+    generator = torch.Generator(device)
+    generator.set_state(state)
+    return generator

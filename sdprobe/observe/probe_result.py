@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe.core.activations.record import ActivationKey
+from sdprobe.core.data_frame import data_frame
 from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.plot import HEAT
 from sdprobe.plot.table import as_text
@@ -79,6 +80,32 @@ class ProbeResult:
     def chance(self) -> float:
         """The share of the most frequent label; for R², 0."""
         return next(iter(self.fits.values())).chance
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each module and step.
+
+        >>> import torch
+        >>> import sdprobe
+        >>> x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+        >>> fitted = sdprobe.LinearProbe().fit(x, (x[:, 2] > 0).tolist())
+        >>> result = ProbeResult({(ActivationKey("mid_block"), 3): fitted})
+        >>> result.to_pandas()[["module", "step", "measure", "pictures"]]
+              module  step   measure  pictures
+        0  mid_block     3  accuracy        40
+
+        The other columns: ``side``, ``stream``, ``call``; ``score`` with its interval, ``low`` and ``high``; the same
+        with shuffled labels, ``control``, ``control_low`` and ``control_high``; ``chance``.
+
+        Raises ImportError if pandas is not installed.
+        """
+        rows = [
+            {"module": key.name, "side": key.side, "stream": key.stream, "call": key.call, "step": index}
+            | {"measure": own.measure, "score": own.score.value, "low": own.score.low, "high": own.score.high}
+            | {"control": own.control.value, "control_low": own.control.low, "control_high": own.control.high}
+            | {"chance": own.chance, "pictures": own.pictures}
+            for (key, index), own in self.fits.items()
+        ]
+        return data_frame({name: [row[name] for row in rows] for name in rows[0]} if rows else {})
 
     def plot(self) -> Figure:
         """Plot the score of each module and step with its interval, and beside it the control, in the same colours.

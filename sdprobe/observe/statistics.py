@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import matplotlib
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import Tensors
@@ -101,6 +102,26 @@ class Statistics(Observer):
     @property
     def cosine(self) -> Float[Tensor, "steps images"]:
         return torch.stack(self._cosines).cpu() if self._saved is None else self._saved["cosine"]
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each step and image.
+
+        >>> import sdprobe
+        >>> statistics = sdprobe.Statistics()
+        >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[statistics], steps=4, seed=0, progress=False)
+        >>> run[statistics].to_pandas()[["step", "image", "latents_std", "denoised_norm", "cosine"]]
+           step  image  latents_std  denoised_norm    cosine
+        0     0      0     ...
+        1     1      0     ...
+        2     2      0     ...
+        3     3      0     ...
+
+        Raises ImportError if pandas is not installed.
+        """
+        moments = {f"{name}_{moment}": x.numpy() for name in LINES for moment, x in self[name]._asdict().items()}  # type: ignore[index]
+        cosine = self.cosine.numpy()
+        axes = {"step": self.indices, "image": range(cosine.shape[1])}
+        return data_frame(each_cell(axes, {**moments, "cosine": cosine}))
 
     def plot(self) -> Figure:
         """Plot mean, standard deviation, norm and cosine over the steps, averaged over the images."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
@@ -51,6 +52,18 @@ class HeatMap:
     values: Float[Tensor, "h w"]
     word: str = ""
     picture: Image.Image | None = field(default=None, repr=False)
+
+    def numpy(self) -> Float[np.ndarray, "h w"]:
+        """Return the values as an array of numpy, in CPU memory; those in half precision as float32.
+
+        >>> import torch
+        >>> import sdprobe
+        >>> sdprobe.HeatMap(torch.eye(2)).numpy()
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
+        """
+        own = self.values.detach().cpu()
+        return (own.float() if own.dtype in (torch.float16, torch.bfloat16) else own).numpy()
 
     def resize(self, size: tuple[int, int], mode: str = "bicubic") -> HeatMap:
         """Return the map at another size ``(h, w)``: ``"bicubic"`` as in DAAM, ``"bilinear"``, ``"area"`` or others."""

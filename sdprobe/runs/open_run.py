@@ -1,4 +1,4 @@
-"""`open_run`: a run from the folder it was saved to; `SavedRun`: such a run, which reads its parts when asked for."""
+"""`open_run`: a run from the folder it was saved to; `SavedRun`: such a run, read part by part as it is asked for."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ class SavedRun(Run):
             )
         number = self.hooks.index(hook)
         if (number, known) not in self._restored:
-            images = [own.images for own in self.hooks if own.inner == number and own.images is not None]
-            self._restored[number, known] = hook.restored(self._part(images[0]) if images else self, known)
+            part = self if hook.images is None else self._part(hook.images)
+            self._restored[number, known] = hook.restored(part, known)
         return self._restored[number, known]
 
     def _part(self, images: Sequence[int]) -> Run:
@@ -264,7 +264,7 @@ def _provenance(written: Any) -> Provenance:
         for name in ("source", "weights", "dtype", "device")
     }
     versions = {_text(name): _text(number) for name, number in written["versions"].items()}
-    return Provenance(_text(written["model"]), versions=MappingProxyType(versions), **own)
+    return Provenance(_text(written["model"]), versions=versions, **own)
 
 
 def _text(given: Any) -> str:

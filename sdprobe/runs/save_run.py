@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,11 @@ def save_run(run: Run, folder: str | Path) -> Path:
 
 def _content(run: Run) -> dict[str, Any]:
     """Return what the folder says first: everything short, so that thousands of runs can be looked through."""
-    provenance = run.provenance
     return {
         "format": FORMAT,
         "schema": SCHEMA,
         "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-        "provenance": asdict(replace(provenance, versions=None)) | {"versions": dict(provenance.versions)},  # type: ignore[arg-type]
+        "provenance": asdict(run.provenance),
         "settings": asdict(run.settings),
         "roles": list(run.roles),
         "resumed_at": run.resumed_at,

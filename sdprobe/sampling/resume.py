@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from sdprobe.core.registry import Given
 from sdprobe.core.run import Run, State
+from sdprobe.core.torch_names import dtype_of
+from sdprobe.core.written_scheduler import WrittenScheduler
+from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import has_caches
+from sdprobe.model.diffusion.revived_scheduler import revived
 from sdprobe.model.diffusion.scheduler_copies import copied_scheduler
 from sdprobe.model.fill_settings import changed
+from sdprobe.model.loading import load
 from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.runs.open_run import open_run
 from sdprobe.sampling.loop import loop
 
 
 def resume(
-    run: Run,
+    run: Run | str | Path,
     step: int,
     *,
+    model: Model | Any = None,
     hooks: Given = (),
     prompt: str | Sequence[str] | None = None,
     negative_prompt: str | Sequence[str] | None = None,
@@ -39,9 +48,18 @@ def resume(
     >>> bool((other.latents == run.latents).all())
     False
 
+    A saved run is continued in another process, also on another day, with the same result:
+
+    >>> import tempfile
+    >>> folder = run.save(tempfile.mkdtemp())
+    >>> bool((sdprobe.resume(folder, step=3, progress=False).latents == run.latents).all())
+    True
+
     Args:
-        run: the run to continue.
+        run: the run to continue, or the folder of a saved one.
         step: the first step of the new run.
+        model: the model, or its pipeline, for a run that has none, since it was saved or unpickled; None loads it from
+            where the run's model was loaded, with the same dtype and to the same device.
         hooks: the hooks of the new run; those of the earlier run are not used.
         prompt: another text for all prompts of the run, or one each. None, here and below, means no change.
         negative_prompt: another text for all, or one each.
@@ -50,20 +68,48 @@ def resume(
 
     Raises:
         ValueError: if the run has no state of this step, for a wrong number of texts, and where a cache acts in the
-            denoiser (`enable_cache`), which keeps what it needs of earlier steps to itself.
+            denoiser (`enable_cache`), which keeps what it needs of earlier steps to itself. For a run without a model:
+            if none is given and it was made in memory, and if the weights are others than those of the run.
     """
+    run = run if isinstance(run, Run) else open_run(run)
     kept = [record for _, record in run.records if isinstance(record, Checkpoints)]
     if not kept:
         raise ValueError("this run kept nothing to go on from: give sample hooks=[sdprobe.Checkpoints()]")
     states: dict[int, State] = {index: state for record in kept for index, state in record.states.items()}
     if step not in states:
         raise ValueError(f"step {step} was not kept; kept: {', '.join(map(str, sorted(states))) or 'none'}")
-    if step and has_caches(run.model.denoiser):
+    own = _model_of(run, model)
+    if step and has_caches(own.denoiser):
         raise ValueError(
             f"a cache acts in the denoiser, and what it had kept before step {step} is gone: resume the run from step "
             f"0, or without the cache"
         )
     settings = changed(run.settings, prompt, negative_prompt, guidance_scale)
-    # Copied, because the loop changes the scheduler and the state may be used again.
-    scheduler = copied_scheduler(states[step].scheduler)
-    return loop(run.model, settings, hooks, scheduler, state=states[step], progress=progress)
+    state = states[step].on(own.device)
+    if isinstance(state.scheduler, WrittenScheduler):
+        scheduler = revived(state.scheduler, own.device)
+    else:
+        # Copied, because the loop changes the scheduler and the state may be used again.
+        scheduler = copied_scheduler(state.scheduler)
+    return loop(own, settings, hooks, scheduler, state=state, progress=progress)
+
+
+def _model_of(run: Run, given: Model | Any) -> Model:
+    """Return the model to continue a run with. Raises ValueError if its weights are known to differ from the run's."""
+    if given is None and "model" in vars(run):
+        own: Model = run.model
+        return own
+    made_by = run.provenance
+    if given is None and made_by.source is None:
+        raise ValueError(f"this run was made by {made_by.model}, a pipeline made in memory: give it as model=")
+    if given is None:
+        dtype = None if made_by.dtype is None else dtype_of(made_by.dtype)
+        given = load(made_by.source, dtype=dtype, device=made_by.device)
+    model = load(given)
+    weights = (made_by.weights, model.provenance.weights)
+    if None not in weights and len(set(weights)) > 1:
+        raise ValueError(
+            f"the weights of {model!r} are not those of the run, which was made by {made_by.model}: load what made it, "
+            f"in its dtype {made_by.dtype}, with its LoRAs"
+        )
+    return model

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sdprobe.core.data_frame import data_frame
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.noise_levels import level_at
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
@@ -66,6 +67,31 @@ class Schedule:
     def step_sizes(self) -> Float[Tensor, " calls"]:
         """The decrease of σ from each call to the next; negative where σ increases, as in inversion."""
         return self.sigmas[:-1] - self.sigmas[1:]
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each call of the denoiser, and one for the end.
+
+        >>> import sdprobe
+        >>> table = sdprobe.schedule(sdprobe.load(), steps=2, scheduler="EulerDiscrete").to_pandas()
+        >>> list(table), len(table)
+        (['call', 'timestep', 'sigma', 'alpha', 'snr', 'signal', 'noise', 'step_size'], 3)
+        >>> table.timestep.tolist()
+        [999.0, 499.0, nan]
+
+        Raises ImportError if pandas is not installed.
+        """
+        no_call = torch.tensor([torch.nan])  # after the last one
+        columns = {
+            "call": torch.arange(len(self.sigmas)),
+            "timestep": torch.cat([self.timesteps, no_call]),
+            "sigma": self.sigmas,
+            "alpha": self.alphas,
+            "snr": self.snr,
+            "signal": self.signal,
+            "noise": self.noise,
+            "step_size": torch.cat([self.step_sizes, no_call]),
+        }
+        return data_frame({name: values.numpy() for name, values in columns.items()})
 
     def plot(self, *others: Schedule) -> Figure:
         """Plot timesteps, σ, step sizes and signal-to-noise ratio over the calls, for one or more schedules."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
+from sdprobe.core.data_frame import data_frame
 from sdprobe.core.prompt import Prompt, TokenRole
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
@@ -50,6 +51,24 @@ class Tokens:
                 word_of |= dict.fromkeys(positions, own.text[first:last])
         parts = zip(own.ids, own.tokens, own.roles, strict=True)
         return tuple(Token(i, number, token, word_of[i], role) for i, (number, token, role) in enumerate(parts))
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each token, including padding.
+
+        >>> import sdprobe
+        >>> table = sdprobe.tokens(sdprobe.load(), ["a star", "a ring"]).to_pandas()
+        >>> table[table.role == "word"][["prompt", "position", "token", "word"]]
+            prompt  position     token  word
+        1        0         1     a</w>     a
+        2        0         2  star</w>  star
+        33       1         1     a</w>     a
+        34       1         2  ring</w>  ring
+
+        Raises ImportError if pandas is not installed.
+        """
+        rows = [(i, row) for i in range(len(self.prompts)) for row in self.rows(i)]
+        columns = {field.name: [getattr(row, field.name) for _, row in rows] for field in fields(Token)}
+        return data_frame({"prompt": [i for i, _ in rows], **columns})
 
     def __iter__(self) -> Iterator[Token]:
         return (row for i in range(len(self.prompts)) for row in self.rows(i))

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdprobe import plot
 from sdprobe.core.attention import Attention
+from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import Tensors
@@ -198,6 +199,23 @@ class AttentionGuidance(Transform):
     @property
     def changes(self) -> Float[Tensor, "steps images"]:
         return self._recorded(2)
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each step and image.
+
+        >>> import sdprobe
+        >>> excite = sdprobe.AttendAndExcite(["circle", "square"])
+        >>> prompt = "a red circle and a blue square"
+        >>> run = sdprobe.sample(sdprobe.load(), prompt, hooks=[excite], steps=4, seed=0, progress=False)
+        >>> run[excite].to_pandas()[["step", "image", "pushes"]]
+           step  image  pushes
+        0     0      0     ...
+        1     1      0     ...
+
+        Raises ImportError if pandas is not installed.
+        """
+        kept = {"loss": self.losses.numpy(), "pushes": self.pushes.numpy(), "change": self.changes.numpy()}
+        return data_frame(each_cell({"step": self.indices, "image": range(kept["loss"].shape[1])}, kept))
 
     def plot(self) -> Figure:
         """Plot losses, updates and changes of x_t over the steps: a line for each image."""

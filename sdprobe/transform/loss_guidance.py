@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe import plot
+from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import Tensors
@@ -205,6 +206,11 @@ class LossGuidance(Transform):
     @property
     def changes(self) -> Float[Tensor, "steps images"]:
         return self._recorded(2)
+
+    def to_pandas(self) -> Any:
+        """Return a data frame of pandas with a row for each step and image: its loss, gradient norm and change."""
+        kept = {"loss": self.losses.numpy(), "norm": self.norms.numpy(), "change": self.changes.numpy()}
+        return data_frame(each_cell({"step": self.indices, "image": range(kept["loss"].shape[1])}, kept))
 
     def plot(self) -> Figure:
         """Plot losses, gradient norms and changes of the noise over the steps: a line for each image."""

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.activations.form import ActivationForm
+from sdprobe.core.data_frame import data_frame
 
 COLUMNS = ("picture", "role", "prompt", "step", "y", "x", "position", "token")
 
@@ -42,11 +43,7 @@ class FlatActivations:
 
     def to_pandas(self) -> Any:
         """Return the table as a data frame of pandas. Raises ImportError if pandas is not installed."""
-        try:
-            import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas: pip install pandas") from error
-        return pandas.DataFrame(dict(self.table))
+        return data_frame(self.table)
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -1,0 +1,73 @@
+"""What differs in how two runs were made; and which of their images and steps have the same meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from sdprobe.core.hook import Transform
+from sdprobe.core.limits.limited_hook import LimitedHook
+from sdprobe.core.run import Run
+from sdprobe.runs.recorded_values import calls_of, saved_hooks
+
+
+def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
+    """Return what differs, by name, each as the two values: settings, the model's name, and the transforms."""
+    both: dict[str, tuple[Any, Any]] = {"model": (a.model_name, b.model_name)}
+    both |= {own.name: (getattr(a.settings, own.name), getattr(b.settings, own.name)) for own in fields(a.settings)}
+    both |= {"resumed_at": (a.resumed_at, b.resumed_at), "transforms": (_transforms(a), _transforms(b))}
+    return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
+def _transforms(run: Run) -> str:
+    """Return the transforms of a run, each as it was given, with its limits."""
+    saved = saved_hooks(run)
+    if saved:
+        inside = {own.inner for own in saved}
+        kinds = [saved[own.inner].kind if own.inner is not None else own.kind for own in saved]
+        found = [
+            str(own)
+            for i, (own, kind) in enumerate(zip(saved, kinds, strict=True))
+            if i not in inside and (kind is None or issubclass(kind, Transform))
+        ]
+    else:
+        inner = {id(own.inner) for _, own in run.records if isinstance(own, LimitedHook)}
+        found = [str(own) for _, own in run.records if isinstance(own, Transform) and id(own) not in inner]
+    return ", ".join(found) or "none"
+
+
+def images_apart(a: Run, b: Run, notes: list[str]) -> range:
+    """Return the numbers of the images that both runs have; add a note on those of only one."""
+    first, second = a.settings.images, b.settings.images
+    shared = min(first, second)
+    if first != second:
+        side, most = ("a", first) if first > second else ("b", second)
+        said = f"image {shared}" if most == shared + 1 else f"images {shared} to {most - 1}"
+        notes.append(f"{said} of {side} left out: the other run has only {shared}")
+    return range(shared)
+
+
+def steps_apart(a: Run, b: Run, of_a: Iterable[int], of_b: Iterable[int], notes: list[str]) -> bool:
+    """Return whether the steps of two runs are compared by number; add a note on why not, or on what it means.
+
+    Args:
+        a: a run.
+        b: another run.
+        of_a: the steps that were recorded of ``a``.
+        of_b: the steps that were recorded of ``b``.
+        notes: the notes so far.
+    """
+    first, second = calls_of(a, of_a), calls_of(b, of_b)
+    if first != second:
+        notes.append(
+            f"steps left out: a calls the denoiser {first} times and b {second} times, so step k of one is at another "
+            f"noise level than step k of the other"
+        )
+        return False
+    if a.settings.scheduler != b.settings.scheduler:
+        notes.append(
+            "steps are compared by number, and the schedulers differ: noise level and scale of x_t can be others at "
+            "the same step"
+        )
+    return True

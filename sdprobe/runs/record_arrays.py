@@ -1,0 +1,188 @@
+"""What each built-in hook recorded, as labelled arrays; of `AttentionMaps` see `attention_arrays`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from PIL.Image import Image
+from torch import Tensor
+
+from sdprobe.core.activations.form import ActivationKey, RowLabel
+from sdprobe.core.torch_names import name_of
+from sdprobe.observe.activations import Activations
+from sdprobe.observe.latents import LatentRecorder
+from sdprobe.observe.preview import Preview
+from sdprobe.observe.self_attention_maps import SelfAttentionMaps
+from sdprobe.observe.statistics import LINES, Moments, Statistics
+from sdprobe.runs.labelled_array import Array, Coordinate, LabelledArray, along, as_numpy
+from sdprobe.sae.features import Features
+from sdprobe.transform.attention_loss_guidance import AttentionGuidance
+from sdprobe.transform.loss_guidance import LossGuidance
+
+Images = Mapping[str, Coordinate]
+"""The coordinate of the dimension ``"image"``; nothing where the numbers are not known."""
+
+LeftOut = str
+"""Why something is in no array."""
+
+SCALE = {"units": "the scheduler's own scale"}
+WHAT = {"latents": "x_t, as it enters the step", "noise_pred": "guided noise", "denoised": "predicted x0"}
+
+
+def self_attention_arrays(hook: SelfAttentionMaps, images: Images) -> Iterator[LabelledArray]:
+    """Return a matrix for each grid and image."""
+    for (h, w), total in sorted(hook.sums.items(), reverse=True):
+        dims = ("image", f"position_{h}x{w}", f"seen_{h}x{w}")
+        coords = dict(images)
+        for dim in dims[1:]:
+            coords |= along(dim, range(h * w))
+        attrs = {
+            "long_name": "mean probability of the attention of a position of the image to another; row by row",
+            "units": "probability",
+            "averaged_over": ["step", "layer", "head"],
+            "calls": hook.counts[h, w],
+            "grid": [h, w],
+        }
+        yield LabelledArray(f"self_attention_{h}x{w}", dims, as_numpy(total / hook.counts[h, w]), coords, attrs)
+
+
+def latent_arrays(hook: LatentRecorder, images: Images) -> Iterator[LabelledArray]:
+    """Return what was kept of the steps; each step is read once."""
+    indices, values, kept_as = hook.indices, dict[str, Array](), {}
+    for at, index in enumerate(indices):
+        for name, x in hook.at(index).items():
+            own = as_numpy(x)
+            if name not in values:
+                values[name], kept_as[name] = np.empty((len(indices), *own.shape), own.dtype), name_of(x.dtype)
+            values[name][at] = own
+    for name, whole in values.items():
+        attrs = {"long_name": WHAT[name], "kept_as": kept_as[name], **SCALE}
+        yield of_latents(name, whole, along("step", indices) | dict(images), attrs)
+
+
+def of_latents(name: str, values: Array, coords: Mapping[str, Coordinate], attrs: Mapping[str, Any]) -> LabelledArray:
+    """Return latents as an array; the first dimension is the step, if there is a coordinate of it."""
+    *_, h, w = values.shape
+    dims = ("step",) * ("step" in coords) + ("image", "channel", "y_latents", "x_latents")
+    places = along("y_latents", range(h)) | along("x_latents", range(w))
+    return LabelledArray(name, dims, values, {**coords, **places}, attrs)
+
+
+def statistics_arrays(hook: Statistics, images: Images) -> Iterator[LabelledArray]:
+    """Return each moment of each value, and the cosines."""
+    coords = along("step", hook.indices) | dict(images)
+    for name in LINES if hook.indices else ():
+        for moment, values in zip(Moments._fields, hook[name], strict=True):  # type: ignore[index]
+            attrs = {"long_name": f"{moment} of {WHAT[name]}", **SCALE}
+            yield LabelledArray(f"{name}_{moment}", ("step", "image"), as_numpy(values), coords, attrs)
+    if hook.indices:
+        attrs = {"long_name": "cosine of the output with and without prompt; NaN without guidance", "units": "1"}
+        yield LabelledArray("cosine", ("step", "image"), as_numpy(hook.cosine), coords, attrs)
+
+
+def loss_arrays(hook: LossGuidance | AttentionGuidance, images: Images) -> Iterator[LabelledArray]:
+    """Return the columns of the hook's table, named after its class."""
+    coords = along("step", hook.indices) | dict(images)
+    kept = {"losses": "loss before the change", "norms": "norm of the gradient", "pushes": "number of updates"}
+    kept["changes"] = "root mean square of the change, in standard deviations of what is changed"
+    for name, said in kept.items():
+        if hook.indices and hasattr(type(hook), name):
+            own = f"{_snake(type(hook).__name__)}_{name}"
+            values = as_numpy(getattr(hook, name))
+            yield LabelledArray(own, ("step", "image"), values, coords, {"long_name": said})
+
+
+def preview_arrays(hook: Preview, images: Images) -> Iterator[LabelledArray]:
+    """Return the pictures of the steps, and the last."""
+    for name in hook.keep if hook.indices else ():
+        pictures = np.stack([_pixels(step) for step in hook[name]])
+        yield of_pictures(f"preview_{name}", pictures, along("step", hook.indices) | dict(images), WHAT[name])
+    with suppress(AttributeError):  # in a run that has not come to its end
+        yield of_pictures("preview_final", _pixels(hook.final), images, "final latents")
+
+
+def picture_arrays(pictures: Sequence[Image], images: Images) -> Iterator[LabelledArray]:
+    """Return the pictures of a run."""
+    if pictures:
+        yield of_pictures("picture", _pixels(pictures), images, "")
+
+
+def of_pictures(name: str, values: Array, coords: Mapping[str, Coordinate], of: str) -> LabelledArray:
+    """Return pictures as an array; the first dimension is the step, if there is a coordinate of it."""
+    *_, h, w, _ = values.shape
+    y, x = (f"{axis}_{'preview' if name.startswith('preview') else name}" for axis in "yx")
+    dims = ("step",) * ("step" in coords) + ("image", y, x, "rgb")
+    places = along(y, range(h)) | along(x, range(w)) | along("rgb", ("red", "green", "blue"))
+    attrs = {"long_name": f"picture of the {of}" if of else "picture", "units": "0 to 255"}
+    return LabelledArray(name, dims, values, {**coords, **places}, attrs)
+
+
+def activation_arrays(hook: Activations, images: Images) -> Iterator[LabelledArray | LeftOut]:
+    """Return an array for each tensor that is of the same shape and the same rows in all steps."""
+    record = hook.record
+    for key in record.keys:
+        indices = record.indices_of(key)
+        form = record.form_of(indices[0], key)
+        try:
+            x = record[key]
+        except KeyError as error:
+            yield str(error.args[0])
+            continue
+        own = {"rows": "row", "h": f"y_{key.name}", "w": f"x_{key.name}"}
+        dims = ("step", *(own.get(axis, f"{axis.replace(' ', '_')}_{key.name}") for axis in form.axes))
+        coords = _of_rows(form.rows)
+        for name, size in zip(dims, x.shape, strict=True):
+            coords |= along(name, range(size)) if name.startswith(("y_", "x_")) else {}
+        if form.positions is not None:
+            coords["token_kept"] = (("row", f"tokens_{key.name}"), np.array(form.positions))
+        attrs = {what: list(at) for what in ("grid", "image", "text") if (at := getattr(form, what)) is not None}
+        array = LabelledArray(_named("activation", key), dims, as_numpy(x), coords, {**attrs, **_of_key(key, x)})
+        yield array.at_steps(indices)
+
+
+def feature_arrays(hook: Features, images: Images) -> Iterator[LabelledArray | LeftOut]:
+    """Return the activations that were kept of each place, strongest first, and the numbers of their features."""
+    record = hook.record
+    for key in record.keys:
+        reads = {index: record._reads(index, key) for index in record.indices if (index, key) in record._kept}
+        rows = [tuple(row for read in own for row in read.rows) for own in reads.values()]
+        if len(set(rows)) > 1:
+            yield f"the features of {key} have not the same rows in all steps: read each step with at(step)"
+            continue
+        numbers = images["image"][1] if images else None
+        labels = [row if numbers is None else row._replace(image=int(numbers[row.image])) for row in rows[0]]
+        for what in ("values", "indices"):
+            x = torch.stack([torch.cat([getattr(read, what).value for read in own]) for own in reads.values()])
+            dims = ("step", "row", f"position_{key.name}", f"kept_{key.name}")
+            said = "activations of the features kept" if what == "values" else "numbers of the features kept"
+            attrs = {"long_name": said, "features": record.features, **_of_key(key, x)}
+            name = _named(f"feature_{what}", key)
+            yield LabelledArray(name, dims, as_numpy(x), _of_rows(labels), attrs).at_steps(list(reads))
+
+
+def _named(what: str, key: ActivationKey) -> str:
+    parts = (key.name, key.side * (key.side != "output"), key.stream * (key.stream != "hidden"))
+    return "_".join([what, *filter(None, parts), *[str(key.call)] * bool(key.call)]).replace(" ", "_")
+
+
+def _of_rows(rows: Sequence[RowLabel]) -> dict[str, Coordinate]:
+    columns = zip(("row_image", "row_role", "row_prompt"), zip(*rows, strict=True), strict=True)
+    return along("row", range(len(rows))) | {name: (("row",), np.array(values)) for name, values in columns}
+
+
+def _of_key(key: ActivationKey, x: Shaped[Tensor, ...]) -> dict[str, Any]:
+    return {"module": key.name, "side": key.side, "stream": key.stream, "call": key.call, "kept_as": name_of(x.dtype)}
+
+
+def _pixels(pictures: Iterable[Image]) -> Array:
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

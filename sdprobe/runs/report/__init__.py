@@ -1,0 +1,1 @@
+"""A run as one HTML file: what is shown, how it is packed, and the page."""
