@@ -53,9 +53,11 @@ def read_prompt(written: Any) -> Prompt:
             return Prompt(text, ids, tokens, words, roles, spans, parts)
         if kind == "texts":
             texts = {_text(name): _text(own) for name, own in _mapping(written["texts"]).items()}
+            if any(own["kind"] == "texts" for _, own in written["readings"]):  # which could be nested without end
+                raise ValueError("a reading is of one text")
             readings = tuple((int(start), read_prompt(own)) for start, own in written["readings"])
             return PromptOfTexts(text, ids, tokens, words, roles, spans, parts, texts, readings)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{short_repr(written)} is no prompt: {error!r}") from error
     raise ValueError(f"{short_repr(kind)} is no kind of prompt")
 

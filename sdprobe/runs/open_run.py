@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
@@ -157,8 +158,8 @@ class SavedRun(Run):
             )
         number = self.hooks.index(hook)
         if (number, known) not in self._restored:
-            images = [own.images for own in self.hooks if own.inner == number and own.images is not None]
-            self._restored[number, known] = hook.restored(self._part(images[0]) if images else self, known)
+            part = self if hook.images is None else self._part(hook.images)
+            self._restored[number, known] = hook.restored(part, known)
         return self._restored[number, known]
 
     def _part(self, images: Sequence[int]) -> Run:
@@ -184,7 +185,12 @@ class SavedRun(Run):
         return own.is_of(type(asked)) and said.config == written.config and not written.left_out
 
     def _read_records(self) -> list[tuple[object, Any]]:
-        return [(own, self.record_of(own)) for own in self.hooks if own.inner is None and own.kind is not None]
+        found: list[tuple[object, Any]] = []
+        for own in self.hooks:
+            if own.inner is None and own.kind is not None:
+                with suppress(KeyError):  # its records could not be saved: whoever asks for it is told why
+                    found.append((own, self.record_of(own)))
+        return found
 
 
 def _read_prompts(run: SavedRun, side: str) -> tuple[Prompt, ...]:

@@ -33,6 +33,8 @@ SCHEMA = 1
 MOST_JSON_BYTES = 100_000_000
 FILE_BYTES = 256_000_000
 """A file of tensors is closed when it holds this much, so that writing needs no more memory."""
+FILE_TENSORS = 1000
+"""And when it holds this many: to read one, the list of all in its file is read."""
 SIDES = ("prompts", "negative_prompts")
 LAYOUT = (
     "prompts.json",
@@ -95,12 +97,16 @@ class RunFolder:
         """
         files: dict[str, str] = {}
         waiting: dict[str, Tensor] = {}
+        size = 0  # of those that wait
+        places: set[int] = set()
         for name, x in tensors.items():
-            if waiting and sum(own.nbytes for own in waiting.values()) + x.nbytes > FILE_BYTES:
+            if waiting and (size + x.nbytes > FILE_BYTES or len(waiting) == FILE_TENSORS):
                 self._write_file(under, waiting, files)
+                size, places = 0, set()
             own = _alone(x)
-            shared = own.nbytes and own.data_ptr() in {there.data_ptr() for there in waiting.values()}
-            waiting[name] = own.clone() if shared else own
+            waiting[name] = own.clone() if own.nbytes and own.data_ptr() in places else own
+            size += own.nbytes
+            places.add(own.data_ptr())
         if waiting:
             self._write_file(under, waiting, files)
         return files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
 from typing import Any
 
 from sdprobe.core.hook import Observer, Transform
@@ -90,19 +90,34 @@ class SavedHook:
         values, left_out = written.get("values"), written.get("left_out")
         if not isinstance(values, dict) or not isinstance(left_out, dict):
             raise ValueError(f"{folder}/records.json in {str(self._folder.path)!r} holds no records")
-        hook = self._made(kind)
-        hook.restore(HookRecords(values, self._folder.tensors(folder, written.get("tensors")), left_out), run)
+        tensors = self._folder.tensors(folder, written.get("tensors"))
+        try:
+            hook = self._made(kind, _checked(written.get("said"), str, None) or self.description.said)
+            # A hook may have recorded something under the name of a method.
+            kind.restore(hook, HookRecords(values, tensors, left_out), run)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            path = str(self._folder.path / folder)
+            raise ValueError(f"{path!r} holds no records of {self}: {type(error).__name__}: {error}") from error
         return hook
 
-    def _made(self, kind: Kind) -> Any:
+    def _made(self, kind: Kind, said: str) -> Any:
         """Return the hook with its arguments. Only an observer is made by its constructor: it loads nothing."""
         own = self.description
         if issubclass(kind, Observer) and not own.left_out:
-            return kind(**own.config)
-        made = object.__new__(kind)
-        arguments: Mapping[str, Any] = {**own.config, **{name: NotSaved(what) for name, what in own.left_out.items()}}
-        vars(made).update(arguments)
+            made: Any = kind(**own.config)
+        else:
+            made = object.__new__(kind)
+            vars(made).update(self._arguments(kind))
+        vars(made)["_said"] = said
         return made
+
+    def _arguments(self, kind: Kind) -> dict[str, Any]:
+        """Return the arguments as attributes: as they were written, or the usual ones, or a word on what they were."""
+        own = self.description
+        usual = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
+        found = {**usual, **own.config, **{name: NotSaved(what) for name, what in own.left_out.items()}}
+        # An argument can have the name of a method, which must stay.
+        return {f"_{name}" if callable(getattr(kind, name, None)) else name: value for name, value in found.items()}
 
     def __repr__(self) -> str:
         return self.description.said
