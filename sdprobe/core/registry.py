@@ -241,8 +241,7 @@ def _claims() -> dict[str, list[Claim]]:
     """Return the registrations of every name, in alphabetical order; imports nothing."""
     # A distribution parses its metadata each time it is asked, which takes a hundred times as long as all else here.
     entries = entry_points(group=GROUP)
-    dists = {id(entry.dist): entry.dist for entry in entries if entry.dist is not None}
-    who = {id(None): ("", "")} | {key: (dist.name, dist.version) for key, dist in dists.items()}
+    who = {id(dist): (dist.name, dist.version) if dist else ("", "") for dist in {entry.dist for entry in entries}}
     installed = [Claim(entry.name, *who[id(entry.dist)], entry.value, entry.load) for entry in entries]
     taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
     found: dict[str, list[Claim]] = {}
