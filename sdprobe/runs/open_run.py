@@ -121,6 +121,13 @@ class SavedRun(Run):
     def save(self, folder: str | Path) -> Path:
         return self._folder.copy_to(folder)
 
+    def opened_anew(self) -> SavedRun:
+        """Return the same run with nothing read but ``run.json``: what is read of it is freed with it."""
+        made = object.__new__(type(self))
+        vars(made).update({name: own for name, own in vars(self).items() if name not in _PARTS})
+        made._restored = {}
+        return made
+
     def __getattr__(self, name: str) -> Any:
         """Read a part of the run when it is first asked for."""
         read = _PARTS.get(name)

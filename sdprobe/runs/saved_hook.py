@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,12 @@ class SavedHook:
         found = None if self.description.name is None else class_of(self.description.name)
         return found if found is not None and self.is_of(found) else None
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What it may be called: as it was given, by its registered name, by the name of its class."""
+        own = self.description
+        return (*self.asked_as, *([own.name] if own.name else []), own.kind.rpartition(":")[2])
+
     def is_of(self, kind: type) -> bool:
         """Whether the hook is of this very class."""
         return self.description.kind == f"{kind.__module__}:{kind.__qualname__}"
@@ -105,8 +112,8 @@ class SavedHook:
         """Return the hook with its arguments. Only an observer is made by its constructor: it loads nothing."""
         own = self.description
         for name in (*own.config, *own.left_out):
-            if name.startswith("_") or callable(getattr(kind, name, None)):
-                raise ValueError(f"{short_repr(name)} is no argument of {kind.__name__}")
+            if name not in inspect.signature(kind).parameters:
+                raise ValueError(f"{kind.__name__} has no argument {short_repr(name)}")
         if issubclass(kind, Observer) and not own.left_out:
             return kind(**own.config)
         made = object.__new__(kind)
