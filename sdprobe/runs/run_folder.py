@@ -97,7 +97,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file. Raises ValueError for what no JSON can hold, such as a number that is not finite."""
-        text = json.dumps(content, indent=1, allow_nan=False).encode("ascii")
+        lines = 1 if name == "run.json" else None  # which people read; without lines it is written much faster
+        text = json.dumps(content, indent=lines, allow_nan=False).encode("ascii")
         if why := _too_much(text):
             raise ValueError(f"{name} cannot be written: {why}; numbers that are many are kept as tensors")
         with self._writing(name) as beside:
@@ -146,7 +147,7 @@ class RunFolder:
 
     def write_image(self, name: str, image: Image.Image) -> None:
         """Write an image as PNG. Raises ValueError for one of more than 50 million pixels, which is not read either."""
-        _refuse_pixels(image)
+        refuse_pixels(image)
         with self._writing(name) as beside:
             image.save(beside, format="PNG")
 
@@ -155,7 +156,7 @@ class RunFolder:
         path = file_within(self.path, name)
         try:
             with Image.open(path, formats=("PNG",)) as image:
-                _refuse_pixels(image)
+                refuse_pixels(image)
                 image.load()
                 found = image.copy()
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
@@ -224,7 +225,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _refuse_pixels(image: Image.Image) -> None:
+def refuse_pixels(image: Image.Image) -> None:
+    """Raise ValueError for an image that would be too large to read."""
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"an image of {image.height}×{image.width} is larger than {MOST_PIXELS} pixels")
 

@@ -14,13 +14,15 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.limits.row_subset import PartialRun, number_in_whole
 from sdprobe.core.run import Run
 from sdprobe.core.written_prompt import write_prompt
-from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook
+from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook, refuse_pixels
 from sdprobe.runs.saved_hook import SavedHook
 
 
 def save_run(run: Run, folder: str | Path) -> Path:
     """Write a run to a folder, and return its path. See `sdprobe.Run.save`."""
     content = _content(run)
+    for image in run.images:
+        refuse_pixels(image)
     with RunFolder.begun(folder) as to:
         to.write_json("run.json", content | {"complete": False})
         to.write_json("prompts.json", {side: [*map(write_prompt, getattr(run, side))] for side in SIDES})

@@ -1,4 +1,4 @@
-"""Make the run of this version's schema that is kept for ever, and what it answers: ``python -m tests.saved_runs.make``.
+"""Make the run of this schema that is kept for ever, and what it answers: ``python -m tests.saved_runs.make``.
 
 Once a version is released, its folder is never made again: it shows that what was saved with that version can be read.
 A new schema gets a folder of its own.
