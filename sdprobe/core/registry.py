@@ -239,11 +239,13 @@ def is_pair(given: object) -> bool:
 
 def _claims() -> dict[str, list[Claim]]:
     """Return the registrations of every name, in alphabetical order; imports nothing."""
+    entries = list(entry_points(group=GROUP))
+    # A distribution reads its metadata anew for each question, and most entries are of one distribution.
+    distributions = {id(entry.dist): entry.dist for entry in entries if entry.dist is not None}
+    who = {key: (own.name, own.version) for key, own in distributions.items()}
     installed = [
-        Claim(entry.name, entry.dist.name, entry.dist.version, entry.value, entry.load)
-        if entry.dist is not None
-        else Claim(entry.name, "", "", entry.value, entry.load)
-        for entry in entry_points(group=GROUP)
+        Claim(entry.name, *who.get(id(entry.dist), ("", "")), entry.value, entry.load)
+        for entry in entries
     ]
     found: dict[str, list[Claim]] = {}
     taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
