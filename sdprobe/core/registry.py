@@ -243,10 +243,7 @@ def _claims() -> dict[str, list[Claim]]:
     # A distribution reads its metadata anew for each question, and most entries are of one distribution.
     distributions = {id(entry.dist): entry.dist for entry in entries if entry.dist is not None}
     who = {key: (own.name, own.version) for key, own in distributions.items()}
-    installed = [
-        Claim(entry.name, *who.get(id(entry.dist), ("", "")), entry.value, entry.load)
-        for entry in entries
-    ]
+    installed = [Claim(entry.name, *who.get(id(entry.dist), ("", "")), entry.value, entry.load) for entry in entries]
     found: dict[str, list[Claim]] = {}
     taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
     for claim in sorted([*installed, *taken, *_session.values()], key=lambda claim: claim.name):
