@@ -20,11 +20,11 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_prompt import read_prompt
+from sdprobe.core.written_values import count, flag, line, listed, mapping, role, text, whole
 from sdprobe.plot.printable import printable
 from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, RunFolder
 from sdprobe.runs.saved_hook import Kind, SavedHook
 from sdprobe.runs.written_settings import read_provenance, read_settings
-from sdprobe.runs.written_values import count, flag, line, listed, mapping, role, text, whole
 
 
 def open_run(folder: str | Path) -> SavedRun:

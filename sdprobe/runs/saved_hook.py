@@ -12,9 +12,9 @@ from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.registry import class_of
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.written_values import count, listed, mapping, text
 from sdprobe.plot.printable import printable
 from sdprobe.runs.run_folder import RunFolder, folder_of_hook
-from sdprobe.runs.written_values import count, listed, mapping, text
 
 Kind = type[Observer] | type[Transform]
 

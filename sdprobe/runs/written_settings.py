@@ -9,8 +9,8 @@ from typing import Any
 
 from sdprobe.core.provenance import Provenance
 from sdprobe.core.run import Settings
+from sdprobe.core.written_values import count, flag, line, listed, mapping, number, text, whole
 from sdprobe.plot.printable import printable
-from sdprobe.runs.written_values import count, flag, line, listed, mapping, number, text, whole
 
 
 def read_settings(written: Mapping[str, Any]) -> Settings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, get_args
 
-from sdprobe.core.run import Role
+from sdprobe.core.rows import Role
 from sdprobe.core.short_repr import short_repr
 
 MOST = 10_000  # images, steps and hooks of a run: more is no run, and must not cost its reader memory
@@ -76,6 +76,13 @@ def mapping(given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ValueError(f"{short_repr(given)} where a JSON object is needed")
     return given
+
+
+def pair(given: Any, most: int = MOST) -> tuple[int, int]:
+    """Return two numbers from 0 to ``most``, such as a size."""
+    if not isinstance(given, list) or len(given) != 2:
+        raise ValueError(f"{short_repr(given)} where two numbers are needed")
+    return count(given[0], most), count(given[1], most)
 
 
 def role(given: Any) -> Role:
