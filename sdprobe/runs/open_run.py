@@ -167,8 +167,8 @@ class SavedRun(Run):
             )
         number = self.hooks.index(hook)
         if (number, known) not in self._restored:
-            images = [own.images for own in self.hooks if own.inner == number and own.images is not None]
-            self._restored[number, known] = hook.restored(self._part(images[0]) if images else self, known)
+            run = self if hook.images is None else self._part(hook.images)
+            self._restored[number, known] = hook.restored(run, known)
         return self._restored[number, known]
 
     def _part(self, images: Sequence[int]) -> Run:

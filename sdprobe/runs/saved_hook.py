@@ -48,6 +48,7 @@ class SavedHook:
 
     def __init__(self, folder: RunFolder, number: int, entry: Any) -> None:
         self._folder, self._number = folder, number
+        self._kind: Kind | None = None
         try:
             entry = mapping(entry)
             self.description = HookDescription(
@@ -69,8 +70,10 @@ class SavedHook:
     @property
     def kind(self) -> Kind | None:
         """The class of the hook, if it is registered by an installed package; None if not."""
-        found = None if self.description.name is None else class_of(self.description.name)
-        return found if found is not None and self.is_of(found) else None
+        if self._kind is None and self.description.name is not None:
+            found = class_of(self.description.name)
+            self._kind = found if found is not None and self.is_of(found) else None
+        return self._kind
 
     @property
     def called(self) -> tuple[str, ...]:
