@@ -64,10 +64,10 @@ class ClosesOnlyAtTheEnd(Observer):
     """What it opened is closed at the last point, which a run that fails does not reach."""
 
     def start(self, run):
-        self.handle = run.model.denoiser.mid_block.register_forward_hook(lambda *given: None)
+        self._handle = run.model.denoiser.mid_block.register_forward_hook(lambda *given: None)
 
     def image(self, x, run):
-        self.handle.remove()
+        self._handle.remove()
 
 
 class KeepsStateBetweenRuns(Observer):
@@ -233,3 +233,26 @@ class OfAnImpossibleWord(Transform):
 
     def noise_pred(self, x, step):
         return x
+
+
+class RecordsAnObject(Observer):
+    """Of a kind that no file can hold, and the hook does not say how."""
+
+    def start(self, run):
+        self.seen = object()
+
+    def noise_pred(self, x, step): ...
+
+
+class AnswersFromAPrivateRecord(Observer):
+    """Only attributes with public names are saved without its help."""
+
+    def start(self, run):
+        self._norms = []
+
+    def noise_pred(self, x, step):
+        self._norms.append(x.norm().item())
+
+    @property
+    def norms(self):
+        return self._norms

@@ -58,7 +58,7 @@ BROKEN = {
     },
     bad_hooks.DrawsFromTheGlobalGenerator: {"leaves global state alone"},
     bad_hooks.NoSeed: {"depends on the seed alone"},
-    bad_hooks.CannotBePickled: {"can be pickled"},
+    bad_hooks.CannotBePickled: {"can be pickled", "can be saved"},
     bad_hooks.ForgetsWhenPickled: {"can be pickled"},
     bad_hooks.SplitsInHalf: {"without guidance", "goes by the labels of rows"},
     bad_hooks.RecordsTheSecondHalf: {"goes by the labels of rows"},
@@ -73,6 +73,8 @@ BROKEN = {
         "serves two runs at once",
     },
     bad_hooks.OfAnImpossibleWord: {"runs"},
+    bad_hooks.RecordsAnObject: {"can be saved"},
+    bad_hooks.AnswersFromAPrivateRecord: {"can be saved"},
 }
 """Each bad hook, and the laws it breaks: these, and no others."""
 

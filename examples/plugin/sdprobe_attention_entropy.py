@@ -33,8 +33,8 @@ class AttentionEntropy(Observer):
 
     def start(self, run: Run) -> None:
         self.run = run
-        self._sums: dict[int, Tensor] = {}
-        self._counts: dict[int, Tensor] = {}
+        self.sums: dict[int, Tensor] = {}  # with public names, these are saved with the run
+        self.counts: dict[int, Tensor] = {}
 
     def attention(self, attn: Attention, site: Site) -> None:
         if attn.query.shape[-2] == 1:
@@ -44,13 +44,13 @@ class AttentionEntropy(Observer):
         entropy = torch.special.entr(given).sum(-2) / math.log(given.shape[-2])
         seen = ~entropy.isnan()  # a head may give a token nothing at all
         step = site.step.index
-        self._sums[step] = self._sums.get(step, 0) + entropy.nansum(1)
-        self._counts[step] = self._counts.get(step, 0) + seen.sum(1)
+        self.sums[step] = self.sums.get(step, 0) + entropy.nansum(1)
+        self.counts[step] = self.counts.get(step, 0) + seen.sum(1)
 
     @property
     def values(self) -> Tensor:
         """``[steps, images, tokens]``: from 0, all at one position, to 1, uniform."""
-        return torch.stack([total / self._counts[step] for step, total in self._sums.items()])
+        return torch.stack([total / self.counts[step] for step, total in self.sums.items()])
 
     def of(self, word: str) -> Tensor:
         """``[steps, images]`` of a word of the prompt: the mean over its tokens."""
@@ -68,7 +68,7 @@ class AttentionEntropy(Observer):
         for i, (word, (first, *_)) in enumerate(words.items()):
             color, marker = matplotlib.colormaps["viridis"](i / len(words)), "osD^v<>"[i % 7]
             values = self.values[:, image, list(first)].mean(-1).cpu()
-            ax.plot(list(self._sums), values, marker=marker, color=color, markersize=4, linewidth=1, label=word)
+            ax.plot(list(self.sums), values, marker=marker, color=color, markersize=4, linewidth=1, label=word)
         ax.set(xlabel="step", ylabel="entropy of the attention\n(1: spread evenly)")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.spines[["top", "right"]].set_visible(False)

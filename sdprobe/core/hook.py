@@ -73,6 +73,8 @@ PLAIN = (str, int, float, bool, tuple, list, dict, set, type(None))
 
 def _described(hook: object) -> str:
     """Return a hook's repr: its class and the arguments that differ from their defaults."""
+    if "_said" in vars(hook):  # of a saved run, where not every argument is what it was
+        return str(vars(hook)["_said"])
     said = []
     for name, parameter in inspect.signature(type(hook)).parameters.items():
         kept = [vars(hook)[own] for own in (name, f"_{name}") if own in vars(hook)]

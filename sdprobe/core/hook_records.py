@@ -16,8 +16,8 @@ from sdprobe.core.short_repr import short_repr
 
 K = TypeVar("K")
 P = TypeVar("P")
-SETTINGS = ("modules", "kinds", "sides", "streams", "strict", "needs_grad", "brings")
-"""The attributes of a hook that say what it does, as its arguments do."""
+SETTINGS = ("modules", "kinds", "sides", "streams", "strict", "needs_grad")
+"""The attributes that say where a hook acts. It may set them in a run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +68,9 @@ class KeepsRecords:
     def records(self) -> HookRecords:
         """Return what this run's copy of the hook recorded, for `Run.save`.
 
-        Unless a hook defines it otherwise, these are its public attributes other than its arguments: numbers, texts,
-        tensors, arrays and images, and lists, tuples, sets and dictionaries of them. Attributes whose names begin with
-        an underscore are not saved.
+        Unless a hook defines it otherwise, these are its public attributes other than its arguments, and where it
+        acted: numbers, texts, tensors, arrays and images, and lists, tuples, sets and dictionaries of them. Attributes
+        whose names begin with an underscore are not saved.
 
         >>> import sdprobe
         >>> class Norms(sdprobe.Observer):
@@ -85,8 +85,9 @@ class KeepsRecords:
         """
         tensors: dict[str, Any] = {}
         values, left_out = {}, {}
+        arguments = {*inspect.signature(type(self)).parameters, "brings"} - {*SETTINGS}
         for name, value in vars(self).items():
-            if name.startswith("_") or name in SETTINGS or name in inspect.signature(type(self)).parameters:
+            if name.startswith("_") or name in arguments:
                 continue
             try:
                 values[name] = {"$run": None} if isinstance(value, Run) else to_plain(value, tensors, name)

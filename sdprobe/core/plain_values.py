@@ -75,6 +75,8 @@ def from_plain(plain: Any, tensors: Tensors) -> Any:
 
 
 def _with_tensor(value: Any, tensors: MutableMapping[str, Tensor], at: str) -> dict[str, Any]:
+    while at in tensors:  # two keys that print alike, such as NaN
+        at += "'"
     if isinstance(value, Tensor):
         tensors[at] = value
         return {"$tensor": at}
@@ -83,7 +85,7 @@ def _with_tensor(value: Any, tensors: MutableMapping[str, Tensor], at: str) -> d
         raise TypeError(f"{at} is an array of {array.dtype}; {WRITABLE}")
     if isinstance(value, Image.Image) and value.mode not in MODES:
         raise TypeError(f"{at} is an image of mode {value.mode!r}; those that can be written: {', '.join(MODES)}")
-    tensors[at] = torch.from_numpy(array.copy())
+    tensors[at] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # a copy
     kind = "$image" if isinstance(value, Image.Image) else "$number" if isinstance(value, np.generic) else "$array"
     return {kind: at}
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from sdprobe.core.activations.flat import FlatActivations
 from sdprobe.core.activations.folder import ActivationFolder
-from sdprobe.core.activations.form import ActivationForm
+from sdprobe.core.activations.form import ActivationForm, read_name, written_name
 from sdprobe.core.activations.record import ActivationKey, ActivationRecord, HeldActivations, Kept, said_of
+from sdprobe.core.activations.restored import RestoredActivations, records_of_activations
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.function_hooks import name_of
 from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit, Rows, Steps
 from sdprobe.core.limits.row_subset import entries_of, number_in_whole, rows_of_run
 from sdprobe.core.rows import as_slice
@@ -170,6 +172,16 @@ class Activations(Observer):
         self.record.finish()
         if self._ended and not self.record.indices:
             warnings.warn(self._nothing(), stacklevel=2)
+
+    def records(self) -> HookRecords:
+        own = records_of_activations(self.record)
+        passed = [*map(written_name, self._passed)]
+        return replace(own, values={**own.values, "steps_ended": self._ended, "passed": passed})
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        self.record = RestoredActivations(records)
+        self._ended = list(records.values["steps_ended"])
+        self._passed = dict.fromkeys(map(read_name, records.values["passed"]))
 
     @property
     def indices(self) -> list[int | None]:

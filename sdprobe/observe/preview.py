@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
+import torch
+from jaxtyping import UInt8
 from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Observer
+from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.plain_values import from_plain
 from sdprobe.core.run import Run, Step
 
 Decoder = Literal["linear", "vae"]
 Shown = Literal["latents", "denoised"]
-Pictures = CpuCopy | list[Image]
+Pictures = CpuCopy | list[Image] | Callable[[], list[Image]]  # the last reads those of a saved run
 
 
 class Preview(Observer):
@@ -83,6 +89,27 @@ class Preview(Observer):
         for name in self._kept:
             self._all(name)
 
+    def records(self) -> HookRecords:
+        places: dict[str, tuple[str, int, int]] = {}
+        names: dict[str, list[list[str]]] = {}
+        for name in self._kept:
+            counts = [len(pictures) for pictures in self._all(name)]
+            own = [[(name, i, k) for k in range(count)] for i, count in enumerate(counts)]
+            names[name] = [[f"{name} {i}.{k}" for _, i, k in step] for step in own]
+            places |= {f"{name} {i}.{k}": (name, i, k) for step in own for _, i, k in step}
+        values = {"indices": self.indices, "total": vars(self).get("total"), "pictures": names}
+        return HookRecords(values, TensorsByKey(places, self._pixels))
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        values = records.values
+        self.indices = list(values["indices"])
+        if values["total"] is not None:
+            self.total = values["total"]
+        self._kept = {}
+        for name, steps in values["pictures"].items():
+            plain = [[{"$image": picture} for picture in step] for step in steps]
+            self._kept[name] = [partial(from_plain, own, records.tensors) for own in plain]
+
     @property
     def final(self) -> list[Image]:
         if not self._kept["final"]:
@@ -101,10 +128,14 @@ class Preview(Observer):
     def _received(self, kept: Pictures) -> list[Image]:
         """Return pictures, which are made of pixels once those are on the CPU."""
         if not isinstance(kept, CpuCopy):
-            return kept
+            return kept() if callable(kept) else kept
         pictures: list[Image] = self._run.model.pictures(kept.value)
         return pictures
 
     def _all(self, name: str) -> list[list[Image]]:
         self._kept[name][:] = received = [self._received(own) for own in self._kept[name]]
         return received
+
+    def _pixels(self, place: tuple[str, int, int]) -> UInt8[Tensor, ...]:
+        name, i, k = place
+        return torch.from_numpy(np.array(self._received(self._kept[name][i])[k]))

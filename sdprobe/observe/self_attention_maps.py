@@ -14,6 +14,7 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.plot.heatmap import HeatMap
@@ -69,6 +70,16 @@ class SelfAttentionMaps(Observer):
         mean = reduce(probs, "i h p s -> i p s", "mean").float()
         self.sums[grid] = self.sums[grid].add_(mean) if grid in self.sums else mean
         self.counts[grid] = self.counts.get(grid, 0) + 1
+
+    def records(self) -> HookRecords:
+        grids = [[h, w, self.counts[h, w]] for h, w in self.sums]
+        return HookRecords({"grids": grids}, {f"{h}x{w}": total for (h, w), total in self.sums.items()})
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        self.run = run
+        self.counts = {(h, w): count for h, w, count in records.values["grids"]}
+        names = {(h, w): f"{h}x{w}" for h, w in self.counts}
+        self.sums = TensorsByKey(names, records.tensors.__getitem__)  # type: ignore[assignment]
 
     def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "places seen"]:
         """Return the mean self-attention matrix of one image; ``grid`` None is the largest grid recorded.

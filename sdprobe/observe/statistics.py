@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Observer
+from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, Step
 
 Measured = Literal["latents", "noise_pred", "denoised"]
@@ -54,6 +56,9 @@ class Statistics(Observer):
     ``norm``, each ``[steps, images]``.
     """
 
+    _saved: Tensors | None = None
+    """What a saved run holds: the moments of each value, ``[3, steps, images]``, and the cosine."""
+
     def start(self, run: Run) -> None:
         self.indices: list[int] = []
         self._moments: dict[str, list[Tensor]] = {name: [] for name in get_args(Measured)}
@@ -71,6 +76,15 @@ class Statistics(Observer):
         for kept in (*self._moments.values(), self._cosines):
             kept[:] = torch.stack(kept).cpu() if kept else ()
 
+    def records(self) -> HookRecords:
+        moments = {name: torch.stack(self[name]) for name in LINES} if self.indices else {}  # type: ignore[index]
+        return HookRecords({"indices": self.indices}, moments | ({"cosine": self.cosine} if self.indices else {}))
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        self.start(run)
+        self.indices = list(records.values["indices"])
+        self._saved = records.tensors if self.indices else None
+
     def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
         assert step.model_output is not None  # at noise_pred there is one
         if not any(row.role == "uncond" for row in step.rows):
@@ -81,12 +95,13 @@ class Statistics(Observer):
     def __getitem__(self, name: Measured) -> Moments:
         if name not in get_args(Measured):
             raise KeyError(f"{name!r} is not measured; what is: {', '.join(get_args(Measured))}")
-        mean, std, norm = torch.stack(self._moments[name], dim=1).cpu()
+        saved = self._saved
+        mean, std, norm = torch.stack(self._moments[name], dim=1).cpu() if saved is None else saved[name]
         return Moments(mean, std, norm)
 
     @property
     def cosine(self) -> Float[Tensor, "steps images"]:
-        return torch.stack(self._cosines).cpu()
+        return torch.stack(self._cosines).cpu() if self._saved is None else self._saved["cosine"]
 
     def to_pandas(self) -> Any:
         """Return a data frame of pandas with a row for each step and image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -198,7 +199,12 @@ class SavedRun(Run):
         return own.is_of(type(asked)) and said.config == written.config and not written.left_out
 
     def _read_records(self) -> list[tuple[object, Any]]:
-        return [(own, self.record_of(own)) for own in self.hooks if own.inner is None and own.kind is not None]
+        found: list[tuple[object, Any]] = []
+        for own in self.hooks:
+            if own.inner is None and own.kind is not None:
+                with suppress(KeyError):  # its records could not be saved: whoever asks for it is told why
+                    found.append((own, self.record_of(own)))
+        return found
 
 
 def _read_prompts(run: SavedRun, side: str) -> tuple[Prompt, ...]:

@@ -81,12 +81,13 @@ def _coverage(coverage: Coverage) -> dict[str, Any]:
 def _write_records(to: RunFolder, under: str, given: Any, live: Any) -> None:
     """Write what a hook recorded. What cannot be written is said and left out, and everything else is written."""
     try:
-        records = live.records()
+        records = type(live).records(live)  # a hook may have recorded something under the name of the method
         values = dict(records.values)
         files = to.write_tensors(under, records.tensors)
         # What the hook was given, and holds still, is no record.
         left_out = {name: why for name, why in records.left_out.items() if _of(given, name) is not _of(live, name)}
-        to.write_json(f"{under}/records.json", {"values": values, "tensors": files, "left_out": left_out, "why": None})
+        content = {"said": repr(live), "values": values, "tensors": files, "left_out": left_out, "why": None}
+        to.write_json(f"{under}/records.json", content)
     except NotWritten:  # no space: nothing more can be written
         raise
     except Exception as error:  # a hook of somebody else can raise anything, and must not cost the run

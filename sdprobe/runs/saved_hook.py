@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from sdprobe.core.hook import Observer, Transform
@@ -104,25 +103,35 @@ class SavedHook:
         try:
             values, left_out = mapping(written["values"]), mapping(written["left_out"])
             tensors = self._folder.tensors(folder, written["tensors"])
-            hook = self._made(kind)
-            hook.restore(HookRecords(values, tensors, left_out), run)
+            hook = self._made(kind, printable(text(written.get("said") or self.description.said), lines=True))
+            # A hook may have recorded something under the name of a method.
+            kind.restore(hook, HookRecords(values, tensors, left_out), run)
         except Exception as error:  # a class of somebody else may raise anything for what it did not write
             shown = f"{type(error).__name__}: {printable(str(error), 400)}"
             raise ValueError(f"the records of {said}, {where}, are not those of this hook: {shown}") from error
         return hook
 
-    def _made(self, kind: Kind) -> Any:
+    def _made(self, kind: Kind, said: str) -> Any:
         """Return the hook with its arguments. Only an observer is made by its constructor: it loads nothing."""
         own = self.description
         for name in (*own.config, *own.left_out):
             if name not in inspect.signature(kind).parameters:
                 raise ValueError(f"{kind.__name__} has no argument {short_repr(name)}")
         if issubclass(kind, Observer) and not own.left_out:
-            return kind(**own.config)
-        made = object.__new__(kind)
-        arguments: Mapping[str, Any] = {**own.config, **{name: NotSaved(what) for name, what in own.left_out.items()}}
-        vars(made).update(arguments)
+            made: Any = kind(**own.config)
+        else:
+            made = object.__new__(kind)
+            vars(made).update(self._arguments(kind))
+        vars(made)["_said"] = said
         return made
+
+    def _arguments(self, kind: Kind) -> dict[str, Any]:
+        """Return the arguments as attributes: as they were written, or the usual ones, or a word on what they were."""
+        own = self.description
+        usual = {p.name: p.default for p in inspect.signature(kind).parameters.values() if p.default is not p.empty}
+        found = {**usual, **own.config, **{name: NotSaved(what) for name, what in own.left_out.items()}}
+        # An argument can have the name of a method, which must stay.
+        return {f"_{name}" if callable(getattr(kind, name, None)) else name: value for name, value in found.items()}
 
     def __repr__(self) -> str:
         return self.description.said

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdprobe.core.activations.form import read_name, written_name
 from sdprobe.core.activations.record import ActivationKey, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy, settle
+from sdprobe.core.hook_records import HookRecords
+
+
+@dataclass(frozen=True)
+class SavedCopy:
+    """In the place of a `CpuCopy`: a tensor of a saved run, which is read when its value is asked for."""
+
+    tensors: Mapping[str, Tensor]
+    name: str
+
+    @property
+    def value(self) -> Tensor:
+        return self.tensors[self.name]
 
 
 class SparseActivations(NamedTuple):
     """The features kept of one tensor: ``values`` and ``indices`` ``[rows, positions, kept]``, and where they are."""
 
-    values: CpuCopy
-    indices: CpuCopy
+    values: CpuCopy | SavedCopy
+    indices: CpuCopy | SavedCopy
     rows: tuple[RowLabel, ...]
     grid: tuple[int, int] | None
     image: slice
@@ -49,7 +64,7 @@ class FeatureRecord:
 
     def write(self, index: int | None, key: ActivationKey, read: SparseActivations) -> None:
         """Keep what was read of a tensor; further rows of the same step are put after those that are there."""
-        self._on_their_way += [read.values, read.indices]
+        self._on_their_way += [own for own in (read.values, read.indices) if isinstance(own, CpuCopy)]
         settle(self._on_their_way)
         self._on_their_way = [own for own in self._on_their_way if not own.arrived]
         self._kept.setdefault((index, key), []).append(read)
@@ -59,6 +74,28 @@ class FeatureRecord:
         for own in self._on_their_way:
             _ = own.value
         self._on_their_way = []
+
+    def records(self) -> HookRecords:
+        """Return the record as files hold it."""
+        listed: list[list[object]] = []
+        tensors: dict[str, Tensor] = {}
+        for (index, key), reads in self._kept.items():
+            for read in reads:
+                n, image = len(listed), [read.image.start, read.image.stop]
+                listed.append([index, written_name(key), [*map(list, read.rows)], read.grid, image])
+                tensors |= {f"{n}.values": read.values.value, f"{n}.indices": read.indices.value}
+        return HookRecords({"features": self.features, "read": listed}, tensors)
+
+    @classmethod
+    def restored(cls, records: HookRecords) -> FeatureRecord:
+        """Return the record that `records` wrote. A tensor is read when it is asked for."""
+        made = cls(int(records.values["features"]))
+        for n, (index, name, rows, grid, image) in enumerate(records.values["read"]):
+            labels = tuple(RowLabel(int(number), str(role), str(prompt)) for number, role, prompt in rows)
+            values, indices = (SavedCopy(records.tensors, f"{n}.{what}") for what in ("values", "indices"))
+            read = SparseActivations(values, indices, labels, grid and tuple(grid), slice(*image))
+            made._kept.setdefault((index, read_name(name)), []).append(read)
+        return made
 
     @property
     def keys(self) -> list[ActivationKey]:

@@ -17,6 +17,7 @@ from sdprobe.core.activations.record import ActivationKey, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform, patterns
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site, is_map
 from sdprobe.plot.heatmap import HeatMap
@@ -143,6 +144,12 @@ class Features(Transform):
                 f"recorded: give a larger keep=",
                 stacklevel=2,
             )
+
+    def records(self) -> HookRecords:
+        return self.record.records()
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        self.run, self.record = run, FeatureRecord.restored(records)
 
     def heat_map(
         self,

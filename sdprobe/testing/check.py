@@ -10,14 +10,21 @@ from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.run import Run
 from sdprobe.model.toy_model import toy_pipeline
 from sdprobe.sampling.loop import sample
-from sdprobe.testing import cleanup_laws, composition_laws, point_laws, reuse_laws, run_variant_laws
+from sdprobe.testing import cleanup_laws, composition_laws, point_laws, reuse_laws, run_variant_laws, saving_laws
 from sdprobe.testing.law import Law
 from sdprobe.testing.report import Finding, Report
 from sdprobe.testing.trial import DoesNotApply, Trial, forget_models
 
 LAWS: tuple[Law, ...] = tuple(
     sorted(
-        (*point_laws.LAWS, *cleanup_laws.LAWS, *composition_laws.LAWS, *reuse_laws.LAWS, *run_variant_laws.LAWS),
+        (
+            *point_laws.LAWS,
+            *cleanup_laws.LAWS,
+            *composition_laws.LAWS,
+            *reuse_laws.LAWS,
+            *run_variant_laws.LAWS,
+            *saving_laws.LAWS,
+        ),
         key=lambda law: law.stage,
     )
 )

@@ -30,6 +30,30 @@ def records_of(hook: object, leaving_out: Collection[str] = ()) -> Records:
     return {path: _kept(value) for path, value in _parts(hook, "", (type(hook),), leaving_out, ())}
 
 
+def answers_of(copied: object, names: Collection[str]) -> Records:
+    """Return what a run's copy of a hook answers when it is asked for these attributes and properties.
+
+    Of an object in it, what its properties and its fields, if it is a dataclass, answer: where it keeps its values,
+    in memory or in a folder, may differ. An error is an answer too.
+    """
+    answers: Records = {}
+    for name in names:
+        try:
+            answers |= {path: _kept(value) for path, value in _answers(getattr(copied, name), name, ())}
+        except Exception as error:
+            answers[name] = f"{type(error).__name__}: {error}"
+    return answers
+
+
+def asked_for(copied: object, given: object) -> list[str]:
+    """Return the names of the public attributes and properties of a run's copy of a hook.
+
+    Without what it has from the hook that was given to the run.
+    """
+    own = [name for name, value in vars(copied).items() if vars(given).get(name) is not value]
+    return [name for name in [*own, *_properties(copied)] if not name.startswith("_")]
+
+
 def live_tensors(hook: object) -> Iterator[tuple[str, Tensor]]:
     """Return the tensors it holds, not copied, each with its path."""
     parts = _parts(hook, "", (type(hook),), (), ())
@@ -72,6 +96,27 @@ def _parts(
             yield from _parts(part, name, roots, leaving_out, above)
         if isinstance(value, (Mapping, list, tuple)):
             yield f"len({path})", len(value)
+
+
+def _answers(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (Run, nn.Module)) or id(value) in above:
+        return
+    above = (*above, id(value))
+    if _is_own(value, ()) and not isinstance(value, Mapping):
+        fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+        names = [name for name in [*fields, *_properties(value)] if not name.startswith("_")]
+        for name, part in answers_of(value, names).items():
+            yield f"{path}.{name}", part
+    elif isinstance(value, (Mapping, list, tuple)):
+        for name, part in _children(value, path, (), ()):
+            yield from _answers(part, name, above)
+        yield f"len({path})", len(value)
+    else:
+        yield from _parts(value, path, (), (), ())
+
+
+def _properties(value: object) -> list[str]:
+    return [name for name in dir(type(value)) if isinstance(getattr(type(value), name, None), property)]
 
 
 def _children(

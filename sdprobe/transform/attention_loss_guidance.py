@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,8 @@ from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform
+from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run, Step
 from sdprobe.core.site import Site
@@ -26,6 +28,7 @@ Grid = tuple[int, int]
 Word = str | int | tuple[str, int]
 Latents = Shaped[Tensor, "images channels h w"]
 PerImage = Float[Tensor, " images"]
+MEASURED = ("losses", "pushes", "changes")
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class AttentionGuidance(Transform):
     """
 
     share: ClassVar[float] = 1.0
+    _saved: Tensors | None = None
+    """What a saved run holds, by the names in `MEASURED`."""
 
     def __init__(
         self,
@@ -171,6 +176,14 @@ class AttentionGuidance(Transform):
     def finish(self, run: Run) -> None:
         self._kept = list(torch.stack(self._kept).cpu()) if self._kept else []
 
+    def records(self) -> HookRecords:
+        own = super().records()
+        return replace(own, tensors={**own.tensors, **{name: getattr(self, name) for name in MEASURED}})
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        super().restore(records, run)
+        self._saved = records.tensors
+
     def during(self, step: Step) -> bool:
         """Whether a step is guided."""
         return step.index < (math.ceil(self.share * step.total) if self.stop is None else self.stop)
@@ -212,6 +225,8 @@ class AttentionGuidance(Transform):
         return figure
 
     def _recorded(self, which: int) -> Tensor:
+        if self._saved is not None:
+            return self._saved[MEASURED[which]]
         return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:

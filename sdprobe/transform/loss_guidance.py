@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform, overrides
+from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, Step
 from sdprobe.transform.guidance import Guidance, Scale, checked_scale
+from sdprobe.transform.peak_memory import peak_bytes
 
 Space = Literal["image", "latent"]
 Through = Literal["x0", "model"]
@@ -25,6 +28,7 @@ Apply = Literal["noise", "sample"]
 Bad = Literal["raise", "skip"]
 Latents = Shaped[Tensor, "images channels h w"]
 PerImage = Float[Tensor, " images"]
+MEASURED = ("losses", "norms", "changes")
 
 
 class LossGuidance(Transform):
@@ -91,6 +95,9 @@ class LossGuidance(Transform):
     et al. 2023, "Universal Guidance for Diffusion Models", section 3.2, for any loss on predicted x0.
     """
 
+    _saved: Tensors | None = None
+    """What a saved run holds, by the names in `MEASURED`."""
+
     def __init__(
         self,
         loss: Callable[..., PerImage],
@@ -120,7 +127,8 @@ class LossGuidance(Transform):
             raise TypeError(f"a loss is a function of pictures or latents, not {loss!r}")
         if every < 1:
             raise ValueError(f"every must be 1 or more, not {every}")
-        self.loss, self.scale, self.every, self.first, self.stop = loss, checked_scale(scale), every, start, stop
+        self.loss, self.scale, self.every, self.stop = loss, checked_scale(scale), every, stop
+        self.first = self._start = start  # `start` is a method
         self.space, self.through, self.apply = space, through, apply
         self.normalize, self.clip, self.limit, self.bad, self.checkpoint = normalize, clip, limit, bad, checkpoint
         self.needs_grad = through == "model"
@@ -171,7 +179,15 @@ class LossGuidance(Transform):
         if self._open is not None:
             self._open.close()
         self._kept = list(torch.stack(self._kept).cpu()) if self._kept else []
-        self.peak_bytes = _peak_bytes(run.model.device)
+        self.peak_bytes = peak_bytes(run.model.device)
+
+    def records(self) -> HookRecords:
+        own = super().records()
+        return replace(own, tensors={**own.tensors, **{name: getattr(self, name) for name in MEASURED}})
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        super().restore(records, run)
+        self._saved = records.tensors
 
     def during(self, step: Step) -> bool:
         """Whether a step is guided; never a step whose latents hold only noise."""
@@ -210,6 +226,8 @@ class LossGuidance(Transform):
         return figure
 
     def _recorded(self, which: int) -> Tensor:
+        if self._saved is not None:
+            return self._saved[MEASURED[which]]
         return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
@@ -269,10 +287,6 @@ class LossGuidance(Transform):
             f"smaller scale, or normalize=True or clip=..., or bad='skip'"
         )
 
-    def __repr__(self) -> str:
-        said = super().__repr__()
-        return said if not self.first else f"{said[:-1]}, start={self.first})"
-
 
 def _takes_two(loss: Callable[..., Any]) -> bool:
     """Whether a loss takes the step: a second argument without a default, or one named ``step``."""
@@ -290,14 +304,3 @@ def _rms(x: Latents) -> PerImage:
 
 def _each(values: Shaped[Tensor, " images"]) -> Shaped[Tensor, "images 1 1 1"]:
     return values[:, None, None, None]
-
-
-def _peak_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

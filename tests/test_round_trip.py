@@ -1,0 +1,105 @@
+"""Every built-in hook on every family, by `sample` and by `attach`: saved, opened in another process, and asked."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sdprobe
+from sdprobe import Activations, AttentionMaps, LatentRecorder, Observer, Preview
+from sdprobe.core import registry
+from sdprobe.testing.flat_records import difference
+from tests.answers import answers, asked
+from tests.configured import IN_EVERY_FAMILY, made, ours, tried
+from tests.families import FAMILIES
+from tests.grid import SETTINGS, SHOWN, WAYS
+
+RECORDING = ("features", "loss-guidance", "attend-and-excite", "layout-guidance")
+"""The transforms that record something."""
+WITHOUT = ("checkpoints",)
+"""Whose records cannot be saved yet."""
+
+Named = tuple[str, sdprobe.Run]
+
+
+def recording() -> list[str]:
+    """The hooks that record something."""
+    kinds = {name: registry.names()[name].load() for name in ours() if name not in WITHOUT}
+    return [name for name, kind in kinds.items() if name in RECORDING or issubclass(kind, Observer)]
+
+
+def strongest(x: torch.Tensor, site: sdprobe.Site) -> torch.Tensor:
+    return x.flatten(1).amax(1, keepdim=True)
+
+
+def with_more(folder: Path) -> dict[str, sdprobe.Observer]:
+    """Observers that keep more than usual, keep it in a folder, or have an argument that no file can hold."""
+    return {
+        "all maps": AttentionMaps(keep=("step", "layer", "head"), dtype="float16"),
+        "some maps": AttentionMaps(["circle"], keep="step"),
+        "all latents": LatentRecorder(keep=("latents", "noise_pred", "denoised"), folder=folder / "latents"),
+        "late latents": LatentRecorder(steps=[1], dtype="bfloat16"),
+        "on disk": Activations(IN_EVERY_FAMILY, sides=("input", "output"), to=folder / "activations"),
+        "strongest": Activations(["text_encoder*final_layer_norm", IN_EVERY_FAMILY], reduce=strongest, rows="cond"),
+        "shown": Preview("vae", keep=["denoised"], show=lambda pictures: None),
+    }
+
+
+def refuse_unequal(folder: Path, runs: Iterable[Named]) -> None:
+    """Save runs, open them all in another process, and compare what they answer there with what they answer here."""
+    live, names = {}, {}
+    for name, run in runs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing may be left out
+            run.save(folder / name)
+        names[name] = asked(run)
+        live[name] = answers(run, names[name])
+    (folder / "asked.pickle").write_bytes(pickle.dumps(names))
+    subprocess.run([sys.executable, "-m", "tests.answers", str(folder)], check=True)
+    found = pickle.loads((folder / "answers.pickle").read_bytes())
+    assert found.keys() == live.keys()
+    for name, own in live.items():
+        assert len(own) > 30, name
+        assert difference(own, found[name]) is None, name
+
+
+def ended(family: str, way: str) -> Iterator[Named]:
+    """A run with each hook alone that the family does not refuse."""
+    model = sdprobe.load(FAMILIES[family]())
+    for name in ours():
+        if name in WITHOUT:
+            continue
+        try:
+            run = WAYS[way](model, tried(name).prompt, hooks={name: made(name, model)}, **SETTINGS)
+        except (ValueError, NotImplementedError):  # which the grid of the docs shows, with the reason
+            continue
+        yield f"{name} {way}", run
+
+
+def test_what_runs_recorded_is_answered_where_no_model_is(tmp_path):
+    """All hooks that record, together in one run of each family, both ways."""
+
+    def runs() -> Iterator[Named]:
+        for family in SHOWN:
+            model: Any = sdprobe.load(FAMILIES[family]())
+            for way, make in WAYS.items():
+                name = f"{family} {way}"
+                hooks = {name: made(name, model) for name in recording()} | with_more(tmp_path / f"{name} beside")
+                yield name, make(model, "a red circle", hooks=hooks, **SETTINGS)
+
+    refuse_unequal(tmp_path, runs())
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", SHOWN)
+def test_each_hook_alone_too(family, way, tmp_path):
+    refuse_unequal(tmp_path, ended(family, way))
