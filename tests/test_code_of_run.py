@@ -10,7 +10,7 @@ from PIL import Image
 
 import sdprobe
 from sdprobe import AddVector, AttentionMaps, Checkpoints, LatentRecorder, ReplaceToken, Statistics, attach, only
-from sdprobe.runs.report.code_of_run import code_of, embedded_name
+from sdprobe.runs.report.code_of_run import code_of
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -20,10 +20,6 @@ def made_by(code, model=None):
     names = {"Ellipsis": ...}
     exec(code.replace("sdprobe.load(...)", "MODEL"), names | {"MODEL": model}, names)
     return names["run"]
-
-
-def test_the_embedded_model_is_known_by_its_name(embedded, tiny):
-    assert embedded_name() == repr(embedded) != repr(tiny)
 
 
 @pytest.mark.parametrize(

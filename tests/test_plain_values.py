@@ -120,8 +120,7 @@ def test_two_keys_that_print_alike_keep_their_tensors():
 
 def test_arrays_of_other_machines_and_scalars_of_numpy():
     found = round_trip([np.array([1.5, 2.5], dtype=">f4"), np.float32(0.5), np.int8(3), np.bool_(True)])
-    assert found[0].tolist() == [1.5, 2.5]
-    assert same(found[1:], [np.float32(0.5), np.int8(3), np.True_])
+    assert same(found, [np.array([1.5, 2.5], dtype=np.float32), np.float32(0.5), np.int8(3), np.bool_(True)])
 
 
 @pytest.mark.parametrize(

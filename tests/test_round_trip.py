@@ -24,15 +24,13 @@ from tests.grid import SETTINGS, SHOWN, WAYS
 
 RECORDING = ("features", "loss-guidance", "attend-and-excite", "layout-guidance")
 """The transforms that record something."""
-WITHOUT = ("checkpoints",)
-"""Whose records cannot be saved yet."""
 
 Named = tuple[str, sdprobe.Run]
 
 
 def recording() -> list[str]:
     """The hooks that record something."""
-    kinds = {name: registry.names()[name].load() for name in ours() if name not in WITHOUT}
+    kinds = {name: registry.names()[name].load() for name in ours()}
     return [name for name, kind in kinds.items() if name in RECORDING or issubclass(kind, Observer)]
 
 
@@ -75,8 +73,6 @@ def ended(family: str, way: str) -> Iterator[Named]:
     """A run with each hook alone that the family does not refuse."""
     model = sdprobe.load(FAMILIES[family]())
     for name in ours():
-        if name in WITHOUT:
-            continue
         try:
             run = WAYS[way](model, tried(name).prompt, hooks={name: made(name, model)}, **SETTINGS)
         except (ValueError, NotImplementedError):  # which the grid of the docs shows, with the reason

@@ -109,11 +109,13 @@ def describe(hook: Hook) -> HookDescription:
     left_out={'show': 'the function print'}, pair=None)
     """
     kind, name = f"{type(hook).__module__}:{type(hook).__qualname__}", name_of(type(hook))
+    pair, config, left_out = None, dict[str, Any](), dict[str, str]()
     try:
         pair = _written(hook)
-    except ValueError:
-        pair = None
-    config, left_out = ({}, {}) if isinstance(hook, LimitedHook) else _as_far_as_written(hook)
+    except ValueError as error:
+        left_out = {"limits": str(error)}
+    if not isinstance(hook, LimitedHook):
+        config, left_out = _as_far_as_written(hook)
     return HookDescription(repr(hook), kind, name, config, left_out, pair)
 
 

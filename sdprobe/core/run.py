@@ -157,9 +157,12 @@ class Run(RunOutputs):
         latents: the final latents ``[images, channels, h, w]``; None until the loop has ended.
         coverage: which attention sites were asked for and seen, and how often each hook acted.
         resumed_at: the step it began at; 0 unless it continues another run.
+        attached: whether it is a call of a stock pipeline, with `attach`.
         records: each hook given, with this run's own copy of it.
         names: the hooks that were given by name.
     """
+
+    attached = False
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def read_prompt(written: Any) -> Prompt:
     """Return the prompt that `write_prompt` wrote. Raises ValueError for anything else."""
     try:
         return _prompt(mapping(written))
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{short_repr(written)} is no prompt: {printable(str(error), 400)}") from error
 
 
@@ -72,7 +72,9 @@ def _prompt(written: Mapping[str, Any]) -> Prompt:
 
 def _reading(written: Any, tokens: int) -> tuple[int, Prompt]:
     start, prompt = _many(written, 2)
-    own = _prompt(mapping(prompt))
+    if mapping(prompt)["kind"] == "texts":  # which could be nested without end
+        raise ValueError("a reading is of one text")
+    own = _prompt(prompt)
     return count(start, tokens - len(own.ids)), own
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from sdprobe.core.hook import Transform
-from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run
-from sdprobe.runs.recorded_values import calls_of, saved_hooks
+from sdprobe.runs.hooks_of_run import hooks_of_run
+from sdprobe.runs.recorded_values import calls_of
 
 
 def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
@@ -22,18 +21,7 @@ def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
 
 def _transforms(run: Run) -> str:
     """Return the transforms of a run, each as it was given, with its limits."""
-    saved = saved_hooks(run)
-    if saved:
-        inside = {own.inner for own in saved}
-        kinds = [saved[own.inner].kind if own.inner is not None else own.kind for own in saved]
-        found = [
-            str(own)
-            for i, (own, kind) in enumerate(zip(saved, kinds, strict=True))
-            if i not in inside and (kind is None or issubclass(kind, Transform))
-        ]
-    else:
-        inner = {id(own.inner) for _, own in run.records if isinstance(own, LimitedHook)}
-        found = [str(own) for _, own in run.records if isinstance(own, Transform) and id(own) not in inner]
+    found = [repr(own.given) for own in hooks_of_run(run) if own.transforms is not False]
     return ", ".join(found) or "none"
 
 

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sdprobe.core.hook import Observer
-from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.core.run import Run
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
@@ -20,6 +18,7 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.runs.attention_arrays import attention_arrays
+from sdprobe.runs.hooks_of_run import hooks_of_run
 from sdprobe.runs.labelled_array import LabelledArray, along, as_numpy, share_dimensions
 from sdprobe.runs.record_arrays import (
     Images,
@@ -75,22 +74,26 @@ def labelled_arrays(run: Run) -> LabelledArrays:
     arrays: list[LabelledArray] = []
     left_out: list[str] = []
     numbers: Counter[str] = Counter()
-    for hook, within, images in _hooks(run):
+    for own in hooks_of_run(run):
+        hook, within, images = own.live, repr(own.given), along("image", own.images)
+        if hook is None:
+            left_out.append(f"{within}: its records were not saved, or its class is not known here")
+            continue
         make = next((own for kind, own in MADE_OF.items() if isinstance(hook, kind)), None)
         if make is None:
             if isinstance(hook, Observer) and not isinstance(hook, Progress):
                 why = "states to continue from" if isinstance(hook, Checkpoints) else "records of its own kind"
-                left_out.append(f"{within!r}: {why}")
+                left_out.append(f"{within}: {why}")
             continue
         family = type(hook).__name__ if make is loss_arrays else make.__name__
         numbers[family] += 1
         found: list[LabelledArray | LeftOut] = list(make(hook, images)) or ["recorded nothing"]
-        for own in found:
-            if isinstance(own, LeftOut):
-                left_out.append(f"{within!r}: {own}")
+        for made in found:
+            if isinstance(made, LeftOut):
+                left_out.append(f"{within}: {made}")
                 continue
-            name = own.name + f"_{numbers[family]}" * (numbers[family] > 1)
-            arrays.append(_checked(replace(own, name=name, attrs={**own.attrs, "hook": repr(within)})))
+            name = made.name + f"_{numbers[family]}" * (numbers[family] > 1)
+            arrays.append(_checked(replace(made, name=name, attrs={**made.attrs, "hook": within})))
     images = along("image", range(run.settings.images))
     if run.latents is not None:
         said = {"long_name": "final latents", "units": "the scheduler's own scale"}
@@ -108,20 +111,6 @@ def _checked(array: LabelledArray) -> LabelledArray:
     return replace(array, coords=coords, attrs=attrs)
 
 
-def _hooks(run: Run) -> Iterator[tuple[Any, Any, Images]]:
-    """Return the run's copy of each hook, the hook with its limits, and the numbers of the images that it was given."""
-    around = {id(own.inner): own for _, own in run.records if isinstance(own, LimitedHook)}
-    for _, hook in run.records:
-        if isinstance(hook, LimitedHook):
-            continue
-        within = around.get(id(hook), hook)
-        if within is hook or not within.by_rows:
-            yield hook, within, along("image", range(run.settings.images))
-        else:
-            given = sorted({row.image for row in rows_of_run(run) if within.includes_row(row)})
-            yield hook, within, along("image", given)
-
-
 def _settings(run: Run) -> dict[str, Any]:
     """Return what determines the run, as texts, numbers and lists of them."""
     own = asdict(run.settings)
@@ -137,7 +126,7 @@ def _settings(run: Run) -> dict[str, Any]:
         **plain,
         "resumed_at": run.resumed_at,
         "model": run.model_name,
-        "hooks": [repr(hook) for hook, _ in run.records],
+        "hooks": [repr(own.given) for own in hooks_of_run(run)],
         "weights": made_by.weights or "not known",
         "versions": [f"{name} {number}" for name, number in made_by.versions.items()],
     }

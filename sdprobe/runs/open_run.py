@@ -168,8 +168,8 @@ class SavedRun(Run):
             )
         number = self.hooks.index(hook)
         if (number, known) not in self._restored:
-            run = self if hook.images is None else self._part(hook.images)
-            self._restored[number, known] = hook.restored(run, known)
+            part = self if hook.images is None else self._part(hook.images)
+            self._restored[number, known] = hook.restored(part, known)
         return self._restored[number, known]
 
     def _part(self, images: Sequence[int]) -> Run:

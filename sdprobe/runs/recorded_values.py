@@ -5,20 +5,19 @@ A hook that `sdprobe.only` limits to rows numbers its images anew; here they hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.activations.record import ActivationKey, ActivationRecord
-from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.core.run import Run
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.statistics import Statistics
+from sdprobe.runs.hooks_of_run import hooks_of_run
 
 Of = TypeVar("Of")
 STEP_POINTS = ("latents", "noise_pred", "sample")  # which are passed once in every step
@@ -26,26 +25,7 @@ STEP_POINTS = ("latents", "noise_pred", "sample")  # which are passed once in ev
 
 def records_of(run: Run, kind: type[Of]) -> list[tuple[Of, tuple[int, ...]]]:
     """Return the records of every hook of a kind, each with the numbers of the images that it was given."""
-    return [(live, _images(run, given, live)) for given, live in run.records if isinstance(live, kind)]
-
-
-def saved_hooks(run: Run) -> Sequence[Any]:
-    """Return the descriptions of the hooks of an opened run; of another run, nothing."""
-    found: Sequence[Any] = getattr(run, "hooks", ())
-    return found
-
-
-def _images(run: Run, given: object, live: object) -> tuple[int, ...]:
-    saved = saved_hooks(run)
-    for own in saved:  # an opened run says the images in numbers, of the hook or of the limited hook around it
-        if own.images is not None and (own is given or (own.inner is not None and saved[own.inner] is given)):
-            return tuple(own.images)
-    chosen = set(range(run.settings.images))
-    for around in (own for pair in run.records for own in pair if isinstance(own, LimitedHook)):
-        if around.by_rows and any(around.inner is own for own in (given, live)):
-            own = {row.image for row in rows_of_run(run) if around.includes_row(row)}
-            chosen &= own or chosen
-    return tuple(sorted(chosen))
+    return [(own.live, own.images) for own in hooks_of_run(run) if isinstance(own.live, kind)]
 
 
 def calls_of(run: Run, recorded: Iterable[int]) -> int:

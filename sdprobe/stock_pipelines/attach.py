@@ -94,6 +94,8 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
 class AttachedRun(Run):
     """A run that a call of a pipeline fills."""
 
+    attached = True
+
     def __init__(self) -> None:
         self.begun = False
 

@@ -33,8 +33,8 @@ def records_of(hook: object, leaving_out: Collection[str] = ()) -> Records:
 def answers_of(copied: object, names: Collection[str]) -> Records:
     """Return what a run's copy of a hook answers when it is asked for these attributes and properties.
 
-    Of an object in it, what its properties and its fields, if it is a dataclass, answer: where it keeps its values,
-    in memory or in a folder, may differ. An error is an answer too.
+    Of an object in it, what its properties answer: where it keeps its values, in memory or in a folder, may differ. An
+    error is an answer too.
     """
     answers: Records = {}
     for name in names:
@@ -103,8 +103,7 @@ def _answers(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[st
         return
     above = (*above, id(value))
     if _is_own(value, ()) and not isinstance(value, Mapping):
-        fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
-        names = [name for name in [*fields, *_properties(value)] if not name.startswith("_")]
+        names = [name for name in _properties(value) if not name.startswith("_")]
         for name, part in answers_of(value, names).items():
             yield f"{path}.{name}", part
     elif isinstance(value, (Mapping, list, tuple)):

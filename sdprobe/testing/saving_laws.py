@@ -26,7 +26,7 @@ def refuse_unequal(run: Run, hook: object) -> None:
     """Save a run, open it, and raise `Broken` if a hook of it answers otherwise, or could not be saved completely."""
     live = run[hook]
     number = next(i for i, (_, own) in enumerate(run.records) if own is live)
-    given = run.records[number][0]
+    given: Any = run.records[number][0]
     with tempfile.TemporaryDirectory() as folder:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

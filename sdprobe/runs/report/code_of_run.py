@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pprint import pformat
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from sdprobe import shapes
-from sdprobe.core.hook_configuration import to_config
 from sdprobe.core.run import Run
-from sdprobe.observe.progress import Progress
-from sdprobe.runs.report.kept_records import is_limited
+from sdprobe.runs.hooks_of_run import hooks_of_run
 
 WIDTH = 100
 
@@ -22,15 +17,16 @@ WIDTH = 100
 def code_of(run: Run) -> str:
     """Return Python that makes a run again, with every setting; what it cannot write, it names in comments.
 
-    The model is written as `sdprobe.load()` if it is the model in this package; a run knows no other's place. Hooks are
-    written as pairs of name and configuration (`sdprobe.to_config`).
+    The model is written as what it was loaded from, with the hash of its weights as a comment. Hooks are written as
+    pairs of name and configuration (`sdprobe.to_config`), under the names that they were given.
 
     >>> import sdprobe
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=["statistics"], steps=3, seed=0, progress=False)
     >>> print(code_of(run))
     import sdprobe
     <BLANKLINE>
-    model = sdprobe.load()
+    model = sdprobe.load('shapes')
+    # Its weights: sha256:...
     <BLANKLINE>
     # Not here, since a run does not keep them: initial latents that were given, the configuration of a scheduler.
     run = sdprobe.sample(
@@ -46,11 +42,8 @@ def code_of(run: Run) -> str:
     )
     """
     hooks, unwritten = _hooks(run)
-    lines = ["import sdprobe", ""]
-    if run.latents is not None and run.latents.dtype != torch.float32:
-        lines.insert(0, "import torch")
-    lines += _model(run)
-    if getattr(run, "begun", False):  # only a run that was attached to a pipeline has it
+    lines = [*_model(run), ""]
+    if run.attached:
         lines += _comment(
             "The run was a call of a stock pipeline, with sdprobe.attach. What the pipeline was given beside these "
             "settings is not in the record of the run."
@@ -60,59 +53,53 @@ def code_of(run: Run) -> str:
     )
     for reason in unwritten:
         lines += _comment(f"Left out: {reason}")
-    if any("folder" in json.dumps(own) for own in hooks):
+    if '"folder": ' in json.dumps(hooks):
         lines += _comment("Give another folder: one that holds files is refused.")
     return "\n".join([*lines, *(_resumed(run, hooks) if run.resumed_at else _sampled(run, hooks))])
 
 
 def _model(run: Run) -> list[str]:
-    given = {}
-    if run.latents is not None:
-        if run.latents.dtype != torch.float32:
-            given["dtype"] = str(run.latents.dtype)
-        if run.latents.device.type != "cpu":
-            given["device"] = repr(run.latents.device.type)
-    said = ", ".join(f"{name}={value}" for name, value in given.items())
-    if run.model_name == embedded_name():
-        return [f"model = sdprobe.load({said})", ""]
-    return [
-        *_comment(
-            f"The run was made by {run.model_name}, and does not know where that is. In place of the dots, write its "
+    made_by = run.provenance
+    given = [repr(made_by.source) if made_by.source is not None else "..."]
+    if made_by.dtype not in (None, "float32"):  # in which diffusers loads unless it is told another
+        given.append(f"dtype=torch.{made_by.dtype}")
+    if made_by.device is not None and torch.device(made_by.device).type != "cpu":
+        given.append(f"device={made_by.device!r}")
+    lines = ["import sdprobe", "", f"model = sdprobe.load({', '.join(given)})"]
+    if any(own.startswith("dtype") for own in given):
+        lines.insert(0, "import torch")
+    if made_by.source is None:
+        lines[-1:-1] = _comment(
+            f"The run was made by {made_by.model}, and does not know where that is. In place of the dots, write its "
             f"folder, file or hub id, or a live pipeline."
-        ),
-        f"model = sdprobe.load({', '.join(filter(None, ('...', said)))})",
-        "",
-    ]
+        )
+    return lines + (_comment(f"Its weights: {made_by.weights}") if made_by.weights is not None else [])
 
 
-def embedded_name() -> str:
-    """Return the name of the model in this package, without loading it."""
-    kind = json.loads((shapes.WEIGHTS / "model_index.json").read_text())["_class_name"]
-    with safe_open(next((shapes.WEIGHTS / "unet").glob("*.safetensors")), "pt") as weights:
-        count = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    return f"StableDiffusion({kind}, denoiser {count / 1e6:.1f} M parameters)"
-
-
-def _hooks(run: Run) -> tuple[list[list[Any]], list[str]]:
-    """Return the hooks as pairs, and why others cannot be written."""
-    inside = {id(live.inner) for _, live in run.records if is_limited(live)}
-    pairs: list[list[Any]] = []
+def _hooks(run: Run) -> tuple[Any, list[str]]:
+    """Return the hooks as pairs, by name if they were given names of one's own; and why others cannot be written."""
+    pairs: list[tuple[str, Any]] = []
     unwritten: list[str] = []
-    for given, live in run.records:
-        if id(live) in inside or isinstance(given, Progress):  # a bar is shown without being asked for
+    for own in hooks_of_run(run):
+        said = own.description
+        if said.name == "progress":  # a bar is shown without being asked for
             continue
-        try:
-            pairs += to_config([given])
-        except (ValueError, TypeError) as error:
-            unwritten.append(str(error))
-    return pairs, unwritten
+        if said.pair is None:
+            why = [f"its argument {name!r} is {what}" for name, what in said.left_out.items()]
+            unwritten.append(f"{said.said}: {', '.join(why) or 'it has no registered name'}")
+        else:
+            pairs.append((own.names[0] if own.names else "", said.pair))
+    named = {name: pair for name, pair in pairs if name}
+    if len(named) == len(pairs) and any(name != pair[0] for name, pair in pairs):
+        return named, unwritten
+    return [pair for _, pair in pairs], unwritten
 
 
-def _sampled(run: Run, hooks: list[list[Any]]) -> list[str]:
+def _sampled(run: Run, hooks: Any) -> list[str]:
     return _call("run = sdprobe.sample(", [None, *_settings(run, hooks)])
 
 
-def _settings(run: Run, hooks: list[list[Any]]) -> list[tuple[str, Any]]:
+def _settings(run: Run, hooks: Any) -> list[tuple[str, Any]]:
     own = run.settings
     found: list[tuple[str, Any]] = [("", list(own.prompt)), ("hooks", hooks)]
     if own.negative_given:
@@ -127,7 +114,7 @@ def _settings(run: Run, hooks: list[list[Any]]) -> list[tuple[str, Any]]:
     return found
 
 
-def _resumed(run: Run, hooks: list[list[Any]]) -> list[str]:
+def _resumed(run: Run, hooks: Any) -> list[str]:
     own = run.settings
     first = _call("before = sdprobe.sample(", [None, *_settings(run, [["checkpoints", {}]])])
     changed: list[tuple[str, Any]] = [("step", run.resumed_at), ("hooks", hooks), ("prompt", list(own.prompt))]

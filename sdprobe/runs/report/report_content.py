@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import matplotlib
 import numpy as np
@@ -15,6 +13,7 @@ from sdprobe import plot
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.runs.hooks_of_run import hooks_of_run
 from sdprobe.runs.report.code_of_run import code_of
 from sdprobe.runs.report.curves_of_run import CurveGroup, curves_of
 from sdprobe.runs.report.embedded_pictures import embedded
@@ -26,8 +25,6 @@ from sdprobe.runs.report.word_maps_of_run import WordMaps, roles_of, word_maps
 
 # A page of a large run stays under 15 MB: that of the rest, for a few pictures, is well under 1 MB.
 PICTURE_BYTES, MAP_BYTES, FILM_BYTES = 5_000_000, 6_000_000, 3_000_000
-
-PACKAGES = ("sdprobe", "torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class ReportContent:
         images: each image.
         settings: names and values.
         coverage: `Run.coverage` as it prints.
-        versions: packages and their versions, where the report is written.
+        versions: packages and their versions, where the run was made.
         code: what makes the run again.
         sheets: the tiles of all heat maps.
         colours: 256 colours for the values of a tile, as base64 of their red, green and blue.
@@ -135,7 +132,7 @@ def content_of(run: Run) -> ReportContent:
         images=tuple(images),
         settings=_settings(run),
         coverage=str(run.coverage),
-        versions=(("Python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)),
+        versions=tuple(run.provenance.versions.items()),
         code=code_of(run),
         sheets=tuple(tiles.sheets()),
         colours=_colours(),
@@ -201,9 +198,12 @@ def _summary(run: Run) -> str:
 
 
 def _settings(run: Run) -> tuple[tuple[str, str], ...]:
-    own = run.settings
+    own, made_by = run.settings, run.provenance
     rows = [
         ("Model", run.model_name),
+        ("Loaded from", made_by.source or "not known: a pipeline in memory"),
+        ("Hash of its weights", made_by.weights or "not known"),
+        ("Computed in", f"{made_by.dtype or 'not known'} on {made_by.device or 'not known'}"),
         ("Prompt" + "s" * (len(own.prompt) > 1), _listed(own.prompt)),
         ("Negative prompt", _listed(own.negative_prompt) if own.negative_given else "none was given"),
         ("Steps", str(own.steps)),
@@ -223,19 +223,12 @@ def _settings(run: Run) -> tuple[tuple[str, str], ...]:
     ]
     if run.resumed_at:
         rows.append(("Continued", f"another run, from step {run.resumed_at}"))
-    hooks = [repr(given) for (given, _) in run.records]
+    hooks = [repr(own.given) for own in hooks_of_run(run)]
     return (*rows, ("Hooks", "\n".join(hooks) or "none"))
 
 
 def _listed(values: Sequence[object]) -> str:
     return "\n".join(str(value) for value in dict.fromkeys(values))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"
 
 
 def _colours() -> str:

@@ -1,0 +1,81 @@
+"""The hash of a model's weights: the same for the same weights, and for no others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sdprobe
+from sdprobe.model import weights_hash as module
+from sdprobe.model.weights_hash import source_of, weights_hash
+from tests.tiny import stable_diffusion
+
+
+def test_two_pipelines_of_the_same_weights(tmp_path):
+    pipe = stable_diffusion()
+    pipe.save_pretrained(tmp_path)
+    assert weights_hash(pipe) == weights_hash(sdprobe.load(str(tmp_path)).pipe)
+    assert weights_hash(pipe) != weights_hash(sdprobe.load().pipe)
+
+
+def parameters(pipe):
+    """One of each part, which is changed."""
+    return {name: next(iter(getattr(pipe, name).state_dict().items())) for name in ("unet", "vae", "text_encoder")}
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_weight_that_changes_changes_it_and_changes_it_back(part):
+    pipe = stable_diffusion()
+    before = weights_hash(pipe)
+    _, weight = parameters(pipe)[part]
+    with torch.no_grad():
+        weight.mul_(2)
+        changed = weights_hash(pipe)
+        weight.div_(2)
+    assert changed != before
+    assert weights_hash(pipe) == before
+
+
+def test_written_past_torch_too():
+    pipe = stable_diffusion()
+    before = weights_hash(pipe)
+    _, weight = parameters(pipe)["unet"]
+    weight.numpy()[...] += 1
+    assert weights_hash(pipe) != before
+
+
+def test_the_dtype_counts_and_the_place_in_memory_does_not():
+    pipe = stable_diffusion()
+    before = weights_hash(pipe)
+    for module_ in (pipe.unet, pipe.vae):
+        module_.to(memory_format=torch.channels_last)
+    assert weights_hash(pipe) == before
+    pipe.to(torch.bfloat16)
+    assert weights_hash(pipe) != before
+
+
+def test_it_is_computed_once(monkeypatch):
+    pipe, sizes = stable_diffusion(), []
+    own = module._hash
+
+    def counting(tensors):
+        sizes.append(sum(x.numel() for x in tensors.values()))
+        return own(tensors)
+
+    monkeypatch.setattr(module, "_hash", counting)
+    assert weights_hash(pipe) == weights_hash(pipe)
+    assert len(sizes) == 3  # a sample, all, a sample
+    assert sizes[0] == sizes[2] < sizes[1]
+
+
+def test_weights_that_are_not_there_have_none():
+    pipe = stable_diffusion()
+    pipe.unet.to("meta")
+    assert weights_hash(pipe) is None
+
+
+def test_where_it_was_loaded_from(tmp_path):
+    assert source_of(stable_diffusion()) is None
+    assert source_of(sdprobe.load("shapes-joint").pipe) == "shapes-joint"
+    stable_diffusion().save_pretrained(tmp_path)
+    assert source_of(sdprobe.load(str(tmp_path)).pipe) == str(tmp_path)
