@@ -41,6 +41,7 @@ from sdprobe.plot.heatmap import HeatMap
 from sdprobe.runs.compare_runs import compare
 from sdprobe.runs.comparison import Comparison
 from sdprobe.runs.open_run import open_run as open
+from sdprobe.runs.runs_in_folder import Runs
 from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
@@ -91,6 +92,7 @@ __all__ = [
     "open",
     "compare",
     "Comparison",
+    "Runs",
     "Run",
     "Settings",
     "Coverage",

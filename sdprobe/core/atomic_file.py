@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,11 @@ def write_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} to write {path.name!r} to")
     beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix if suffix is None else suffix}")
     try:
+        beside.touch(exist_ok=False)
+        mode = beside.stat().st_mode
         yield beside
+        if beside.stat().st_mode != mode:  # some writers make a file that nobody else may read
+            beside.chmod(stat.S_IMODE(mode))
         _reach_disk(beside)
         beside.replace(path)
         _reach_disk(path.parent)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.plain_values import Tensors, from_plain, to_plain
 from sdprobe.core.run import Run
+from sdprobe.core.short_repr import short_repr
 
 K = TypeVar("K")
 P = TypeVar("P")
@@ -108,4 +109,6 @@ class KeepsRecords:
         Raises ValueError for records that are not those of this hook.
         """
         for name, value in records.values.items():
+            if name.startswith("_"):
+                raise ValueError(f"{short_repr(name)} is no public attribute")
             setattr(self, name, run if value == {"$run": None} else from_plain(value, records.tensors))

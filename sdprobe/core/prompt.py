@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from sdprobe.core.short_repr import short_repr
+from sdprobe.plot.printable import printable
+
 TokenRole = Literal["start", "word", "end", "pad"]
 
 WORD = re.compile(r"<[^<>\s]+>|\w+(?:[-'’]\w+)*")
@@ -109,18 +112,22 @@ class Prompt:
         if not found and (cut := [span for span in self._written(word) if self._cuts_token(*span)]):
             around = "".join(self.text[slice(*self.spans[i])] + "|" for i in self._under(*cut[0])).rstrip("|")
             raise WordNotInPrompt(
-                f"{word!r} stands in {self.text!r}, but does not begin and end with tokens, which there are "
+                f"{word!r} stands in {short_repr(self.text)}, but does not begin and end with tokens, which there are "
                 f"{around!r}: ask for whole ones"
             )
         if not found and (self._written(word) or any(p.lower() in map(str.lower, self.cut) for p in word.split())):
-            raise WordNotInPrompt(f"{word!r} lies past the {len(self.ids)} tokens that are read of {self.text!r}")
+            raise WordNotInPrompt(
+                f"{word!r} lies past the {len(self.ids)} tokens that are read of {short_repr(self.text)}"
+            )
         if not found:
-            raise WordNotInPrompt(f"{word!r} is not in the prompt {self.text!r}; its words are {self._listed()}")
+            raise WordNotInPrompt(
+                f"{word!r} is not in the prompt {short_repr(self.text)}; its words are {self._listed()}"
+            )
         if occurrence is None:
             return tuple(position for positions in found for position in positions)
         if not -len(found) <= occurrence < len(found):
             raise WordNotInPrompt(
-                f"{word!r} occurs {len(found)} times in {self.text!r}: occurrence is 0 to {len(found) - 1}, "
+                f"{word!r} occurs {len(found)} times in {short_repr(self.text)}: occurrence is 0 to {len(found) - 1}, "
                 f"not {occurrence}"
             )
         return found[occurrence]
@@ -169,4 +176,4 @@ class Prompt:
         return tuple(i for i, (a, b) in enumerate(self.spans) if a < b and a < past and b > first)
 
     def _listed(self) -> str:
-        return ", ".join(repr(word) for word in self.words) or "(none)"
+        return printable(", ".join(repr(word) for word in self.words), 500) or "(none)"

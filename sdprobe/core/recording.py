@@ -47,7 +47,10 @@ class Record(ABC):
             raise KeyError(f"no step was kept, so there is no {name!r}")
         if name not in (kept := self.at(indices[0])):
             raise KeyError(f"{name!r} was not kept; kept: {', '.join(kept)}")
-        return torch.stack([self.at(index)[name] for index in indices])
+        found = [self.at(index)[name] for index in indices]
+        if len({(x.shape, x.dtype) for x in found}) > 1:
+            raise ValueError(f"{name!r} has not the same shape and dtype in all steps: ask for one step, by at(step)")
+        return torch.stack(found)
 
     @property
     def final(self) -> Shaped[Tensor, "images channels h w"]:

@@ -239,12 +239,13 @@ def is_pair(given: object) -> bool:
 
 def _claims() -> dict[str, list[Claim]]:
     """Return the registrations of every name, in alphabetical order; imports nothing."""
-    # A distribution parses its metadata each time it is asked, which takes a hundred times as long as all else here.
-    entries = entry_points(group=GROUP)
-    who = {id(dist): (dist.name, dist.version) if dist else ("", "") for dist in {entry.dist for entry in entries}}
-    installed = [Claim(entry.name, *who[id(entry.dist)], entry.value, entry.load) for entry in entries]
-    taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
+    entries = list(entry_points(group=GROUP))
+    # A distribution reads its metadata anew for each question, and most entries are of one distribution.
+    distributions = {id(entry.dist): entry.dist for entry in entries if entry.dist is not None}
+    who = {key: (own.name, own.version) for key, own in distributions.items()}
+    installed = [Claim(entry.name, *who.get(id(entry.dist), ("", "")), entry.value, entry.load) for entry in entries]
     found: dict[str, list[Claim]] = {}
+    taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
     for claim in sorted([*installed, *taken, *_session.values()], key=lambda claim: claim.name):
         found.setdefault(claim.name, []).append(claim)
     return found

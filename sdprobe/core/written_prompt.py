@@ -9,6 +9,10 @@ from sdprobe.core.prompt import Prompt, TokenRole
 from sdprobe.core.prompt_of_embeddings import PromptOfEmbeddings, UnknownWords
 from sdprobe.core.prompt_of_texts import PromptOfTexts
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.written_values import count, listed, mapping, pair, text, whole
+from sdprobe.plot.printable import printable
+
+MOST_ENTRIES = 1_000_000
 
 
 def write_prompt(prompt: Prompt) -> dict[str, Any]:
@@ -38,40 +42,48 @@ def write_prompt(prompt: Prompt) -> dict[str, Any]:
 def read_prompt(written: Any) -> Prompt:
     """Return the prompt that `write_prompt` wrote. Raises ValueError for anything else."""
     try:
-        kind, text = written["kind"], _text(written["text"])
-        ids, tokens = tuple(map(int, written["ids"])), tuple(map(_text, written["tokens"]))
-        if kind == "embeddings":
-            return PromptOfEmbeddings(text, ids, tokens, UnknownWords())
-        words = {
-            _text(word): tuple(tuple(map(int, own)) for own in found)
-            for word, found in _mapping(written["words"]).items()
-        }
-        roles = tuple(map(_role, written["roles"]))
-        spans = tuple((int(first), int(past)) for first, past in written["spans"])
-        parts = {_text(name): range(*map(int, own)) for name, own in _mapping(written["parts"]).items()}
-        if kind == "text":
-            return Prompt(text, ids, tokens, words, roles, spans, parts)
-        if kind == "texts":
-            texts = {_text(name): _text(own) for name, own in _mapping(written["texts"]).items()}
-            if any(own["kind"] == "texts" for _, own in written["readings"]):  # which could be nested without end
-                raise ValueError("a reading is of one text")
-            readings = tuple((int(start), read_prompt(own)) for start, own in written["readings"])
-            return PromptOfTexts(text, ids, tokens, words, roles, spans, parts, texts, readings)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{short_repr(written)} is no prompt: {error!r}") from error
-    raise ValueError(f"{short_repr(kind)} is no kind of prompt")
+        return _prompt(mapping(written))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{short_repr(written)} is no prompt: {printable(str(error), 400)}") from error
 
 
-def _text(given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError(f"a text is needed, not {short_repr(given)}")
-    return given
+def _prompt(written: Mapping[str, Any]) -> Prompt:
+    kind, own = text(written["kind"]), text(written["text"])
+    ids, tokens = tuple(map(whole, _many(written["ids"]))), tuple(map(text, _many(written["tokens"])))
+    if len(tokens) != len(ids):
+        raise ValueError(f"{len(ids)} ids of {len(tokens)} tokens")
+    if kind == "embeddings":
+        return PromptOfEmbeddings(own, ids, tokens, UnknownWords())
+    words = {
+        word: tuple(tuple(count(position, len(ids) - 1) for position in _many(each)) for each in _many(found))
+        for word, found in mapping(written["words"]).items()
+    }
+    roles = tuple(map(_role, _many(written["roles"], len(ids))))
+    spans = tuple(pair(span, len(own)) for span in _many(written["spans"], len(ids)))
+    parts = {name: range(*pair(place, len(ids))) for name, place in mapping(written["parts"]).items()}
+    if kind == "text":
+        return Prompt(own, ids, tokens, words, roles, spans, parts)
+    if kind != "texts":
+        raise ValueError(f"{short_repr(kind)} is no kind of prompt")
+    texts = {name: text(each) for name, each in mapping(written["texts"]).items()}
+    readings = tuple(_reading(each, len(ids)) for each in _many(written["readings"]))
+    return PromptOfTexts(own, ids, tokens, words, roles, spans, parts, texts, readings)
 
 
-def _mapping(given: Any) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise ValueError(f"a JSON object is needed, not {short_repr(given)}")
-    return given
+def _reading(written: Any, tokens: int) -> tuple[int, Prompt]:
+    start, prompt = _many(written, 2)
+    if mapping(prompt)["kind"] == "texts":  # which could be nested without end
+        raise ValueError("a reading is of one text")
+    own = _prompt(prompt)
+    return count(start, tokens - len(own.ids)), own
+
+
+def _many(given: Any, *counts: int) -> list[Any]:
+    """Return a list; where a number is given, of so many entries, or empty."""
+    found = listed(given, MOST_ENTRIES)
+    if counts and found and len(found) != counts[0]:
+        raise ValueError(f"{len(found)} entries, where {counts[0]} are needed")
+    return found
 
 
 def _role(given: Any) -> TokenRole:

@@ -23,6 +23,7 @@ from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import device_name, dtype_of
+from sdprobe.core.written_values import listed, mapping, pair, role
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.memory_budget import MemoryBudget
@@ -174,10 +175,15 @@ class AttentionMaps(Observer):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         values, self.run = records.values, run
-        self.sums, self.readings = AttentionSums.restored(records), PromptReadings.from_plain(values["readings"])
-        self.roles = tuple(values["roles"])
+        self.readings = PromptReadings.from_plain(mapping(values["readings"]))
+        if any(len(prompts) < run.settings.images for prompts in self.readings.prompts):
+            raise ValueError(f"a reading has not one prompt for each of {run.settings.images} images")
+        self.sums = AttentionSums.restored(records, self.readings)
+        self.roles = tuple(map(role, listed(values["roles"])))
+        if not self.roles:
+            raise ValueError("there are no roles")
         if values["latent_size"] is not None:
-            self.latent_size = tuple(values["latent_size"])
+            self.latent_size = pair(values["latent_size"], 2_048)
 
     @property
     def held_bytes(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,10 +20,11 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.run import Role, as_slice
-from sdprobe.core.short_repr import short_repr
+from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
+from sdprobe.core.written_values import count, line, listed, pair, role, whole
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
-from sdprobe.observe.prompt_readings import ShownRows
+from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
 Keep = Literal["step", "layer", "head"]
 
@@ -42,6 +43,15 @@ class Key(NamedTuple):
         """The sum to which a call belongs where these are kept apart, of ``"step"``, ``"layer"``, ``"head"``."""
         step = site.step.index if "step" in apart else None
         return cls(role, step, site.name if "layer" in apart else None, grid, reading)
+
+    @classmethod
+    def read(cls, written: Any, readings: int) -> Key:
+        """The sum that a file names. Raises ValueError for anything else."""
+        if not isinstance(written, list) or len(written) != 6:
+            raise ValueError(f"{short_repr(written)} names no sum")
+        of, step, layer, grid, reading, _ = written
+        step, layer = None if step is None else count(step), None if layer is None else line(layer)
+        return cls(role(of), step, layer, pair(grid), count(reading, readings - 1))
 
 
 class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]):
@@ -122,15 +132,32 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         return HookRecords(values, {str(i): total for i, total in enumerate(self._sums.values())})
 
     @classmethod
-    def restored(cls, records: HookRecords) -> AttentionSums:
-        """Return the sums of records. A sum is read when it is asked for."""
+    def restored(cls, records: HookRecords, readings: PromptReadings) -> AttentionSums:
+        """Return the sums of records. A sum is read when it is asked for.
+
+        Args:
+            records: what `records` returned.
+            readings: the prompts of the sums.
+
+        Raises ValueError and KeyError for anything else; where a sum is read, also for one of another shape.
+        """
         values, made = records.values, object.__new__(cls)
-        keys = [Key(role, step, layer, tuple(grid), reading) for role, step, layer, grid, reading, _ in values["sums"]]
-        made.keep, made.apart = frozenset(values["keep"]), frozenset(values["apart"])
-        made.counts = Counter({key: entry[-1] for key, entry in zip(keys, values["sums"], strict=True)})
-        names = {key: str(i) for i, key in enumerate(keys)}
-        made._sums = TensorsByKey(names, records.tensors.__getitem__)  # type: ignore[assignment]
-        made._held = Counter({torch.device("cpu"): values["bytes"]})
+        made.keep, made.apart = (frozenset(map(_kept, listed(values[name]))) for name in ("keep", "apart"))
+        made.counts, names = Counter(), {}
+        for i, written in enumerate(listed(values["sums"], 1_000_000)):
+            key = Key.read(written, len(readings.prompts))
+            made.counts[key], names[key] = count(written[-1], 1_000_000), str(i)
+
+        def read(key: Key) -> Float[Tensor, "images heads positions tokens"]:
+            columns, prompts = readings.columns[key.reading], readings.prompts[key.reading]
+            tokens = min(len(prompt.ids) for prompt in prompts) if columns is None else len(columns)
+            x, (h, w) = records.tensors[names[key]], key.grid
+            if x.ndim != 4 or x.shape[2] != h * w or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():
+                raise ValueError(f"the sum {names[key]}, {said(x)}, is none of {len(prompts)} images of {h}×{w} places")
+            return x
+
+        made._sums = TensorsByKey({key: key for key in names}, read)  # type: ignore[assignment]
+        made._held = Counter({torch.device("cpu"): whole(values["bytes"])})
         return made
 
     @property
@@ -202,6 +229,13 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
 
     def __len__(self) -> int:
         return len(self._sums)
+
+
+def _kept(given: Any) -> Keep:
+    if given not in get_args(Keep):
+        raise ValueError(f"{short_repr(given)} is nothing that is kept apart")
+    found: Keep = given
+    return found
 
 
 def label_of(by: Keep, value: int | str) -> str:

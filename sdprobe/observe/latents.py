@@ -15,7 +15,9 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.recording import Held, Record, Recording, Restored
 from sdprobe.core.run import Run, Step
+from sdprobe.core.short_repr import short_repr
 from sdprobe.core.torch_names import dtype_of
+from sdprobe.core.written_values import count, listed
 
 Kept = Literal["latents", "noise_pred", "denoised"]
 
@@ -87,8 +89,11 @@ class LatentRecorder(Observer):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         steps: dict[int | None, dict[str, str]] = {}
-        for index, name in records.values["kept"]:
-            steps.setdefault(index, {})[name] = f"{index}.{name}"
+        for entry in listed(records.values["kept"], 1_000_000):
+            index, name = listed(entry, 2)
+            if name not in get_args(Kept) or (index is None and name != "latents"):
+                raise ValueError(f"{short_repr(entry)} is nothing that is recorded")
+            steps.setdefault(None if index is None else count(index), {})[name] = f"{index}.{name}"
         read = records.tensors.__getitem__
         self.record = Restored({index: TensorsByKey(names, read) for index, names in steps.items()})
 

@@ -17,6 +17,7 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import from_plain
 from sdprobe.core.run import Run, Step
+from sdprobe.core.written_values import count, listed, mapping, text
 
 Decoder = Literal["linear", "vae"]
 Shown = Literal["latents", "denoised"]
@@ -102,12 +103,12 @@ class Preview(Observer):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         values = records.values
-        self.indices = list(values["indices"])
+        self.indices = [*map(count, listed(values["indices"]))]
         if values["total"] is not None:
-            self.total = values["total"]
+            self.total = count(values["total"])
         self._kept = {}
-        for name, steps in values["pictures"].items():
-            plain = [[{"$image": picture} for picture in step] for step in steps]
+        for name, steps in mapping(values["pictures"]).items():
+            plain = [[{"$image": text(picture)} for picture in listed(step)] for step in listed(steps)]
             self._kept[name] = [partial(from_plain, own, records.tensors) for own in plain]
 
     @property

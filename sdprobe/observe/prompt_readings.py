@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Role, Row, Run, rows_of
 from sdprobe.core.written_prompt import read_prompt, write_prompt
+from sdprobe.core.written_values import count, listed, whole
 
 
 class ShownRows(NamedTuple):
@@ -66,10 +67,15 @@ class PromptReadings:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> PromptReadings:
-        """Return the readings that `to_plain` wrote."""
-        readings = cls(plain["words"])
-        readings.prompts = [tuple(map(read_prompt, shown)) for shown in plain["prompts"]]
-        readings.columns = [own if own is None else list(own) for own in plain["columns"]]
+        """Return the readings that `to_plain` wrote. Raises ValueError and KeyError for anything else."""
+        words = plain["words"]
+        readings = cls(
+            None if words is None else [own if isinstance(own, str) else whole(own) for own in listed(words)]
+        )
+        readings.prompts = [tuple(map(read_prompt, listed(shown))) for shown in listed(plain["prompts"])]
+        readings.columns = [None if own is None else [*map(count, listed(own))] for own in listed(plain["columns"])]
+        if len(readings.columns) != len(readings.prompts):
+            raise ValueError(f"{len(readings.columns)} lists of columns for {len(readings.prompts)} readings")
         return readings
 
     def number_of(self, prompts: Sequence[Prompt], words_of: Sequence[Prompt] | None = None) -> int:

@@ -17,6 +17,7 @@ from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.written_values import count, listed
 from sdprobe.plot.heatmap import HeatMap
 
 Grid = tuple[int, int]
@@ -77,7 +78,10 @@ class SelfAttentionMaps(Observer):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         self.run = run
-        self.counts = {(h, w): count for h, w, count in records.values["grids"]}
+        self.counts = {
+            (count(h), count(w)): count(calls, 1_000_000)
+            for h, w, calls in (listed(own, 3) for own in listed(records.values["grids"]))
+        }
         names = {(h, w): f"{h}x{w}" for h, w in self.counts}
         self.sums = TensorsByKey(names, records.tensors.__getitem__)  # type: ignore[assignment]
 

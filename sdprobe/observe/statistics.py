@@ -15,6 +15,7 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, Step
+from sdprobe.core.written_values import count, listed
 
 Measured = Literal["latents", "noise_pred", "denoised"]
 LINES = {
@@ -82,7 +83,7 @@ class Statistics(Observer):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         self.start(run)
-        self.indices = list(records.values["indices"])
+        self.indices = [*map(count, listed(records.values["indices"]))]
         self._saved = records.tensors if self.indices else None
 
     def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
@@ -96,6 +97,8 @@ class Statistics(Observer):
         if name not in get_args(Measured):
             raise KeyError(f"{name!r} is not measured; what is: {', '.join(get_args(Measured))}")
         saved = self._saved
+        if not self.indices:
+            raise KeyError(f"no step was measured, so there is no {name!r}")
         mean, std, norm = torch.stack(self._moments[name], dim=1).cpu() if saved is None else saved[name]
         return Moments(mean, std, norm)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+from sdprobe.plot.printable import printable
+
 Rows = Sequence[Sequence[str]]
 
 
 def as_text(rows: Rows, align: Callable[[str, int], str] = str.ljust) -> list[str]:
-    """Return the lines of a table; each column is as wide as its widest cell.
+    """Return the lines of a table; each column is as wide as its widest cell. Control characters are escaped.
 
     >>> as_text([("step", "sigma"), ("0", "14.6146")], align=str.rjust)
     ['step    sigma', '   0  14.6146']
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(align(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

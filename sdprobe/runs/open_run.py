@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor
@@ -19,14 +18,14 @@ from sdprobe.core.hook_configuration import describe
 from sdprobe.core.limits.row_subset import PartialRun
 from sdprobe.core.nan_trace import NanTrace
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.provenance import Provenance
-from sdprobe.core.run import Role, Run, Settings
+from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_prompt import read_prompt
+from sdprobe.core.written_values import count, flag, line, listed, mapping, role, text, whole
+from sdprobe.plot.printable import printable
 from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, RunFolder
 from sdprobe.runs.saved_hook import Kind, SavedHook
-
-MOST = 10_000  # images, steps and hooks of a run: more is no run, and must not cost its reader memory
+from sdprobe.runs.written_settings import read_provenance, read_settings
 
 
 def open_run(folder: str | Path) -> SavedRun:
@@ -91,17 +90,21 @@ class SavedRun(Run):
         self._refuse_other_formats(content)
         self.nan_trace = NanTrace()
         try:
-            self.complete = content["complete"] is True
-            self.saved = str(content["saved"])
-            self.settings = _settings(content["settings"])
-            self.roles: tuple[Role, ...] = tuple(_role(role) for role in content["roles"])
-            self.resumed_at = int(content["resumed_at"])
-            self._provenance = _provenance(content["provenance"])
-            self._images = _count(content["images"])
-            self._has_latents = content["latents"] is True
-            self.hooks = tuple(SavedHook(folder, i, entry) for i, entry in enumerate(_listed(content["hooks"])))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{str(folder.path / 'run.json')!r} describes no run: {error!r}") from error
+            self.complete = flag(content["complete"])
+            self.saved = line(content["saved"])
+            self.settings = read_settings(mapping(content["settings"]))
+            self.roles: tuple[Role, ...] = tuple(map(role, listed(content["roles"])))
+            self.resumed_at = count(content["resumed_at"])
+            self._provenance = read_provenance(mapping(content["provenance"]))
+            self._images = count(content["images"])
+            self._has_latents = flag(content["latents"])
+            self.hooks = tuple(SavedHook(folder, i, entry) for i, entry in enumerate(listed(content["hooks"])))
+            for own in self.hooks:
+                if own.inner is not None and self.hooks[count(own.inner, len(self.hooks) - 1)].inner is not None:
+                    raise ValueError(f"a limited hook holds number {own.inner}, which is limited too")
+        except (KeyError, ValueError) as error:
+            said = short_repr(error)
+            raise ValueError(f"{str(folder.path / 'run.json')!r} describes no run: {said}") from error
         self._model_name = self._provenance.model
         self.names = {name: hook for hook in self.hooks for name in hook.asked_as}
         self._restored: dict[tuple[int, type], Any] = {}
@@ -112,12 +115,19 @@ class SavedRun(Run):
             raise ValueError(f"{str(self.folder / 'run.json')!r} describes no run of sdprobe")
         if schema > SCHEMA:
             raise ValueError(
-                f"the run in {str(self.folder)!r} has schema {schema}, and this version of sdprobe reads schemas up to "
-                f"{SCHEMA}: install a newer one"
+                f"the run in {str(self.folder)!r} has schema {short_repr(schema)}, and this version of sdprobe reads "
+                f"schemas up to {SCHEMA}: install a newer one"
             )
 
     def save(self, folder: str | Path) -> Path:
         return self._folder.copy_to(folder)
+
+    def opened_anew(self) -> SavedRun:
+        """Return the same run with nothing read but ``run.json``: what is read of it is freed with it."""
+        made = object.__new__(type(self))
+        vars(made).update({name: own for name, own in vars(self).items() if name not in _PARTS})
+        made._restored = {}
+        return made
 
     def __getattr__(self, name: str) -> Any:
         """Read a part of the run when it is first asked for."""
@@ -135,10 +145,10 @@ class SavedRun(Run):
             return self.record_of(found[0] if inner is None else self.hooks[inner], kind)
         if found:
             raise KeyError(f"{hook!r} is the same as {len(found)} hooks of this run: ask by the names they were given")
-        names = ", ".join(f"{name!r}" for own in self.hooks for name in (*own.asked_as, own.description.name) if name)
+        names = [short_repr(name) for own in self.hooks for name in (*own.asked_as, own.description.name) if name]
         raise KeyError(
-            f"{hook!r} is not a hook of this run; its hooks are {', '.join(map(str, self.hooks)) or '(none)'}; ask by "
-            f"class, or by name: {names or '(none)'}"
+            f"{short_repr(hook)} is not a hook of this run; its hooks are {_some(map(str, self.hooks))}; ask by class, "
+            f"or by name: {_some(names)}"
         )
 
     def record_of(self, hook: SavedHook, kind: Kind | None = None) -> Any:
@@ -153,8 +163,8 @@ class SavedRun(Run):
         known = hook.kind or (kind if kind is not None and hook.is_of(kind) else None)
         if known is None:
             raise KeyError(
-                f"the class of {hook} is {hook.description.kind}, which no installed package registers as a hook: "
-                f"import it, and ask with the class"
+                f"the class of {printable(str(hook), 200)} is {printable(hook.description.kind, 200)}, which no "
+                f"installed package registers as a hook: import it, and ask with the class"
             )
         number = self.hooks.index(hook)
         if (number, known) not in self._restored:
@@ -164,9 +174,13 @@ class SavedRun(Run):
 
     def _part(self, images: Sequence[int]) -> Run:
         if any(not 0 <= image < self.settings.images for image in images):
-            raise ValueError(f"{str(self.folder)!r} limits a hook to images {images}, which the run does not have")
+            said = short_repr(images)
+            raise ValueError(f"{str(self.folder)!r} limits a hook to images {said}, which the run does not have")
         _ = self.prompts, self.negative_prompts, self.coverage  # which a part shares
-        return PartialRun(self, images)
+        try:
+            return PartialRun(self, images)
+        except IndexError as error:
+            raise ValueError(f"{str(self.folder)!r} has no seed or prompt for each of its images") from error
 
     def _is_asked(self, own: SavedHook, asked: object) -> bool:
         if asked is own:
@@ -194,11 +208,14 @@ class SavedRun(Run):
 
 
 def _read_prompts(run: SavedRun, side: str) -> tuple[Prompt, ...]:
-    found = run._folder.read_json("prompts.json").get(side)
-    count = len(run.settings.prompt)
-    if not isinstance(found, list) or len(found) != count:
-        raise ValueError(f"{str(run.folder / 'prompts.json')!r} does not hold the {count} {side} of the run")
-    return tuple(map(read_prompt, found))
+    found, path = run._folder.read_json("prompts.json").get(side), run.folder / "prompts.json"
+    expected = len(run.settings.prompt)
+    if not isinstance(found, list) or len(found) != expected:
+        raise ValueError(f"{str(path)!r} does not hold the {expected} {side.replace('_', ' ')} of the run")
+    try:
+        return tuple(map(read_prompt, found))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} holds no prompts: {printable(str(error), 500)}") from error
 
 
 def _read_latents(run: SavedRun) -> Tensor | None:
@@ -214,19 +231,23 @@ def _read_images(run: SavedRun) -> list[Image]:
 def _read_coverage(run: SavedRun) -> Coverage:
     found = run._folder.read_json("coverage.json")
     try:
+        sites, asked = ({line(k): line(v) for k, v in mapping(found[name]).items()} for name in ("sites", "asked"))
         return Coverage(
-            sites={str(name): str(kind) for name, kind in found["sites"].items()},
-            asked={str(name): str(kind) for name, kind in found["asked"].items()},
-            seen={str(name): int(count) for name, count in found["seen"].items()},
-            missed={str(name): str(why) for name, why in found["missed"].items()},
-            uncompiled={str(name) for name in found["uncompiled"]},
-            hooks=[
-                HookCalls(str(own["hook"]), {str(p): int(n) for p, n in own["calls"].items()}, own["strict"] is True)
-                for own in found["hooks"]
-            ],
+            sites,
+            asked,
+            seen={line(name): whole(times) for name, times in mapping(found["seen"]).items()},
+            missed={line(name): printable(text(why)) for name, why in mapping(found["missed"]).items()},
+            uncompiled={line(name) for name in listed(found["uncompiled"])},
+            hooks=[_calls(mapping(own)) for own in listed(found["hooks"])],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{str(run.folder / 'coverage.json')!r} holds no coverage: {error!r}") from error
+    except (KeyError, ValueError) as error:
+        said = short_repr(error)
+        raise ValueError(f"{str(run.folder / 'coverage.json')!r} holds no coverage: {said}") from error
+
+
+def _calls(written: Mapping[str, Any]) -> HookCalls:
+    calls = {line(point): whole(times) for point, times in mapping(written["calls"]).items()}
+    return HookCalls(printable(text(written["hook"]), lines=True), calls, flag(written["strict"]))
 
 
 _PARTS: Mapping[str, Any] = MappingProxyType(
@@ -236,57 +257,8 @@ _PARTS: Mapping[str, Any] = MappingProxyType(
 """How each part of a saved run is read that is not in ``run.json``."""
 
 
-def _settings(written: Any) -> Settings:
-    if set(written) != {own.name for own in fields(Settings)}:
-        raise ValueError(f"settings of other names: {short_repr(sorted(written))}")
-    seed = written["seed"]
-    found = Settings(
-        prompt=tuple(map(_text, _listed(written["prompt"]))),
-        negative_prompt=tuple(map(_text, _listed(written["negative_prompt"]))),
-        steps=_count(written["steps"]),
-        guidance_scale=float(written["guidance_scale"]),
-        seed=tuple(map(int, seed)) if isinstance(seed, list) else None if seed is None else int(seed),
-        scheduler=_text(written["scheduler"]),
-        height=_count(written["height"], 1_000_000),
-        width=_count(written["width"], 1_000_000),
-        images_per_prompt=_count(written["images_per_prompt"]),
-        negative_given=written["negative_given"] is True,
-        strength=None if written["strength"] is None else float(written["strength"]),
-        start_step=_count(written["start_step"]),
-    )
-    _count(found.images)
-    return found
-
-
-def _provenance(written: Any) -> Provenance:
-    own = {
-        name: None if written[name] is None else _text(written[name])
-        for name in ("source", "weights", "dtype", "device")
-    }
-    versions = {_text(name): _text(number) for name, number in written["versions"].items()}
-    return Provenance(_text(written["model"]), versions=versions, **own)
-
-
-def _text(given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError(f"{short_repr(given)} where a text is needed")
-    return given
-
-
-def _role(given: Any) -> Role:
-    if given not in get_args(Role):
-        raise ValueError(f"{short_repr(given)} is no role of a row")
-    role: Role = given
-    return role
-
-
-def _count(given: Any, most: int = MOST) -> int:
-    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= most:
-        raise ValueError(f"{short_repr(given)} where a number from 0 to {most} is needed")
-    return given
-
-
-def _listed(given: Any) -> list[Any]:
-    if not isinstance(given, list) or len(given) > MOST:
-        raise ValueError(f"{short_repr(given)} where a list of at most {MOST} is needed")
-    return given
+def _some(names: Iterable[str], most: int = 5, longest: int = 60) -> str:
+    """Return the first of some names, shortened, for an error of a few lines."""
+    every = list(names)
+    more = [f"and {len(every) - most} more"] if len(every) > most else []
+    return ", ".join([printable(name, longest) for name in every[:most]] + more) or "(none)"

@@ -14,26 +14,28 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run
 from sdprobe.core.written_prompt import write_prompt
 from sdprobe.runs.hooks_of_run import images_of
-from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, RunFolder, folder_of_hook
+from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook, refuse_pixels
 from sdprobe.runs.saved_hook import SavedHook
 
 
 def save_run(run: Run, folder: str | Path) -> Path:
     """Write a run to a folder, and return its path. See `sdprobe.Run.save`."""
     content = _content(run)
-    to = RunFolder.begun(folder)
-    to.write_json("run.json", content | {"complete": False})
-    to.write_json("prompts.json", {side: [*map(write_prompt, getattr(run, side))] for side in SIDES})
-    to.write_json("coverage.json", _coverage(run.coverage))
-    if run.latents is not None:
-        to.write_tensors(".", {"latents": run.latents})
-    for i, image in enumerate(run.images):
-        to.write_image(f"images/{i:04d}.png", image)
-    for number, (given, live) in enumerate(run.records):
-        if not isinstance(live, LimitedHook):  # of which the hook inside holds the records
-            _write_records(to, folder_of_hook(number), given, live)
-    to.write_json("run.json", content | {"complete": True})
-    return to.path
+    for image in run.images:
+        refuse_pixels(image)
+    with RunFolder.begun(folder) as to:
+        to.write_json("run.json", content | {"complete": False})
+        to.write_json("prompts.json", {side: [*map(write_prompt, getattr(run, side))] for side in SIDES})
+        to.write_json("coverage.json", _coverage(run.coverage))
+        if run.latents is not None:
+            to.write_tensors(".", {"latents": run.latents})
+        for i, image in enumerate(run.images):
+            to.write_image(f"images/{i:04d}.png", image)
+        for number, (given, live) in enumerate(run.records):
+            if not isinstance(live, LimitedHook):  # of which the hook inside holds the records
+                _write_records(to, folder_of_hook(number), given, live)
+        to.write_json("run.json", content | {"complete": True})
+        return to.path
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _write_records(to: RunFolder, under: str, given: Any, live: Any) -> None:
         left_out = {name: why for name, why in records.left_out.items() if _of(given, name) is not _of(live, name)}
         content = {"said": repr(live), "values": values, "tensors": files, "left_out": left_out, "why": None}
         to.write_json(f"{under}/records.json", content)
-    except OSError:  # no space: nothing more can be written
+    except NotWritten:  # no space: nothing more can be written
         raise
     except Exception as error:  # a hook of somebody else can raise anything, and must not cost the run
         left_out = {"": f"{type(error).__name__}: {error}"}

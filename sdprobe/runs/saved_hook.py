@@ -11,6 +11,8 @@ from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.registry import class_of
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.written_values import count, listed, mapping, text
+from sdprobe.plot.printable import printable
 from sdprobe.runs.run_folder import RunFolder, folder_of_hook
 
 Kind = type[Observer] | type[Transform]
@@ -45,28 +47,38 @@ class SavedHook:
 
     def __init__(self, folder: RunFolder, number: int, entry: Any) -> None:
         self._folder, self._number = folder, number
+        self._kind: Kind | None = None
         try:
+            entry = mapping(entry)
             self.description = HookDescription(
-                said=_checked(entry["said"], str),
-                kind=_checked(entry["kind"], str),
-                name=_checked(entry["name"], str, None),
-                config=_checked(entry["config"], dict),
-                left_out=_checked(entry["left_out"], dict),
-                pair=_checked(entry["pair"], list, None),
+                said=printable(text(entry["said"]), lines=True),
+                kind=text(entry["kind"]),
+                name=None if entry["name"] is None else text(entry["name"]),
+                config=mapping(entry["config"]),
+                left_out={name: printable(text(what), 200) for name, what in mapping(entry["left_out"]).items()},
+                pair=None if entry["pair"] is None else listed(entry["pair"]),
             )
-            self.asked_as: tuple[str, ...] = tuple(_checked(name, str) for name in entry["asked_as"])
-            self.inner: int | None = _checked(entry["inner"], int, None)
+            self.asked_as: tuple[str, ...] = tuple(map(text, listed(entry["asked_as"])))
+            self.inner: int | None = None if entry["inner"] is None else count(entry["inner"])
             self.images: tuple[int, ...] | None = (
-                None if entry["images"] is None else tuple(_checked(own, int) for own in entry["images"])
+                None if entry["images"] is None else tuple(map(count, listed(entry["images"])))
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{str(folder.path)!r} describes no hook: {short_repr(entry)} ({error!r})") from error
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"hook {number} is none: {short_repr(entry)} ({short_repr(error)})") from error
 
     @property
     def kind(self) -> Kind | None:
         """The class of the hook, if it is registered by an installed package; None if not."""
-        found = None if self.description.name is None else class_of(self.description.name)
-        return found if found is not None and self.is_of(found) else None
+        if self._kind is None and self.description.name is not None:
+            found = class_of(self.description.name)
+            self._kind = found if found is not None and self.is_of(found) else None
+        return self._kind
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What it may be called: as it was given, by its registered name, by the name of its class."""
+        own = self.description
+        return (*self.asked_as, *([own.name] if own.name else []), own.kind.rpartition(":")[2])
 
     def is_of(self, kind: type) -> bool:
         """Whether the hook is of this very class."""
@@ -81,28 +93,30 @@ class SavedHook:
 
         Raises:
             KeyError: if its records could not be saved, with the reason.
-            ValueError: if its files are not whole.
+            ValueError: if its files are not whole, and if they hold something else than this class records.
         """
         folder = folder_of_hook(self._number)
         written = self._folder.read_json(f"{folder}/records.json")
-        if written.get("why"):
-            raise KeyError(f"the records of {self} were not saved: {written['why']}")
-        values, left_out = written.get("values"), written.get("left_out")
-        if not isinstance(values, dict) or not isinstance(left_out, dict):
-            raise ValueError(f"{folder}/records.json in {str(self._folder.path)!r} holds no records")
-        tensors = self._folder.tensors(folder, written.get("tensors"))
+        said, where = printable(str(self), 200), f"{folder}/records.json in {str(self._folder.path)!r}"
+        if why := written.get("why"):
+            raise KeyError(f"the records of {said} were not saved: {printable(str(why), 500)}")
         try:
-            hook = self._made(kind, _checked(written.get("said"), str, None) or self.description.said)
+            values, left_out = mapping(written["values"]), mapping(written["left_out"])
+            tensors = self._folder.tensors(folder, written["tensors"])
+            hook = self._made(kind, printable(text(written.get("said") or self.description.said), lines=True))
             # A hook may have recorded something under the name of a method.
             kind.restore(hook, HookRecords(values, tensors, left_out), run)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-            path = str(self._folder.path / folder)
-            raise ValueError(f"{path!r} holds no records of {self}: {type(error).__name__}: {error}") from error
+        except Exception as error:  # a class of somebody else may raise anything for what it did not write
+            shown = f"{type(error).__name__}: {printable(str(error), 400)}"
+            raise ValueError(f"the records of {said}, {where}, are not those of this hook: {shown}") from error
         return hook
 
     def _made(self, kind: Kind, said: str) -> Any:
         """Return the hook with its arguments. Only an observer is made by its constructor: it loads nothing."""
         own = self.description
+        for name in (*own.config, *own.left_out):
+            if name not in inspect.signature(kind).parameters:
+                raise ValueError(f"{kind.__name__} has no argument {short_repr(name)}")
         if issubclass(kind, Observer) and not own.left_out:
             made: Any = kind(**own.config)
         else:
@@ -121,10 +135,3 @@ class SavedHook:
 
     def __repr__(self) -> str:
         return self.description.said
-
-
-def _checked(value: Any, kind: type, *others: None) -> Any:
-    """Return a value of a kind. Raises ValueError for any other."""
-    if (isinstance(value, kind) and not isinstance(value, bool)) or (others and value is None):
-        return value
-    raise ValueError(f"{short_repr(value)} where a {kind.__name__} is needed")

@@ -1,0 +1,60 @@
+"""The settings of a run and what made it, as ``run.json`` holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from types import MappingProxyType
+from typing import Any
+
+from sdprobe.core.provenance import Provenance
+from sdprobe.core.run import Settings
+from sdprobe.core.written_values import count, flag, line, listed, mapping, number, text, whole
+from sdprobe.plot.printable import printable
+
+
+def read_settings(written: Mapping[str, Any]) -> Settings:
+    """Return the settings; keys that a later version may have added are ignored.
+
+    Raises ValueError and KeyError for anything else than settings.
+    """
+    read = {own.name: _SETTINGS[own.name] for own in fields(Settings) if own.default is MISSING or own.name in written}
+    found = Settings(**{name: own(written[name]) for name, own in read.items()})
+    if isinstance(found.seed, tuple) and len(found.seed) != found.images:
+        raise ValueError(f"{len(found.seed)} seeds for {found.images} images")
+    count(found.images)
+    return found
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    return tuple(map(text, listed(given)))
+
+
+_SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "prompt": _texts,
+        "negative_prompt": _texts,
+        "steps": count,
+        "guidance_scale": number,
+        "seed": lambda own: tuple(map(whole, listed(own))) if isinstance(own, list) else _maybe(whole, own),
+        "scheduler": line,
+        "height": lambda own: count(own, 1_000_000),
+        "width": lambda own: count(own, 1_000_000),
+        "images_per_prompt": count,
+        "negative_given": flag,
+        "strength": lambda own: _maybe(number, own),
+        "start_step": count,
+    }
+)
+"""How each setting is read."""
+
+
+def _maybe(read: Callable[[Any], Any], given: Any) -> Any:
+    return None if given is None else read(given)
+
+
+def read_provenance(written: Mapping[str, Any]) -> Provenance:
+    """Return what made the run. Raises ValueError and KeyError for anything else."""
+    own = {name: _maybe(text, written[name]) for name in ("source", "weights", "dtype", "device")}
+    versions = {line(name): line(number) for name, number in mapping(written["versions"]).items()}
+    return Provenance(printable(text(written["model"])), versions=versions, **own)
