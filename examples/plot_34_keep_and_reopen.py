@@ -93,7 +93,7 @@ same = sdprobe.resume(folder, step=15, progress=False)
 print(bool((same.latents == run.latents).all()))
 
 other = "a red circle left of a green square"
-late = {step: sdprobe.resume(folder, step, prompt=other, progress=False) for step in (5, 15, 25)}
+late = {step: sdprobe.resume(folder, step, model=model, prompt=other, progress=False) for step in (5, 15, 25)}
 plot.sheet(
     [[run.images[0], *(own.images[0] for own in late.values())]],
     columns=["the run", *(f"“green” from\nstep {step}" for step in late)],

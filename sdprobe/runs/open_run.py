@@ -95,6 +95,7 @@ class SavedRun(Run):
             self.settings = read_settings(mapping(content["settings"]))
             self.roles: tuple[Role, ...] = tuple(map(role, listed(content["roles"])))
             self.resumed_at = count(content["resumed_at"])
+            self.attached = flag(content["attached"])
             self._provenance = read_provenance(mapping(content["provenance"]))
             self._images = count(content["images"])
             self._has_latents = flag(content["latents"])

@@ -48,6 +48,7 @@ def _content(run: Run) -> dict[str, Any]:
         "settings": asdict(run.settings),
         "roles": list(run.roles),
         "resumed_at": run.resumed_at,
+        "attached": run.attached,
         "images": len(run.images),
         "latents": run.latents is not None,
         "hooks": [_hook(run, given, live) for given, live in run.records],

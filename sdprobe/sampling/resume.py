@@ -21,6 +21,9 @@ from sdprobe.runs.open_run import open_run
 from sdprobe.sampling.loop import loop
 
 
+USUAL = "float32"  # what a model is loaded in unless another dtype is given
+
+
 def resume(
     run: Run | str | Path,
     step: int,
@@ -103,8 +106,8 @@ def _model_of(run: Run, given: Model | Any) -> Model:
     if given is None and made_by.source is None:
         raise ValueError(f"this run was made by {made_by.model}, a pipeline made in memory: give it as model=")
     if given is None:
-        dtype = None if made_by.dtype is None else dtype_of(made_by.dtype)
-        given = load(made_by.source, dtype=dtype, device=made_by.device)
+        dtype = None if made_by.dtype in (None, USUAL) else dtype_of(made_by.dtype)
+        given = load(made_by.source, dtype=dtype, device=None if made_by.device == "cpu" else made_by.device)
     model = load(given)
     weights = (made_by.weights, model.provenance.weights)
     if None not in weights and len(set(weights)) > 1:
