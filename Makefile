@@ -30,7 +30,7 @@ laws: .venv/test.stamp
 
 # Every hook held to every law on a model of every family, by sample and attached; the tests do it with two hooks.
 grid: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m grid tests/test_grid.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m grid tests/test_grid.py tests/test_round_trip.py
 
 nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws

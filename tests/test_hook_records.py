@@ -272,8 +272,10 @@ def test_a_hook_that_fails_does_not_cost_the_run(tiny, tmp_path, kind, why):
 
 def test_records_that_a_hook_cannot_read_are_a_fault_of_the_folder(tiny, reopened):
     again = reopened(run(tiny, Forgetful()))
-    said = r"records of Forgetful\(\), hooks/00/records.json in .* are not those of this hook: KeyError: 'lost'"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(
+        ValueError,
+        match=r"records of Forgetful\(\), hooks/00/records.json in .* are not those of this hook: KeyError: 'lost'",
+    ):
         again[Forgetful]
 
 

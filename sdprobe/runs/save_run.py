@@ -11,9 +11,9 @@ from typing import Any
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.hook_configuration import describe
 from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.limits.row_subset import PartialRun, number_in_whole
 from sdprobe.core.run import Run
 from sdprobe.core.written_prompt import write_prompt
+from sdprobe.runs.hooks_of_run import images_of
 from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook, refuse_pixels
 from sdprobe.runs.saved_hook import SavedHook
 
@@ -61,16 +61,14 @@ def _hook(run: Run, given: Any, live: Any) -> dict[str, Any]:
     return asdict(description) | {
         "asked_as": [name for name, own in run.names.items() if own is given],
         "inner": next((i for i, (_, own) in enumerate(run.records) if own is inner and inner is not None), None),
-        "images": next((_images(own) for own in around), None),
+        "images": next((_images(run, own) for own in around), None),
     }
 
 
-def _images(limited: LimitedHook) -> list[int] | None:
-    """Return the images that a hook was limited to, by their numbers in the whole run; None for all."""
-    part = None if limited.subset is None else limited.subset.part
-    if not isinstance(part, PartialRun):
-        return None
-    return [number_in_whole(part, image) for image in range(part.settings.images)]
+def _images(run: Run, limited: LimitedHook) -> list[int] | None:
+    """Return the images that a hook was limited to; None for all."""
+    images = images_of(run, limited)
+    return None if len(images) == run.settings.images else list(images)
 
 
 def _coverage(coverage: Coverage) -> dict[str, Any]:
