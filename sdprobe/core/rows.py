@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sdprobe.core.prompt import Prompt
+from sdprobe.core.short_repr import short_repr
 
 Role = Literal["cond", "uncond", "image"]
 
@@ -43,3 +44,11 @@ def as_slice(indices: Sequence[int]) -> slice | list[int]:
     if indices and min(indices) >= 0 and list(indices) == list(range(indices[0], indices[0] + len(indices))):
         return slice(indices[0], indices[0] + len(indices))
     return list(indices)
+
+
+def read_role(written: Any) -> Role:
+    """Return the role that a file names. Raises ValueError for anything else."""
+    if written not in get_args(Role):
+        raise ValueError(f"{short_repr(written)} is no role of a row")
+    role: Role = written
+    return role

@@ -6,9 +6,8 @@ Whoever wrote a file may have written anything. What passes these checks has the
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import Any
 
-from sdprobe.core.rows import Role
 from sdprobe.core.short_repr import short_repr
 
 MOST = 10_000  # images, steps and hooks of a run: more is no run, and must not cost its reader memory
@@ -83,11 +82,3 @@ def pair(given: Any, most: int = MOST) -> tuple[int, int]:
     if not isinstance(given, list) or len(given) != 2:
         raise ValueError(f"{short_repr(given)} where two numbers are needed")
     return count(given[0], most), count(given[1], most)
-
-
-def role(given: Any) -> Role:
-    """Return the role of a row."""
-    if given not in get_args(Role):
-        raise ValueError(f"{short_repr(given)} is no role of a row")
-    found: Role = given
-    return found

@@ -20,10 +20,11 @@ from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import device_name, dtype_of
-from sdprobe.core.written_values import listed, mapping, pair, role
+from sdprobe.core.written_values import listed, mapping, pair
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.memory_budget import MemoryBudget
@@ -179,7 +180,7 @@ class AttentionMaps(Observer):
         if any(len(prompts) < run.settings.images for prompts in self.readings.prompts):
             raise ValueError(f"a reading has not one prompt for each of {run.settings.images} images")
         self.sums = AttentionSums.restored(records, self.readings)
-        self.roles = tuple(map(role, listed(values["roles"])))
+        self.roles = tuple(map(read_role, listed(values["roles"])))
         if not self.roles:
             raise ValueError("there are no roles")
         if values["latent_size"] is not None:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
-from sdprobe.core.written_values import count, line, listed, pair, role, whole
+from sdprobe.core.written_values import count, line, listed, pair, whole
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
@@ -51,7 +52,7 @@ class Key(NamedTuple):
             raise ValueError(f"{short_repr(written)} names no sum")
         of, step, layer, grid, reading, _ = written
         step, layer = None if step is None else count(step), None if layer is None else line(layer)
-        return cls(role(of), step, layer, pair(grid), count(reading, readings - 1))
+        return cls(read_role(of), step, layer, pair(grid), count(reading, readings - 1))
 
 
 class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]):
