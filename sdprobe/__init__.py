@@ -38,10 +38,10 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.runs.compare_runs import compare
-from sdprobe.runs.comparison import Comparison
-from sdprobe.runs.open_run import open_run as open
-from sdprobe.runs.runs_in_folder import Runs
+from sdprobe.runs.comparison.compare_runs import compare
+from sdprobe.runs.comparison.comparison import Comparison
+from sdprobe.runs.saved.open_run import open_run as open
+from sdprobe.runs.saved.runs_in_folder import Runs
 from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sdprobe import Activations, AttentionMaps, LatentRecorder, ReplaceToken, compare, only
-from sdprobe.runs.comparison_figure import short_names
-from sdprobe.runs.distances import Distance
+from sdprobe.runs.comparison.comparison_figure import short_names
+from sdprobe.runs.comparison.distances import Distance
 from tests.laws.strategies import run
 
 LATENTS = LatentRecorder(keep=("latents", "noise_pred", "denoised"))

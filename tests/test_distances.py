@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdprobe.runs.distances import (
+from sdprobe.runs.comparison.distances import (
     cosine,
     map_distance,
     picture_distance,

@@ -37,7 +37,7 @@ SLOW = {
     "plot_26_steering",
     "plot_27_probes",
     "plot_28_sae",
-    "plot_30_five_hooks",
+    "plot_32_five_hooks",
 }
 """More than twenty seconds of one core each."""
 RUNS = [pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] if path.stem in SLOW else []) for path in EXAMPLES]

@@ -26,7 +26,7 @@ from sdprobe import (
 )
 from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
-from sdprobe.runs.run_folder import SavedTensors
+from sdprobe.runs.saved.run_folder import SavedTensors
 from sdprobe.testing.saving_laws import refuse_unequal
 from tests.configured import IN_EVERY_FAMILY, autoencoder, darkness, narrow
 from tests.laws.strategies import run

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Observer, only
-from sdprobe.runs.run_folder import SCHEMA
+from sdprobe.runs.saved.run_folder import SCHEMA
 from tests.laws.strategies import run
 from tests.saved_runs.make import answers_of, tensors_of
 

@@ -6,7 +6,7 @@ import pytest
 
 import sdprobe
 from sdprobe import ActivationKey, Activations, AttentionMaps
-from sdprobe.runs.order_of_sites import joined, order_of_sites
+from sdprobe.runs.comparison.order_of_sites import joined, order_of_sites
 from tests.families import FAMILIES
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdprobe.runs.distances import Distance, rounding_limit, verdict_of
-from sdprobe.runs.parting import GROWTH, find_parting
+from sdprobe.runs.comparison.distances import Distance, rounding_limit, verdict_of
+from sdprobe.runs.comparison.parting import GROWTH, find_parting
 
 LIMIT = rounding_limit(torch.float32)
 

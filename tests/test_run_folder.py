@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdprobe.runs.run_folder import CLAIM, FORMAT, RunFolder
+from sdprobe.runs.saved.run_folder import CLAIM, FORMAT, RunFolder
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

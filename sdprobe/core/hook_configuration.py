@@ -14,9 +14,10 @@ import torch
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.function_hooks import OfFunction
 from sdprobe.core.function_hooks import name_of as function_name
+from sdprobe.core.given_hooks import Given, each
 from sdprobe.core.limits.after_every_when import When
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit
-from sdprobe.core.registry import Given, built, create, each, name_of, resolve
+from sdprobe.core.registry import built, create, name_of, resolve
 from sdprobe.core.torch_names import name_of as dtype_name
 
 WRITABLE = "what can be written are texts, numbers, None, and lists, sets and dictionaries of them"

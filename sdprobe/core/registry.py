@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
 from sdprobe.core.compose import Hook, Hooks
+from sdprobe.core.given_hooks import Given, each, is_pair
 from sdprobe.core.hook import POINTS, Observer, Transform
 from sdprobe.core.hook_listing import Listed, Listing
 from sdprobe.core.limits.after_every_when import after, every
@@ -24,9 +25,6 @@ from sdprobe.core.limits.only import only
 
 GROUP = "sdprobe.hooks"
 
-Pair = tuple[str, Mapping[str, Any]] | list[Any]
-One = Hook | Hooks | str | Pair
-Given = Iterable[One] | Mapping[str, One] | One
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 
@@ -211,14 +209,6 @@ def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
     return Hooks(*made), by_name
 
 
-def each(hooks: Given) -> Iterable[Any]:
-    """Return the given hooks one by one."""
-    if isinstance(hooks, Mapping):
-        return hooks.values()
-    single = isinstance(hooks, (str, Hooks)) or is_pair(hooks) or not isinstance(hooks, Iterable)
-    return (hooks,) if single else hooks  # type: ignore[return-value]
-
-
 def _only(hook: Given, steps: Any = None, sites: Any = None, rows: Any = None) -> Any:
     return only(resolve(hook)[0], steps=steps, sites=sites, rows=rows)
 
@@ -229,12 +219,6 @@ COMBINATORS: Mapping[str, Callable[..., Any]] = {
     "every": lambda k, hook: every(k)(resolve(hook)[0]),
 }
 """Functions that make hooks from hooks, by their names in pairs."""
-
-
-def is_pair(given: object) -> bool:
-    """Whether this is a pair of a name and a configuration."""
-    pair = isinstance(given, (tuple, list)) and len(given) == 2
-    return pair and isinstance(given[0], str) and isinstance(given[1], Mapping)  # type: ignore[index]
 
 
 def _claims() -> dict[str, list[Claim]]:

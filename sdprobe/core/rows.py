@@ -52,3 +52,10 @@ def read_role(written: Any) -> Role:
         raise ValueError(f"{short_repr(written)} is no role of a row")
     role: Role = written
     return role
+
+
+def read_roles(written: Any) -> tuple[Role, ...]:
+    """Return the roles that a file lists. Raises ValueError for anything else, and for none."""
+    if not isinstance(written, (list, tuple)) or not written:
+        raise ValueError(f"{short_repr(written)} where a list of roles is needed")
+    return tuple(map(read_role, written))

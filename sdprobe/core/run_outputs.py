@@ -43,7 +43,7 @@ class RunOutputs:
             ValueError: for a folder that is not empty.
             OSError: if the disk is full, or the folder cannot be written to.
         """
-        from sdprobe.runs.save_run import save_run
+        from sdprobe.runs.saved.save_run import save_run
 
         return save_run(self, folder)  # type: ignore[arg-type]
 
@@ -124,7 +124,7 @@ class RunOutputs:
             ImportError: if xarray is not installed: ``pip install 'sdprobe[xarray]'``.
             ValueError: for an attached run whose pipeline has not been called.
         """
-        from sdprobe.runs.to_xarray import to_xarray
+        from sdprobe.runs.export.to_xarray import to_xarray
 
         return to_xarray(self)  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ class RunOutputs:
             ImportError: if xarray or zarr is not installed: ``pip install 'sdprobe[xarray]'``.
             ValueError: for an attached run whose pipeline has not been called.
         """
-        from sdprobe.runs.to_xarray import to_zarr
+        from sdprobe.runs.export.to_xarray import to_zarr
 
         return to_zarr(self, path)  # type: ignore[arg-type]
 
@@ -159,6 +159,6 @@ class RunOutputs:
 
         Raises ValueError for an attached run whose pipeline has not been called.
         """
-        from sdprobe.runs.to_numpy import to_numpy
+        from sdprobe.runs.export.to_numpy import to_numpy
 
         return to_numpy(self)  # type: ignore[arg-type]

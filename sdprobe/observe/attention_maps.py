@@ -20,11 +20,11 @@ from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.hook_records import HookRecords
-from sdprobe.core.rows import read_role
+from sdprobe.core.rows import read_roles
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import device_name, dtype_of
-from sdprobe.core.written_values import listed, mapping, pair
+from sdprobe.core.written_values import mapping, pair
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.memory_budget import MemoryBudget
@@ -160,8 +160,7 @@ class AttentionMaps(Observer):
     def attention(self, attn: Attention, site: Site) -> None:
         if site.grid is None or not self._wants(site, site.grid):
             return
-        h, w = site.step.latents.shape[-2:]
-        self.latent_size = (h, w)
+        self.latent_size = (site.step.latents.shape[-2], site.step.latents.shape[-1])
         for shown in self.readings.shown(site.step.rows, self.roles):
             if shown.columns != []:  # a prompt that a callback gives may hold none of the words
                 self.sums.record(attn, site, site.grid, shown)
@@ -170,19 +169,14 @@ class AttentionMaps(Observer):
         self.sums.finish()
 
     def records(self) -> HookRecords:
-        sums, readings = self.sums.records(), self.readings.to_plain()
-        size = getattr(self, "latent_size", None)  # there is none where no site was called
-        return replace(sums, values={**sums.values, "readings": readings, "roles": self.roles, "latent_size": size})
+        own = {"readings": self.readings.to_plain(), "roles": self.roles, "latent_size": vars(self).get("latent_size")}
+        return replace(found := self.sums.records(), values={**found.values, **own})
 
     def restore(self, records: HookRecords, run: Run) -> None:
         values, self.run = records.values, run
-        self.readings = PromptReadings.from_plain(mapping(values["readings"]))
-        if any(len(prompts) < run.settings.images for prompts in self.readings.prompts):
-            raise ValueError(f"a reading has not one prompt for each of {run.settings.images} images")
+        self.readings = PromptReadings.from_plain(mapping(values["readings"]), run.settings.images)
         self.sums = AttentionSums.restored(records, self.readings)
-        self.roles = tuple(map(read_role, listed(values["roles"])))
-        if not self.roles:
-            raise ValueError("there are no roles")
+        self.roles = read_roles(values["roles"])
         if values["latent_size"] is not None:
             self.latent_size = pair(values["latent_size"], 2_048)
 
@@ -262,8 +256,7 @@ class AttentionMaps(Observer):
         """
         if self.words is not None:
             raise ValueError("row sums need every token: record with words=None")
-        means = [total.float().sum(-1) / self.sums.counts[key] for key, total in self.sums.items()]
-        return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
+        return self.sums.row_sums()
 
     def _possible_grids(self, run: Run) -> list[tuple[int, int]]:
         """The grids that can be recorded. Raises ValueError if there are none."""

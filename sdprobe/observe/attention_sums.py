@@ -126,6 +126,11 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         """The run has ended: every sum is complete."""
         self._complete(self._under_way())
 
+    def row_sums(self) -> Float[Tensor, " sums"]:
+        """Return the smallest and the largest sum over the tokens, of the mean probabilities of each sum."""
+        means = [total.float().sum(-1) / self.counts[key] for key, total in self.items()]
+        return torch.stack([extreme for mean in means for extreme in (mean.min(), mean.max())])
+
     def records(self) -> HookRecords:
         """Return the sums as files hold them: each a tensor, in the order in which they were begun."""
         listed = [[*key, self.counts[key]] for key in self._sums]

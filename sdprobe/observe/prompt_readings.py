@@ -66,14 +66,16 @@ class PromptReadings:
         return {"words": self.words, "prompts": prompts, "columns": self.columns}
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> PromptReadings:
-        """Return the readings that `to_plain` wrote. Raises ValueError and KeyError for anything else."""
+    def from_plain(cls, plain: Mapping[str, Any], images: int) -> PromptReadings:
+        """Return the readings that `to_plain` wrote, of so many images. Raises ValueError and KeyError for others."""
         words = plain["words"]
         readings = cls(
             None if words is None else [own if isinstance(own, str) else whole(own) for own in listed(words)]
         )
         readings.prompts = [tuple(map(read_prompt, listed(shown))) for shown in listed(plain["prompts"])]
         readings.columns = [None if own is None else [*map(count, listed(own))] for own in listed(plain["columns"])]
+        if any(len(prompts) < images for prompts in readings.prompts):
+            raise ValueError(f"a reading has not one prompt for each of {images} images")
         if len(readings.columns) != len(readings.prompts):
             raise ValueError(f"{len(readings.columns)} lists of columns for {len(readings.prompts)} readings")
         return readings

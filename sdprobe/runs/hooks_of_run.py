@@ -11,8 +11,8 @@ from sdprobe.core.hook_configuration import HookDescription, describe
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.limits.row_subset import rows_of_run
 from sdprobe.core.run import Run
-from sdprobe.runs.open_run import SavedRun
-from sdprobe.runs.saved_hook import SavedHook
+from sdprobe.runs.saved.open_run import SavedRun
+from sdprobe.runs.saved.saved_hook import SavedHook
 
 
 @dataclass(frozen=True)

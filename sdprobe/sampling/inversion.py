@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from sdprobe.core.registry import Given
+from sdprobe.core.given_hooks import Given
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.schedulers import one_call, there_and_back

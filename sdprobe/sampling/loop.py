@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.registry import Given, resolve
+from sdprobe.core.given_hooks import Given
+from sdprobe.core.registry import resolve
 from sdprobe.core.run import Run, Settings, State
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import fresh_caches, gradients_past_caches

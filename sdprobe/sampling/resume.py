@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdprobe.core.registry import Given
+from sdprobe.core.given_hooks import Given
 from sdprobe.core.run import Run, State
 from sdprobe.core.torch_names import dtype_of
 from sdprobe.core.written_scheduler import WrittenScheduler
@@ -17,9 +17,8 @@ from sdprobe.model.diffusion.scheduler_copies import copied_scheduler
 from sdprobe.model.fill_settings import changed
 from sdprobe.model.loading import load
 from sdprobe.observe.checkpoints import Checkpoints
-from sdprobe.runs.open_run import open_run
+from sdprobe.runs.saved.open_run import open_run
 from sdprobe.sampling.loop import loop
-
 
 USUAL = "float32"  # what a model is loaded in unless another dtype is given
 

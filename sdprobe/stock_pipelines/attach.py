@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sdprobe.core.compose import Hook, Hooks
-from sdprobe.core.registry import Given, resolve
+from sdprobe.core.given_hooks import Given
+from sdprobe.core.registry import resolve
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches

@@ -9,7 +9,7 @@ from typing import Any
 
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Run
-from sdprobe.runs.open_run import open_run
+from sdprobe.runs.saved.open_run import open_run
 from sdprobe.testing.flat_records import answers_of, asked_for, difference, records_of
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.trial import Trial

@@ -17,7 +17,7 @@ from torch import Tensor
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, only
 from sdprobe.core.run import Run
-from sdprobe.runs.run_folder import SCHEMA
+from sdprobe.runs.saved.run_folder import SCHEMA
 from tests.tiny import stable_diffusion
 
 HERE = Path(__file__).parent

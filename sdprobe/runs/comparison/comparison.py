@@ -16,9 +16,9 @@ from sdprobe.core.short_repr import short_repr
 from sdprobe.plot import colored
 from sdprobe.plot.notebook import as_figures
 from sdprobe.plot.table import Rows, as_html, as_text
-from sdprobe.runs.comparison_figure import draw_comparison
-from sdprobe.runs.distances import Distance
-from sdprobe.runs.parting import Parting, find_parting, place_of, point_of
+from sdprobe.runs.comparison.comparison_figure import draw_comparison
+from sdprobe.runs.comparison.distances import Distance
+from sdprobe.runs.comparison.parting import Parting, find_parting, place_of, point_of
 
 AFTER_THE_STEPS = ("final latents", "picture")
 

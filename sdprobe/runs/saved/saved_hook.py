@@ -13,7 +13,7 @@ from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_values import count, listed, mapping, text
 from sdprobe.plot.printable import printable
-from sdprobe.runs.run_folder import RunFolder, folder_of_hook
+from sdprobe.runs.saved.run_folder import RunFolder, folder_of_hook
 
 Kind = type[Observer] | type[Transform]
 

@@ -17,10 +17,9 @@ from sdprobe.observe.preview import Preview
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
-from sdprobe.runs.attention_arrays import attention_arrays
-from sdprobe.runs.hooks_of_run import hooks_of_run
-from sdprobe.runs.labelled_array import LabelledArray, along, as_numpy, share_dimensions
-from sdprobe.runs.record_arrays import (
+from sdprobe.runs.export.attention_arrays import attention_arrays
+from sdprobe.runs.export.labelled_array import LabelledArray, along, as_numpy, share_dimensions
+from sdprobe.runs.export.record_arrays import (
     Images,
     LeftOut,
     activation_arrays,
@@ -33,6 +32,7 @@ from sdprobe.runs.record_arrays import (
     self_attention_arrays,
     statistics_arrays,
 )
+from sdprobe.runs.hooks_of_run import hooks_of_run
 from sdprobe.sae.features import Features
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance
 from sdprobe.transform.loss_guidance import LossGuidance

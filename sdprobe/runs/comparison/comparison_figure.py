@@ -13,8 +13,8 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from PIL.Image import Image
 
 from sdprobe.plot import HEAT
-from sdprobe.runs.distances import Distance
-from sdprobe.runs.parting import Parting
+from sdprobe.runs.comparison.distances import Distance
+from sdprobe.runs.comparison.parting import Parting
 
 WIDTH = 7.5  # inches
 LINES = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdprobe.core.run import Settings
 from sdprobe.core.short_repr import short_repr
-from sdprobe.runs.open_run import SavedRun
+from sdprobe.runs.saved.open_run import SavedRun
 
 FURTHER: Mapping[str, Callable[[SavedRun], Iterable[Any]]] = MappingProxyType(
     {

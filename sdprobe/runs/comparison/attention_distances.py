@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from sdprobe.core.run import Run
-from sdprobe.runs.distances import Distance, cosine, map_distance, rounding_limit, verdict_of
-from sdprobe.runs.recorded_attention import RecordedAttention, SummedAttention, Where, attention_of
-from sdprobe.runs.recorded_values import dtype_of_run
+from sdprobe.runs.comparison.distances import Distance, cosine, map_distance, rounding_limit, verdict_of
+from sdprobe.runs.comparison.recorded_attention import RecordedAttention, SummedAttention, Where, attention_of
+from sdprobe.runs.comparison.recorded_values import dtype_of_run
 
 RECORD = "AttentionMaps(keep=('step', 'layer'))"
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from sdprobe.core.run import Run
-from sdprobe.runs.recorded_attention import attention_of
-from sdprobe.runs.recorded_values import activations_of
+from sdprobe.runs.comparison.recorded_attention import attention_of
+from sdprobe.runs.comparison.recorded_values import activations_of
 
 STAGES = (
     (r"time.*|add_embedding|pos_embed|.*embedder|conv_in|norm|proj_in", -1),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sdprobe.core.short_repr import short_repr
-from sdprobe.runs.file_within import file_within
+from sdprobe.runs.saved.file_within import file_within
 
 NAME = re.compile(r"tensors-[0-9]{4,6}\.safetensors")
 MOST_HEADER_BYTES = 10_000_000

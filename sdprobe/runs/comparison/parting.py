@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from sdprobe.runs.distances import Distance
+from sdprobe.runs.comparison.distances import Distance
 
 GROWTH = 10
 """Rounding is not taken to grow by more than this from one step to the next.

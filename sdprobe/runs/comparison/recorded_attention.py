@@ -13,7 +13,7 @@ from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_sums import Key
-from sdprobe.runs.recorded_values import records_of
+from sdprobe.runs.comparison.recorded_values import records_of
 
 
 class Where(NamedTuple):

@@ -9,10 +9,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.run import Run
-from sdprobe.runs.attention_distances import attention_distances, notes_on_attention
-from sdprobe.runs.compared_settings import compared_settings, images_apart, steps_apart
-from sdprobe.runs.comparison import Comparison, SharedWords
-from sdprobe.runs.distances import (
+from sdprobe.runs.comparison.attention_distances import attention_distances, notes_on_attention
+from sdprobe.runs.comparison.compared_settings import compared_settings, images_apart, steps_apart
+from sdprobe.runs.comparison.comparison import Comparison, SharedWords
+from sdprobe.runs.comparison.distances import (
     Distance,
     cosine,
     picture_distance,
@@ -21,9 +21,9 @@ from sdprobe.runs.distances import (
     statistics_distance,
     verdict_of,
 )
-from sdprobe.runs.order_of_sites import order_of_sites
-from sdprobe.runs.parting import loop_order
-from sdprobe.runs.recorded_values import (
+from sdprobe.runs.comparison.order_of_sites import order_of_sites
+from sdprobe.runs.comparison.parting import loop_order
+from sdprobe.runs.comparison.recorded_values import (
     Kind,
     RecordedActivations,
     RecordedLatents,

@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from sdprobe.core.run import Run
+from sdprobe.runs.comparison.recorded_values import calls_of
 from sdprobe.runs.hooks_of_run import hooks_of_run
-from sdprobe.runs.recorded_values import calls_of
 
 
 def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:

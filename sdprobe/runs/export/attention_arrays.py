@@ -15,7 +15,7 @@ from sdprobe.core.run import Role
 from sdprobe.core.torch_names import name_of
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_sums import Key
-from sdprobe.runs.labelled_array import Coordinate, LabelledArray, along
+from sdprobe.runs.export.labelled_array import Coordinate, LabelledArray, along
 
 Grid = tuple[int, int]
 Shown = tuple[Role, int]

@@ -20,7 +20,7 @@ from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.preview import Preview
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import LINES, Moments, Statistics
-from sdprobe.runs.labelled_array import Array, Coordinate, LabelledArray, along, as_numpy
+from sdprobe.runs.export.labelled_array import Array, Coordinate, LabelledArray, along, as_numpy
 from sdprobe.sae.features import Features
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance
 from sdprobe.transform.loss_guidance import LossGuidance

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdprobe.core.run import Run
-from sdprobe.runs.labelled_arrays import labelled_arrays
+from sdprobe.runs.export.labelled_arrays import labelled_arrays
 
 NEEDS = "pip install 'sdprobe[xarray]'"
 

@@ -18,15 +18,15 @@ from sdprobe.core.hook_configuration import describe
 from sdprobe.core.limits.row_subset import PartialRun
 from sdprobe.core.nan_trace import NanTrace
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.rows import read_role
+from sdprobe.core.rows import read_roles
 from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_prompt import read_prompt
 from sdprobe.core.written_values import count, flag, line, listed, mapping, text, whole
 from sdprobe.plot.printable import printable
-from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, RunFolder
-from sdprobe.runs.saved_hook import Kind, SavedHook
-from sdprobe.runs.written_settings import read_provenance, read_settings
+from sdprobe.runs.saved.run_folder import FORMAT, SCHEMA, SIDES, RunFolder
+from sdprobe.runs.saved.saved_hook import Kind, SavedHook
+from sdprobe.runs.saved.written_settings import read_provenance, read_settings
 
 
 def open_run(folder: str | Path) -> SavedRun:
@@ -94,7 +94,7 @@ class SavedRun(Run):
             self.complete = flag(content["complete"])
             self.saved = line(content["saved"])
             self.settings = read_settings(mapping(content["settings"]))
-            self.roles: tuple[Role, ...] = tuple(map(read_role, listed(content["roles"])))
+            self.roles: tuple[Role, ...] = read_roles(content["roles"])
             self.resumed_at = count(content["resumed_at"])
             self.attached = flag(content["attached"])
             self._provenance = read_provenance(mapping(content["provenance"]))

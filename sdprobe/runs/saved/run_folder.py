@@ -29,8 +29,8 @@ from torch import Tensor
 
 from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.short_repr import short_repr
-from sdprobe.runs.file_within import file_within
-from sdprobe.runs.saved_tensors import SavedTensors
+from sdprobe.runs.saved.file_within import file_within
+from sdprobe.runs.saved.saved_tensors import SavedTensors
 
 FORMAT = "sdprobe run"
 SCHEMA = 1

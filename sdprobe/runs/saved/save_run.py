@@ -14,8 +14,8 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run
 from sdprobe.core.written_prompt import write_prompt
 from sdprobe.runs.hooks_of_run import images_of
-from sdprobe.runs.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook, refuse_pixels
-from sdprobe.runs.saved_hook import SavedHook
+from sdprobe.runs.saved.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook, refuse_pixels
+from sdprobe.runs.saved.saved_hook import SavedHook
 
 
 def save_run(run: Run, folder: str | Path) -> Path:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdprobe.core.run import Run
-from sdprobe.runs.labelled_arrays import labelled_arrays
+from sdprobe.runs.export.labelled_arrays import labelled_arrays
 
 
 def to_numpy(run: Run) -> dict[str, NDArray[Any]]:
-    """Return the arrays of `sdprobe.runs.to_xarray.to_xarray` and their coordinates by name, without labels.
+    """Return the arrays of `sdprobe.runs.export.to_xarray.to_xarray` and their coordinates by name, without labels.
 
     Raises ValueError for a run that has not been made yet.
     """

@@ -10,7 +10,7 @@ from sdprobe.core.run import Run, Settings
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.printable import printable
 from sdprobe.plot.table import as_html, as_text
-from sdprobe.runs.open_run import SavedRun
+from sdprobe.runs.saved.open_run import SavedRun
 
 Metrics = Mapping[str, Callable[[Run], Any]]
 OWN = ("folder", "saved", "model")

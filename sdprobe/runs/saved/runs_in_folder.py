@@ -12,10 +12,10 @@ from typing import Any, overload
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.printable import printable
-from sdprobe.runs.open_run import SavedRun
-from sdprobe.runs.run_folder import CLAIM, RunFolder
-from sdprobe.runs.run_settings_asked import fits, refuse_unknown
-from sdprobe.runs.runs_table import RunsTable
+from sdprobe.runs.saved.open_run import SavedRun
+from sdprobe.runs.saved.run_folder import CLAIM, RunFolder
+from sdprobe.runs.saved.run_settings_asked import fits, refuse_unknown
+from sdprobe.runs.saved.runs_table import RunsTable
 
 DEPTH = 5
 """How many folders deep runs are looked for."""

@@ -1,0 +1,1 @@
+"""Runs as labelled arrays, for other libraries."""

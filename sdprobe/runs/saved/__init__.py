@@ -1,0 +1,1 @@
+"""Runs in folders: written, opened again, and looked through."""
