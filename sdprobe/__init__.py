@@ -22,6 +22,7 @@ from sdprobe.core.recording import Recording
 from sdprobe.core.registry import create, hooks, register
 from sdprobe.core.rows import Row
 from sdprobe.core.run import Conditioned, Run, Settings, State, Step, Text
+from sdprobe.core.schedule import Schedule
 from sdprobe.core.site import Site
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
@@ -51,7 +52,7 @@ from sdprobe.sampling.film import Film, film
 from sdprobe.sampling.inversion import Inversion, invert, look
 from sdprobe.sampling.loop import sample
 from sdprobe.sampling.resume import resume
-from sdprobe.sampling.schedule import Schedule, schedule
+from sdprobe.sampling.schedule import schedule
 from sdprobe.sampling.side_by_side import side_by_side
 from sdprobe.stock_pipelines.attach import attach
 from sdprobe.text.embed_prompt import Embeddings, embed

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+
 import diffusers
 import pytest
 import torch
 
 import sdprobe
+from sdprobe.core.schedule import Schedule
 from sdprobe.model.diffusion.schedulers import SCHEDULERS
-from sdprobe.sampling.schedule import Schedule, schedule
+from sdprobe.sampling.schedule import schedule
 from tests.laws.strategies import run
-from tests.parity.test_stable_diffusion import assert_same, scheduler_for, stock
+from tests.parity.test_stable_diffusion import assert_same, scheduler_for, schedulers, stock
 
 LMS = diffusers.LMSDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
@@ -128,3 +131,35 @@ def test_the_figure_shows_every_schedule(tiny):
     drawn = figure.axes[1].get_lines()[0].get_ydata()
     assert drawn == pytest.approx(first.sigmas.numpy())
     assert len(first.plot().axes[0].get_lines()) == 1
+
+
+@pytest.mark.parametrize("name", schedulers())
+def test_a_run_has_the_schedule_of_its_steps(tiny, name, tmp_path):
+    own = scheduler_for(tiny.pipe, name)
+    result = run(tiny, scheduler=own, steps=4)
+    whole = schedule(tiny, 4, own)
+    saved = sdprobe.open(result.save(tmp_path / "run"))
+    for one in (result, saved, pickle.loads(pickle.dumps(result))):
+        assert (one.schedule.scheduler, one.schedule.steps) == (whole.scheduler, 4)
+        for what in ("timesteps", "sigmas", "signal", "noise"):
+            assert torch.equal(getattr(one.schedule, what), getattr(whole, what)), what
+
+
+def test_of_a_run_from_a_picture_it_is_that_of_the_steps_it_took(tiny):
+    result = run(tiny, image=torch.rand(1, 3, 16, 16), strength=0.5, steps=4)
+    assert torch.equal(result.schedule.sigmas, schedule(tiny, 4).sigmas[2:])
+    assert torch.equal(result.schedule.timesteps, schedule(tiny, 4).timesteps[2:])
+
+
+def test_hooks_of_some_images_and_attached_runs_have_it_too(tiny):
+    class Levels(sdprobe.Observer):
+        def noise_pred(self, x, step):
+            self.sigma = step.run.schedule.sigmas[step.index]
+            assert step.sigma == pytest.approx(self.sigma.item())
+
+    levels = Levels()
+    result = run(tiny, sdprobe.only(levels, rows=[1]), images_per_prompt=2)
+    assert result[levels].sigma == result.schedule.sigmas[1]
+    with sdprobe.attach(tiny.pipe, [levels]) as attached:
+        tiny.pipe("a red circle", num_inference_steps=2, height=16, width=16)
+    assert torch.equal(attached.schedule.sigmas, schedule(tiny, 2).sigmas)

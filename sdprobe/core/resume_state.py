@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ class State:
     latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
     scheduler: Any = field(repr=False)
     generator: Any = field(repr=False)
-    levels: Sequence[Any] = field(default=(), repr=False)
+    levels: Any = field(default=(), repr=False)
 
     def on(self, device: torch.device) -> State:
         """Return the state with its latents on a device."""

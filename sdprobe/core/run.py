@@ -29,6 +29,7 @@ from sdprobe.core.rows import rows_of as rows_of
 from sdprobe.core.rows import side_of as side_of
 from sdprobe.core.run_outputs import RunOutputs
 from sdprobe.core.run_settings import Settings as Settings
+from sdprobe.core.schedule import Schedule
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.notebook import as_run
 
@@ -155,6 +156,7 @@ class Run(RunOutputs):
         roles: the roles of the denoiser's rows, in their order.
         images: the images (PIL), prompt by prompt.
         latents: the final latents ``[images, channels, h, w]``; None until the loop has ended.
+        levels: timestep, sigma, signal and noise of each step, and of the end; `schedule` is made of them.
         coverage: which attention sites were asked for and seen, and how often each hook acted.
         resumed_at: the step it began at; 0 unless it continues another run.
         attached: whether it is a call of a stock pipeline, with `attach`.
@@ -178,6 +180,7 @@ class Run(RunOutputs):
         self.roles: tuple[Role, ...] = model.roles(settings.guidance_scale)
         self.images: list[Image] = []
         self.latents: torch.Tensor | None = None
+        self.levels: Sequence[tuple[float, float, float, float]] = ()
         self.coverage, self.nan_trace = Coverage(), NanTrace()
         self.resumed_at = 0
         self.records: list[tuple[object, Any]] = []
@@ -240,6 +243,12 @@ class Run(RunOutputs):
         memo[id(self)] = copied
         vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return copied
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise levels of this run: at each of its steps, and at the end (`Schedule`)."""
+        timesteps, *others = torch.tensor(self.levels, dtype=torch.float64).reshape(-1, 4).T.float()
+        return Schedule(self.settings.scheduler, self.settings.steps, timesteps[:-1], *others)
 
     @property
     def provenance(self) -> Provenance:

@@ -32,8 +32,8 @@ from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.token_layout import Grid, Layout
-from sdprobe.model.diffusion.noise_levels import Level, StepLevel, denoised, level_device, output_for, step_levels
-from sdprobe.model.diffusion.scheduler_copies import copied_generator, copied_scheduler
+from sdprobe.model.diffusion.noise_levels import Level, StepLevels, denoised, level_device, output_for, step_levels
+from sdprobe.model.diffusion.scheduler_copies import copied_state
 from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
@@ -66,7 +66,7 @@ class Model(PipelineParts, ABC):
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
         self.first = self.begin = 0
-        self.levels: Sequence[StepLevel] = ()  # of the scheduler's steps, read when they were set
+        self.levels: StepLevels | tuple[()] = ()  # of the scheduler's steps, read when they were set
         self.added_tokens: Mapping[str, AddedTokens] = MappingProxyType({})
 
     # What a family defines.
@@ -254,6 +254,7 @@ class Model(PipelineParts, ABC):
         rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
         levels = self.levels or step_levels(scheduler)
         device, total = level_device(scheduler), len(levels) - self.first
+        run.levels = levels.from_step(self.first)
         for index in range(self.begin, total):
             timestep, sigma, signal, noise, level = levels[self.first + index]
 
@@ -264,8 +265,7 @@ class Model(PipelineParts, ABC):
                 return output_for(scheduler, x0, sample, level.to(device))
 
             def to_state(x: Tensor, index: int = index) -> State:
-                copies = (copied_scheduler(scheduler), copied_generator(generator))
-                return State(index, x.detach().clone(), *copies, levels)
+                return State(index, x.detach().clone(), *copied_state(scheduler, generator), levels)
 
             yield partial(
                 Step,

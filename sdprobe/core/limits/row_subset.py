@@ -20,13 +20,15 @@ from sdprobe.core.run import Role, Row, Run, Step, Text, as_slice
 from sdprobe.core.site import OutsideSite, Site
 
 Chosen = Callable[[Row], bool]
+LATER = ("images", "latents", "levels")
+"""What a run has only once its hooks have started."""
 
 
 class PartialRun(Run):
     """A run with only these images, each with its own prompt."""
 
     def __init__(self, whole: Run, images: Sequence[int]) -> None:
-        vars(self).update({name: value for name, value in vars(whole).items() if name not in ("images", "latents")})
+        vars(self).update({name: value for name, value in vars(whole).items() if name not in LATER})
         settings, of = whole.settings, [i // whole.settings.images_per_prompt for i in images]
         seed = tuple(settings.seed[i] for i in images) if isinstance(settings.seed, tuple) else settings.seed
         self._whole, self._chosen = whole, tuple(images)
@@ -41,11 +43,13 @@ class PartialRun(Run):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """Return results that exist only after the run, for these images."""
+        """Return what exists only once the run has begun, for these images."""
         if name == "images":
             return [self._whole.images[i] for i in self._chosen] if self._whole.images else []
         if name == "latents":
             return None if self._whole.latents is None else self._whole.latents[list(self._chosen)]
+        if name == "levels":
+            return self._whole.levels
         return super().__getattr__(name)
 
 

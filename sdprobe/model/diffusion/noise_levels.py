@@ -48,7 +48,21 @@ class StepLevel(NamedTuple):
     level: Level
 
 
-def step_levels(scheduler: Any) -> tuple[StepLevel, ...]:
+class StepLevels(tuple[StepLevel, ...]):
+    """The level of every call of the denoiser, and that after the last.
+
+    Attributes:
+        end: the level after the last call, as sigma, signal and noise.
+    """
+
+    end: tuple[float, float, float]
+
+    def from_step(self, first: int) -> tuple[tuple[float, float, float, float], ...]:
+        """Return timestep, sigma, signal and noise of each call from one on, and of the end, which has no timestep."""
+        return (*((own.timestep, own.sigma, own.signal, own.noise) for own in self[first:]), (torch.nan, *self.end))
+
+
+def step_levels(scheduler: Any) -> StepLevels:
     """Return the level at every call of the denoiser. If tables of the scheduler are on a GPU, this waits for it."""
     read = copy.copy(scheduler)
     vars(read).update({name: value.cpu() for name, value in vars(scheduler).items() if isinstance(value, Tensor)})
@@ -56,7 +70,9 @@ def step_levels(scheduler: Any) -> tuple[StepLevel, ...]:
     for index, timestep in enumerate(map(float, read.timesteps)):
         level = level_at(read, index)
         found.append(StepLevel(timestep, float(level.sigma), float(level.signal), float(level.noise), level))
-    return tuple(found)
+    levels, end = StepLevels(found), level_at(read, len(found))
+    levels.end = float(end.sigma), float(end.signal), float(end.noise)
+    return levels
 
 
 def level_device(scheduler: Any) -> torch.device:

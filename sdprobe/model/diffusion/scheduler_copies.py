@@ -24,3 +24,8 @@ def copied_generator(generator: Any) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.clone_state()
     return [one.clone_state() for one in generator]
+
+
+def copied_state(scheduler: Any, generator: Any) -> tuple[Any, Any]:
+    """Return copies of the scheduler and of the generator of a run."""
+    return copied_scheduler(scheduler), copied_generator(generator)

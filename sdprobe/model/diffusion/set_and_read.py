@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from sdprobe.model.diffusion.noise_levels import StepLevel, step_levels
+from sdprobe.model.diffusion.noise_levels import StepLevels, step_levels
 
 CPU = torch.device("cpu")
 
 
-def set_and_read(
-    scheduler: Any, set_on: Callable[[torch.device], object], device: torch.device
-) -> tuple[StepLevel, ...]:
+def set_and_read(scheduler: Any, set_on: Callable[[torch.device], object], device: torch.device) -> StepLevels:
     """Set a scheduler's timesteps on a device, and return the levels of its steps.
 
     It is set on the CPU first, where its tables can be read at once, and then again on the device.
@@ -34,7 +32,7 @@ def set_and_read(
 
 def call_and_read(
     scheduler: Any, set_timesteps: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[StepLevel, ...]:
+) -> StepLevels:
     """Make a call of a scheduler's ``set_timesteps``, with the arguments given, and return the levels of its steps."""
     given = inspect.signature(set_timesteps).bind(*args, **kwargs)
     device = given.arguments.pop("device", kwargs.get("device"))

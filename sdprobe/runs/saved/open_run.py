@@ -26,7 +26,7 @@ from sdprobe.core.written_values import count, flag, line, listed, mapping, text
 from sdprobe.plot.printable import printable
 from sdprobe.runs.saved.run_folder import FORMAT, SCHEMA, SIDES, RunFolder
 from sdprobe.runs.saved.saved_hook import Kind, SavedHook
-from sdprobe.runs.saved.written_settings import read_provenance, read_settings
+from sdprobe.runs.saved.written_settings import read_level, read_provenance, read_settings
 
 
 def open_run(folder: str | Path) -> SavedRun:
@@ -97,6 +97,7 @@ class SavedRun(Run):
             self.roles: tuple[Role, ...] = read_roles(content["roles"])
             self.resumed_at = count(content["resumed_at"])
             self.attached = flag(content["attached"])
+            self.levels = tuple(map(read_level, listed(content["levels"])))
             self._provenance = read_provenance(mapping(content["provenance"]))
             self._images = count(content["images"])
             self._has_latents = flag(content["latents"])

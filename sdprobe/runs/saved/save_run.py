@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def _content(run: Run) -> dict[str, Any]:
         "roles": list(run.roles),
         "resumed_at": run.resumed_at,
         "attached": run.attached,
+        "levels": [[own if isfinite(own) else str(own) for own in level] for level in run.levels],
         "images": len(run.images),
         "latents": run.latents is not None,
         "hooks": [_hook(run, given, live) for given, live in run.records],

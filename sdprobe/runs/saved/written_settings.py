@@ -12,6 +12,8 @@ from sdprobe.core.run import Settings
 from sdprobe.core.written_values import count, flag, line, listed, mapping, number, text, whole
 from sdprobe.plot.printable import printable
 
+NOT_FINITE = ("nan", "inf", "-inf")
+
 
 def read_settings(written: Mapping[str, Any]) -> Settings:
     """Return the settings; keys that a later version may have added are ignored.
@@ -51,6 +53,12 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 
 def _maybe(read: Callable[[Any], Any], given: Any) -> Any:
     return None if given is None else read(given)
+
+
+def read_level(written: Any) -> tuple[float, float, float, float]:
+    """Return the timestep, sigma, signal and noise of a step; a number that is not finite is written as a text."""
+    timestep, sigma, signal, noise = (float(own) if own in NOT_FINITE else number(own) for own in listed(written))
+    return timestep, sigma, signal, noise
 
 
 def read_provenance(written: Mapping[str, Any]) -> Provenance:
