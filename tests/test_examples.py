@@ -23,9 +23,14 @@ from transformers.utils import logging as transformers_logging
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 SLOW = {
+    "plot_04_schedulers",
     "plot_08_guidance",
     "plot_09_inpainting",
+    "plot_13_truth",
+    "plot_14_inversion",
+    "plot_15_token_swap",
     "plot_16_mixtures",
+    "plot_17_diffusion_lens",
     "plot_18_textual_inversion",
     "plot_19_restart",
     "plot_20_blue_loss",
@@ -37,9 +42,13 @@ SLOW = {
     "plot_26_steering",
     "plot_27_probes",
     "plot_28_sae",
+    "plot_29_keep_and_reopen",
+    "plot_30_where_runs_part",
     "plot_32_five_hooks",
+    "plot_33_own_hook",
+    "plot_34_own_checkpoint",
 }
-"""More than twenty seconds of one core each."""
+"""More than some seven seconds of one core each."""
 RUNS = [pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] if path.stem in SLOW else []) for path in EXAMPLES]
 LIMIT = 60  # seconds of one core, so that a busy machine changes nothing: what the gallery promises of each
 
