@@ -36,6 +36,27 @@ def test_a_weight_that_changes_changes_it_and_changes_it_back(part):
     assert weights_hash(pipe) == before
 
 
+def test_a_single_number_of_many_changes_it():
+    pipe = stable_diffusion()
+    before = weights_hash(pipe)
+    with torch.no_grad():
+        pipe.unet.up_blocks[0].resnets[0].conv1.weight.view(-1)[7] += 1
+    assert weights_hash(pipe) != before
+
+
+def test_a_run_leaves_it_as_it_was_computed(monkeypatch):
+    model = sdprobe.load(stable_diffusion())
+    before = weights_hash(model.pipe)
+    swap = sdprobe.ReplaceToken("red", with_="blue")
+    sdprobe.sample(model, "a red circle", hooks=[swap], steps=1, seed=0, progress=False)
+    own, sizes = module._hash, []
+    monkeypatch.setattr(
+        module, "_hash", lambda tensors: (sizes.append(sum(x.numel() for x in tensors.values())), own(tensors))[1]
+    )
+    assert weights_hash(model.pipe) == before
+    assert len(sizes) == 1  # the sample
+
+
 def test_written_past_torch_too():
     pipe = stable_diffusion()
     before = weights_hash(pipe)

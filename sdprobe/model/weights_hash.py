@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from sdprobe import shapes
 
 SAMPLED = 64
-_found: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
 
 def weights_hash(pipe: Any) -> str | None:
     """Return the SHA-256 of every weight of a pipeline, with its name, dtype and shape; the same on every device.
 
-    It is computed once, and again where a sample of the weights has changed. It takes about a second for each two
-    gigabytes. None where the weights cannot be read: those that are offloaded, and some kinds of quantized ones.
+    It is computed once, and again where a weight was written to. It takes about a second for each two gigabytes. None
+    where the weights cannot be read: those that are offloaded, and some kinds of quantized ones.
 
     >>> import sdprobe
     >>> weights_hash(sdprobe.load().pipe) == weights_hash(sdprobe.load().pipe)
@@ -31,10 +31,12 @@ def weights_hash(pipe: Any) -> str | None:
     if any(x.is_meta for x in weights.values()):
         return None
     try:
-        # A LoRA is fused in place, which no version of a tensor tells: a sample of every weight does.
+        # A LoRA is fused in place, which no version of a tensor tells: a sample of every weight does. What is written
+        # to one number of many, which no sample shows, its version tells.
         sample = _hash({name: x.detach().flatten()[:: max(x.numel() // SAMPLED, 1)] for name, x in weights.items()})
-        if pipe not in _found or _found[pipe][0] != sample:
-            _found[pipe] = sample, _hash(weights)
+        seen = (sample, tuple(0 if x.is_inference() else x._version for x in weights.values()))
+        if pipe not in _found or _found[pipe][0] != seen:
+            _found[pipe] = seen, _hash(weights)
     except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor that has no bytes of its own
         return None
     return _found[pipe][1]
