@@ -364,3 +364,11 @@ def test_activations_that_were_otherwise_reduced_are_not_compared(tiny):
 def test_no_run(plain):
     with pytest.raises(TypeError, match="compare takes two runs"):
         compare(plain, plain.images[0])
+
+
+def test_steps_are_those_of_the_denoiser_whatever_recorded_them(tiny):
+    """A scheduler of the second order calls the denoiser twice in most steps, which attention alone shows as well."""
+    a, b = (run(tiny, MAPS, *more, steps=STEPS, scheduler="HeunDiscrete") for more in ((), (LATENTS,)))
+    found = compare(a, b)
+    assert not [note for note in found.notes if "steps left out" in note]
+    assert {own.step for own in found.table if own.quantity == "attention"} == {*range(2 * STEPS - 1)}

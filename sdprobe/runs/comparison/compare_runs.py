@@ -23,6 +23,7 @@ from sdprobe.runs.comparison.distances import (
 )
 from sdprobe.runs.comparison.order_of_sites import order_of_sites
 from sdprobe.runs.comparison.parting import loop_order
+from sdprobe.runs.comparison.recorded_steps import recorded_steps
 from sdprobe.runs.comparison.recorded_values import (
     Kind,
     RecordedActivations,
@@ -104,7 +105,7 @@ def compare(a: Run, b: Run) -> Comparison:
     images = images_apart(a, b, notes)
     latents = RecordedLatents(a), RecordedLatents(b)
     values: list[Distance] = []
-    if by_steps := steps_apart(a, b, latents[0].indices, latents[1].indices, notes):
+    if by_steps := steps_apart(a, b, recorded_steps(a), recorded_steps(b), notes):
         values += _latents(a, b, latents, images, notes)
     values += attention_distances(a, b, images, by_steps, notes)
     notes += notes_on_attention(a, b) if by_steps else []
