@@ -57,6 +57,23 @@ def test_a_run_leaves_it_as_it_was_computed(monkeypatch):
     assert len(sizes) == 1  # the sample
 
 
+def test_the_strength_of_a_lora_counts_and_whether_it_is_active():
+    peft = pytest.importorskip("peft", reason="no peft: pip install peft")
+    pipe = stable_diffusion()
+    plain = weights_hash(pipe)
+    lora = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"])
+    pipe.unet.add_adapter(lora, adapter_name="style")
+    found = [plain, weights_hash(pipe)]
+    pipe.set_adapters("style", 0.3)
+    found.append(weights_hash(pipe))
+    pipe.disable_lora()
+    found.append(weights_hash(pipe))
+    assert len(set(found)) == 4
+    pipe.enable_lora()
+    pipe.set_adapters("style", 1.0)
+    assert weights_hash(pipe) == found[1]
+
+
 def test_written_past_torch_too():
     pipe = stable_diffusion()
     before = weights_hash(pipe)
@@ -79,9 +96,9 @@ def test_it_is_computed_once(monkeypatch):
     pipe, sizes = stable_diffusion(), []
     own = module._hash
 
-    def counting(tensors):
+    def counting(tensors, *also):
         sizes.append(sum(x.numel() for x in tensors.values()))
-        return own(tensors)
+        return own(tensors, *also)
 
     monkeypatch.setattr(module, "_hash", counting)
     assert weights_hash(pipe) == weights_hash(pipe)
