@@ -233,5 +233,5 @@ def refuse_pixels(image: Image.Image) -> None:
 
 def _alone(x: Tensor) -> Tensor:
     """Return a tensor as a file holds it: contiguous, on the CPU, and with its memory to itself."""
-    x = x.detach().cpu().contiguous()
+    x = x.detach().cpu().resolve_conj().resolve_neg().contiguous()  # a file knows neither of these
     return x.clone() if x.untyped_storage().nbytes() != x.nbytes else x
