@@ -107,8 +107,8 @@ def compare(a: Run, b: Run) -> Comparison:
     values: list[Distance] = []
     if by_steps := steps_apart(a, b, recorded_steps(a), recorded_steps(b), notes):
         values += _latents(a, b, latents, images, notes)
-    values += attention_distances(a, b, images, by_steps, notes)
-    notes += notes_on_attention(a, b) if by_steps else []
+    values += (attention := [*attention_distances(a, b, images, by_steps, notes)])
+    notes += notes_on_attention(a, b, bool(attention)) if by_steps else []
     values += _activations(a, b, images, by_steps, notes)
     values += _final_latents(a, b, images, notes)
     values += _pictures(a, b, images, notes)
@@ -153,7 +153,7 @@ def _latents(
         for name in NAMES:
             of_a, of_b = first.get(name, {}), second.get(name, {})
             for side, own, other in ((0, of_a, of_b), (1, of_b, of_a)):
-                if own and not other:
+                if own and not own.keys() & other.keys():
                     alone[name][side].add(index)
             for image in (i for i in images if i in of_a and i in of_b):
                 x, y = of_a[image], of_b[image]
