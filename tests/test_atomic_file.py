@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.atomic_file import make_folders, write_atomically
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -38,3 +41,16 @@ def test_a_file_is_replaced_only_in_the_end(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"), write_atomically(tmp_path / "none" / "file.txt"):
         pass
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="only Linux tells which file is open")
+def test_a_folder_and_those_that_it_is_in_reach_the_disk(tmp_path, monkeypatch):
+    reached, own = set(), os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda opened: reached.add(Path(f"/proc/self/fd/{opened}").resolve()) or own(opened)
+    )
+    make_folders(tmp_path / "run" / "hooks" / "00")
+    assert reached == {tmp_path, tmp_path / "run", tmp_path / "run" / "hooks"}
+    assert (tmp_path / "run" / "hooks" / "00").is_dir()
+    make_folders(tmp_path / "run" / "hooks" / "00")  # which is there
+    assert len(reached) == 3

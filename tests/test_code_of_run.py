@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import pickle
 
 import pytest
@@ -106,3 +108,19 @@ def test_an_attached_run():
     with attach(pipe, ["statistics"]) as attached:
         pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(3))
     assert torch.equal(made_by(code_of(attached), pipe).latents, attached.latents)
+
+
+@pytest.mark.parametrize("name", ["source", "weights", "dtype", "device", "model"])
+@pytest.mark.parametrize(
+    "text", ["float16); HACKED.append(1);(", "x\nHACKED.append(1)", '")\rHACKED.append(1)#', "cuda:HACKED"]
+)
+def test_what_the_file_of_a_saved_run_says_is_never_code(tiny, tmp_path, name, text):
+    """Whoever copies the code out of the report of somebody else's run executes it."""
+    folder = run(tiny, "statistics").save(tmp_path / "run")
+    content = json.loads((folder / "run.json").read_text())
+    content["provenance"][name] = text
+    (folder / "run.json").write_text(json.dumps(content))
+    saved = sdprobe.open(folder)
+    names = {own.id for own in ast.walk(ast.parse(code_of(saved))) if isinstance(own, ast.Name)}
+    assert names <= {"sdprobe", "torch", "model", "run"}
+    saved.report(tmp_path / "run.html")

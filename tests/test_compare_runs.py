@@ -364,3 +364,35 @@ def test_activations_that_were_otherwise_reduced_are_not_compared(tiny):
 def test_no_run(plain):
     with pytest.raises(TypeError, match="compare takes two runs"):
         compare(plain, plain.images[0])
+
+
+def test_steps_are_those_of_the_denoiser_whatever_recorded_them(tiny):
+    """A scheduler of the second order calls the denoiser twice in most steps, which attention alone shows as well."""
+    a, b = (run(tiny, MAPS, *more, steps=STEPS, scheduler="HeunDiscrete") for more in ((), (LATENTS,)))
+    found = compare(a, b)
+    assert not [note for note in found.notes if "steps left out" in note]
+    assert {own.step for own in found.table if own.quantity == "attention"} == {*range(2 * STEPS - 1)}
+
+
+def test_runs_that_began_from_a_picture_at_other_steps(tiny):
+    picture = run(tiny).images[0]
+
+    def begun(steps, strength):
+        return run(tiny, LATENTS, steps=steps, image=picture, strength=strength)
+
+    found = compare(begun(4, 0.5), begun(4, 0.75))
+    assert "steps left out: a calls the denoiser 2 times and b 3 times" in " ".join(found.notes)
+    assert {own.step for own in found.table} == {None}
+    found = compare(begun(4, 0.5), begun(8, 0.25))
+    assert "the runs began at other steps of their schedulers" in " ".join(found.notes)
+    assert {own.step for own in found.table} == {0, 1, None}
+
+
+def test_what_both_recorded_of_other_images_or_words_is_said(tiny):
+    def recorded(image, word):
+        hooks = only(LATENTS, rows=lambda row: row.image == image), AttentionMaps([word], keep=("step", "layer"))
+        return run(tiny, *hooks, prompt=["a red circle", "a red star"])
+
+    notes = " ".join(compare(recorded(0, "a"), recorded(1, "red")).notes)
+    assert "latents: recorded by both, but of other steps or images" in notes
+    assert "attention: recorded by both, but of other images or words" in notes

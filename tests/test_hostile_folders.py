@@ -508,6 +508,14 @@ def test_the_cause_is_said(folder):
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+def test_a_number_of_images_that_the_run_does_not_have(folder):
+    rewritten(folder, "run.json", lambda content: content.update({"images": content["images"] + 1}))
+    saved = sdprobe.open(folder)
+    for asked in (lambda: saved.images, lambda: saved.report(folder.parent / "run.html")):
+        with pytest.raises(ValueError, match=r"run.json' says that \d images were saved, of a run of \d"):
+            asked()
+
+
 def test_control_characters_do_not_reach_a_terminal(folder):
     bad = "\x1b[2J\x1b]0;title\x07\u202e\r"
 

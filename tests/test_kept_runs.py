@@ -120,3 +120,18 @@ def test_in_a_process_that_never_loads_a_model(tiny, tmp_path):
 def test_a_shallow_copy_is_the_same_run(tiny):
     result = run(tiny, LatentRecorder())
     assert vars(copy.copy(result)) == vars(result)
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy"])
+def test_an_opened_run_and_its_records_too(tiny, tmp_path, way):
+    hooks = {name: made(name, tiny) for name in NAMES if not tried(name).unrepeatable}
+    hooks = {name: hook for name, hook in hooks.items() if isinstance(hook, sdprobe.Observer)}
+    result = sdprobe.sample(tiny, "a red circle", hooks=hooks, steps=2, seed=0, progress=False)
+    saved = sdprobe.open(result.save(tmp_path / "run"))
+    for name in hooks:
+        whole = saved[name]
+        record = copy.deepcopy(whole) if way == "deepcopy" else pickle.loads(pickle.dumps(whole))
+        assert difference(records_of(record), records_of(whole)) is None, name
+    again = copy.deepcopy(saved) if way == "deepcopy" else pickle.loads(pickle.dumps(saved))
+    assert repr(again) == repr(result)
+    assert torch.equal(again[AttentionMaps].heat_map("red").values, result[AttentionMaps].heat_map("red").values)

@@ -137,3 +137,28 @@ def test_a_class_that_nobody_registered_is_asked_with_itself(tiny, tmp_path):
     assert saved.records == []
     assert saved[Norms].norms == live[norms].norms
     assert saved[norms].norms == live[norms].norms
+
+
+def test_it_says_from_where_it_was_opened_without_a_model(folder):
+    with pytest.raises(AttributeError, match=r"was opened from .*holds no model; it was made by StableDiffusion"):
+        _ = sdprobe.open(folder).model
+
+
+def test_it_is_read_also_from_another_working_directory(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    saved, runs = sdprobe.open(folder.name), sdprobe.Runs(".")
+    monkeypatch.chdir(tmp_path.parent)
+    assert saved.images
+    assert runs[0].images
+
+
+def test_a_part_of_it_has_the_hooks_of_the_whole(tiny, tmp_path):
+    second = only(AttentionMaps(), rows=lambda row: row.image == 1)
+    hooks = {"maps": second, "statistics": sdprobe.Statistics()}
+    live = sdprobe.sample(tiny, ["a red circle", "a star"], hooks=hooks, steps=2, seed=0, progress=False)
+    saved = sdprobe.open(live.save(tmp_path / "run"))
+    for run_ in (live, saved):
+        part = run_["maps"].run
+        assert part.settings.images == 1
+        assert part["statistics"] is part[sdprobe.Statistics] is run_["statistics"]
+        assert len(part.records) == len(run_.records)

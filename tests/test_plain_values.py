@@ -130,9 +130,12 @@ def test_arrays_of_other_machines_and_scalars_of_numpy():
         ({"a": [1, len]}, r"kept\['a'\]\[1\] is <built-in function len>, a builtin"),
         (np.array(["a"]), "an array of <U1"),
         (np.array([None]), "an array of object"),
+        (np.ma.masked_array([1, 2], [0, 1]), "kept is a masked array of int64"),
         (Image.new("CMYK", (1, 1)), "mode 'CMYK'; those that can be written: L, RGB, RGBA"),
         ({object(): 1}, "kept is <object"),
         (1j, "a complex"),
+        (torch.ones(3).to_sparse(), r"kept is a tensor without plain numbers in memory \(torch.sparse_coo\)"),
+        (torch.empty(3, device="meta"), "without plain numbers in memory"),
     ],
 )
 def test_what_cannot_be_written_is_said(value, says):

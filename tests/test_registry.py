@@ -200,3 +200,15 @@ def test_pairs(tiny):
         run["replace-token"]
     with pytest.raises(ValueError, match=r"its arguments: every, steps, keep"):
         registry.resolve([("latents", {"each": 2})])
+
+
+@pytest.mark.parametrize(
+    ("hooks", "said"),
+    [
+        ({"latents": {"every": 2}}, r"hooks\['latents'\] is a configuration alone: give a pair"),
+        ({1: "latents"}, r"hooks\[1\] is named with no text"),
+    ],
+)
+def test_a_dictionary_that_names_no_hooks(tiny, hooks, said):
+    with pytest.raises(TypeError, match=said):
+        sdprobe.sample(tiny, "a red circle", hooks=hooks, steps=1, progress=False)

@@ -48,6 +48,14 @@ def test_tensors_come_back(tmp_path, dtype):
         assert torch.equal(found[name], x)
 
 
+def test_numbers_that_torch_would_conjugate_or_negate_when_they_are_read(tmp_path):
+    x = torch.tensor([1 + 2j, 3 - 4j])
+    tensors = {"conjugate": x.conj(), "negative": torch._neg_view(torch.ones(2)), "imaginary": x.conj().imag}
+    folder = RunFolder(tmp_path)
+    found = folder.tensors(".", folder.write_tensors(".", tensors))
+    assert {name: own.tolist() for name, own in found.items()} == {name: own.tolist() for name, own in tensors.items()}
+
+
 def test_writing_to_what_was_read_changes_no_file(tmp_path):
     folder = RunFolder(tmp_path)
     found = folder.tensors(".", folder.write_tensors(".", {"x": torch.ones(3)}))

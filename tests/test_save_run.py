@@ -17,6 +17,7 @@ import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Observer
 from sdprobe.core.run import Run
 from tests.laws.strategies import run
+from tests.tiny import stable_diffusion
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 
@@ -209,3 +210,11 @@ def test_an_image_that_is_too_large_to_be_read_is_not_written(live, tmp_path):
         large.save(tmp_path / "large")
     assert not (tmp_path / "large").exists()
     assert whole.images == live.images
+
+
+def test_an_attached_run_that_has_not_begun(tmp_path):
+    with sdprobe.attach(stable_diffusion()) as result:
+        pass
+    with pytest.raises(ValueError, match="has not begun: call the pipeline first"):
+        result.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -36,6 +36,44 @@ def test_a_weight_that_changes_changes_it_and_changes_it_back(part):
     assert weights_hash(pipe) == before
 
 
+def test_a_single_number_of_many_changes_it():
+    pipe = stable_diffusion()
+    before = weights_hash(pipe)
+    with torch.no_grad():
+        pipe.unet.up_blocks[0].resnets[0].conv1.weight.view(-1)[7] += 1
+    assert weights_hash(pipe) != before
+
+
+def test_a_run_leaves_it_as_it_was_computed(monkeypatch):
+    model = sdprobe.load(stable_diffusion())
+    before = weights_hash(model.pipe)
+    swap = sdprobe.ReplaceToken("red", with_="blue")
+    sdprobe.sample(model, "a red circle", hooks=[swap], steps=1, seed=0, progress=False)
+    own, sizes = module._hash, []
+    monkeypatch.setattr(
+        module, "_hash", lambda tensors: (sizes.append(sum(x.numel() for x in tensors.values())), own(tensors))[1]
+    )
+    assert weights_hash(model.pipe) == before
+    assert len(sizes) == 1  # the sample
+
+
+def test_the_strength_of_a_lora_counts_and_whether_it_is_active():
+    peft = pytest.importorskip("peft", reason="no peft: pip install peft")
+    pipe = stable_diffusion()
+    plain = weights_hash(pipe)
+    lora = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"])
+    pipe.unet.add_adapter(lora, adapter_name="style")
+    found = [plain, weights_hash(pipe)]
+    pipe.set_adapters("style", 0.3)
+    found.append(weights_hash(pipe))
+    pipe.disable_lora()
+    found.append(weights_hash(pipe))
+    assert len(set(found)) == 4
+    pipe.enable_lora()
+    pipe.set_adapters("style", 1.0)
+    assert weights_hash(pipe) == found[1]
+
+
 def test_written_past_torch_too():
     pipe = stable_diffusion()
     before = weights_hash(pipe)
@@ -58,9 +96,9 @@ def test_it_is_computed_once(monkeypatch):
     pipe, sizes = stable_diffusion(), []
     own = module._hash
 
-    def counting(tensors):
+    def counting(tensors, *also):
         sizes.append(sum(x.numel() for x in tensors.values()))
-        return own(tensors)
+        return own(tensors, *also)
 
     monkeypatch.setattr(module, "_hash", counting)
     assert weights_hash(pipe) == weights_hash(pipe)

@@ -46,6 +46,21 @@ def write_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and those that it is in, and wait until their names are on disk: a file is found only with these.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "hooks" / "00"
+    >>> make_folders(folder)
+    >>> folder.is_dir()
+    True
+    """
+    missing = [own for own in (path, *path.parents) if not own.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for own in reversed(missing):
+        _reach_disk(own.parent)
+
+
 def _reach_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on disk."""
     if path.is_dir() and os.name == "nt":

@@ -78,11 +78,15 @@ def _with_tensor(value: Any, tensors: MutableMapping[str, Tensor], at: str) -> d
     while at in tensors:  # two keys that print alike, such as NaN
         at += "'"
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise TypeError(f"{at} is a tensor without plain numbers in memory ({value.layout}); {WRITABLE}")
         tensors[at] = value
         return {"$tensor": at}
     array = np.asarray(value)
-    if array.dtype.hasobject or array.dtype.kind not in "biufc":
-        raise TypeError(f"{at} is an array of {array.dtype}; {WRITABLE}")
+    if isinstance(value, np.ma.MaskedArray) or array.dtype.hasobject or array.dtype.kind not in "biufc":
+        raise TypeError(
+            f"{at} is {'a masked' if isinstance(value, np.ma.MaskedArray) else 'an'} array of {array.dtype}; {WRITABLE}"
+        )
     if isinstance(value, Image.Image) and value.mode not in MODES:
         raise TypeError(f"{at} is an image of mode {value.mode!r}; those that can be written: {', '.join(MODES)}")
     tensors[at] = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # a copy

@@ -195,6 +195,9 @@ def resolve(hooks: Given) -> tuple[Hooks, dict[str, Hook]]:
     by_name: dict[str, Any] = {}
     if isinstance(hooks, Mapping):
         for name, given in hooks.items():
+            if not isinstance(name, str) or isinstance(given, Mapping):
+                said = "a configuration alone: give a pair, such as ('latents', {'every': 5})"
+                raise TypeError(f"hooks[{name!r}] is {said if isinstance(name, str) else 'named with no text'}")
             own = resolve(given)[0]
             by_name[name] = own.leaves[0] if len(own) == 1 else own
         return Hooks(*by_name.values()), by_name

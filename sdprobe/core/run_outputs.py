@@ -40,7 +40,7 @@ class RunOutputs:
             folder: a new or empty folder.
 
         Raises:
-            ValueError: for a folder that is not empty.
+            ValueError: for a folder that is not empty, and for an attached run whose pipeline has not been called.
             OSError: if the disk is full, or the folder cannot be written to.
         """
         from sdprobe.runs.saved.save_run import save_run

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from sdprobe import shapes
 
 SAMPLED = 64
-_found: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
 
 def weights_hash(pipe: Any) -> str | None:
     """Return the SHA-256 of every weight of a pipeline, with its name, dtype and shape; the same on every device.
 
-    It is computed once, and again where a sample of the weights has changed. It takes about a second for each two
-    gigabytes. None where the weights cannot be read: those that are offloaded, and some kinds of quantized ones.
+    Of a LoRA that is not fused, it is also of its strength, and of whether it is active. It is computed once, and again
+    where a weight was written to. It takes about a second for each two gigabytes. None where the weights cannot be
+    read: those that are offloaded, and some kinds of quantized ones.
 
     >>> import sdprobe
     >>> weights_hash(sdprobe.load().pipe) == weights_hash(sdprobe.load().pipe)
@@ -31,10 +32,13 @@ def weights_hash(pipe: Any) -> str | None:
     if any(x.is_meta for x in weights.values()):
         return None
     try:
-        # A LoRA is fused in place, which no version of a tensor tells: a sample of every weight does.
+        # A LoRA is fused in place, which no version of a tensor tells: a sample of every weight does. What is written
+        # to one number of many, which no sample shows, its version tells.
         sample = _hash({name: x.detach().flatten()[:: max(x.numel() // SAMPLED, 1)] for name, x in weights.items()})
-        if pipe not in _found or _found[pipe][0] != sample:
-            _found[pipe] = sample, _hash(weights)
+        adapters = "".join(_adapters(pipe))
+        seen = (sample, adapters, tuple(0 if x.is_inference() else x._version for x in weights.values()))
+        if pipe not in _found or _found[pipe][0] != seen:
+            _found[pipe] = seen, _hash(weights, adapters)
     except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor that has no bytes of its own
         return None
     return _found[pipe][1]
@@ -52,8 +56,8 @@ def source_of(pipe: Any) -> str | None:
     return shipped.get(str(path), str(path)) if path else None
 
 
-def _hash(tensors: Mapping[str, Shaped[Tensor, ...]]) -> str:
-    made = hashlib.sha256()
+def _hash(tensors: Mapping[str, Shaped[Tensor, ...]], also: str = "") -> str:
+    made = hashlib.sha256(also.encode())
     for name, x in tensors.items():
         made.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
         made.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -66,3 +70,13 @@ def _weights(pipe: Any) -> Iterator[tuple[str, Tensor]]:
             for name, x in sorted(module.state_dict().items()):
                 if isinstance(x, Tensor):
                     yield f"{part}.{name.replace('_orig_mod.', '')}", x
+
+
+def _adapters(pipe: Any) -> Iterator[str]:
+    """How the adapters of peft act, which is in no weight: the strength of each, and which are active or fused."""
+    for part, module in sorted(pipe.components.items()):
+        if isinstance(module, nn.Module):
+            for name, own in module.named_modules():
+                if isinstance(scaling := getattr(own, "scaling", None), dict) and hasattr(own, "active_adapters"):
+                    state = sorted(scaling.items()), own.active_adapters, own.disable_adapters, own.merged_adapters
+                    yield f"{part}.{name.replace('_orig_mod.', '')} {state}\n"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import said, short_repr
@@ -154,14 +156,7 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
             key = Key.read(written, len(readings.prompts))
             made.counts[key], names[key] = count(written[-1], 1_000_000), str(i)
 
-        def read(key: Key) -> Float[Tensor, "images heads positions tokens"]:
-            columns, prompts = readings.columns[key.reading], readings.prompts[key.reading]
-            tokens = min(len(prompt.ids) for prompt in prompts) if columns is None else len(columns)
-            x, (h, w) = records.tensors[names[key]], key.grid
-            if x.ndim != 4 or x.shape[2] != h * w or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():
-                raise ValueError(f"the sum {names[key]}, {said(x)}, is none of {len(prompts)} images of {h}×{w} places")
-            return x
-
+        read = _ReadSums(records.tensors, names, readings)
         made._sums = TensorsByKey({key: key for key in names}, read)  # type: ignore[assignment]
         made._held = Counter({torch.device("cpu"): whole(values["bytes"])})
         return made
@@ -235,6 +230,24 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
 
     def __len__(self) -> int:
         return len(self._sums)
+
+
+@dataclass(frozen=True)
+class _ReadSums:
+    """Reads a sum of a saved run. A class, and no function inside another, which no pickle can hold."""
+
+    tensors: Tensors
+    names: Mapping[Key, str]
+    readings: PromptReadings
+
+    def __call__(self, key: Key) -> Float[Tensor, "images heads positions tokens"]:
+        columns, prompts = self.readings.columns[key.reading], self.readings.prompts[key.reading]
+        tokens = min(len(prompt.ids) for prompt in prompts) if columns is None else len(columns)
+        name, (h, w) = self.names[key], key.grid
+        x = self.tensors[name]
+        if x.ndim != 4 or x.shape[2] != h * w or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():
+            raise ValueError(f"the sum {name}, {said(x)}, is none of {len(prompts)} images of {h}×{w} places")
+        return x
 
 
 def _kept(given: Any) -> Keep:

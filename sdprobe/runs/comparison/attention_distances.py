@@ -51,8 +51,14 @@ def attention_distances(a: Run, b: Run, images: range, by_steps: bool, notes: li
             notes.append(f"attention of {where.site} left out: {why}; record both runs with {RECORD}")
 
 
-def notes_on_attention(a: Run, b: Run) -> list[str]:
-    """Return what cannot be said of the attention of two runs, and how to record it."""
+def notes_on_attention(a: Run, b: Run, compared: bool) -> list[str]:
+    """Return what cannot be said of the attention of two runs, and how to record it.
+
+    Args:
+        a: a run.
+        b: another run.
+        compared: whether any attention of both was compared.
+    """
     first, second = attention_of(a), attention_of(b)
     if not first or not second:
         by = "a only" if first else "b only" if second else "neither"
@@ -64,6 +70,8 @@ def notes_on_attention(a: Run, b: Run) -> list[str]:
         notes.append(f"attention: {said} not kept apart by both; record both runs with {RECORD}")
     elif not _shares_places(first, second):
         notes.append(f"attention: recorded by both, but of other steps, sites or roles; record both runs with {RECORD}")
+    elif not compared:
+        notes.append(f"attention: recorded by both, but of other images or words; record both runs with {RECORD}")
     return notes
 
 

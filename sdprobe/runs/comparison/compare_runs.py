@@ -23,6 +23,7 @@ from sdprobe.runs.comparison.distances import (
 )
 from sdprobe.runs.comparison.order_of_sites import order_of_sites
 from sdprobe.runs.comparison.parting import loop_order
+from sdprobe.runs.comparison.recorded_steps import recorded_steps
 from sdprobe.runs.comparison.recorded_values import (
     Kind,
     RecordedActivations,
@@ -104,10 +105,10 @@ def compare(a: Run, b: Run) -> Comparison:
     images = images_apart(a, b, notes)
     latents = RecordedLatents(a), RecordedLatents(b)
     values: list[Distance] = []
-    if by_steps := steps_apart(a, b, latents[0].indices, latents[1].indices, notes):
+    if by_steps := steps_apart(a, b, recorded_steps(a), recorded_steps(b), notes):
         values += _latents(a, b, latents, images, notes)
-    values += attention_distances(a, b, images, by_steps, notes)
-    notes += notes_on_attention(a, b) if by_steps else []
+    values += (attention := [*attention_distances(a, b, images, by_steps, notes)])
+    notes += notes_on_attention(a, b, bool(attention)) if by_steps else []
     values += _activations(a, b, images, by_steps, notes)
     values += _final_latents(a, b, images, notes)
     values += _pictures(a, b, images, notes)
@@ -152,7 +153,7 @@ def _latents(
         for name in NAMES:
             of_a, of_b = first.get(name, {}), second.get(name, {})
             for side, own, other in ((0, of_a, of_b), (1, of_b, of_a)):
-                if own and not other:
+                if own and not own.keys() & other.keys():
                     alone[name][side].add(index)
             for image in (i for i in images if i in of_a and i in of_b):
                 x, y = of_a[image], of_b[image]

@@ -58,4 +58,13 @@ def steps_apart(a: Run, b: Run, of_a: Iterable[int], of_b: Iterable[int], notes:
             "steps are compared by number, and the schedulers differ: noise level and scale of x_t can be others at "
             "the same step"
         )
+    elif _begun_at(a) != _begun_at(b):
+        notes.append(
+            "steps are compared by number, and the runs began at other steps of their schedulers: the noise level can "
+            "be another at the same step"
+        )
     return True
+
+
+def _begun_at(run: Run) -> tuple[int, int]:
+    return run.settings.steps, run.settings.start_step

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
+from sdprobe.core.data_frame import data_frame
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot import colored
@@ -146,11 +147,8 @@ class Comparison:
 
         Raises ImportError if pandas is not installed.
         """
-        try:
-            import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas: pip install pandas") from error
-        frame = pandas.DataFrame(list(self.table), columns=Distance._fields)
+        columns = zip(*self.table, strict=True) if self.table else [()] * len(Distance._fields)
+        frame = data_frame(dict(zip(Distance._fields, map(list, columns), strict=True)))
         return frame.astype({"step": "Int64"})  # which has a value for none, as a number has not
 
     @property

@@ -29,10 +29,11 @@ def records_of(run: Run, kind: type[Of]) -> list[tuple[Of, tuple[int, ...]]]:
 
 
 def calls_of(run: Run, recorded: Iterable[int]) -> int:
-    """Return how often the run called its denoiser: with a second-order scheduler, more often than it has steps."""
+    """Return how often the run called its denoiser: with a second-order scheduler, more often than it has steps; and
+    less often where it began from a picture."""
     counted = [own.calls[point] for own in run.coverage.hooks for point in STEP_POINTS if point in own.calls]
     from_first = run.resumed_at + max(counted, default=0)
-    return max(run.settings.steps, from_first, 1 + max(recorded, default=-1))
+    return max(run.settings.steps - run.settings.start_step, from_first, 1 + max(recorded, default=-1))
 
 
 class RecordedLatents:

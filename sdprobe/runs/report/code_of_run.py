@@ -12,6 +12,7 @@ from sdprobe.core.run import Run
 from sdprobe.runs.hooks_of_run import hooks_of_run
 
 WIDTH = 100
+NAMES_OF_DTYPES = {name for name, own in vars(torch).items() if isinstance(own, torch.dtype)}
 
 
 def code_of(run: Run) -> str:
@@ -61,9 +62,10 @@ def code_of(run: Run) -> str:
 def _model(run: Run) -> list[str]:
     made_by = run.provenance
     given = [repr(made_by.source) if made_by.source is not None else "..."]
-    if made_by.dtype not in (None, "float32"):  # in which diffusers loads unless it is told another
+    # Whoever wrote the folder of a saved run may have written anything here, and the reader runs this code.
+    if made_by.dtype in NAMES_OF_DTYPES - {"float32"}:  # in which diffusers loads unless it is told another
         given.append(f"dtype=torch.{made_by.dtype}")
-    if made_by.device is not None and torch.device(made_by.device).type != "cpu":
+    if made_by.device is not None and made_by.device.partition(":")[0] != "cpu":
         given.append(f"device={made_by.device!r}")
     lines = ["import sdprobe", "", f"model = sdprobe.load({', '.join(given)})"]
     if any(own.startswith("dtype") for own in given):

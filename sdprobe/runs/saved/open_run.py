@@ -62,7 +62,7 @@ def open_run(folder: str | Path) -> SavedRun:
     path = Path(folder)
     if not (path / "run.json").is_file():
         raise FileNotFoundError(f"there is no saved run in {str(folder)!r}: it has no run.json")
-    own = RunFolder(path)
+    own = RunFolder(path.absolute())  # it is read later, maybe from another working directory
     run = SavedRun(own, own.read_json("run.json"))
     if not run.complete:
         warnings.warn(
@@ -134,6 +134,10 @@ class SavedRun(Run):
 
     def __getattr__(self, name: str) -> Any:
         """Read a part of the run when it is first asked for."""
+        if name == "model":
+            raise AttributeError(
+                f"this run was opened from {str(self.folder)!r}, which holds no model; it was made by {self.model_name}"
+            )
         read = _PARTS.get(name)
         if read is None:
             return super().__getattr__(name)
@@ -181,7 +185,7 @@ class SavedRun(Run):
             raise ValueError(f"{str(self.folder)!r} limits a hook to images {said}, which the run does not have")
         _ = self.prompts, self.negative_prompts, self.coverage  # which a part shares
         try:
-            return PartialRun(self, images)
+            return PartOfSavedRun(self, images)
         except IndexError as error:
             raise ValueError(f"{str(self.folder)!r} has no seed or prompt for each of its images") from error
 
@@ -210,6 +214,16 @@ class SavedRun(Run):
         return found
 
 
+class PartOfSavedRun(PartialRun):
+    """Some images of a saved run. Its hooks are those of the whole, and are asked for alike."""
+
+    def __getitem__(self, hook: object) -> Any:
+        return self._whole[hook]
+
+    def __getattr__(self, name: str) -> Any:
+        return self._whole.records if name == "records" else super().__getattr__(name)
+
+
 def _read_prompts(run: SavedRun, side: str) -> tuple[Prompt, ...]:
     found, path = run._folder.read_json("prompts.json").get(side), run.folder / "prompts.json"
     expected = len(run.settings.prompt)
@@ -228,6 +242,9 @@ def _read_latents(run: SavedRun) -> Tensor | None:
 
 
 def _read_images(run: SavedRun) -> list[Image]:
+    if run._images not in (0, run.settings.images):
+        path = str(run.folder / "run.json")
+        raise ValueError(f"{path!r} says that {run._images} images were saved, of a run of {run.settings.images}")
     return [run._folder.read_image(f"images/{i:04d}.png") for i in range(run._images)]
 
 

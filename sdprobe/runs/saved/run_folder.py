@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.core.atomic_file import make_folders, write_atomically
 from sdprobe.core.short_repr import short_repr
 from sdprobe.runs.saved.file_within import file_within
 from sdprobe.runs.saved.saved_tensors import SavedTensors
@@ -81,7 +81,7 @@ class RunFolder:
             raise ValueError(f"{str(path)!r} is a file, and a run is saved to a folder")
         made = [own for own in (folder, *folder.parents) if not own.exists()]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folders(folder)
             (folder / CLAIM).mkdir()  # by one process alone
         except FileExistsError:
             raise _in_use(path) from None
@@ -185,7 +185,7 @@ class RunFolder:
     def _writing(self, name: str) -> Iterator[Path]:
         path = self.path / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
             with write_atomically(path) as beside:
                 yield beside
         except OSError as error:
@@ -233,5 +233,5 @@ def refuse_pixels(image: Image.Image) -> None:
 
 def _alone(x: Tensor) -> Tensor:
     """Return a tensor as a file holds it: contiguous, on the CPU, and with its memory to itself."""
-    x = x.detach().cpu().contiguous()
+    x = x.detach().cpu().resolve_conj().resolve_neg().contiguous()  # a file knows neither of these
     return x.clone() if x.untyped_storage().nbytes() != x.nbytes else x

@@ -61,7 +61,7 @@ class Runs(Sequence[SavedRun]):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder {str(folder)!r} to look for runs in")
-        self._opened = _Opened(self.folder, sorted(_found(self.folder, DEPTH)))
+        self._opened = _Opened(self.folder.absolute(), sorted(_found(self.folder, DEPTH)))
         self._names: Sequence[str] = [*self._opened.read]
 
     @property

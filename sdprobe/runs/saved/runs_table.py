@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from sdprobe.core.data_frame import data_frame
 from sdprobe.core.run import Run, Settings
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.printable import printable
@@ -62,16 +63,12 @@ class RunsTable:
 
         Raises ImportError if pandas is not installed.
         """
-        try:
-            import pandas  # type: ignore[import-untyped, import-not-found, unused-ignore]
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas: pip install pandas") from error
         failed = {
             f"{metric} error": [errors.get(name, "") for name in self.columns["folder"]]
             for metric, errors in self.errors.items()
             if errors
         }
-        frame = pandas.DataFrame({**self.columns, **failed})
+        frame = data_frame({**self.columns, **failed})
         frame.attrs.update(self.same)
         return frame
 

@@ -21,6 +21,8 @@ from sdprobe.runs.saved.saved_hook import SavedHook
 
 def save_run(run: Run, folder: str | Path) -> Path:
     """Write a run to a folder, and return its path. See `sdprobe.Run.save`."""
+    if getattr(run, "begun", True) is False:
+        raise ValueError("this run has not begun: call the pipeline first, inside the with")
     content = _content(run)
     for image in run.images:
         refuse_pixels(image)
