@@ -57,3 +57,22 @@ def test_a_run_that_came_out_of_a_pickle_is_saved_too(tiny, tmp_path):
     again = sdprobe.open(tmp_path / "run")
     assert again.provenance.model == repr(tiny)
     assert torch.equal(again[sdprobe.Statistics].cosine, live[sdprobe.Statistics].cosine)
+
+
+def test_weights_that_were_changed_after_the_run_are_not_those_that_made_it(tmp_path):
+    """Two runs, saved in the end: with and without a change of the weights."""
+    pipe = stable_diffusion()
+    model = sdprobe.load(pipe)
+    first = run(model, sdprobe.Checkpoints())
+    expected = first.provenance.weights
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(1.5)
+    second = run(model)
+    for result, weights in ((first, None), (second, second.provenance.weights)):
+        assert result.provenance.weights == weights
+        assert pickle.loads(pickle.dumps(result)).provenance.weights == weights
+    assert second.provenance.weights not in (expected, None)
+    assert sdprobe.open(first.save(tmp_path / "run")).provenance.weights is None
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.div_(1.5)
+    sdprobe.resume(tmp_path / "run", step=1, model=pipe, progress=False)  # it is not refused

@@ -19,8 +19,8 @@ class Provenance:
         model: the repr of the model.
         source: what `sdprobe.load` was given: a folder, a hub id, ``"shapes"`` for the embedded model; None if it was a
             pipeline in memory.
-        weights: a hash of all weights, as ``"sha256:..."``; None if it is not known. Two models with the same hash have
-            the same weights, bit for bit.
+        weights: a hash of all weights, as ``"sha256:..."``. Two models with the same hash have the same weights, bit
+            for bit. None if it is not known, as where they were changed after the run and before it was saved.
         dtype: the dtype of the denoiser, such as ``"float16"``.
         device: where it ran.
         versions: of Python and the packages that matter.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -173,7 +173,7 @@ class Run(RunOutputs):
         prompts: Sequence[Prompt],
         negative_prompts: Sequence[Prompt],
     ) -> None:
-        self.model = model
+        self.model, self._weights_state = model, model.weights_state
         self.settings = settings
         self.prompts = tuple(prompts)
         self.negative_prompts = tuple(negative_prompts)
@@ -228,7 +228,7 @@ class Run(RunOutputs):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a pickle: all but the model, of which the name and the provenance are kept."""
-        own = {name: value for name, value in vars(self).items() if name != "model"}
+        own = {name: value for name, value in vars(self).items() if name not in ("model", "_weights_state")}
         return own | {"_model_name": self.model_name, "_provenance": self.provenance}
 
     def __copy__(self) -> Run:
@@ -252,11 +252,14 @@ class Run(RunOutputs):
 
     @property
     def provenance(self) -> Provenance:
-        """The model, a hash of its weights, and the versions of the packages that made the run (`Provenance`)."""
+        """The model, a hash of its weights, and the versions of the packages that made the run (`Provenance`).
+
+        The hash is computed when it is asked for, as by `save`. It is None if the weights are others since the run.
+        """
         held = vars(self)
         if "model" in held:
             found: Provenance = self.model.provenance
-            return found
+            return found if self._weights_state == self.model.weights_state else replace(found, weights=None)
         kept: Provenance | None = held.get("_provenance")
         return kept or Provenance(self.model_name)
 

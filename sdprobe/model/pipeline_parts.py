@@ -29,7 +29,7 @@ from sdprobe.model.pictures.linear_rgb import linear_rgb
 from sdprobe.model.seeds import checked_seed
 from sdprobe.model.text.encoder_stages import States, states
 from sdprobe.model.text.tokenize_prompt import read, side_by_side
-from sdprobe.model.weights_hash import source_of, weights_hash
+from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
 
 Latents = Shaped[Tensor, "images channels h w"]
 
@@ -78,6 +78,11 @@ class PipelineParts:
         """The model's name, where it was loaded from, a hash of its weights, and the versions of the packages."""
         dtype, device = dtype_name(self.denoiser.dtype), str(self.device)
         return Provenance(repr(self), source_of(self.pipe), weights_hash(self.pipe), dtype, device, versions())
+
+    @property
+    def weights_state(self) -> tuple[object, ...]:
+        """What becomes another where the weights do: a run that began with another one was made by other weights."""
+        return weights_state(self.pipe)
 
     # Text.
 
