@@ -83,6 +83,7 @@ from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
 from sdprobe.transform.steer import Steer
 from sdprobe.transform.use_concept import UseConcept
 
+# All but `open`: `from sdprobe import *` must leave Python's own in its place.
 __all__ = [
     # running
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import subprocess
 import sys
@@ -34,6 +35,10 @@ def test_public_names_are_documented_and_belong_here():
         public = getattr(sdprobe, name)
         assert public.__module__.startswith("sdprobe."), name
         assert public.__doc__, name
+
+
+def test_a_star_leaves_the_names_of_python():
+    assert not set(sdprobe.__all__) & set(dir(builtins))
 
 
 def test_files_stay_short():

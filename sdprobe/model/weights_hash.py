@@ -37,7 +37,8 @@ def weights_hash(pipe: Any) -> str | None:
         sample = _hash({name: x.detach().flatten()[:: max(x.numel() // SAMPLED, 1)] for name, x in weights.items()})
         seen = sample, weights_state(pipe)
         if pipe not in _found or _found[pipe][0] != seen:
-            _found[pipe] = seen, _hash(weights, "".join(_adapters(pipe)))
+            strengths = (f"{name} {said}\n" for name, own in _modules(pipe).items() for said in _adapters(own))
+            _found[pipe] = seen, _hash(weights, "".join(strengths).replace("_orig_mod.", ""))
     except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor that has no bytes of its own
         return None
     return _found[pipe][1]
@@ -46,7 +47,7 @@ def weights_hash(pipe: Any) -> str | None:
 def weights_state(pipe: Any) -> tuple[object, ...]:
     """Return what becomes another where torch writes to a weight, and where a LoRA is added, changed or removed.
 
-    It reads no number, so no GPU is waited for: some milliseconds.
+    It reads no number, so no GPU is waited for: a millisecond for the embedded model, three for Stable Diffusion XL.
 
     >>> import sdprobe
     >>> pipe = sdprobe.load().pipe
@@ -58,8 +59,11 @@ def weights_state(pipe: Any) -> tuple[object, ...]:
     >>> weights_state(pipe) == before
     False
     """
-    versions = ((name, 0 if x.is_inference() else x._version) for name, x in _weights(pipe))
-    return (*_adapters(pipe), *versions)
+    found: list[object] = []
+    for own in _modules(pipe).values():
+        found += (0 if x.is_inference() else x._version for x in own._parameters.values() if x is not None)
+        found += _adapters(own)
+    return tuple(found)
 
 
 def source_of(pipe: Any) -> str | None:
@@ -90,11 +94,14 @@ def _weights(pipe: Any) -> Iterator[tuple[str, Tensor]]:
                     yield f"{part}.{name.replace('_orig_mod.', '')}", x
 
 
-def _adapters(pipe: Any) -> Iterator[str]:
-    """How the adapters of peft act, which is in no weight: the strength of each, and which are active or fused."""
-    for part, module in sorted(pipe.components.items()):
-        if isinstance(module, nn.Module):
-            for name, own in module.named_modules():
-                if isinstance(scaling := getattr(own, "scaling", None), dict) and hasattr(own, "active_adapters"):
-                    state = sorted(scaling.items()), own.active_adapters, own.disable_adapters, own.merged_adapters
-                    yield f"{part}.{name.replace('_orig_mod.', '')} {state}\n"
+def _modules(pipe: Any) -> dict[str, nn.Module]:
+    """Return every module of a pipeline by its name."""
+    parts = {part: module for part, module in sorted(pipe.components.items()) if isinstance(module, nn.Module)}
+    return {f"{part}.{name}": own for part, module in parts.items() for name, own in module.named_modules()}
+
+
+def _adapters(module: nn.Module) -> Iterator[str]:
+    """How an adapter of peft acts, which is in no weight: its strength, and whether it is active or fused."""
+    own: Any = module
+    if isinstance(scaling := vars(own).get("scaling"), dict) and hasattr(own, "active_adapters"):
+        yield f"{sorted(scaling.items())} {own.active_adapters} {own.disable_adapters} {own.merged_adapters}"
