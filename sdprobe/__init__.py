@@ -91,7 +91,6 @@ __all__ = [
     "resume",
     "attach",
     "side_by_side",
-    "open",
     "compare",
     "Comparison",
     "Runs",
