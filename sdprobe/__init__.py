@@ -41,7 +41,7 @@ from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.runs.comparison.compare_runs import compare
 from sdprobe.runs.comparison.comparison import Comparison
-from sdprobe.runs.saved.open_run import open_run as open
+from sdprobe.runs.saved.open_run import open_run as open  # noqa: F401 not for a star
 from sdprobe.runs.saved.runs_in_folder import Runs
 from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
