@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The embedded model is small: with several threads each operation waits longer than it computes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test laws grid nightly gpu lint types layers docs site plugin picture truth bench ci clean
+.PHONY: demo test slow laws grid nightly gpu lint types layers docs site plugin picture truth bench ci clean
 
 demo: .venv/run.stamp
 	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/plain
@@ -22,6 +22,10 @@ demo: .venv/run.stamp
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The tests that take long and seldom break.
+slow: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # The state machine of stacks, runs, errors and threads, tried longer than among the tests; nightly, all night, and with
 # examples that no test has tried before.
@@ -35,6 +39,7 @@ grid: .venv/test.stamp
 nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
 	HYPOTHESIS_PROFILE=anew $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m gallery tests/test_examples.py
 
 # On a machine with a CUDA device: the tests that need one, and what looking costs there. On any other it says so.
@@ -81,7 +86,7 @@ truth: .venv/test.stamp
 bench: .venv/test.stamp
 	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python "$$script"; done
 
-ci: test laws grid lint types layers docs site plugin
+ci: test slow laws grid lint types layers docs site plugin
 
 clean:
 	rm -rf site docs/gallery demo

@@ -22,6 +22,7 @@ def test_without_a_gpu_it_says_so_in_one_line():
     assert printed() == "no CUDA device here: nothing was measured\n"
 
 
+@pytest.mark.slow
 def test_every_way_gives_the_stock_pipelines_run(tmp_path):
     shown = printed("--tiny", "--quick", "--only", "SD 1.5", "--out", str(tmp_path / "costs.md"))
     written = (tmp_path / "costs.md").read_text("utf-8")

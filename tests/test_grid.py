@@ -22,12 +22,14 @@ def found():
     return grid()
 
 
+@pytest.mark.slow
 def test_both_ways_come_to_the_same(found):
     assert set(found) == set(ours())
     unequal = [(name, family) for name, pairs in found.items() for family in SHOWN if not pairs[family].agrees]
     assert unequal == []
 
 
+@pytest.mark.slow
 def test_what_works_acts(found):
     """A transform that works changes the run, an observer never does."""
     kinds = {name: registry.names()[name].load() for name in found}
@@ -37,11 +39,13 @@ def test_what_works_acts(found):
         assert working, name
 
 
+@pytest.mark.slow
 def test_what_cannot_work_says_why(found):
     reasons = {pair.reason for pairs in found.values() for pair in pairs.values() if pair.reason is not None}
     assert all(len(reason.split()) >= 5 for reason in reasons)
 
 
+@pytest.mark.slow
 def test_the_page_is_current(found):
     assert PAGE.read_text(encoding="utf-8") == page(found), "write it anew: python -m tests.grid"
 

@@ -28,8 +28,11 @@ from tests.configured import made, ours, tried
 from tests.families import flux
 from tests.laws.strategies import same_run
 
+SLOW = {"loss-guidance", "layout-guidance", "attend-and-excite", "features", "inpaint"}
+HOOKS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ours()]
 
-@pytest.mark.parametrize("name", ours())
+
+@pytest.mark.parametrize("name", HOOKS)
 def test_every_hook_of_the_package_keeps_the_laws(name):
     model, own = toy_model(), tried(name)
     check_hook(lambda: made(name, model), prompt=own.prompt, unrepeatable=own.unrepeatable)
@@ -79,6 +82,7 @@ BROKEN = {
 """Each bad hook, and the laws it breaks: these, and no others."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BROKEN, ids=lambda bad: bad.__name__)
 def test_a_bad_hook_is_caught_by_the_right_law(bad):
     report = examine(bad)
@@ -188,6 +192,7 @@ def test_transforms_are_transforms(made):
     assert isinstance(made, sdprobe.Transform)
 
 
+@pytest.mark.slow
 def test_only_the_strategies_need_hypothesis():
     told = (
         "import sys; sys.modules['hypothesis'] = None\n"

@@ -372,6 +372,7 @@ def colour_of(picture):
     return np.median(pixels[tinted > np.quantile(tinted, 0.99) / 2], axis=0)
 
 
+@pytest.mark.slow
 def test_a_hue_no_word_names_is_learned_from_sixteen_pictures(embedded):
     """In new captions and from new noise, pictures are less than half as far from the hue as with the first word."""
     learned_from = scenes_of(MAGENTA)

@@ -92,6 +92,7 @@ print("every annotation held")
 """
 
 
+@pytest.mark.slow
 def test_annotations_hold():
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", RUNS], cwd=root, capture_output=True, text=True)

@@ -54,6 +54,7 @@ def drawn(joint: sdprobe.Model) -> list[tuple[Scene, np.ndarray, AttentionMaps, 
     return found
 
 
+@pytest.mark.slow
 def test_pictures_keep_to_captions(drawn: list[tuple[Scene, np.ndarray, AttentionMaps, int]]) -> None:
     """The bar for shapes is the card's .66 less two standard errors of 24 objects."""
     seen = [adherence(own.objects, own.background, picture) for own, picture, _, _ in drawn]
@@ -62,6 +63,7 @@ def test_pictures_keep_to_captions(drawn: list[tuple[Scene, np.ndarray, Attentio
     assert np.mean([own.relation for own in seen if own.relation is not None]) >= 0.8
 
 
+@pytest.mark.slow
 def test_the_map_of_a_colour_lies_on_its_object(drawn: list[tuple[Scene, np.ndarray, AttentionMaps, int]]) -> None:
     """The control is the other object of the picture."""
     on_own, on_other = [], []
