@@ -18,11 +18,11 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform
 from sdprobe.core.hook_records import HookRecords
-from sdprobe.core.plain_values import Tensors
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run, Step
 from sdprobe.core.site import Site
 from sdprobe.transform.guidance import Guidance, Scale, checked_scale
+from sdprobe.transform.measured_steps import MeasuredSteps
 
 Grid = tuple[int, int]
 Word = str | int | tuple[str, int]
@@ -103,8 +103,6 @@ class AttentionGuidance(Transform):
     """
 
     share: ClassVar[float] = 1.0
-    _saved: Tensors | None = None
-    """What a saved run holds, by the names in `MEASURED`."""
 
     def __init__(
         self,
@@ -149,7 +147,7 @@ class AttentionGuidance(Transform):
         if unknown := [grid for grid in self.grids or () if grid not in known]:
             raise ValueError(f"no site can have a grid of {unknown}; at this size they are among {known}")
         self.indices: list[int] = []
-        self._kept: list[Float[Tensor, "3 images"]] = []
+        self._measured = MeasuredSteps(MEASURED)
 
     def latents(self, x: Tensor, step: Step) -> Tensor:
         if not self.during(step):
@@ -170,19 +168,19 @@ class AttentionGuidance(Transform):
         assert first is not None  # there is always a first round
         change = (moved - x).float().flatten(1).square().mean(1).sqrt() / _spread(step)
         self.indices.append(step.index)
-        self._kept.append(torch.stack([first, pushes, change]))
+        self._measured.add(first, pushes, change)
         return moved
 
     def finish(self, run: Run) -> None:
-        self._kept = list(torch.stack(self._kept).cpu()) if self._kept else []
+        self._measured.finish()
 
     def records(self) -> HookRecords:
         own = super().records()
-        return replace(own, tensors={**own.tensors, **{name: getattr(self, name) for name in MEASURED}})
+        return replace(own, tensors={**own.tensors, **self._measured.tensors})
 
     def restore(self, records: HookRecords, run: Run) -> None:
         super().restore(records, run)
-        self._saved = records.tensors
+        self._measured = MeasuredSteps.restored(MEASURED, records.tensors)
 
     def during(self, step: Step) -> bool:
         """Whether a step is guided."""
@@ -190,15 +188,15 @@ class AttentionGuidance(Transform):
 
     @property
     def losses(self) -> Float[Tensor, "steps images"]:
-        return self._recorded(0)
+        return self._measured["losses"]
 
     @property
     def pushes(self) -> Float[Tensor, "steps images"]:
-        return self._recorded(1)
+        return self._measured["pushes"]
 
     @property
     def changes(self) -> Float[Tensor, "steps images"]:
-        return self._recorded(2)
+        return self._measured["changes"]
 
     def to_pandas(self) -> Any:
         """Return a data frame of pandas with a row for each step and image.
@@ -223,11 +221,6 @@ class AttentionGuidance(Transform):
         figure = plot.curves(self.indices, {name: values.numpy() for name, values in kept.items()})
         figure.axes[1].set_ylim(0, float(self.pushes.max()) + 1)
         return figure
-
-    def _recorded(self, which: int) -> Tensor:
-        if self._saved is not None:
-            return self._saved[MEASURED[which]]
-        return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
         """Return the losses and their gradient with respect to x_t."""

@@ -17,9 +17,9 @@ from sdprobe import plot
 from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.hook_records import HookRecords
-from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, Step
 from sdprobe.transform.guidance import Guidance, Scale, checked_scale
+from sdprobe.transform.measured_steps import MeasuredSteps
 from sdprobe.transform.peak_memory import peak_bytes
 
 Space = Literal["image", "latent"]
@@ -95,9 +95,6 @@ class LossGuidance(Transform):
     et al. 2023, "Universal Guidance for Diffusion Models", section 3.2, for any loss on predicted x0.
     """
 
-    _saved: Tensors | None = None
-    """What a saved run holds, by the names in `MEASURED`."""
-
     def __init__(
         self,
         loss: Callable[..., PerImage],
@@ -138,7 +135,7 @@ class LossGuidance(Transform):
         self.indices: list[int] = []
         self.skipped: list[tuple[int, int]] = []
         self.peak_bytes: int | None = None
-        self._kept: list[Float[Tensor, "3 images"]] = []
+        self._measured = MeasuredSteps(MEASURED)
         self._shift: Latents | None = None
         self._open: ExitStack | None = None
         if run.model.device.type == "cuda":
@@ -164,7 +161,7 @@ class LossGuidance(Transform):
         losses, gradient = self._gradient(x, step)
         shift = self._shifted(gradient, losses, scale, step) if scale else torch.zeros_like(gradient)
         self.indices.append(step.index)
-        self._kept.append(torch.stack([losses, gradient.flatten(1).norm(dim=1), _rms(shift) / step.noise]))
+        self._measured.add(losses, gradient.flatten(1).norm(dim=1), _rms(shift) / step.noise)
         if not scale:
             return x
         moved = torch.zeros_like(shift)
@@ -178,16 +175,16 @@ class LossGuidance(Transform):
     def finish(self, run: Run) -> None:
         if self._open is not None:
             self._open.close()
-        self._kept = list(torch.stack(self._kept).cpu()) if self._kept else []
+        self._measured.finish()
         self.peak_bytes = peak_bytes(run.model.device)
 
     def records(self) -> HookRecords:
         own = super().records()
-        return replace(own, tensors={**own.tensors, **{name: getattr(self, name) for name in MEASURED}})
+        return replace(own, tensors={**own.tensors, **self._measured.tensors})
 
     def restore(self, records: HookRecords, run: Run) -> None:
         super().restore(records, run)
-        self._saved = records.tensors
+        self._measured = MeasuredSteps.restored(MEASURED, records.tensors)
 
     def during(self, step: Step) -> bool:
         """Whether a step is guided; never a step whose latents hold only noise."""
@@ -197,15 +194,15 @@ class LossGuidance(Transform):
 
     @property
     def losses(self) -> Float[Tensor, "steps images"]:
-        return self._recorded(0)
+        return self._measured["losses"]
 
     @property
     def norms(self) -> Float[Tensor, "steps images"]:
-        return self._recorded(1)
+        return self._measured["norms"]
 
     @property
     def changes(self) -> Float[Tensor, "steps images"]:
-        return self._recorded(2)
+        return self._measured["changes"]
 
     def to_pandas(self) -> Any:
         """Return a data frame of pandas with a row for each step and image: its loss, gradient norm and change."""
@@ -224,11 +221,6 @@ class LossGuidance(Transform):
             for index in sorted({index for index, _ in self.skipped}):
                 ax.axvline(index, color="0.7", linestyle=":")
         return figure
-
-    def _recorded(self, which: int) -> Tensor:
-        if self._saved is not None:
-            return self._saved[MEASURED[which]]
-        return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)
 
     def _gradient(self, x: Latents, step: Step) -> tuple[PerImage, Latents]:
         """Return the losses and their gradient with respect to x_t."""
