@@ -6,6 +6,8 @@ With torch's default number of threads, tests on a tiny model are several times 
 from __future__ import annotations
 
 import os
+import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -45,3 +47,15 @@ def tiny_v() -> sdprobe.Model:
 def embedded() -> sdprobe.Model:
     """The model in the box."""
     return sdprobe.load()
+
+
+@pytest.fixture
+def reopened(tmp_path):
+    """Saves a run, without a warning, and opens it."""
+
+    def saved(live: sdprobe.Run) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return sdprobe.open(live.save(tmp_path / f"run {len([*tmp_path.iterdir()])}"))
+
+    return saved

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from typing import Any
 
 import pytest
@@ -32,18 +31,6 @@ from tests.configured import IN_EVERY_FAMILY, autoencoder, darkness, narrow
 from tests.laws.strategies import run
 
 PROMPTS = ["a red circle", "a blue star"]
-
-
-@pytest.fixture
-def reopened(tmp_path):
-    """Saves a run, without a warning, and opens it."""
-
-    def saved(live: sdprobe.Run) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return sdprobe.open(live.save(tmp_path / f"run {len([*tmp_path.iterdir()])}"))
-
-    return saved
 
 
 @pytest.fixture

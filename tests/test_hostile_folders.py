@@ -35,6 +35,7 @@ from sdprobe import (
     Statistics,
     only,
 )
+from tests.forked import in_child
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 
@@ -160,21 +161,14 @@ def tree(*folders: Path) -> dict[Path, tuple[int, int]]:
 
 def in_child_of_memory(act: Callable[[], Any], megabytes: int = 500) -> None:
     """Do something in a forked process that may take so much memory more, and fail here if it failed there."""
-    reading, writing = os.pipe()
-    if not (child := os.fork()):
-        said = "well"
-        try:
-            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 1_000_000,) * 2)
-            act()
-        except BaseException as error:  # all is told
-            said = f"{type(error).__name__}: {error}"[:2_000]
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
+
+    def limited() -> str:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 1_000_000,) * 2)
+        act()
+        return "well"
+
+    said = in_child(limited)
     assert said == "well", said or "it was killed"
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Observer
 from sdprobe.core.run import Run
+from tests.forked import in_child
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -26,23 +27,6 @@ posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 def live(tiny) -> Run:
     """A run with records."""
     return run(tiny, AttentionMaps(keep=("step", "layer", "head")), LatentRecorder(keep=("latents", "denoised")))
-
-
-def in_child(act) -> str:
-    """Do something in a forked process, and return what it said."""
-    reading, writing = os.pipe()
-    if not (child := os.fork()):
-        try:
-            said = act()
-        except BaseException as error:  # all is told
-            said = f"{type(error).__name__}: {error}"
-        os.write(writing, said.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said
 
 
 def listing(folder: Path) -> list[str]:

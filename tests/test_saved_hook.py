@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from typing import Any
 
 import pytest
@@ -30,18 +29,6 @@ from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
 PROMPTS = ["a red circle", "a blue star"]
-
-
-@pytest.fixture
-def reopened(tmp_path):
-    """Saves a run, without a warning, and opens it."""
-
-    def saved(live: sdprobe.Run) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return sdprobe.open(live.save(tmp_path / f"run {len([*tmp_path.iterdir()])}"))
-
-    return saved
 
 
 # Which hooks, and how they are asked for
