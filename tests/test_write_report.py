@@ -16,9 +16,9 @@ from PIL import Image
 
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, LayoutGuidance, LossGuidance, Preview, Statistics, attach, only
+from sdprobe.runs.hooks_of_run import hooks_of_run
 from sdprobe.runs.report.film_of_run import films_of
 from sdprobe.runs.report.heat_tiles import HeatTiles
-from sdprobe.runs.report.kept_records import records_of
 from sdprobe.runs.report.prompt_pieces import pieces_of
 from sdprobe.runs.report.report_content import PICTURE_BYTES, content_of
 from sdprobe.runs.report.word_maps_of_run import word_maps
@@ -233,7 +233,7 @@ def test_films_are_thinned_to_their_budget(tiny):
     preview = Preview()
     result = run(tiny, preview, steps=20, images_per_prompt=2)
     for budget in (8_000, 16_000, 1_000_000):
-        films, _ = films_of(records_of(result), 2, budget)
+        films, _ = films_of(hooks_of_run(result), 2, budget)
         (film,) = films[1]
         assert sum(len(source) for own in films for strip in own[0].strips for source in strip.sources) < budget
         assert (film.indices[0], film.indices[-1]) == (0, 19)

@@ -34,6 +34,16 @@ class HookOfRun:
     names: tuple[str, ...]
     transforms: bool | None
 
+    def place_of(self, image: int, count: int | None = None) -> int | None:
+        """Return the number in the record of an image of the run; None if it is not of this image.
+
+        Args:
+            image: the number in the run.
+            count: how many images the record has, where it shows that.
+        """
+        place = self.images.index(image) if image in self.images else None
+        return None if place is None or (count is not None and place >= count) else place
+
     @property
     def description(self) -> HookDescription:
         """The hook with its limits, as a file describes it."""

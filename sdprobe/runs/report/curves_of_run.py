@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sdprobe.observe.statistics import Moments, Statistics
+from sdprobe.runs.hooks_of_run import HookOfRun
 from sdprobe.runs.report.curve_panels import CurvePanel, curve_panel
-from sdprobe.runs.report.kept_records import KeptRecord, losses_of
 
 LINES = {"latents": "x_t", "noise_pred": "guided noise", "denoised": "predicted x0"}
 MOMENTS = {"mean": "Mean", "std": "Standard deviation", "norm": "Norm"}
@@ -48,18 +48,25 @@ class CurveGroup:
         ]
 
 
-def curves_of(records: Sequence[KeptRecord], image: int) -> tuple[CurveGroup, ...]:
+def curves_of(records: Sequence[HookOfRun], image: int) -> tuple[CurveGroup, ...]:
     """Return the curves of an image."""
     found = []
     for record in records:
         if isinstance(record.live, Statistics):
             found.append(_statistics(record, image))
-        elif (losses := losses_of(record.live)) is not None:
+        elif (losses := _losses_of(record.live)) is not None:
             found.append(_losses(record, losses, image))
     return tuple(found)
 
 
-def _statistics(record: KeptRecord, image: int) -> CurveGroup:
+def _losses_of(live: Any) -> Tensor | None:
+    """Return what a hook kept as ``losses``, ``[steps, images]``; None if it has none."""
+    losses, indices = getattr(live, "losses", None), getattr(live, "indices", None)
+    fits = isinstance(losses, Tensor) and isinstance(indices, list) and losses.ndim == 2
+    return losses if fits and len(losses) == len(indices) > 0 else None  # type: ignore[arg-type]
+
+
+def _statistics(record: HookOfRun, image: int) -> CurveGroup:
     own: Statistics = record.live
     if not own.indices:
         return CurveGroup(repr(own), (), (), "Nothing was recorded: no step came to its end.")
@@ -84,7 +91,7 @@ def _statistics(record: KeptRecord, image: int) -> CurveGroup:
     return CurveGroup(repr(own), tuple(own.indices), (*panels, cosine))
 
 
-def _losses(record: KeptRecord, losses: Tensor, image: int) -> CurveGroup:
+def _losses(record: HookOfRun, losses: Tensor, image: int) -> CurveGroup:
     own, place = record.live, record.place_of(image, losses.shape[1])
     if place is None:
         return _not_of_image(own)

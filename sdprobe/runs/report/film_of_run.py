@@ -9,8 +9,8 @@ from PIL.Image import Image
 
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.preview import Preview
+from sdprobe.runs.hooks_of_run import HookOfRun
 from sdprobe.runs.report.embedded_pictures import EmbeddedPictures, embedded, least_size
-from sdprobe.runs.report.kept_records import KeptRecord
 from sdprobe.runs.report.word_maps_of_run import thinned
 
 NAMES = {"latents": "x_t, the noisy latents", "denoised": "Predicted x0"}
@@ -54,7 +54,7 @@ class Film:
     said: str
 
 
-def films_of(records: Sequence[KeptRecord], images: int, budget: int) -> tuple[list[tuple[Film, ...]], str]:
+def films_of(records: Sequence[HookOfRun], images: int, budget: int) -> tuple[list[tuple[Film, ...]], str]:
     """Return the films of each image, and why there is none, in words; empty if there is one.
 
     Args:
@@ -107,7 +107,7 @@ def _embedded(every: dict[str, list[Image]], numbers: Sequence[int], budget: flo
     return {name: embedded([pictures[number] for number in numbers], share) for name, pictures in every.items()}
 
 
-def _why_none(records: Sequence[KeptRecord]) -> str:
+def _why_none(records: Sequence[HookOfRun]) -> str:
     if any(isinstance(own.live, Preview) for own in records):
         return "There is no film: Preview recorded no step."
     if any(isinstance(own.live, LatentRecorder) for own in records):

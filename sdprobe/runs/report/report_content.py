@@ -13,13 +13,12 @@ from sdprobe import plot
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
-from sdprobe.runs.hooks_of_run import hooks_of_run
+from sdprobe.runs.hooks_of_run import HookOfRun, hooks_of_run
 from sdprobe.runs.report.code_of_run import code_of
 from sdprobe.runs.report.curves_of_run import CurveGroup, curves_of
 from sdprobe.runs.report.embedded_pictures import embedded
 from sdprobe.runs.report.film_of_run import Film, films_of
 from sdprobe.runs.report.heat_tiles import HeatTiles, TileSheet
-from sdprobe.runs.report.kept_records import KeptRecord, records_of
 from sdprobe.runs.report.prompt_pieces import Piece, pieces_of, special_pieces, words_unknown
 from sdprobe.runs.report.word_maps_of_run import WordMaps, roles_of, word_maps
 
@@ -106,7 +105,7 @@ class ReportContent:
 
 def content_of(run: Run) -> ReportContent:
     """Return what a report of a run shows."""
-    records, tiles = records_of(run), HeatTiles()
+    records, tiles = hooks_of_run(run), HeatTiles()
     pictures = embedded(run.images, PICTURE_BYTES)
     films, no_film = films_of(records, run.settings.images, FILM_BYTES)
     images = []
@@ -139,7 +138,7 @@ def content_of(run: Run) -> ReportContent:
     )
 
 
-def _maps(run: Run, records: Sequence[KeptRecord], image: int, tiles: HeatTiles) -> tuple[WordMaps, ...]:
+def _maps(run: Run, records: Sequence[HookOfRun], image: int, tiles: HeatTiles) -> tuple[WordMaps, ...]:
     own = [
         (record, role) for record in records if isinstance(record.live, AttentionMaps) for role in roles_of(record.live)
     ]

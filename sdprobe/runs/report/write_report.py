@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.run import Run
+from sdprobe.runs.begun_run import refuse_not_begun
 from sdprobe.runs.report import curve_panels
 from sdprobe.runs.report.report_content import ReportContent, ShownImage, content_of
 from sdprobe.runs.report.word_maps_of_run import packed
@@ -42,8 +43,7 @@ def write_report(run: Run, path: str | Path) -> Path:
         )
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"a report is an HTML file: give a path that ends in .html, such as {path.name + '.html'!r}")
-    if getattr(run, "begun", True) is False:
-        raise ValueError("this run has not begun: call the pipeline first, inside the with")
+    refuse_not_begun(run)
     with write_atomically(path) as beside:
         beside.write_text(page_of(content_of(run)), encoding="utf-8", newline="\n")
     return path

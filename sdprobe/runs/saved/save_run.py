@@ -14,6 +14,7 @@ from sdprobe.core.hook_configuration import describe
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run
 from sdprobe.core.written_prompt import write_prompt
+from sdprobe.runs.begun_run import refuse_not_begun
 from sdprobe.runs.hooks_of_run import images_of
 from sdprobe.runs.saved.run_folder import FORMAT, SCHEMA, SIDES, NotWritten, RunFolder, folder_of_hook, refuse_pixels
 from sdprobe.runs.saved.saved_hook import SavedHook
@@ -21,8 +22,7 @@ from sdprobe.runs.saved.saved_hook import SavedHook
 
 def save_run(run: Run, folder: str | Path) -> Path:
     """Write a run to a folder, and return its path. See `sdprobe.Run.save`."""
-    if getattr(run, "begun", True) is False:
-        raise ValueError("this run has not begun: call the pipeline first, inside the with")
+    refuse_not_begun(run)
     content = _content(run)
     for image in run.images:
         refuse_pixels(image)
