@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.written_values import one_of
 
 Role = Literal["cond", "uncond", "image"]
 
@@ -48,9 +49,7 @@ def as_slice(indices: Sequence[int]) -> slice | list[int]:
 
 def read_role(written: Any) -> Role:
     """Return the role that a file names. Raises ValueError for anything else."""
-    if written not in get_args(Role):
-        raise ValueError(f"{short_repr(written)} is no role of a row")
-    role: Role = written
+    role: Role = one_of(written, get_args(Role), "role of a row")
     return role
 
 

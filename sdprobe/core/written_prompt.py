@@ -9,7 +9,7 @@ from sdprobe.core.prompt import Prompt, TokenRole
 from sdprobe.core.prompt_of_embeddings import PromptOfEmbeddings, UnknownWords
 from sdprobe.core.prompt_of_texts import PromptOfTexts
 from sdprobe.core.short_repr import short_repr
-from sdprobe.core.written_values import count, listed, mapping, pair, text, whole
+from sdprobe.core.written_values import count, listed, mapping, one_of, pair, text, whole
 from sdprobe.plot.printable import printable
 
 MOST_ENTRIES = 1_000_000
@@ -58,7 +58,7 @@ def _prompt(written: Mapping[str, Any]) -> Prompt:
         word: tuple(tuple(count(position, len(ids) - 1) for position in _many(each)) for each in _many(found))
         for word, found in mapping(written["words"]).items()
     }
-    roles = tuple(map(_role, _many(written["roles"], len(ids))))
+    roles = tuple(one_of(each, get_args(TokenRole), "role of a token") for each in _many(written["roles"], len(ids)))
     spans = tuple(pair(span, len(own)) for span in _many(written["spans"], len(ids)))
     parts = {name: range(*pair(place, len(ids))) for name, place in mapping(written["parts"]).items()}
     if kind == "text":
@@ -84,10 +84,3 @@ def _many(given: Any, *counts: int) -> list[Any]:
     if counts and found and len(found) != counts[0]:
         raise ValueError(f"{len(found)} entries, where {counts[0]} are needed")
     return found
-
-
-def _role(given: Any) -> TokenRole:
-    if given not in get_args(TokenRole):
-        raise ValueError(f"{short_repr(given)} is no role of a token")
-    role: TokenRole = given
-    return role

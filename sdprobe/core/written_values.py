@@ -6,10 +6,11 @@ Whoever wrote a file may have written anything. What passes these checks has the
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from sdprobe.core.short_repr import short_repr
 
+T = TypeVar("T")
 MOST = 10_000  # images, steps and hooks of a run: more is no run, and must not cost its reader memory
 LONGEST_LINE = 1_000
 
@@ -82,3 +83,16 @@ def pair(given: Any, most: int = MOST) -> tuple[int, int]:
     if not isinstance(given, list) or len(given) != 2:
         raise ValueError(f"{short_repr(given)} where two numbers are needed")
     return count(given[0], most), count(given[1], most)
+
+
+def one_of(given: Any, choices: tuple[T, ...], what: str) -> T:
+    """Return one of some choices.
+
+    >>> one_of("both", ("cond", "uncond"), "role of a row")
+    Traceback (most recent call last):
+    ValueError: 'both' is no role of a row
+    """
+    if given not in choices:
+        raise ValueError(f"{short_repr(given)} is no {what}")
+    found: T = given
+    return found

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.module_names import short_name
 from sdprobe.core.plain_values import Tensors
 from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
-from sdprobe.core.written_values import count, line, listed, pair, whole
+from sdprobe.core.written_values import count, line, listed, one_of, pair, whole
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
@@ -150,7 +151,10 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         Raises ValueError and KeyError for anything else; where a sum is read, also for one of another shape.
         """
         values, made = records.values, object.__new__(cls)
-        made.keep, made.apart = (frozenset(map(_kept, listed(values[name]))) for name in ("keep", "apart"))
+        made.keep, made.apart = (
+            frozenset(one_of(own, get_args(Keep), "name of what is kept apart") for own in listed(values[name]))
+            for name in ("keep", "apart")
+        )
         made.counts, names = Counter(), {}
         for i, written in enumerate(listed(values["sums"], 1_000_000)):
             key = Key.read(written, len(readings.prompts))
@@ -250,20 +254,10 @@ class _ReadSums:
         return x
 
 
-def _kept(given: Any) -> Keep:
-    if given not in get_args(Keep):
-        raise ValueError(f"{short_repr(given)} is nothing that is kept apart")
-    found: Keep = given
-    return found
-
-
 def label_of(by: Keep, value: int | str) -> str:
     """Return a short title for a step, a layer or a head.
 
     >>> label_of("layer", "up_blocks.2.attentions.1.transformer_blocks.0.attn2"), label_of("head", 3)
     ('up 2.1', 'head 3')
     """
-    if isinstance(value, int):
-        return f"{by} {value}"
-    place, *rest = value.split(".")
-    return f"{place.split('_')[0]} {'.'.join([part for part in rest if part.isdigit()][:2])}"
+    return f"{by} {value}" if isinstance(value, int) else short_name(value)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from PIL.Image import Image
 
+from sdprobe.core.module_names import short_name
 from sdprobe.plot import HEAT
 from sdprobe.runs.comparison.distances import Distance
 from sdprobe.runs.comparison.parting import Parting
@@ -183,13 +184,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     ['up 1.0', 'mid 0']
     """
     for most in (2, 9):
-        found = [_short(name, most) for name in names]
+        found = [short_name(name, most) for name in names]
         if len(set(found)) == len(found):
             return found
     return list(names)
-
-
-def _short(name: str, most: int) -> str:
-    place, *rest = name.split(" ")[0].split(".")
-    numbers = ".".join([part for part in rest if part.isdigit()][:most])
-    return f"{place.split('_')[0]} {numbers}".strip() if numbers else name
