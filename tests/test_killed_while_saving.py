@@ -1,6 +1,7 @@
 """A process that is killed while it saves or records leaves whole files only, and says what it did not finish.
 
-Each child is forked, works in a loop, and is killed (SIGKILL) at a moment drawn from a seed, spread over what it does.
+Each child is forked, works in a loop, and is killed (SIGKILL) a drawn moment after it has written so many files: what
+is reached does not hang on how fast the machine is.
 """
 
 from __future__ import annotations
@@ -37,23 +38,24 @@ def live(tiny) -> Run:
     return run(tiny, MAPS, LATENTS, images_per_prompt=2)
 
 
-def killed(work: Callable[[], None], seconds: float) -> None:
-    """Do something over and over in a forked process, and kill it after this time."""
+def written(home: Path) -> int:
+    return sum(not name.startswith(".") for _, _, names in os.walk(home) for name in names)
+
+
+def killed(work: Callable[[], None], home: Path, files: int, then: float) -> None:
+    """Do something over and over in a forked process, and kill it some seconds after it has written these files."""
     if not (child := os.fork()):
         try:
             work()
         finally:
             os._exit(1)
-    time.sleep(seconds)
+    while written(home) < files:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the child stopped by itself"
+        time.sleep(0.0005)
+    time.sleep(then)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), "the child stopped by itself"
-
-
-def duration(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def all_whole(folder: Path) -> Counter[str]:
@@ -108,10 +110,10 @@ def agrees(folder: Path, live: Run) -> str:
 
 
 def test_while_saving(live, tmp_path):
-    """15 times, spread over the time that a run takes to be saved; every second one saves what was opened."""
+    """15 times, spread over the files that are saved; every second one saves what was opened."""
     whole = sdprobe.open(live.save(tmp_path / "whole"))
     assert agrees(tmp_path / "whole", live) == "all"
-    once = min(duration(lambda i=i: live.save(tmp_path / f"timed-{i}")) for i in range(3))
+    of_one = written(tmp_path / "whole")
     drawn, outcomes = random.Random(0), Counter()
     for i in range(15):
         home = tmp_path / f"killed-{i}"
@@ -122,7 +124,7 @@ def test_while_saving(live, tmp_path):
             for k in count():
                 own.save(home / str(k))
 
-        killed(work, once * (i + drawn.random()) / 10)
+        killed(work, home, of_one * i // 8, drawn.random() / 50)
         all_whole(home)
         here = Counter(agrees(folder, live) for folder in sorted(home.iterdir()))
         assert here["a part"] + here["nothing"] <= 1, "at most the last was under way"
@@ -136,7 +138,7 @@ def test_while_saving(live, tmp_path):
 
 
 def test_while_recording(tiny, tmp_path):
-    """15 times, spread over the time of a run: every step that has a file has all of it."""
+    """15 times, spread over the files of a run: every step that has a file has all of it."""
     settings = {"steps": 4, "guidance_scale": 3.0, "seed": 0, "progress": False}
 
     def recorded(home: Path) -> Run:
@@ -147,7 +149,7 @@ def test_while_recording(tiny, tmp_path):
         return sdprobe.sample(tiny, "a red circle", hooks=hooks, **settings)
 
     recorded(tmp_path / "first")
-    once = min(duration(lambda i=i: recorded(tmp_path / f"timed-{i}")) for i in range(2))
+    of_one = written(tmp_path / "first")
     latents = Recording(tmp_path / "first" / "latents")
     activations = ActivationRecord.open(tmp_path / "first" / "activations")
     drawn, steps, ended = random.Random(1), 0, 0
@@ -158,7 +160,7 @@ def test_while_recording(tiny, tmp_path):
             for k in count():
                 recorded(home / str(k))
 
-        killed(work, once * (i + drawn.random()) / 10)
+        killed(work, home, of_one * i // 8, drawn.random() / 10)
         all_whole(home)
         for folder in home.glob("*/latents"):
             own = Recording(folder)
