@@ -1,0 +1,10 @@
+"""Causal experiments: conditions × cases × measures, with controls and intervals."""
+
+from sdprobe.experiments.case import Case, cases
+from sdprobe.experiments.condition import Condition, Design
+from sdprobe.experiments.experiment import experiment
+from sdprobe.experiments.result import Result
+from sdprobe.experiments.sampler import attached
+from sdprobe.experiments.summary import Summary
+
+__all__ = ["Case", "Condition", "Design", "Result", "Summary", "attached", "cases", "experiment"]

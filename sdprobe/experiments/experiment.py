@@ -1,0 +1,141 @@
+"""`experiment`: conditions × cases × measures, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Unpack
+
+from sdprobe.core.given_hooks import Given
+from sdprobe.experiments.case import Case
+from sdprobe.experiments.case import cases as all_cases
+from sdprobe.experiments.case_runner import CaseRunner, Sampler, SampleSettings
+from sdprobe.experiments.condition import Condition, Design, refuse_untouched
+from sdprobe.experiments.job import Job, in_jobs
+from sdprobe.experiments.measures.measure import Measure, named
+from sdprobe.experiments.result import Result
+from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.sweep import run_all
+
+Conditions = Mapping[str, Given | Condition | Callable[[Case], Given]] | Design
+Measures = Mapping[str, Measure] | Iterable[Measure] | Measure
+Cases = str | Case | Iterable[str | Case]
+BATCH = 8
+
+
+class How(SampleSettings, total=False):
+    """How an experiment is run: the arguments of `experiment` that every ready experiment takes too."""
+
+    hooks: Given
+    batch: int
+    folder: str | Path | None
+    executor: Any
+    retries: int
+    progress: bool
+
+
+def experiment(
+    model: Any,
+    cases: Cases,
+    conditions: Conditions,
+    measures: Measures,
+    *,
+    hooks: Given = (),
+    batch: int = BATCH,
+    folder: str | Path | None = None,
+    executor: Any = None,
+    retries: int = 1,
+    progress: bool = True,
+    **settings: Unpack[SampleSettings],
+) -> Result:
+    """Try every case under every condition, and under none, and measure each picture.
+
+    >>> import sdprobe
+    >>> from sdprobe import experiments
+    >>> def mean_red(run):
+    ...     return sum(run.images[0].resize((1, 1)).getpixel((0, 0))[:1]) / 255
+    >>> result = experiments.experiment(
+    ...     sdprobe.load(),
+    ...     experiments.cases("a red circle", seeds=range(4)),
+    ...     {"blue": [sdprobe.ReplaceToken("red", with_="blue")]},
+    ...     mean_red,
+    ...     steps=4,
+    ...     progress=False,
+    ... )
+    >>> result
+    Result(4 cases, 1 conditions and the untouched one; measures: mean_red)
+    >>> result.rows[1]["condition"], result.summary()["blue", "mean_red"].difference.high < 0
+    ('blue', True)
+
+    A case is run with the same seed under all conditions. Its conditions run in one batch with the untouched one, where
+    their hooks can be limited to one image; what differs from a run by itself is the rounding of larger matrices.
+
+    Args:
+        model: a model of `sdprobe.load` or what it takes, a pipeline that is `attached`; or, for workers, a function
+            without arguments that makes one of these.
+        cases: cases, or prompts (`sdprobe.experiments.cases`).
+        conditions: hooks by name; a function of the `Case` that returns hooks; a `Condition`; or a `Design`.
+        measures: functions of a run, of a run and the untouched one, or of these and the case; by name, or several
+            with names of their own.
+        hooks: hooks in every condition, also the untouched one, for measures to read.
+        batch: the largest number of images in one run. A job has as many conditions as fit beside the untouched one.
+        folder: keep the rows of each job in a file there. Jobs whose file is there are not run again; those that failed
+            are.
+        executor: where jobs run: None for here, or any executor of `concurrent.futures`, or `Client.get_executor()` of
+            Dask.
+        retries: how often a job is tried again whose worker was lost.
+        progress: show a progress bar.
+        settings: steps, guidance_scale, scheduler, height and width, as in `sdprobe.sample`.
+
+    Raises:
+        ValueError: for conditions that cannot be told from the untouched one by name; for two cases that are the same;
+            with a folder or an executor, for hooks that cannot be written as a name and a configuration.
+        TypeError: for a measure that is no function of one to three arguments.
+    """
+    sampler = sampler_of(model() if callable(model) else model)
+    jobs, kind = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings)
+    rows = run_all(jobs, sampler, model, folder, executor, retries, progress)
+    own = list(dict.fromkeys(job.case for job in jobs))
+    return kind(_numbered(jobs, rows), own)
+
+
+def planned_jobs(
+    sampler: Sampler,
+    cases: Cases,
+    conditions: Conditions,
+    measures: Measures,
+    hooks: Given = (),
+    batch: int = BATCH,
+    settings: SampleSettings | None = None,
+) -> tuple[list[Job], type[Result]]:
+    """Return the jobs of an experiment, case by case, and the class of its result."""
+    said, jobs = settings or SampleSettings(), []
+    by_name = named(measures)
+    for case in all_cases(cases):
+        made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
+        names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
+        refuse_untouched(names)
+        jobs += [Job(sampler.identity, case, made, some, by_name, hooks, said) for some in in_jobs(list(names), batch)]
+    return jobs, conditions.result() if isinstance(conditions, Design) else Result
+
+
+def _of_case(conditions: Mapping[str, Any], case: Case) -> dict[str, Condition]:
+    found = {}
+    for name, own in conditions.items():
+        given = own(case) if callable(own) and not isinstance(own, Condition) else own
+        found[str(name)] = given if isinstance(given, Condition) else Condition(given)
+    return found
+
+
+def _numbered(jobs: list[Job], rows: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of all jobs with the case that they are of; of the untouched condition once a case."""
+    numbers: dict[Case, int] = {}
+    found, seen = [], set[tuple[int, str, str]]()
+    for job, own in zip(jobs, rows, strict=True):
+        number = numbers.setdefault(job.case, len(numbers))
+        for row in own:
+            key = (number, row["condition"], row["measure"])
+            if key not in seen:
+                seen.add(key)
+                found.append({"case": number, "prompt": job.case.prompt, "seed": job.case.seed, **row})
+    return found

@@ -1,0 +1,129 @@
+"""`sampler_of`, `attached`: what makes the pictures of an experiment: a model's loop, or a stock pipeline's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sdprobe.core.compose import Hook
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Run
+from sdprobe.experiments.case import Case
+from sdprobe.experiments.case_runner import SampleSettings
+from sdprobe.experiments.description import describe
+from sdprobe.model.base import Model
+from sdprobe.model.loading import load
+from sdprobe.model.weights_hash import source_of
+from sdprobe.sampling.loop import sample
+from sdprobe.stock_pipelines.attach import attach
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLoop:
+    """Pictures by `sdprobe.sample`."""
+
+    model: Model
+
+    @property
+    def identity(self) -> str:
+        """What tells the model from another: its class, and a hash of its weights."""
+        return identity_of(self.model)
+
+    def read(self, prompt: str) -> Prompt:
+        return self.model.read(prompt)
+
+    def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
+        return sample(
+            self.model,
+            [own.prompt for own in cases],
+            negative_prompt=_negative(cases),
+            seed=[own.seed for own in cases],
+            image=None if cases[0].image is None else [_opened(own.image) for own in cases],
+            strength=cases[0].strength,
+            hooks=list(hooks),
+            progress=False,
+            **settings,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AttachedPipeline:
+    """A stock pipeline, whose own loop makes the pictures (`attached`)."""
+
+    pipe: Any
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    model: Model = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", load(self.pipe))
+
+    @property
+    def identity(self) -> str:
+        """What tells the pipeline from another: its class and arguments, and a hash of its weights."""
+        return f"{type(self.pipe).__name__}({describe(self.arguments)}) {identity_of(self.model)}"
+
+    def read(self, prompt: str) -> Prompt:
+        return self.model.read(prompt)
+
+    def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
+        said: dict[str, Any] = dict(settings)
+        if said.pop("scheduler", None) is not None:
+            raise ValueError("an attached pipeline has its own scheduler: set pipe.scheduler instead")
+        if "steps" in said:
+            said["num_inference_steps"] = said.pop("steps")
+        if cases[0].image is not None:
+            said |= {"image": [_opened(own.image) for own in cases], "strength": cases[0].strength}
+        if (negative := _negative(cases)) is not None:
+            said["negative_prompt"] = negative
+        generators = [torch.Generator().manual_seed(own.seed) for own in cases]
+        shown = getattr(self.pipe, "_progress_bar_config", {})
+        self.pipe.set_progress_bar_config(**shown | {"disable": True})  # the sweep has a bar of its own
+        try:
+            with attach(self.pipe, list(hooks)) as run:
+                self.pipe(prompt=[own.prompt for own in cases], generator=generators, **said, **self.arguments)
+        finally:
+            self.pipe.set_progress_bar_config(**shown)
+        return run
+
+
+def attached(pipe: Any, **arguments: Any) -> AttachedPipeline:
+    """Return a stock pipeline as the model of an experiment: its own loop runs, with `sdprobe.attach`.
+
+    >>> import sdprobe
+    >>> from sdprobe import experiments
+    >>> model = experiments.attached(sdprobe.load().pipe)
+    >>> blank = {"no text": [("scale-prompt", {"factor": 0.0})]}
+    >>> measures = {"mean": lambda run: run.latents.mean()}
+    >>> experiments.experiment(model, ["a red circle"], blank, measures, steps=2, progress=False).rows[0]["condition"]
+    'untouched'
+
+    Args:
+        pipe: a pipeline that `sdprobe.attach` takes.
+        arguments: further arguments of its call, such as ``eta=1.0`` or ``prompt_2="..."``.
+    """
+    return AttachedPipeline(pipe, arguments)
+
+
+def sampler_of(model: Any) -> OwnLoop | AttachedPipeline:
+    """Return what makes the pictures, of a model, a live pipeline, or an `attached` one."""
+    if isinstance(model, (OwnLoop, AttachedPipeline)):
+        return model
+    return OwnLoop(model if isinstance(model, Model) else load(model))
+
+
+def identity_of(model: Model) -> str:
+    """Return what tells a model from another. Of weights that cannot be read it is the name of what was loaded."""
+    return f"{type(model).__name__} {model.provenance.weights or source_of(model.pipe)}"
+
+
+def _negative(cases: Sequence[Case]) -> list[str] | None:
+    given = [own.negative_prompt for own in cases]
+    return None if None in given else given  # type: ignore[return-value]
+
+
+def _opened(image: Any) -> Any:
+    return Image.open(image).convert("RGB") if isinstance(image, str) or hasattr(image, "__fspath__") else image
