@@ -44,9 +44,9 @@ SLOW = {
     "plot_28_sae",
     "plot_29_keep_and_reopen",
     "plot_30_where_runs_part",
-    "plot_32_five_hooks",
-    "plot_33_own_hook",
-    "plot_34_own_checkpoint",
+    "plot_35_five_hooks",
+    "plot_36_own_hook",
+    "plot_37_own_checkpoint",
 }
 """More than some seven seconds of one core each."""
 RUNS = [pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] if path.stem in SLOW else []) for path in EXAMPLES]
