@@ -57,12 +57,9 @@ class PictureSimilarity:
     """The cosine between a picture and the untouched picture in CLIP's space; 1 for the same picture.
 
     >>> import sdprobe
-    >>> run, blue = (
-    ...     sdprobe.sample(sdprobe.load(), prompt, steps=4, seed=0, progress=False)
-    ...     for prompt in ("a red circle", "a blue circle")
-    ... )
-    >>> round(PictureSimilarity()(run, run), 4), PictureSimilarity()(blue, run) < 0.9
-    (1.0, True)
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", steps=2, seed=0, progress=False)
+    >>> round(PictureSimilarity()(run, run), 4)
+    1.0
 
     Args:
         clip: as for `TextSimilarity`.

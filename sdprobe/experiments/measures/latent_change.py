@@ -25,7 +25,7 @@ class LatentChange:
     >>> from sdprobe import experiments
     >>> swap = {"blue": [sdprobe.ReplaceToken("red", with_="blue")]}
     >>> result = experiments.experiment(
-    ...     sdprobe.load(), "a red circle", swap, LatentChange(), steps=4, progress=False
+    ...     sdprobe.load(), "a red circle", swap, LatentChange(), steps=2, progress=False
     ... )
     >>> [(row["condition"], row["value"] > 0) for row in result.rows]
     [('untouched', False), ('blue', True)]

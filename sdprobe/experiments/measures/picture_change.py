@@ -21,11 +21,11 @@ class PictureChange:
     >>> change, outside = PictureChange(Detected("circle")), PictureChange(Outside(Detected("circle")))
     >>> change.name, outside.name
     ('picture change in circle', 'picture change outside circle')
-    >>> swap = {"blue": [sdprobe.ReplaceToken("red", with_="blue")]}
+    >>> swap = {"red": [sdprobe.ReplaceToken("blue", with_="red")]}
     >>> result = experiments.experiment(
-    ...     sdprobe.load(), "a red circle", swap, [change, outside], steps=8, progress=False
+    ...     sdprobe.load(), "a blue circle", swap, [change, outside], steps=4, progress=False
     ... )
-    >>> inside, around = (row["value"] for row in result.rows if row["condition"] == "blue")
+    >>> inside, around = (row["value"] for row in result.rows if row["condition"] == "red")
     >>> inside > 2 * around
     True
 

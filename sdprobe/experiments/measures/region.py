@@ -39,9 +39,9 @@ class Detected:
     """The pixels of a thing that the detector sees in the untouched picture, of the embedded model only.
 
     >>> import sdprobe
-    >>> case = Case("a red circle", words={"colour": "red", "shape": "circle"})
-    >>> run = sdprobe.sample(sdprobe.load(), case.prompt, steps=8, seed=0, progress=False)
-    >>> Detected("{colour} {shape}").mask(run, run, case).shape, Detected("blue").mask(run, run, case)
+    >>> case = Case("a blue circle", words={"colour": "blue", "shape": "circle"})
+    >>> run = sdprobe.sample(sdprobe.load(), case.prompt, steps=4, seed=0, progress=False)
+    >>> Detected("{colour} {shape}").mask(run, run, case).shape, Detected("red").mask(run, run, case)
     (torch.Size([64, 64]), None)
 
     Args:
@@ -73,7 +73,7 @@ class Heated:
     >>> import sdprobe
     >>> case = Case("a red circle", words={"shape": "circle"})
     >>> run = sdprobe.sample(
-    ...     sdprobe.load(), case.prompt, hooks=[sdprobe.AttentionMaps()], steps=8, seed=0, progress=False
+    ...     sdprobe.load(), case.prompt, hooks=[sdprobe.AttentionMaps()], steps=2, seed=0, progress=False
     ... )
     >>> Heated("{shape}").mask(run, run, case).shape
     torch.Size([64, 64])
@@ -169,11 +169,8 @@ class Area:
 class Outside:
     """The rest of the picture.
 
-    >>> import sdprobe
-    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", steps=8, seed=0, progress=False)
-    >>> case, inside = Case("a red circle"), Detected("red")
-    >>> bool((inside.mask(run, run, case) ^ Outside(inside).mask(run, run, case)).all())
-    True
+    >>> Outside(Detected("{shape}")).name
+    'outside shape'
 
     Args:
         region: the part that is left out.

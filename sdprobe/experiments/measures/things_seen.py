@@ -68,11 +68,6 @@ def said(words: str) -> str:
 def things_in(run: Run) -> tuple[Found, ...]:
     """Return the things in the picture of a run, large ones first.
 
-    >>> import sdprobe
-    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", steps=8, seed=0, progress=False)
-    >>> [(found.colour, found.shape) for found in things_in(run)]
-    [('red', 'circle')]
-
     Raises ValueError for a picture of another size than the embedded model's.
     """
     return _found(pixels_of(run).tobytes())
