@@ -1,0 +1,65 @@
+"""`LatentChange`: how far the final latents are from those of the untouched run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.core.run import Run
+from sdprobe.experiments.case import Case
+from sdprobe.experiments.measures.mask_on_grid import mask_on_grid
+from sdprobe.experiments.measures.picture_change import named_within
+from sdprobe.experiments.measures.region import Region, mask_of, refuse_no_region
+
+
+@dataclass(frozen=True)
+class LatentChange:
+    """The root mean square difference to the untouched final latents, in standard deviations of the latter.
+
+    The standard deviation is over all channels and places of the untouched latents, also for a region, so that regions
+    can be compared. 0 is no change; √2 is what two independent draws of the same distribution have on average.
+
+    >>> import sdprobe
+    >>> from sdprobe import experiments
+    >>> swap = {"blue": [sdprobe.ReplaceToken("red", with_="blue")]}
+    >>> result = experiments.experiment(
+    ...     sdprobe.load(), "a red circle", swap, LatentChange(), steps=2, progress=False
+    ... )
+    >>> [(row["condition"], row["value"] > 0) for row in result.rows]
+    [('untouched', False), ('blue', True)]
+
+    Args:
+        within: where; None for the whole picture. A place of the latents is in the region if the region covers at least
+            half of it.
+
+    It returns None where the picture has no such region.
+
+    Raises:
+        TypeError: for what is no region.
+        ValueError: for a region that covers no place of the latents by half.
+    """
+
+    within: Region | None = None
+
+    def __post_init__(self) -> None:
+        if self.within is not None:
+            refuse_no_region(self.within)
+
+    @property
+    def name(self) -> str:
+        return named_within("latent change", self.within)
+
+    def __call__(self, run: Run, untouched: Run, case: Case) -> float | None:
+        mask = mask_of(self.within, run, untouched, case)
+        if mask is None:
+            return None
+        latents, others = (_final_latents(own) for own in (run, untouched))
+        there = mask_on_grid(mask, (others.shape[-2], others.shape[-1]))
+        return float((latents - others)[:, there].square().mean().sqrt() / others.std(correction=0))
+
+
+def _final_latents(run: Run) -> Float[Tensor, "channels h w"]:
+    assert run.latents is not None  # the run has ended
+    return run.latents[0].detach().cpu().double()
