@@ -1,6 +1,7 @@
 """sdprobe: observe and change the inside of latent diffusion models with small composable hooks."""
 
 from sdprobe import clip as clip
+from sdprobe import experiments as experiments
 from sdprobe import losses as losses
 from sdprobe.core.activations.flat import FlatActivations
 from sdprobe.core.activations.form import ActivationKey

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from sdprobe.core.compose import Hook
 from sdprobe.core.given_hooks import Given
@@ -28,6 +28,7 @@ class SampleSettings(TypedDict, total=False):
     width: int
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Something that makes pictures under hooks: a model, or an attached pipeline."""
 
