@@ -1,11 +1,14 @@
 """Another prompt at some sites: at all sites and steps it is the other prompt."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 import sdprobe
 from sdprobe.experiments.context_sweep import ContextSweep, context_sweep
+from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.effect_matrix import WHOLE
 from sdprobe.experiments.parts_of_model import cross_attention_of
 from sdprobe.experiments.sampler import attached
@@ -72,3 +75,9 @@ def test_the_last_site_reads_the_colour(embedded):
     assert found["last", "all steps"].value > 0.5
     assert found["all", "all steps"].value == found["all", "6–7"].value == 1
     assert found["all", "0–1"].value == 0
+
+
+def test_the_design_can_be_sent_to_another_process_and_told_from_another():
+    own, other = (ContextSweep(B, {"m": ("mid_block*",)}, {"all": own}) for own in ((0, 1), (0,)))
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert fingerprint(describe(own)) != fingerprint(describe(other))

@@ -1,10 +1,13 @@
 """Ablating heads: all of a module's are what goes into its last layer; a head that does nothing is told."""
 
+import pickle
+
 import pytest
 import torch
 
 import sdprobe
 from sdprobe.experiments.case import Case
+from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.head_ablation import HeadAblation, head_ablation
 from sdprobe.experiments.heads_of_model import ablate, heads_of
 from tests.families import FAMILIES
@@ -86,3 +89,9 @@ def test_heads_and_modules_that_there_are_not_are_refused(tiny):
         head_ablation(tiny, "a", mean, sets={"x": []}, **QUICK)
     with pytest.raises(ValueError, match="fits no attention that reads the text"):
         head_ablation(tiny, Case("a"), mean, modules="*attn1", **QUICK)
+
+
+def test_the_design_can_be_sent_to_another_process_and_told_from_another(tiny):
+    own, other = (HeadAblation({("one", "0"): heads_of(tiny)[:k]}, heads_of(tiny)) for k in (1, 2))
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert fingerprint(describe(own)) != fingerprint(describe(other))

@@ -1,11 +1,14 @@
 """The table of votes: a row for each case, head and concept, with those of shuffled labels."""
 
+import pickle
+
 import pytest
 
 import sdprobe
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.experiments.concept_attention_votes import ConceptAttentionVotes
-from sdprobe.experiments.head_relevance import head_relevance
+from sdprobe.experiments.description import describe, fingerprint
+from sdprobe.experiments.head_relevance import HeadRelevance, head_relevance
 from tests.families import FAMILIES
 
 CONCEPTS = {"colour": ["red", "blue"], "shape": ["circle", "star"]}
@@ -52,3 +55,9 @@ def test_pixart_has_votes_too():
     found = head_relevance(sdprobe.load(FAMILIES["PixArt-Σ"]()), CONCEPTS, "a red circle", seeds=0, **SETTINGS)
     assert not found.failed
     assert found.relevance().values.sum(axis=1).tolist() == [1.0, 1.0]
+
+
+def test_the_design_can_be_sent_to_another_process_and_told_from_another():
+    own, other = (HeadRelevance(own) for own in (CONCEPTS, {**CONCEPTS, "size": ["big"]}))
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert fingerprint(describe(own)) != fingerprint(describe(other))

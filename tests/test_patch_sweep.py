@@ -1,5 +1,7 @@
 """Patching from run to run: into itself it changes nothing, and where everything passes it is the other run."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 import sdprobe
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
+from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.effect_matrix import WHOLE
 from sdprobe.experiments.patch_sweep import PatchSweep, patch_sweep
 from sdprobe.experiments.sampler import attached, sampler_of
@@ -122,3 +125,9 @@ def test_the_last_block_with_attention_carries_the_colour(embedded):
     found = patch_sweep(embedded, "a red circle", "a blue circle", blue, over=["mid_block", last], **settings)
     assert [found.effect()[own, "all steps"].value for own in ("mid_block", last)] == [0, 1]
     assert found.control().values.max() == 0
+
+
+def test_the_design_can_be_sent_to_another_process_and_told_from_another():
+    own, other = (PatchSweep(b, {"m": ("mid_block",)}, {"all": (0, 1)}) for b in ("a star", "a ring"))
+    assert pickle.loads(pickle.dumps(own)) == own
+    assert fingerprint(describe(own)) != fingerprint(describe(other))

@@ -86,6 +86,7 @@ def context_sweep(
     The whole network reads prompt a, and only these sites, in these steps, read b: `MixPrompts` under `only`. The
     condition ``"all of b"`` is the run of b itself, so that the effect can be told as a share of the way from a to b
     (`EffectMatrix`). A site with a large effect is enough; one without may still read what matters, if others do too.
+    In Stable Diffusion XL the vector of the whole prompt is no site's, so all sites together are not all of b.
 
     Controls are always there: at each site and window, random vectors of the norms of b's embeddings are shown. Words
     in another order would be no control: cross-attention does not look at the order of its keys, and the words that

@@ -132,7 +132,8 @@ def patch_sweep(
 
     A case is run with its prompt a, and with b from the same noise. The activations of a module in the run of b, in
     some steps, take the place of those in the run of a, in the rows of the prompt (`Patch`). The condition ``"all of
-    b"`` is the run of b itself, so that the effect can be told as a share of the way from a to b (`EffectMatrix`).
+    b"`` is the run of b itself, so that the effect can be told as a share of the way from a to b (`EffectMatrix`). That
+    run is made by `MixPrompts`, so on PixArt it has the attention mask of a's tokens: use prompts of as many tokens.
 
     A module with a large effect carries what tells a from b: its activations are enough. One without may still do so,
     together with others. After the last block comes nothing that could undo it, so its effect is an upper bound and
