@@ -88,4 +88,4 @@ def test_effects_and_controls_are_one_data_frame():
     pytest.importorskip("pandas")
     made = matrix({"untouched": [0.0], WHOLE: [1.0], "mid": [0.5], "control mid": [0.0]})
     assert made.effects_to_pandas()[["effect", "control"]].to_numpy().tolist() == [[0.5, False], [0.0, True]]
-    assert [ax.get_title() for ax in made.plot().axes[:2]] == ["m", "control: random vectors of equal norm"]
+    assert [ax.get_title() for ax in made.plot().axes[:2]] == ["m", "control:\nrandom vectors of equal norm"]

@@ -10,36 +10,10 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.head_ablation import HeadAblation, head_ablation
 from sdprobe.experiments.heads_of_model import ablate, heads_of
-from tests.families import FAMILIES
 from tests.test_patch_sweep import SETTINGS, latents, mean
 from tests.tiny import stable_diffusion
 
 QUICK = {**SETTINGS, "progress": False, "seeds": range(2)}
-WITHOUT_HEADS = {
-    "Stable Diffusion XL": ("mid_block*0.attn2", [("mid_block*0.attn2.to_out.0", "input")]),
-    "Stable Diffusion 3": (
-        "transformer_blocks.0.attn",
-        [
-            ("transformer_blocks.0.attn.to_out.0", "input"),
-            ("transformer_blocks.0.attn.to_add_out", "input"),
-        ],
-    ),
-    "Flux.1 dev": ("single_transformer_blocks.0.attn", [("single_transformer_blocks.0.attn", "output")]),
-}
-
-
-@pytest.mark.parametrize("family", WITHOUT_HEADS)
-def test_all_heads_of_a_module_are_the_whole_of_it(family):
-    model = sdprobe.load(FAMILIES[family]())
-    module, wholes = WITHOUT_HEADS[family]
-    settings = {**SETTINGS, "seed": 0, "progress": False}
-    heads = heads_of(model, module)
-    if family == "Stable Diffusion XL":
-        heads = [head for head in heads if head.module.endswith("transformer_blocks.0.attn2")]
-    whole = [sdprobe.Ablate(pattern, sides=side) for pattern, side in wholes]
-    runs = [sdprobe.sample(model, "a red circle", hooks=own, **settings) for own in (ablate(heads), whole, [])]
-    assert torch.equal(runs[0].latents, runs[1].latents)
-    assert not torch.equal(runs[0].latents, runs[2].latents)
 
 
 def test_each_head_has_a_cell_and_a_control(tiny):

@@ -26,7 +26,7 @@ def test_every_case_head_and_concept_has_a_row(tiny):
     assert len(of_head) == 2 * 14 * 2
     assert set(of_head.values()) == {1.0}
     assert all(row["unchanged"] for row in found.rows)
-    assert [ax.get_title() for ax in found.plot().axes[:2]] == ["share of votes", "control: labels shuffled"]
+    assert [ax.get_title() for ax in found.plot().axes[:2]] == ["share of votes", "control:\nlabels shuffled"]
 
 
 def test_the_values_are_those_of_the_observer(tiny):

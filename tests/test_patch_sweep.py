@@ -93,7 +93,7 @@ def test_the_control_may_be_of_another_seed(tiny):
     settings = {**SWEEP, "over": "mid_block", "windows": [range(2)], "seeds": 0}
     found = patch_sweep(tiny, "a red circle", "a blue circle", mean, control="another seed", **settings)
     assert not found.failed
-    assert found.plot().axes[1].get_title() == "control: a with another seed"
+    assert found.plot().axes[1].get_title() == "control:\na with another seed"
     other = patch_sweep(tiny, "a red circle", "a blue circle", mean, **settings)
     assert found.effect()["mid_block", "all steps"] == other.effect()["mid_block", "all steps"]
     assert found.control()["mid_block", "all steps"] != other.control()["mid_block", "all steps"]

@@ -76,11 +76,10 @@ def context_sweep(
     ...     found = detect(np.asarray(run.images[0]))
     ...     return bool(found) and found[0].colour == "blue"
     >>> settings = {"windows": [range(4)], "seeds": range(2), "steps": 4, "guidance_scale": 5.0, "progress": False}
-    >>> sites = {"middle": "mid_block*attn2", "all sites": "*attn2"}
+    >>> sites = {"all sites": "*attn2"}
     >>> result = context_sweep(sdprobe.load(), "a red circle", "a blue circle", blue, sites=sites, **settings)
     >>> result.effect()
     share of the way, blue [95 % interval]  all steps
-    middle                                  0.00 [0.00, 0.84]
     all sites                               1.00 [0.16, 1.00]
 
     The whole network reads prompt a, and only these sites, in these steps, read b: `MixPrompts` under `only`. The

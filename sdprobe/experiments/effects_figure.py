@@ -14,6 +14,8 @@ from sdprobe.experiments.effects import Effects
 from sdprobe.plot import HEAT
 
 WIDE, HIGH = 0.62, 0.36  # inches of a cell
+LEAST = 1.5  # inches of all rows
+LETTER = 0.075  # inches of a letter of a title
 SIGNED = "RdBu_r"
 MOST = 16  # up to this number of columns, the values are written into the matrix
 
@@ -43,12 +45,14 @@ def beside_control(
     rows, columns = first.rows, first.columns
     names = row_names(rows)
     most = _largest([own for _, own in panels]) if signed else 1.0
-    wide = len(panels) * WIDE * len(columns) + 0.075 * max(map(len, names)) + 1.3
-    high = HIGH * len(rows) + 0.9 + 0.3 * bool(title)
-    figure = Figure(figsize=(max(wide, 4.5), high), layout="constrained")
+    titles = [said.replace(": ", ":\n") for said, _ in panels]
+    longest = max(len(line) for said in titles for line in said.splitlines())
+    wide = len(panels) * max(WIDE * len(columns), LETTER * longest) + 0.075 * max(map(len, names)) + 1.3
+    high = max(HIGH * len(rows), LEAST) + 1.0 + 0.3 * bool(title)
+    figure = Figure(figsize=(wide, high), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     scale: dict[str, Any] = {"cmap": SIGNED, "vmin": -most, "vmax": most} if signed else {"cmap": HEAT, "vmin": 0}
-    for ax, (said, effects) in zip(axes, panels, strict=True):
+    for ax, said, (_, effects) in zip(axes, titles, panels, strict=True):
         image = ax.imshow(effects.values, aspect="auto", **{"vmax": 1.0, **scale})
         if len(columns) <= MOST:
             _write(ax, effects, rows, columns, zero, most if signed else 0.0)
@@ -100,7 +104,8 @@ def _write(ax: Any, effects: Effects, rows: Sequence[str], columns: Sequence[str
             continue
         ax.text(x, y - 0.16, number(own.value), fontsize=8, **style)
         if own.cases:
-            ax.text(x, y + 0.26, f"{number(own.low)}–{number(own.high)}", fontsize=5.5, **style)
+            between = " to " if own.low < 0 else "–"
+            ax.text(x, y + 0.26, f"{number(own.low)}{between}{number(own.high)}", fontsize=5.5, **style)
 
 
 def _largest(several: Sequence[Effects]) -> float:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from sdprobe.core.run import Run
-from sdprobe.experiments.bootstrap import mean_with_interval
+from sdprobe.experiments.bootstrap import Estimate, mean_with_interval
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.concept_attention_votes import ConceptAttentionVotes, shuffled
@@ -84,7 +85,7 @@ class HeadVotes(Result):
         for row in self.rows:
             if row["control"] == control and row["value"] is not None:
                 values.setdefault((f"{row['module']} head {row['head']}", row["measure"]), []).append(row["value"])
-        cells = {cell: mean_with_interval(np.array(own, dtype=float)) for cell, own in values.items()}
+        cells = {cell: _share(np.array(own, dtype=float)) for cell, own in values.items()}
         return Effects(cells, "share of votes", AXES)
 
     def ranked(self, concept: str) -> list[tuple[str, int]]:
@@ -159,6 +160,11 @@ def head_relevance(
     result = experiment(model, seeded_cases(cases, seeds), HeadRelevance(concepts), Votes(tuple(concepts)), **how)
     rows = [row for row in map(_as_row, result.rows) if "module" not in row or row["condition"] in wanted]
     return HeadVotes(rows, result.cases, f"votes of heads for {', '.join(concepts)}")
+
+
+def _share(values: Float[np.ndarray, " cases"]) -> Estimate:
+    found = mean_with_interval(values, bounded=True)
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def refuse_unreadable(model: Any, concepts: Concepts) -> None:

@@ -121,11 +121,10 @@ def patch_sweep(
     ...     found = detect(np.asarray(run.images[0]))
     ...     return bool(found) and found[0].colour == "blue"
     >>> settings = {"windows": [range(4)], "seeds": range(2), "steps": 4, "guidance_scale": 5.0, "progress": False}
-    >>> over = ["mid_block", "up_blocks.2.attentions.1"]
+    >>> over = "up_blocks.2.attentions.1"
     >>> result = patch_sweep(sdprobe.load(), "a red circle", "a blue circle", blue, over=over, **settings)
     >>> result.effect()
     share of the way, blue [95 % interval]  all steps
-    mid_block                               0.00 [0.00, 0.84]
     up_blocks.2.attentions.1                1.00 [0.16, 1.00]
     >>> result.control()["up_blocks.2.attentions.1", "all steps"].value
     0.0
