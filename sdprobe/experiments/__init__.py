@@ -3,21 +3,39 @@
 from sdprobe.experiments import measures
 from sdprobe.experiments.case import Case, cases
 from sdprobe.experiments.condition import Condition, Design
+from sdprobe.experiments.context_sweep import ContextSweep, context_sweep
+from sdprobe.experiments.effect_matrix import EffectMatrix
+from sdprobe.experiments.effects import Effects
 from sdprobe.experiments.experiment import experiment
+from sdprobe.experiments.head_ablation import HeadAblation, head_ablation
+from sdprobe.experiments.head_relevance import HeadVotes, head_relevance
+from sdprobe.experiments.patch_sweep import PatchSweep, patch_sweep
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import attached
 from sdprobe.experiments.shape_cases import shape_cases
 from sdprobe.experiments.summary import Summary
 
 __all__ = [
+    # any experiment
+    "experiment",
     "Case",
+    "cases",
+    "shape_cases",
     "Condition",
     "Design",
+    "attached",
     "Result",
     "Summary",
-    "attached",
-    "cases",
-    "experiment",
     "measures",
-    "shape_cases",
+    # modules, steps and heads
+    "patch_sweep",
+    "context_sweep",
+    "head_ablation",
+    "head_relevance",
+    "EffectMatrix",
+    "Effects",
+    "HeadVotes",
+    "PatchSweep",
+    "ContextSweep",
+    "HeadAblation",
 ]
