@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -67,13 +68,12 @@ class ShareOfPlaces:
 
         The order is averaged over the area of each place of a coarser grid, and interpolated at a finer one.
         """
-        order = self.order[None, None]
-        if grid[0] < order.shape[-2]:
-            order = torch.nn.functional.adaptive_avg_pool2d(order, grid)
-        elif grid != tuple(self.order.shape):
-            order = torch.nn.functional.interpolate(order, grid, mode="bilinear", align_corners=False)
+        order = self.order
+        if grid != tuple(order.shape):
+            how = {"mode": "area"} if grid[0] < len(order) else {"mode": "bilinear", "align_corners": False}
+            order = F.interpolate(order[None, None], grid, **how)[0, 0]
         count = round(self.share * math.prod(grid))
         first = order.flatten().sort(descending=True, stable=True).indices[:count]
-        found = torch.zeros(math.prod(grid), dtype=torch.bool)
-        found[first] = True
-        return found.unflatten(0, grid)
+        found = torch.zeros(grid, dtype=torch.bool)
+        found.view(-1)[first] = True
+        return found
