@@ -13,7 +13,7 @@ from sdprobe.experiments.sampler import sampler_of
 from sdprobe.transform.share_of_places import ShareOfPlaces
 
 CASE = Case("a red circle left of a blue star", seed=1)
-SETTINGS = {"steps": 2, "guidance_scale": 3.0}
+SETTINGS = {"steps": 1, "guidance_scale": 3.0}
 
 
 def test_it_hides_where_deletion_does_not(embedded):

@@ -16,11 +16,12 @@ from sdprobe.experiments.condition import Condition
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.knock_out import KnockOut, knock_out, other_heads
 from sdprobe.experiments.sampler import sampler_of
+from sdprobe.transform.share_of_places import ShareOfPlaces
 from tests.families import FAMILIES
 from tests.laws.strategies import run
 
 CASE = Case("a red circle left of a blue star", seed=1, words={"colour": "red", "shape": "circle"})
-SETTINGS = {"steps": 2, "guidance_scale": 3.0}
+SETTINGS = {"steps": 1, "guidance_scale": 3.0}
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,16 @@ class UpperLeft:
         return mask if self.seen else None
 
 
-def latents(embedded, design, case=CASE):
+def latents(embedded, design, case=CASE, settings=SETTINGS):
     """The latents under each condition that a case has."""
-    runner = CaseRunner(sampler_of(embedded), case, SETTINGS)
+    runner = CaseRunner(sampler_of(embedded), case, settings)
     made = design.conditions(case, runner)
     hooks = {name: own.hooks() if callable(own.hooks) else own.hooks for name, own in made.items()}
     return made, {name: runner.run(own).latents for name, own in hooks.items()}
 
 
-def by_hand(embedded, *hooks, case=CASE):
-    return run(embedded, *hooks, prompt=case.prompt, seed=case.seed).latents
+def by_hand(embedded, *hooks, case=CASE, settings=SETTINGS):
+    return run(embedded, *hooks, prompt=case.prompt, seed=case.seed, **settings).latents
 
 
 def test_words_and_their_controls(embedded):
@@ -66,9 +67,10 @@ def test_words_and_their_controls(embedded):
 
 def test_limits(embedded):
     design = KnockOut({"colour": ("{colour}",)}, sites="up_blocks*", in_steps=range(1))
-    _, found = latents(embedded, design)
+    two = SETTINGS | {"steps": 2}
+    _, found = latents(embedded, design, settings=two)
     hook = only(HideTokens("red"), sites="up_blocks*", steps=range(1))
-    assert torch.equal(found["without colour"], by_hand(embedded, hook))
+    assert torch.equal(found["without colour"], by_hand(embedded, hook, settings=two))
 
 
 def test_a_region_and_one_elsewhere(embedded):
@@ -79,18 +81,33 @@ def test_a_region_and_one_elsewhere(embedded):
         elsewhere = made["without colour, in a random region"]
         (hook,) = elsewhere.hooks()
         assert elsewhere.control
-        moved = torch.tensor(hook.places)
+        moved = torch.tensor(hook.order) > 0
         assert moved.sum() == mask.sum()
         assert not torch.equal(moved, mask)
         (hook,) = made["without a random word"].hooks()
-        assert torch.equal(torch.tensor(hook.places), mask)
+        assert torch.equal(torch.tensor(hook.order) > 0, mask)
 
 
 def test_a_region_by_the_heat_map_of_a_word(embedded):
     _, found = latents(embedded, KnockOut({"colour": ("{colour}",)}, where="{shape}"))
     maps = AttentionMaps()
-    mask = run(embedded, maps, prompt=CASE.prompt, seed=CASE.seed)[maps].heat_map("circle").mask()
-    assert torch.equal(found["without colour"], by_hand(embedded, HideTokens("red", places=mask)))
+    mask = run(embedded, maps, prompt=CASE.prompt, seed=CASE.seed, **SETTINGS)[maps].heat_map("circle").mask().float()
+    hook = HideTokens("red", order=mask, share=mask.mean().item())
+    assert torch.equal(found["without colour"], by_hand(embedded, hook))
+
+
+def test_a_region_that_covers_no_place_of_the_coarsest_grid_by_half(embedded):
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[25:40, 25:40] = True
+    with pytest.raises(ValueError, match="covers no place of the 4×4"):
+        by_hand(embedded, HideTokens("red", places=mask))
+    made, found = latents(embedded, KnockOut({"colour": ("{colour}",)}, where=mask))
+    plain = by_hand(embedded)
+    assert not any(torch.equal(own, plain) for own in found.values())
+    hooks = [made[name].hooks()[0] for name in ("without colour", "without colour, in a random region")]
+    for grid in ((16, 16), (8, 8), (4, 4)):
+        counts = [ShareOfPlaces.of(hook.order, hook.share).at(grid).sum() for hook in hooks]
+        assert counts[0] == counts[1] > 0
 
 
 def test_heads_and_others(embedded):
@@ -135,6 +152,13 @@ def test_the_usual_measure_is_the_change_of_the_picture(embedded):
 def test_a_word_that_is_not_there(embedded):
     with pytest.raises(WordNotInPrompt, match="'green' is not in the prompt"):
         knock_out(embedded, CASE, "green", measures=len, **SETTINGS)
+
+
+def test_a_mask_that_is_none(embedded):
+    with pytest.raises(TypeError, match="a mask of booleans, a word or a region, not numbers"):
+        knock_out(embedded, CASE, "red", where=torch.rand(4, 4), measures=len)
+    with pytest.raises(ValueError, match=r"a mask .* with some places"):
+        knock_out(embedded, CASE, "red", where=torch.zeros(4, 4) > 0, measures=len)
 
 
 def test_a_job_can_be_told_from_another():

@@ -19,13 +19,13 @@ CASE = Case("a star", seed=1)
 def test_without_each_token_and_with_nothing_but_it(embedded):
     prompt = embedded.read(CASE.prompt)
     every = {*range(len(prompt.ids))}
-    runner = CaseRunner(sampler_of(embedded), CASE, {"steps": 2, "guidance_scale": 3.0})
+    runner = CaseRunner(sampler_of(embedded), CASE, {"steps": 1, "guidance_scale": 3.0})
     made = TokenSweep().conditions(CASE, runner)
     for word, name in (("star", "2"), ("<end>", "<end>"), ("<pad>", "<pad>")):
         without, alone = (runner.run(made[f"{kind} {name}"].hooks).latents for kind in ("without", "nothing but"))
         others = sorted(every - {*prompt.positions(word)})
-        assert torch.equal(without, run(embedded, HideTokens(word), prompt="a star", seed=1).latents)
-        assert torch.equal(alone, run(embedded, HideTokens(others), prompt="a star", seed=1).latents)
+        assert torch.equal(without, run(embedded, HideTokens(word), prompt="a star", seed=1, steps=1).latents)
+        assert torch.equal(alone, run(embedded, HideTokens(others), prompt="a star", seed=1, steps=1).latents)
     assert made["without 2"].labels == {"token": "star", "position": 2, "token is": "hidden"}
     assert made["nothing but <pad>"].labels == {"token": "<pad>", "position": 4, "token is": "kept"}
 
@@ -38,19 +38,21 @@ def test_the_parts_are_the_whole_prompt(embedded):
 
 
 def test_controls(embedded):
-    runner = CaseRunner(sampler_of(embedded), CASE, {"steps": 2, "guidance_scale": 3.0})
+    runner = CaseRunner(sampler_of(embedded), CASE, {"steps": 1, "guidance_scale": 3.0})
     made = TokenSweep().conditions(CASE, runner)
     controls = [name for name, own in made.items() if own.control]
     assert controls == ["nothing but <start>", "without one token of padding", "an empty prompt"]
     (hook,) = made["without one token of padding"].hooks()
     assert {*hook.words} < {*embedded.read("a star").positions("<pad>")}
-    empty = run(embedded, MixPrompts({"": 1.0}), prompt="a star", seed=1).latents
+    empty = run(embedded, MixPrompts({"": 1.0}), prompt="a star", seed=1, steps=1).latents
     assert torch.equal(runner.run(made["an empty prompt"].hooks).latents, empty)
 
 
 def test_the_start_of_a_prompt_is_that_of_any(embedded):
     """It is read from left to right, so what the start alone is enough for is not from the prompt."""
-    alone = [run(embedded, HideTokens(range(1, 32)), prompt=text).latents for text in ("a red star", "a blue ring")]
+    alone = [
+        run(embedded, HideTokens(range(1, 32)), prompt=text, steps=1).latents for text in ("a red star", "a blue ring")
+    ]
     assert torch.allclose(*alone, atol=1e-4)
 
 

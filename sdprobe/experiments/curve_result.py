@@ -92,7 +92,7 @@ class CurveResult(Result):
 
         The heights are in the legend: see `areas`.
         """
-        figure = Figure(figsize=(0.4 + 3.6 * len(self.measures), 3.7), layout="constrained")
+        figure = Figure(figsize=(0.4 + 3.6 * len(self.measures), 4.2), layout="constrained")
         panels = figure.subplots(1, len(self.measures), squeeze=False)[0]
         for ax, measure in zip(panels, self.measures, strict=True):
             self._draw(ax, measure)

@@ -24,6 +24,7 @@ from sdprobe.experiments.moved_region import moved_region
 from sdprobe.experiments.random_words import random_words
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.untouched_run import untouched_run
+from sdprobe.plot.heatmap import HeatMap
 from sdprobe.transform.hide_tokens import HideTokens, Word
 
 Words = Word | Sequence[Word]
@@ -91,8 +92,8 @@ class KnockOut(Design):
             assert self.heads is not None  # asked for only then
             everywhere = range(min(site.heads for site in untouched_run(runner).sites if self._includes(site)))
             heads = other_heads(self.heads, len(everywhere), [case.seed])
-            places = None if self.where is None else region_of(self.where, case, runner)
-            return self._hooks(words, places, heads)
+            region = None if self.where is None else region_of(self.where, case, runner)
+            return self._hooks(words, region, heads)
 
         return Condition(hooks, True, labels)
 
@@ -116,8 +117,14 @@ class KnockOut(Design):
             found[name] = self._hiding(words, case, runner, {"hidden": said(words)}, control=True)
         return found
 
-    def _hooks(self, words: list[Word], places: Tensor | None, heads: Sequence[int] | None) -> Given:
-        return [only(HideTokens(words, places=places, heads=heads), steps=self.in_steps, sites=self.sites)]
+    def _hooks(self, words: list[Word], region: Tensor | None, heads: Sequence[int] | None) -> Given:
+        if region is None:
+            hook = HideTokens(words, heads=heads)
+        else:
+            # As a mask, half of the embedded model's objects would cover no place of its coarsest grid by half.
+            covered = region.float()
+            hook = HideTokens(words, order=covered, share=covered.mean().item(), heads=heads)
+        return [only(hook, steps=self.in_steps, sites=self.sites)]
 
     def _includes(self, site: Any) -> bool:
         limit = Limit.of(sites=self.sites)
@@ -165,9 +172,10 @@ def knock_out(
         model: as in `experiment`, and so are the cases and ``how``.
         words: what to hide: a word or phrase, ``"<start>"``, ``"<end>"``, ``"<pad>"``, a token position, several of
             these together, or a dictionary of such choices by name. ``"{colour}"`` is the case's own word.
-        where: only there: a mask of booleans over the picture, ``[h, w]``; a word, for where its heat map in the
-            untouched run is above the usual threshold; or a region of `sdprobe.experiments.measures`. None for
-            everywhere.
+        where: only there: a mask of booleans over the picture, ``[h, w]``, or a heat map, for where it is above the
+            usual threshold; a word, for its heat map in the untouched run; or a region of
+            `sdprobe.experiments.measures`. At every grid, as many places as are in proportion to the region's area are
+            chosen, those that it covers most. None for everywhere.
         sites: only at these sites, as in `sdprobe.only`.
         heads: only at these heads of each site.
         in_steps: only in these steps, as the ``steps`` of `sdprobe.only`; ``steps`` itself is the number of them.
@@ -175,9 +183,15 @@ def knock_out(
 
     Raises:
         WordNotInPrompt: for a word that a case's prompt does not have.
+        ValueError: for a mask that is not ``[h, w]`` with some places.
+        TypeError: for a mask that is not of booleans.
 
     Source: Geva et al. 2023, "Dissecting Recall of Factual Associations in Auto-Regressive Language Models", section 4.
     """
+    if isinstance(where, HeatMap):
+        where = where.mask()
+    if where is not None and not isinstance(where, str) and not callable(getattr(where, "mask", None)):
+        where = checked_mask(where)
     named = words if isinstance(words, Mapping) else {name_of(words): words}
     choices = {name: tuple(several(own)) for name, own in named.items()}
     design = KnockOut(choices, where, sites, None if heads is None else tuple(heads), in_steps)
@@ -232,12 +246,25 @@ def region_of(where: Any, case: Case, runner: CaseRunner) -> Bool[Tensor, "h w"]
     if isinstance(where, str):
         return untouched_run(runner).heat_map(case.fill(where)).mask()
     if not callable(getattr(where, "mask", None)):
-        return torch.as_tensor(where)
+        return torch.as_tensor(where)  # was looked at by `knock_out`
     run = untouched_run(runner).run
     found: Tensor | None = where.mask(run, run, case)
     if found is None:
         raise ValueError(f"the untouched picture has no {where!r}, so the words cannot be hidden there")
     return found
+
+
+def checked_mask(where: Any) -> Bool[Tensor, "h w"]:
+    """Return a mask that a user gave.
+
+    Raises TypeError for one that is not of booleans, and ValueError for one that is not ``[h, w]`` with some places.
+    """
+    mask = torch.as_tensor(where)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"where is a mask of booleans, a word or a region, not numbers of {mask.dtype}")
+    if mask.ndim != 2 or not mask.any():
+        raise ValueError(f"where is a mask [h, w] with some places, not {list(mask.shape)} with {int(mask.sum())}")
+    return mask
 
 
 def _raising(error: ValueError) -> Callable[[], Given]:
