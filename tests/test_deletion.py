@@ -11,7 +11,7 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.deletion import OWN, Deletion, deletion
 from sdprobe.experiments.random_field import random_field
-from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.sampler import attached, sampler_of
 from tests.families import FAMILIES
 from tests.laws.strategies import run
 
@@ -69,6 +69,14 @@ def test_the_whole_share_is_the_same_in_every_order(tiny):
     for order in result.orders:
         assert result.curve(order, "size")[1][1].value == pytest.approx(hidden.item(), rel=1e-4)
     assert not result.failed
+
+
+def test_a_stock_pipeline(embedded):
+    own = {"shares": [0.2], "measures": {"size": lambda run: run.latents.norm()}, "steps": 1, "progress": False}
+    ours = deletion(embedded, CASE, "{shape}", guidance_scale=7.5, **own)
+    theirs = deletion(attached(embedded.pipe), CASE, "{shape}", guidance_scale=7.5, **own)
+    assert [row["value"] for row in ours.rows] == pytest.approx([row["value"] for row in theirs.rows], rel=1e-4)
+    assert len({row["value"] for row in theirs.rows}) == 5
 
 
 def test_joint_attention():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,6 @@ import sdprobe
 from sdprobe import AttentionMaps, HideTokens, WordNotInPrompt, only
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
-from sdprobe.experiments.condition import Condition
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.knock_out import KnockOut, knock_out, other_heads
 from sdprobe.experiments.sampler import sampler_of
@@ -169,7 +169,8 @@ def test_a_job_can_be_told_from_another():
     ids = {id_of(), id_of(where=UpperLeft()), id_of(where=torch.ones(2, 2) > 0), id_of(heads=(1,)), id_of(sites="a*")}
     assert len(ids) == 5
     assert id_of(where=UpperLeft()) in ids
-    assert isinstance(Condition(()), Condition)
+    design = KnockOut({"colour": ("{colour}",)}, where=UpperLeft(), in_steps=range(3))
+    assert pickle.loads(pickle.dumps(design)) == design
 
 
 @pytest.mark.parametrize("family", ["Stable Diffusion XL", "Stable Diffusion 3.5", "Flux.1 dev"])
