@@ -49,12 +49,11 @@ def by_hand(embedded, *hooks, case=CASE, settings=SETTINGS):
 
 
 def test_words_and_their_controls(embedded):
-    words = {"colour": ("{colour}",), "both": ("{colour}", "{shape}"), "end": ("<pad>", "<end>"), "third": (3,)}
+    words = {"colour": ("{colour}",), "both": ("{colour}", "{shape}"), "third": (3,)}
     made, found = latents(embedded, KnockOut(words))
     assert [*made] == [f"without {name}" for name in (*words, "a random word", "2 random words")]
     assert torch.equal(found["without colour"], by_hand(embedded, HideTokens("red")))
     assert torch.equal(found["without both"], by_hand(embedded, HideTokens(["red", "circle"])))
-    assert torch.equal(found["without end"], by_hand(embedded, HideTokens(["<pad>", "<end>"])))
     assert torch.equal(found["without third"], by_hand(embedded, HideTokens("circle")))
     assert made["without both"].labels == {"hidden": "red, circle"}
     assert [name for name, own in made.items() if own.control] == ["without a random word", "without 2 random words"]
@@ -173,7 +172,9 @@ def test_a_job_can_be_told_from_another():
     assert pickle.loads(pickle.dumps(design)) == design
 
 
-@pytest.mark.parametrize("family", ["Stable Diffusion XL", "Stable Diffusion 3.5", "Flux.1 dev"])
+@pytest.mark.parametrize(
+    "family", [pytest.param("Stable Diffusion XL", marks=pytest.mark.slow), "Stable Diffusion 3.5", "Flux.1 dev"]
+)
 def test_other_families(family):
     model = sdprobe.load(FAMILIES[family]())
     result = knock_out(

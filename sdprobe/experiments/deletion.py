@@ -113,7 +113,7 @@ def deletion(
     >>> def mean(run):
     ...     return run.latents.mean()
     >>> result = deletion(
-    ...     sdprobe.load(), case, "{shape}", shares=[0.2], measures=mean, steps=2, progress=False
+    ...     sdprobe.load(), case, "{shape}", shares=[0.2], measures=mean, steps=1, progress=False
     ... )
     >>> result.orders
     ('hottest first', 'coldest first', "another word's map", 'a random field')

@@ -73,7 +73,7 @@ def token_sweep(model: Any, cases: Cases, *, measures: Measures | None = None, *
     >>> import sdprobe
     >>> def mean(run):
     ...     return run.latents.mean()
-    >>> result = token_sweep(sdprobe.load(), "a star", measures=mean, steps=2, progress=False)
+    >>> result = token_sweep(sdprobe.load(), "a star", measures=mean, steps=1, progress=False)
     >>> print(*result.conditions, sep="; ")
     untouched; without <start>; nothing but <start>; without 1 'a'; nothing but 1 'a'; without 2 'star'; nothing but 2
     'star'; without <end>; nothing but <end>; without <pad>; nothing but <pad>; without one token of padding; an empty
