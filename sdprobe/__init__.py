@@ -65,6 +65,7 @@ from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidance import Guidance
+from sdprobe.transform.hide_tokens import HideTokens
 from sdprobe.transform.inpaint import Inpaint
 from sdprobe.transform.layout_guidance import LayoutGuidance
 from sdprobe.transform.loss_guidance import LossGuidance
@@ -152,6 +153,7 @@ __all__ = [
     "AttentionMaps",
     "SelfAttentionMaps",
     "HeatMap",
+    "HideTokens",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",

@@ -122,6 +122,7 @@ CONFIGURED: Mapping[str, Tried] = {
     "guidance": Tried(lambda model: {"scale": (3.0, 2.0)}),
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
+    "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, by its registered name. One that needs nothing is tried as it is."""

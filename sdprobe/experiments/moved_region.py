@@ -1,0 +1,45 @@
+"""`moved_region`: the same region elsewhere in the picture, as a control for a region that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+def moved_region(
+    mask: Bool[Tensor, "h w"], grids: Iterable[tuple[int, int]], seed: Sequence[int]
+) -> Bool[Tensor, "h w"]:
+    """Return a region of the same shape and area, moved at random; what leaves the picture comes in on the other side.
+
+    It moves by whole places of the coarsest grid, so that it covers as many places of every grid as before.
+
+    >>> import torch
+    >>> mask = torch.zeros(4, 4, dtype=torch.bool)
+    >>> mask[:2, :2] = True
+    >>> moved_region(mask, [(4, 4), (2, 2)], seed=[0]).int()
+    tensor([[0, 0, 0, 0],
+            [0, 0, 0, 0],
+            [0, 0, 1, 1],
+            [0, 0, 1, 1]], dtype=torch.int32)
+
+    Args:
+        mask: the region.
+        grids: those at which it will be used.
+        seed: of the draw.
+
+    Raises ValueError if it is the same region wherever it is moved, such as the whole picture.
+    """
+    (height, width), (down, across) = mask.shape, min(grids, key=lambda grid: grid[0] * grid[1])
+    steps = -(-height // down), -(-width // across)
+    moves = [(y, x) for y in range(0, height, steps[0]) for x in range(0, width, steps[1])]
+    others = [moved for y, x in moves if not torch.equal(moved := mask.roll((y, x), (0, 1)), mask)]
+    if not others:
+        raise ValueError(
+            f"a control hides the words in another region of the same shape, and this one is the same wherever it is "
+            f"moved by the places of the coarsest grid, {down}×{across}: choose a smaller one, or sites of finer grids"
+        )
+    return others[int(np.random.default_rng(list(seed)).integers(len(others)))]
