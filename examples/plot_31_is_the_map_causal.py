@@ -46,9 +46,7 @@ hidden = {
 rows = []
 for words in hidden.values():
     hooks = [sdprobe.only(HideTokens(words(case)), rows=[k]) for k, case in enumerate(some)]
-    changed = sample(
-        model, [case.prompt for case in some], seed=[case.seed for case in some], hooks=hooks, **settings
-    )
+    changed = sample(model, [case.prompt for case in some], seed=[case.seed for case in some], hooks=hooks, **settings)
     rows.append(changed.images)
 plot.sheet([run.images, *rows], rows=["untouched", *hidden], columns=[case.prompt for case in some])
 

@@ -12,7 +12,7 @@ patching). The effect is the share of the way from red to blue.
 
 import sdprobe
 from sdprobe import experiments, plot, sample
-from sdprobe.experiments.measures import ColourShown, StructuralSimilarity
+from sdprobe.experiments.measures import ColourShown
 
 model = sdprobe.load()
 red, blue, seeds = "a red circle", "a blue circle", range(12)
@@ -23,8 +23,8 @@ plot.sheet(pictures, rows=[red, blue], columns=[f"seed {k}" for k in range(8)])
 # %%
 # ## One site is shown the other prompt
 #
-# Everything else reads “a red circle”. A row for each site of cross-attention, and one for all of them; a column for all
-# steps, and for each quarter of them. Beside it the control: random vectors of the same norm in place of the words.
+# Everything else reads “a red circle”. A row for each site of cross-attention, and one for all of them; a column for
+# all steps, and for each quarter of them. Beside it the control: random vectors of the same norm in place of the words.
 
 measures = {"blue": ColourShown("blue")}
 context = experiments.context_sweep(model, red, blue, measures, seeds=seeds, **settings)

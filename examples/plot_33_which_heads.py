@@ -24,7 +24,5 @@ relevance.plot()
 # %%
 # ## What each head is needed for
 
-ablated = experiments.head_ablation(
-    model, over, measures=[ColourShown("{colour}"), ShapeShown("{shape}")], **settings
-)
+ablated = experiments.head_ablation(model, over, measures=[ColourShown("{colour}"), ShapeShown("{shape}")], **settings)
 ablated.plot()

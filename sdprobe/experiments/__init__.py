@@ -4,16 +4,21 @@ from sdprobe.experiments import measures
 from sdprobe.experiments.case import Case, cases
 from sdprobe.experiments.condition import Condition, Design
 from sdprobe.experiments.context_sweep import ContextSweep, context_sweep
+from sdprobe.experiments.curve_result import CurveResult
+from sdprobe.experiments.deletion import Deletion, deletion
 from sdprobe.experiments.effect_matrix import EffectMatrix
 from sdprobe.experiments.effects import Effects
 from sdprobe.experiments.experiment import experiment
 from sdprobe.experiments.head_ablation import HeadAblation, head_ablation
 from sdprobe.experiments.head_relevance import HeadVotes, head_relevance
+from sdprobe.experiments.insertion import Insertion, insertion
+from sdprobe.experiments.knock_out import KnockOut, knock_out
 from sdprobe.experiments.patch_sweep import PatchSweep, patch_sweep
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import attached
 from sdprobe.experiments.shape_cases import shape_cases
 from sdprobe.experiments.summary import Summary
+from sdprobe.experiments.token_sweep import TokenSweep, token_sweep
 
 __all__ = [
     # any experiment
@@ -27,6 +32,16 @@ __all__ = [
     "Result",
     "Summary",
     "measures",
+    # words
+    "knock_out",
+    "token_sweep",
+    "deletion",
+    "insertion",
+    "CurveResult",
+    "KnockOut",
+    "TokenSweep",
+    "Deletion",
+    "Insertion",
     # modules, steps and heads
     "patch_sweep",
     "context_sweep",
