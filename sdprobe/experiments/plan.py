@@ -38,7 +38,7 @@ class Plan:
         pictures: how many pictures will be made, those of runs that a condition asks for included.
         calls: how often the denoiser will be called; a call is of a whole batch.
         seconds: how long one worker will take, without loading the model.
-        size: how many bytes the files of all jobs will have, if there is a folder.
+        size: how many bytes the files of all jobs will have; None without a folder, where nothing is written.
         error: the first error of the job that was measured; None if all went well.
     """
 
@@ -47,7 +47,7 @@ class Plan:
     pictures: int
     calls: int
     seconds: float
-    size: int
+    size: int | None
     error: str | None = None
 
     @property
@@ -67,8 +67,8 @@ class Plan:
             ["pictures", f"{self.pictures:,}"],
             ["denoiser calls", f"{self.calls:,}"],
             ["time of one worker", duration(self.seconds)],
-            ["all files", written(self.size)],
         ]
+        rows += [["all files", written(self.size)]] if self.size is not None else []
         return [*rows, ["error", self.error]] if self.error is not None else rows
 
 
@@ -103,17 +103,17 @@ def plan(model: Any, cases: Cases, conditions: Conditions, measures: Measures, *
     given: dict[str, Any] = dict(how)
     sampler = sampler_of(model() if is_function(model) else model)
     settings: Any = {name: given[name] for name in SampleSettings.__annotations__ if name in given}
-    jobs, _ = planned_jobs(
-        sampler, cases, conditions, measures, given.get("hooks", ()), given.get("batch", BATCH), settings
-    )
     home = None if given.get("folder") is None else Path(given["folder"]).expanduser()
+    identified = home is not None
+    hooks, batch = given.get("hooks", ()), given.get("batch", BATCH)
+    jobs, _ = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings, identified)
     held = {k: rows for k, job in enumerate(jobs) if home is not None and (rows := read_rows(home, job)) is not None}
     left = [job for k, job in enumerate(jobs) if k not in held]
     if not left:
         return Plan(len(jobs), len(jobs), 0, 0, 0.0, _size(jobs, jobs[0], held[0]))
     first, counted, begun = left[0], Counted(sampler), time.perf_counter()
     with counted.counting():
-        rows = run_job(first.written(), counted)
+        rows = run_job(first if home is None else first.written(), counted)
     seconds = time.perf_counter() - begun
     error = next((row["error"] for row in rows if "error" in row), None)
     if home is not None:
@@ -127,7 +127,7 @@ def plan(model: Any, cases: Cases, conditions: Conditions, measures: Measures, *
         round(counted.pictures * images / of_first),
         round(sum(counted.calls_in(_images(job), of_first) for job in left)),
         seconds * images / of_first,
-        _size(jobs, first, rows),
+        None if home is None else _size(jobs, first, rows),
         error,
     )
 
