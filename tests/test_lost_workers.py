@@ -75,7 +75,7 @@ def test_a_process_pool_breaks_and_another_goes_on(embedded, serial, tmp_path, s
             sweep(SEEDS, embedded, folder=tmp_path, executor=executor)
     before = seen(tmp_path)
     assert SEEDS // 3 <= len(before) < SEEDS
-    with ProcessPoolExecutor(2, mp_context=context) as executor:
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
         assert sweep(SEEDS, embedded, folder=tmp_path, executor=executor).rows == result.rows
     assert before.items() <= seen(tmp_path).items(), "what was done was not done again"
     assert files(tmp_path) == files(folder)

@@ -90,8 +90,12 @@ def experiment(
 
     Raises:
         ValueError: for conditions that cannot be told from the untouched one by name; for two cases that are the same;
-            with a folder or an executor, for hooks that cannot be written as a name and a configuration.
-        TypeError: for a measure that is no function of one to three arguments.
+            with a folder or an executor, for hooks that cannot be written as a name and a configuration; for a model
+            or a measure that cannot be sent to the workers; for a folder of a newer version of sdprobe.
+        TypeError: for a measure that is no function of one to three arguments; with a folder, for one of which nothing
+            lasting can be said.
+        RuntimeError: if the executor is broken for good, or a worker has another model. Call again with the same folder
+            to go on.
     """
     sampler = sampler_of(model() if is_function(model) else model)
     identified = folder is not None or executor is not None

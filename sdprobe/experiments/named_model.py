@@ -141,10 +141,13 @@ def sampler_in_worker(key: str, how: Making | None, identity: str) -> Sampler:
 
 
 def _load(how: Making, identity: str) -> Sampler:
-    ways: list[Callable[[], Any]] = [lambda: sampler_of(how())]
+    ways: list[Callable[[], Sampler]]
     if isinstance(how, NamedModel):  # the parts of a pipeline may also have several dtypes, as they were saved
         dtypes = (None, "float32") if how.dtype is None else (how.dtype, None)
         ways = [partial(how.load, dtype) for dtype in dtypes]
+    else:
+        make = how
+        ways = [lambda: sampler_of(make())]
     found = ""
     for way in ways:
         try:

@@ -62,9 +62,10 @@ def run_all(
     # All names first: a measure may change what is told of it, such as a list that it keeps, as it is called.
     rows = [None if home is None else read_rows(home, job) for job in jobs]
     left = [k for k, own in enumerate(rows) if own is None]
-    sent = {k: jobs[k].written() if home or executor is not None else jobs[k] for k in left}
+    sent = {k: jobs[k] for k in left}
     with tqdm(total=len(jobs), initial=len(jobs) - len(left), disable=not progress, unit="job") as bar:
-        done = _here(sent, sampler) if executor is None else _by(executor, sent, sampler, model, home, retries)
+        here = _here(sent, sampler, written=home is not None)
+        done = here if executor is None else _by(executor, sent, sampler, model, home, retries)
         try:
             with closing(done):
                 for k, own in done:
@@ -114,9 +115,9 @@ def work(task: Task, attempt: int) -> Done:
     return Done(rows)
 
 
-def _here(jobs: dict[int, Job], sampler: Sampler) -> Ended:
+def _here(jobs: dict[int, Job], sampler: Sampler, written: bool) -> Ended:
     for k, job in jobs.items():
-        yield k, run_job(job, sampler)
+        yield k, run_job(job.written() if written else job, sampler)  # what is kept is the same whoever runs it
 
 
 def _by(
@@ -128,7 +129,7 @@ def _by(
     refuse_unreachable(executor, how, sampler)
     folder = None if home is None else str(home.resolve())
     with live_here(sampler) as key:
-        tasks = {k: Task(job, how, job.model, key, folder) for k, job in jobs.items()}
+        tasks = {k: Task(job.written(), how, job.model, key, folder) for k, job in jobs.items()}
         if isinstance(executor, ProcessPoolExecutor):
             _refuse_unpicklable(next(iter(tasks.values())))
         for k, done in submitted(executor, work, tasks, retries):
