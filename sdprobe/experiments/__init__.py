@@ -14,6 +14,7 @@ from sdprobe.experiments.head_relevance import HeadVotes, head_relevance
 from sdprobe.experiments.insertion import Insertion, insertion
 from sdprobe.experiments.knock_out import KnockOut, knock_out
 from sdprobe.experiments.patch_sweep import PatchSweep, patch_sweep
+from sdprobe.experiments.plan import Plan, plan
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import attached
 from sdprobe.experiments.shape_cases import shape_cases
@@ -23,6 +24,8 @@ from sdprobe.experiments.token_sweep import TokenSweep, token_sweep
 __all__ = [
     # any experiment
     "experiment",
+    "plan",
+    "Plan",
     "Case",
     "cases",
     "shape_cases",

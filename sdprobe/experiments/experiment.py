@@ -13,6 +13,7 @@ from sdprobe.experiments.case_runner import CaseRunner, Sampler, SampleSettings
 from sdprobe.experiments.condition import Condition, Design, refuse_untouched
 from sdprobe.experiments.job import Job, in_jobs
 from sdprobe.experiments.measures.measure import Measure, named
+from sdprobe.experiments.named_model import is_function
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import sampler_of
 from sdprobe.experiments.sweep import run_all
@@ -89,11 +90,16 @@ def experiment(
 
     Raises:
         ValueError: for conditions that cannot be told from the untouched one by name; for two cases that are the same;
-            with a folder or an executor, for hooks that cannot be written as a name and a configuration.
-        TypeError: for a measure that is no function of one to three arguments.
+            with a folder or an executor, for hooks that cannot be written as a name and a configuration; for a model
+            or a measure that cannot be sent to the workers; for a folder of a newer version of sdprobe.
+        TypeError: for a measure that is no function of one to three arguments; with a folder, for one of which nothing
+            lasting can be said.
+        RuntimeError: if the executor is broken for good, or a worker has another model. Call again with the same folder
+            to go on.
     """
-    sampler = sampler_of(model() if callable(model) else model)
-    jobs, kind = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings)
+    sampler = sampler_of(model() if is_function(model) else model)
+    identified = folder is not None or executor is not None
+    jobs, kind = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings, identified)
     rows = run_all(jobs, sampler, model, folder, executor, retries, progress)
     own = list(dict.fromkeys(job.case for job in jobs))
     return kind(_numbered(jobs, rows), own)
@@ -107,15 +113,19 @@ def planned_jobs(
     hooks: Given = (),
     batch: int = BATCH,
     settings: SampleSettings | None = None,
+    identified: bool = True,
 ) -> tuple[list[Job], type[Result]]:
-    """Return the jobs of an experiment, case by case, and the class of its result."""
-    said, jobs = settings or SampleSettings(), []
-    by_name = named(measures)
+    """Return the jobs of an experiment, case by case, and the class of its result.
+
+    Where they need not be ``identified``, by a file or to a worker, the weights are not read for their hash.
+    """
+    said, known, jobs = settings or SampleSettings(), dict[Any, Any](), []
+    by_name, identity = named(measures), sampler.identity if identified else ""
     for case in all_cases(cases):
         made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
         names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
         refuse_untouched(names)
-        jobs += [Job(sampler.identity, case, made, some, by_name, hooks, said) for some in in_jobs(list(names), batch)]
+        jobs += [Job(identity, case, made, some, by_name, hooks, said, known) for some in in_jobs(list(names), batch)]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sdprobe.core.given_hooks import Given
 from sdprobe.core.hook_configuration import to_config
+from sdprobe.core.provenance import versions
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import SampleSettings
 from sdprobe.experiments.condition import Condition, Design
-from sdprobe.experiments.description import describe, fingerprint
+from sdprobe.experiments.description import describe, describe_file, describe_hooks, fingerprint
 from sdprobe.experiments.measures.measure import Measure
 
 SCHEMA = 1
@@ -30,6 +32,7 @@ class Job:
         measures: the measures by name.
         hooks: hooks in every condition, which the measures read.
         settings: of `sdprobe.sample`.
+        known: what was described before, for jobs of one experiment to share: to write a hook takes long.
     """
 
     model: str
@@ -39,28 +42,36 @@ class Job:
     measures: Mapping[str, Measure]
     hooks: Given = ()
     settings: SampleSettings = field(default_factory=SampleSettings)
+    known: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Everything that its results depend on, as JSON holds it.
+        """Everything that its results depend on, as JSON holds it: also the version of sdprobe.
 
         Raises ValueError for a hook that cannot be written as a name and a configuration, and TypeError for a measure
         of which nothing lasting can be said.
         """
         own = self.conditions
-        said = describe(own, "the design") if isinstance(own, Design) else {name: _of(own[name]) for name in self.names}
+        if isinstance(own, Design):
+            said = self._once("design", own, lambda: describe(own, "the design"))
+        else:
+            said = {name: self._of(own[name]) for name in self.names}
+        case = describe(self.case, "the case")
+        if isinstance(image := self.case.image, str) or hasattr(image, "__fspath__"):
+            case["fields"]["image"] = describe_file(Path(image))  # another picture may be under that name one day
         return {
             "schema": SCHEMA,
+            "sdprobe": versions()["sdprobe"],
             "model": self.model,
-            "case": describe(self.case, "the case"),
+            "case": case,
             "conditions": said,
             "names": list(self.names),
-            "measures": describe(self.measures, "measures"),
-            "hooks": to_config(self.hooks),
+            "measures": self._once("measures", self.measures, lambda: describe(self.measures, "measures")),
+            "hooks": self._once("hooks", self.hooks, lambda: describe_hooks(self.hooks)),
             "settings": describe(self.settings, "settings"),
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The hash of the description."""
         return fingerprint(self.description)
@@ -72,16 +83,41 @@ class Job:
         """
         own = self.conditions
         if not isinstance(own, Design):
-            own = {name: replace(own[name], hooks=_pairs(own[name])) for name in self.names}
-        return replace(self, conditions=own, hooks=to_config(self.hooks))
+            own = {name: replace(own[name], hooks=self._pairs(self._made(own[name]))) for name in self.names}
+        made = replace(self, conditions=own, hooks=self._pairs(self.hooks), known={})
+        # Another process may know a function by another name, and need not compute what is known.
+        vars(made).update({name: vars(self)[name] for name in ("description", "id") if name in vars(self)})
+        return made
 
+    def _of(self, condition: Condition) -> dict[str, Any]:
+        given, labels = self._made(condition), describe(condition.labels, "the labels")
+        hooks = self._once("hooks", given, lambda: describe_hooks(given))
+        return {"hooks": hooks, "control": condition.control, "labels": labels}
 
-def _of(condition: Condition) -> dict[str, Any]:
-    return {"hooks": _pairs(condition), "control": condition.control, "labels": dict(condition.labels)}
+    def _made(self, condition: Condition) -> Given:
+        own = condition.hooks
+        made: Given = self._once("made", own, own) if callable(own) else own
+        return made
 
+    def _pairs(self, hooks: Given) -> Given:
+        """Write hooks as pairs; those that have names of one's own keep them."""
 
-def _pairs(condition: Condition) -> list[list[Any]]:
-    return to_config(condition.hooks() if callable(condition.hooks) else condition.hooks)
+        def pairs() -> Any:
+            return (
+                {name: to_config(own) for name, own in hooks.items()}
+                if isinstance(hooks, Mapping)
+                else to_config(hooks)
+            )
+
+        written: Given = self._once("pairs", hooks, pairs)
+        return written
+
+    def _once(self, what: str, of: Any, make: Callable[[], Any]) -> Any:
+        """Return what a function makes of an object, or made of it for another job."""
+        key = what, id(of)
+        if key not in self.known:
+            self.known[key] = of, make()  # the object is held, so that no other can have its id
+        return self.known[key][1]
 
 
 def in_jobs(names: Sequence[str], batch: int) -> list[tuple[str, ...]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from sdprobe.core.given_hooks import each
+from sdprobe.core.given_hooks import Given, each
 from sdprobe.core.run import Run
 from sdprobe.experiments.case_runner import CaseRunner, Sampler, can_share
 from sdprobe.experiments.condition import UNTOUCHED, Condition, Design
@@ -22,9 +23,43 @@ def run_job(job: Job, sampler: Sampler) -> list[Row]:
     """Run the untouched condition and those of the job, measure all, and return a row for each condition and measure.
 
     An error, of a hook or of a measure, is the value's reason to be missing, in the row's ``"error"``; other conditions
-    and measures go on.
+    and measures go on. The rows hold what JSON holds.
     """
-    return list(_rows(job, CaseRunner(sampler, job.case, job.settings)))
+    try:
+        return [_plain(row) for row in _rows(job, CaseRunner(sampler, job.case, job.settings))]
+    except Exception as error:
+        return rows_of_failure(job, said(error))
+
+
+def rows_of_failure(job: Job, why: str) -> list[Row]:
+    """Return the rows of a job of which nothing is known but why it has no values."""
+    own = {} if isinstance(job.conditions, Design) else job.conditions
+    controls = {name: name in own and own[name].control for name in (UNTOUCHED, *job.names)}
+    return [
+        {"condition": name, "control": control, "measure": measure, "value": None, "error": why}
+        for name, control in controls.items()
+        for measure in job.measures
+    ]
+
+
+def _plain(row: Row) -> Row:
+    """Return a row with its labels as plain values. Raises TypeError for a label that is no text or number."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+    for name, value in plain.items():
+        if not (value is None or isinstance(value, (str, bool, int, float))):
+            raise TypeError(f"the label {name!r} is {value!r:.80}: labels are texts and numbers")
+    return plain
+
+
+def _joined(*given: Given) -> Given:
+    """Return the hooks of several as one; those that have names of one's own keep them."""
+    if not any(isinstance(own, Mapping) for own in given):
+        return [hook for own in given for hook in each(own)]
+    found: dict[str, Any] = {}
+    for own in given:
+        named = own if isinstance(own, Mapping) else {f"hook {len(found) + k}": one for k, one in enumerate(each(own))}
+        found |= named
+    return found
 
 
 def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
@@ -40,7 +75,7 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
     for name, condition in conditions.items():
         try:
             hooks = condition.hooks() if callable(condition.hooks) else condition.hooks
-            stacks[name] = [*each(job.hooks), *each(hooks)]
+            stacks[name] = _joined(job.hooks, hooks)
         except Exception as error:
             failed.setdefault(name, said(error))
     runs, whys = _run_all(runner, {name: own for name, own in stacks.items() if name not in failed})

@@ -14,7 +14,7 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import SampleSettings
-from sdprobe.experiments.description import describe
+from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.model.weights_hash import source_of
@@ -116,8 +116,20 @@ def sampler_of(model: Any) -> OwnLoop | AttachedPipeline:
 
 
 def identity_of(model: Model) -> str:
-    """Return what tells a model from another. Of weights that cannot be read it is the name of what was loaded."""
-    return f"{type(model).__name__} {model.provenance.weights or source_of(model.pipe)}"
+    """Return what tells a model from another: its weights, its scheduler, and the settings of its pipeline.
+
+    Of weights that cannot be read it is the name of what was loaded.
+    """
+    pipe = model.pipe
+    if (weights := model.provenance.weights or source_of(pipe)) is None:
+        raise ValueError(
+            "the weights of this model cannot be read, as where they are offloaded, and it was not loaded by name: it "
+            "cannot be told from another. Load it by name, or do without a folder and an executor"
+        )
+    # The parts are in the weights, and the name is no matter.
+    plain = {name: own for name, own in pipe.config.items() if not isinstance(own, (tuple, list)) and name[0] != "_"}
+    rest = fingerprint(describe({"scheduler": pipe.scheduler, "pipeline": plain}))[:16]
+    return f"{type(model).__name__} {weights} {rest}"
 
 
 def _negative(cases: Sequence[Case]) -> list[str] | None:

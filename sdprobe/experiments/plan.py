@@ -1,0 +1,206 @@
+"""`plan`: what an experiment will take, said before it runs: jobs, pictures, denoiser calls, time and disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Unpack
+
+from sdprobe.core.atomic_file import make_folders
+from sdprobe.core.compose import Hook
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Run
+from sdprobe.experiments.case import Case
+from sdprobe.experiments.case_runner import Sampler, SampleSettings
+from sdprobe.experiments.experiment import BATCH, Cases, Conditions, How, Measures, planned_jobs
+from sdprobe.experiments.job import Job
+from sdprobe.experiments.job_file import read_rows, text_of, write_rows
+from sdprobe.experiments.named_model import is_function
+from sdprobe.experiments.run_job import Row, run_job
+from sdprobe.experiments.sampler import sampler_of
+from sdprobe.observe.memory_budget import written
+from sdprobe.plot.table import as_html, as_text
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What a call of `experiment` will take from now on. It prints as a table.
+
+    All is measured on one job, and multiplied: time and pictures by the number of conditions of each job, the untouched
+    one included; denoiser calls too where the conditions run one by one.
+
+    Attributes:
+        jobs: the jobs of the experiment.
+        kept: those whose rows are in the folder, so that they will not be run.
+        pictures: how many pictures will be made, those of runs that a condition asks for included.
+        calls: how often the denoiser will be called; a call is of a whole batch.
+        seconds: how long one worker will take, without loading the model.
+        size: how many bytes the files of all jobs will have; None without a folder, where nothing is written.
+        error: the first error of the job that was measured; None if all went well.
+    """
+
+    jobs: int
+    kept: int
+    pictures: int
+    calls: int
+    seconds: float
+    size: int | None
+    error: str | None = None
+
+    @property
+    def left(self) -> int:
+        """The number of jobs that will be run."""
+        return self.jobs - self.kept
+
+    def __repr__(self) -> str:
+        return "\n".join(as_text(self._table()))
+
+    def _repr_html_(self) -> str:
+        return as_html(self._table(), "What the experiment will take")
+
+    def _table(self) -> list[list[str]]:
+        rows = [
+            ["jobs to run", f"{self.left:,} of {self.jobs:,}"],
+            ["pictures", f"{self.pictures:,}"],
+            ["denoiser calls", f"{self.calls:,}"],
+            ["time of one worker", duration(self.seconds)],
+        ]
+        rows += [["all files", written(self.size)]] if self.size is not None else []
+        return [*rows, ["error", self.error]] if self.error is not None else rows
+
+
+def plan(model: Any, cases: Cases, conditions: Conditions, measures: Measures, **how: Unpack[How]) -> Plan:
+    """Run the first job of an experiment, and say what the experiment will take.
+
+    The rows of that job are kept in the folder, if there is one, so that it is not run again.
+
+    >>> import tempfile
+    >>> import sdprobe
+    >>> from sdprobe import experiments
+    >>> def brightness(run):
+    ...     return run.latents.mean()
+    >>> swap = {"blue": [sdprobe.ReplaceToken("red", with_="blue")]}
+    >>> some = experiments.cases("a red circle", seeds=range(100))
+    >>> plan(sdprobe.load(), some, swap, brightness, steps=2, folder=tempfile.mkdtemp())
+    jobs to run         99 of 100
+    pictures            198
+    denoiser calls      198
+    time of one worker  ... s
+    all files           ... kB
+
+    Args:
+        model: as in `experiment`, like all that follows.
+        cases: the cases.
+        conditions: the conditions; for a ready experiment, its design.
+        measures: the measures.
+        how: the arguments of `experiment`; of these, an executor is not used.
+
+    Raises what `experiment` raises.
+    """
+    given: dict[str, Any] = dict(how)
+    sampler = sampler_of(model() if is_function(model) else model)
+    settings: Any = {name: given[name] for name in SampleSettings.__annotations__ if name in given}
+    home = None if given.get("folder") is None else Path(given["folder"]).expanduser()
+    identified = home is not None
+    hooks, batch = given.get("hooks", ()), given.get("batch", BATCH)
+    jobs, _ = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings, identified)
+    held = {k: rows for k, job in enumerate(jobs) if home is not None and (rows := read_rows(home, job)) is not None}
+    left = [job for k, job in enumerate(jobs) if k not in held]
+    if not left:
+        return Plan(len(jobs), len(jobs), 0, 0, 0.0, _size(jobs, jobs[0], held[0]))
+    first, counted, begun = left[0], Counted(sampler), time.perf_counter()
+    with counted.counting():
+        rows = run_job(first if home is None else first.written(), counted)
+    seconds = time.perf_counter() - begun
+    error = next((row["error"] for row in rows if "error" in row), None)
+    if home is not None:
+        make_folders(home)
+        write_rows(home, first, rows)
+        left = left[1:] if error is None else left
+    images, of_first = sum(map(_images, left)), _images(first)
+    return Plan(
+        len(jobs),
+        len(jobs) - len(left),
+        round(counted.pictures * images / of_first),
+        round(sum(counted.calls_in(_images(job), of_first) for job in left)),
+        seconds * images / of_first,
+        None if home is None else _size(jobs, first, rows),
+        error,
+    )
+
+
+def _size(jobs: Sequence[Job], first: Job, rows: list[Row]) -> int:
+    return round(len(text_of(first, rows).encode()) * sum(map(_images, jobs)) / _images(first))
+
+
+@dataclass
+class Counted:
+    """A sampler that counts what it is asked for.
+
+    Attributes:
+        runs: of each run, its pictures and the calls of the denoiser in it, those made by hooks included.
+    """
+
+    sampler: Sampler
+    runs: list[tuple[int, int]] = field(default_factory=list)
+    calls: int = 0
+
+    @property
+    def identity(self) -> str:
+        return self.sampler.identity
+
+    def read(self, prompt: str) -> Prompt:
+        return self.sampler.read(prompt)
+
+    def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
+        before = self.calls
+        try:
+            return self.sampler.sample(cases, hooks, settings)
+        finally:
+            self.runs.append((len(cases), self.calls - before))
+
+    @property
+    def pictures(self) -> int:
+        """The pictures of all runs."""
+        return sum(pictures for pictures, _ in self.runs)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the denoiser's calls while this is open."""
+        denoiser: Any = self.sampler.model.denoiser  # type: ignore[attr-defined]
+        listener = denoiser.register_forward_pre_hook(self._count)
+        try:
+            yield
+        finally:
+            listener.remove()
+
+    def calls_in(self, images: int, measured: int) -> float:
+        """Return the calls in a job of some images, if this counted one of ``measured``.
+
+        A run of several images has as many for any number of them; runs of one image are more for more images.
+        """
+        shared = sum(calls for pictures, calls in self.runs if pictures > 1)
+        alone = sum(calls for pictures, calls in self.runs if pictures == 1)
+        return shared + alone * images / measured
+
+    def _count(self, *_: Any) -> None:
+        self.calls += 1
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as a table shows it.
+
+    >>> duration(0.25), duration(75), duration(7300), duration(200_000)
+    ('0.2 s', '1.2 min', '2.0 h', '2.3 days')
+    """
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _images(job: Job) -> int:
+    return 1 + len(job.names)
