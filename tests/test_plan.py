@@ -80,7 +80,7 @@ def test_jobs_of_other_sizes_and_conditions_that_run_alone(tiny):
     _, calls = counted_experiment(tiny, *what, steps=2, batch=3)
     assert said.jobs == 6
     assert calls > 2 * 2 * (5 + 3)
-    assert abs(said.calls - calls) <= 0.1 * calls
+    assert 0 <= said.calls - calls <= 0.2 * calls  # what jobs of a case share is counted for each
 
 
 def test_it_prints_as_a_table_and_tells_an_error(embedded, tmp_path):

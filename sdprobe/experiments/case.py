@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from os import PathLike
 from string import Formatter
 from types import MappingProxyType
 from typing import Any
+
+from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", MappingProxyType(dict(self.words)))
+        if not (self.image is None or isinstance(self.image, (str, PathLike, Image))):
+            raise TypeError(f"an image is one of PIL, or a path, not a {type(self.image).__name__}")
 
     def fill(self, word: str) -> str:
         """Return a word or text with this case's own words in place of ``{...}``.
@@ -95,9 +100,9 @@ FIELDS = ("prompt", "seed", "negative_prompt", "image", "strength", "words")
 
 def refuse_repeated(given: Sequence[Case]) -> None:
     """Raise ValueError for two cases that are the same."""
+    numbers: dict[Case, int] = {}
     for k, case in enumerate(given):
-        if case in given[:k]:
+        if (first := numbers.setdefault(case, k)) != k:
             raise ValueError(
-                f"case {k} is case {given.index(case)} again, {case!r}: it would count twice as evidence; give it "
-                f"another seed"
+                f"case {k} is case {first} again, {case!r}: it would count twice as evidence; give it another seed"
             )

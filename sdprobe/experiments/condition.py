@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 UNTOUCHED = "untouched"
 Label = str | int | float
+COLUMNS = ("case", "prompt", "seed", "condition", "control", "measure", "value", "unchanged", "error")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Condition:
     hooks: Given | Callable[[], Given]
     control: bool = False
     labels: Mapping[str, Label] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if taken := [name for name in self.labels if name in COLUMNS]:
+            raise ValueError(f"the label {taken[0]!r} is a column of every table: call it something else")
 
 
 @runtime_checkable

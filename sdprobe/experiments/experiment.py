@@ -11,7 +11,7 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case import cases as all_cases
 from sdprobe.experiments.case_runner import CaseRunner, Sampler, SampleSettings
 from sdprobe.experiments.condition import Condition, Design, refuse_untouched
-from sdprobe.experiments.job import Job, in_jobs
+from sdprobe.experiments.job import BATCH, Job, in_jobs
 from sdprobe.experiments.measures.measure import Measure, named
 from sdprobe.experiments.named_model import is_function
 from sdprobe.experiments.result import Result
@@ -21,7 +21,6 @@ from sdprobe.experiments.sweep import run_all
 Conditions = Mapping[str, Given | Condition | Callable[[Case], Given]] | Design
 Measures = Mapping[str, Measure] | Iterable[Measure] | Measure
 Cases = str | Case | Iterable[str | Case]
-BATCH = 8
 
 
 class How(SampleSettings, total=False):
@@ -80,6 +79,7 @@ def experiment(
             with names of their own.
         hooks: hooks in every condition, also the untouched one, for measures to read.
         batch: the largest number of images in one run. A job has as many conditions as fit beside the untouched one.
+            With 1, each condition is a run of its own.
         folder: keep the rows of each job in a file there. Jobs whose file is there are not run again; those that failed
             are.
         executor: where jobs run: None for here, or any executor of `concurrent.futures`, or `Client.get_executor()` of
@@ -98,11 +98,24 @@ def experiment(
             to go on.
     """
     sampler = sampler_of(model() if is_function(model) else model)
-    identified = folder is not None or executor is not None
+    identified = folder is not None or not isinstance(executor, Planning | None)
     jobs, kind = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings, identified)
+    if isinstance(executor, Planning):
+        raise Planned(jobs, sampler, folder)
     rows = run_all(jobs, sampler, model, folder, executor, retries, progress)
     own = list(dict.fromkeys(job.case for job in jobs))
     return kind(_numbered(jobs, rows), own)
+
+
+class Planning:
+    """Given as the executor by `sdprobe.experiments.plan`: the jobs are made, and not run."""
+
+
+class Planned(Exception):
+    """Carries the jobs of an experiment past the function that would have used their result, to `plan`."""
+
+    def __init__(self, jobs: list[Job], sampler: Sampler, folder: str | Path | None) -> None:
+        self.jobs, self.sampler, self.folder = jobs, sampler, folder
 
 
 def planned_jobs(
@@ -125,7 +138,8 @@ def planned_jobs(
         made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
         names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
         refuse_untouched(names)
-        jobs += [Job(identity, case, made, some, by_name, hooks, said, known) for some in in_jobs(list(names), batch)]
+        parts = in_jobs(list(names), batch)
+        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, known) for some in parts]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
 
 

@@ -18,6 +18,7 @@ from sdprobe.experiments.description import describe, describe_file, describe_ho
 from sdprobe.experiments.measures.measure import Measure
 
 SCHEMA = 1
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Job:
         measures: the measures by name.
         hooks: hooks in every condition, which the measures read.
         settings: of `sdprobe.sample`.
+        alone: whether each condition is a run of its own, not one image of a batch.
         known: what was described before, for jobs of one experiment to share: to write a hook takes long.
     """
 
@@ -42,6 +44,7 @@ class Job:
     measures: Mapping[str, Measure]
     hooks: Given = ()
     settings: SampleSettings = field(default_factory=SampleSettings)
+    alone: bool = False
     known: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -69,6 +72,7 @@ class Job:
             "measures": self._once("measures", self.measures, lambda: describe(self.measures, "measures")),
             "hooks": self._once("hooks", self.hooks, lambda: describe_hooks(self.hooks)),
             "settings": describe(self.settings, "settings"),
+            "alone": self.alone,
         }
 
     @cached_property
@@ -125,6 +129,10 @@ def in_jobs(names: Sequence[str], batch: int) -> list[tuple[str, ...]]:
 
     >>> in_jobs("abcde", batch=3)
     [('a', 'b'), ('c', 'd'), ('e',)]
+
+    With a batch of one, a job has as many as usual, and each is a run of its own. Raises ValueError for less than one.
     """
-    each = max(batch - 1, 1)
+    if batch < 1:
+        raise ValueError(f"batch is the largest number of images in one run, 1 or more, not {batch!r}")
+    each = (BATCH if batch == 1 else batch) - 1
     return [tuple(names[k : k + each]) for k in range(0, max(len(names), 1), each)]

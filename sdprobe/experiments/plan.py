@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from types import FunctionType
+from typing import Any
 
 from sdprobe.core.atomic_file import make_folders
 from sdprobe.core.compose import Hook
@@ -15,12 +17,10 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import Sampler, SampleSettings
-from sdprobe.experiments.experiment import BATCH, Cases, Conditions, How, Measures, planned_jobs
+from sdprobe.experiments.experiment import Planned, Planning, experiment
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.job_file import read_rows, text_of, write_rows
-from sdprobe.experiments.named_model import is_function
 from sdprobe.experiments.run_job import Row, run_job
-from sdprobe.experiments.sampler import sampler_of
 from sdprobe.observe.memory_budget import written
 from sdprobe.plot.table import as_html, as_text
 
@@ -72,7 +72,7 @@ class Plan:
         return [*rows, ["error", self.error]] if self.error is not None else rows
 
 
-def plan(model: Any, cases: Cases, conditions: Conditions, measures: Measures, **how: Unpack[How]) -> Plan:
+def plan(*what: Any, **how: Any) -> Plan:
     """Run the first job of an experiment, and say what the experiment will take.
 
     The rows of that job are kept in the folder, if there is one, so that it is not run again.
@@ -91,22 +91,32 @@ def plan(model: Any, cases: Cases, conditions: Conditions, measures: Measures, *
     time of one worker  ... s
     all files           ... kB
 
-    Args:
-        model: as in `experiment`, like all that follows.
-        cases: the cases.
-        conditions: the conditions; for a ready experiment, its design.
-        measures: the measures.
-        how: the arguments of `experiment`; of these, an executor is not used.
+    Of a ready experiment, the function comes first:
 
-    Raises what `experiment` raises.
+    >>> plan(experiments.knock_out, sdprobe.load(), some, "red", steps=2).jobs
+    100
+
+    Args:
+        what: the arguments of `experiment`, or the function of an experiment and its arguments.
+        how: likewise; of these, an executor is not used.
+
+    Raises what the experiment raises.
     """
-    given: dict[str, Any] = dict(how)
-    sampler = sampler_of(model() if is_function(model) else model)
-    settings: Any = {name: given[name] for name in SampleSettings.__annotations__ if name in given}
-    home = None if given.get("folder") is None else Path(given["folder"]).expanduser()
-    identified = home is not None
-    hooks, batch = given.get("hooks", ()), given.get("batch", BATCH)
-    jobs, _ = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings, identified)
+    ready = bool(what) and isinstance(what[0], FunctionType) and "model" in inspect.signature(what[0]).parameters
+    asked, given = (what[0], what[1:]) if ready else (experiment, what)
+    try:
+        asked(*given, **how | {"executor": Planning()})
+    except Planned as found:
+        jobs, sampler, folder = found.jobs, found.sampler, found.folder
+    else:
+        raise TypeError(
+            f"{asked!r} is no function of an experiment: it did not call `experiment` with what it was given"
+        )
+    return _measured(jobs, sampler, None if folder is None else Path(folder).expanduser())
+
+
+def _measured(jobs: Sequence[Job], sampler: Sampler, home: Path | None) -> Plan:
+    """Run the first job that is left, and return what all will take."""
     held = {k: rows for k, job in enumerate(jobs) if home is not None and (rows := read_rows(home, job)) is not None}
     left = [job for k, job in enumerate(jobs) if k not in held]
     if not left:

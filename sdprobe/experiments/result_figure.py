@@ -29,7 +29,7 @@ def forest(summary: Summary, title: str = "") -> Figure:
         ax.set_xlabel(measure, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-        if all(-0.0 <= own.mean.value <= 1 for own in summary.lines if own.measure == measure):
+        if all(0 <= own.mean.value <= 1 for own in summary.lines if own.measure == measure and own.mean.cases):
             ax.set_xlim(-0.04, 1.04)
     panels[0].set_yticks(range(len(conditions)), conditions, fontsize=8)
     panels[0].invert_yaxis()

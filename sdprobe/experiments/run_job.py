@@ -19,14 +19,15 @@ Row = dict[str, Any]
 """A row of the table: one measure of one condition of one case."""
 
 
-def run_job(job: Job, sampler: Sampler) -> list[Row]:
+def run_job(job: Job, sampler: Sampler, runner: CaseRunner | None = None) -> list[Row]:
     """Run the untouched condition and those of the job, measure all, and return a row for each condition and measure.
 
     An error, of a hook or of a measure, is the value's reason to be missing, in the row's ``"error"``; other conditions
-    and measures go on. The rows hold what JSON holds.
+    and measures go on. The rows hold what JSON holds. Jobs of one case may share a ``runner``, and with it the further
+    runs that their conditions ask for.
     """
     try:
-        return [_plain(row) for row in _rows(job, CaseRunner(sampler, job.case, job.settings))]
+        return [_plain(row) for row in _rows(job, runner or CaseRunner(sampler, job.case, job.settings))]
     except Exception as error:
         return rows_of_failure(job, said(error))
 
@@ -78,7 +79,7 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
             stacks[name] = _joined(job.hooks, hooks)
         except Exception as error:
             failed.setdefault(name, said(error))
-    runs, whys = _run_all(runner, {name: own for name, own in stacks.items() if name not in failed})
+    runs, whys = _run_all(runner, {name: own for name, own in stacks.items() if name not in failed}, job.alone)
     failed |= whys
     for name, condition in conditions.items():
         labels = {"condition": name, "control": condition.control, **condition.labels}
@@ -92,9 +93,11 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
             yield row | ({"error": why} if why else {})
 
 
-def _run_all(runner: CaseRunner, stacks: Mapping[str, Any]) -> tuple[dict[str, tuple[Run, Run]], dict[str, str]]:
+def _run_all(
+    runner: CaseRunner, stacks: Mapping[str, Any], alone: bool
+) -> tuple[dict[str, tuple[Run, Run]], dict[str, str]]:
     """Run each stack; return with each run the untouched one of as many images, and why others have no run."""
-    together = [name for name in stacks if can_share(stacks[name])]
+    together = [name for name in stacks if not alone and can_share(stacks[name])]
     runs, whys = dict[str, tuple[Run, Run]](), dict[str, str]()
     if UNTOUCHED in together:
         try:
@@ -106,8 +109,8 @@ def _run_all(runner: CaseRunner, stacks: Mapping[str, Any]) -> tuple[dict[str, t
     for name in stacks:
         if name not in runs:
             try:
-                alone = runner.once("untouched alone", lambda: runner.run(stacks[UNTOUCHED]))
-                runs[name] = (alone if name == UNTOUCHED else runner.run(stacks[name])), alone
+                plain = runner.once("untouched, alone", lambda: runner.run(stacks[UNTOUCHED]))
+                runs[name] = (plain if name == UNTOUCHED else runner.run(stacks[name])), plain
             except Exception as error:
                 whys[name] = said(error)
     return runs, whys

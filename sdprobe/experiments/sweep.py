@@ -13,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from sdprobe.core.atomic_file import make_folders
-from sdprobe.experiments.case_runner import Sampler
+from sdprobe.experiments.case_runner import CaseRunner, Sampler
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.job_file import read_rows, write_rows
 from sdprobe.experiments.named_model import (
@@ -116,8 +116,11 @@ def work(task: Task, attempt: int) -> Done:
 
 
 def _here(jobs: dict[int, Job], sampler: Sampler, written: bool) -> Ended:
+    runner: CaseRunner | None = None
     for k, job in jobs.items():
-        yield k, run_job(job.written() if written else job, sampler)  # what is kept is the same whoever runs it
+        if runner is None or runner.case != job.case:
+            runner = CaseRunner(sampler, job.case, job.settings)
+        yield k, run_job(job.written() if written else job, sampler, runner)  # what is kept is the same whoever runs it
 
 
 def _by(
