@@ -1,6 +1,6 @@
 """Causal experiments: conditions × cases × measures, with controls and intervals."""
 
-from sdprobe.experiments import measures
+from sdprobe.experiments import measures as measures
 from sdprobe.experiments.case import Case, cases
 from sdprobe.experiments.condition import Condition, Design
 from sdprobe.experiments.context_sweep import ContextSweep, context_sweep
@@ -34,7 +34,6 @@ __all__ = [
     "attached",
     "Result",
     "Summary",
-    "measures",
     # words
     "knock_out",
     "token_sweep",

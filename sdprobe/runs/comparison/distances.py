@@ -65,7 +65,7 @@ def rounding_limit(*dtypes: torch.dtype) -> float:
 def relative_distance(a: Shaped[Tensor, ...], b: Shaped[Tensor, ...]) -> float:
     """Return the root mean square of the difference, divided by that of ``a``.
 
-    >>> relative_distance(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.5]))
+    >>> round(relative_distance(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.5])), 6)
     0.1
 
     It is 0 for equal values, and infinite where ``a`` is 0 and ``b`` is not, and where a number is not finite in one
