@@ -9,7 +9,7 @@ Some heads of cross-attention look at words of colour, others at words of shape 
 # ## What each head looks at
 #
 # In every step, each head votes for the kind of words that its places look at most. Beside it the control: the same
-# words, dealt to the two kinds at random. Grey numbers are not told from an even share.
+# words, dealt to the two kinds at random. In the figure, grey numbers are not told from an even share.
 
 import sdprobe
 from sdprobe import experiments

@@ -11,6 +11,7 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.deletion import OWN, Deletion, deletion
 from sdprobe.experiments.random_field import random_field
+from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.sampler import attached, sampler_of
 from tests.families import FAMILIES
 from tests.laws.strategies import run
@@ -37,7 +38,7 @@ def test_each_order_is_that_of_its_map(embedded):
         OWN: own,
         "coldest first": -own,
         "another word's map": other,
-        "a random field": random_field(HeatMap(own), [CASE.seed, 1]).values,
+        "a random field": random_field(HeatMap(own), [seed_of(CASE.prompt, CASE.seed)]).values,
     }
     assert [*made] == [f"{order}, {share}" for order in orders for share in (0.1, 0.5)]
     for order, values in orders.items():

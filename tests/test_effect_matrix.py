@@ -24,6 +24,7 @@ def rows(values, measure="m", unchanged=False):
                 "measure": measure,
             } | {
                 "value": value,
+                "untouched": values["untouched"][case],
                 "unchanged": unchanged,
                 **told,
             }

@@ -7,7 +7,9 @@ from sdprobe.experiments.bootstrap import Estimate
 from sdprobe.experiments.effects import Effects
 
 CELLS = {("mid", "0–1"): Estimate(0.5, 0.2, 0.8, 4), ("up", "2–3"): Estimate(0.0, 0.0, 0.0, 4)}
-EFFECTS = Effects(CELLS, "share", ("module", "steps"), {("up", "2–3"): 4, ("mid", "0–1"): 1})
+EFFECTS = Effects(
+    CELLS, "share", ("module", "steps"), {("up", "2–3"): 4, ("mid", "0–1"): 1}, {("up", "2–3"): 4, ("mid", "0–1"): 4}
+)
 
 
 def test_a_cell_that_is_not_there_is_none():

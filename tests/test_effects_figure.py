@@ -30,7 +30,7 @@ def test_numbers_are_grey_where_the_interval_includes_no_effect():
 
 def test_a_cell_that_did_nothing_says_so():
     cell = ("mid_block", "0")
-    nothing = Effects({cell: Estimate(0.0, 0.0, 0.0, 3)}, "share", ("module", "steps"), {cell: 3})
+    nothing = Effects({cell: Estimate(0.0, 0.0, 0.0, 3)}, "share", ("module", "steps"), {cell: 3}, {cell: 3})
     assert [text.get_text() for text in beside_control([("a", nothing)]).axes[0].texts] == ["="]
 
 

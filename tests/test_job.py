@@ -41,7 +41,6 @@ ONE = Job("a model", Case("a red circle"), {"blank": BLANK}, ("blank",), {"brigh
         {"settings": {"steps": 2}},
         {"settings": {"scheduler": "Euler"}},
     ],
-    ids=lambda changes: str(changes)[:60],
 )
 def test_another_id(changes):
     assert replace(ONE, known={}, **changes).id != ONE.id

@@ -14,13 +14,12 @@ import sdprobe
 from sdprobe.experiments import attached
 from sdprobe.experiments.named_model import (
     ModelRefused,
-    is_function,
     live_here,
     name_model,
     refuse_unreachable,
     sampler_in_worker,
 )
-from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.sampler import is_function, sampler_of
 from tests.swept import at_most, brightness, sweep
 from tests.tiny import stable_diffusion
 

@@ -95,8 +95,8 @@ def test_the_control_may_be_of_another_seed(tiny):
     assert not found.failed
     assert found.plot().axes[1].get_title() == "control:\na with another seed"
     other = patch_sweep(tiny, "a red circle", "a blue circle", mean, **settings)
-    assert found.effect()["mid_block", "all steps"] == other.effect()["mid_block", "all steps"]
-    assert found.control()["mid_block", "all steps"] != other.control()["mid_block", "all steps"]
+    assert found.effect()["mid_block", "all steps"].value == other.effect()["mid_block", "all steps"].value
+    assert found.control()["mid_block", "all steps"].value != other.control()["mid_block", "all steps"].value
 
 
 def test_an_attached_pipeline_is_swept_too(tiny):

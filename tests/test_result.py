@@ -12,7 +12,7 @@ from sdprobe.experiments.summary import summarize
 def rows(error=False):
     return [
         {"case": k, "prompt": "a", "seed": k, "condition": name, "control": name == "random", "measure": "m"}
-        | {"value": None if error and k == 1 else float(k + add), "unchanged": add == 0}
+        | {"value": None if error and k == 1 else float(k + add), "untouched": float(k), "unchanged": add == 0}
         | ({"error": "RuntimeError: gone"} if error and k == 1 else {})
         for k in range(5)
         for name, add in (("untouched", 0), ("more", 2), ("random", 0))

@@ -2,7 +2,7 @@
 
 from sdprobe.experiments import measures as measures
 from sdprobe.experiments.case import Case, cases
-from sdprobe.experiments.condition import Condition, Design
+from sdprobe.experiments.condition import Condition, Design, NotInThisCase
 from sdprobe.experiments.context_sweep import ContextSweep, context_sweep
 from sdprobe.experiments.curve_result import CurveResult
 from sdprobe.experiments.deletion import Deletion, deletion
@@ -31,6 +31,7 @@ __all__ = [
     "shape_cases",
     "Condition",
     "Design",
+    "NotInThisCase",
     "attached",
     "Result",
     "Summary",

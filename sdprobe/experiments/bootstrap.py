@@ -28,8 +28,8 @@ class Estimate(NamedTuple):
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
     def excludes(self, value: float) -> bool:
-        """Whether a value lies outside of the interval."""
-        return not self.low <= value <= self.high
+        """Whether a value lies outside of the interval; False where there is none."""
+        return value < self.low or value > self.high
 
 
 def mean_with_interval(values: Float[np.ndarray, " cases"], bounded: bool = False, seed: int = 0) -> Estimate:
@@ -40,7 +40,7 @@ def mean_with_interval(values: Float[np.ndarray, " cases"], bounded: bool = Fals
 
     Where all cases have the same value there is nothing to draw. The interval then has no width, unless the values are
     ``bounded``: of what was seen in none of n cases, up to 1 - 0.025^(1/n) may have been missed (Clopper & Pearson
-    1934), which is 0.036 for 100 cases.
+    1934), which is 0.036 for 100 cases. Of one case there is no interval, unless the values are bounded.
 
     >>> import numpy as np
     >>> print(mean_with_interval(np.tile([0.0, 1.0], 50)))
@@ -61,6 +61,8 @@ def mean_with_interval(values: Float[np.ndarray, " cases"], bounded: bool = Fals
     mean = float(kept.mean())
     if np.ptp(kept) <= 1e-12 * max(1.0, abs(mean)):
         missed = 1 - ((1 - LEVEL) / 2) ** (1 / len(kept)) if bounded else 0.0
+        if len(kept) == 1 and not bounded:
+            return Estimate(mean, float("nan"), float("nan"), 1)
         low, high = (min(max(mean + end, -1.0), 1.0) if bounded else mean for end in (-missed, missed))
         return Estimate(mean, low, high, len(kept))
     found = bootstrap(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from operator import index
 from os import PathLike
 from string import Formatter
 from types import MappingProxyType
@@ -40,6 +41,7 @@ class Case:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", MappingProxyType(dict(self.words)))
+        object.__setattr__(self, "seed", index(self.seed))  # also of numpy
         if not (self.image is None or isinstance(self.image, (str, PathLike, Image))):
             raise TypeError(f"an image is one of PIL, or a path, not a {type(self.image).__name__}")
 
@@ -99,10 +101,16 @@ FIELDS = ("prompt", "seed", "negative_prompt", "image", "strength", "words")
 
 
 def refuse_repeated(given: Sequence[Case]) -> None:
-    """Raise ValueError for two cases that are the same."""
-    numbers: dict[Case, int] = {}
+    """Raise ValueError for two cases of the same picture, whatever their words are called."""
+    numbers: list[tuple[Any, ...]] = []
+    seen: dict[Any, list[int]] = {}
     for k, case in enumerate(given):
-        if (first := numbers.setdefault(case, k)) != k:
+        image = str(case.image) if isinstance(case.image, (str, PathLike)) else case.image
+        numbers.append((case.prompt, case.seed, case.negative_prompt, case.strength, image))
+        same = seen.setdefault(numbers[k][:4], [])
+        first = next((j for j in same if numbers[j] == numbers[k]), k)
+        same.append(k)
+        if first != k:
             raise ValueError(
                 f"case {k} is case {first} again, {case!r}: it would count twice as evidence; give it another seed"
             )

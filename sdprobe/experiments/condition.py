@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 UNTOUCHED = "untouched"
 Label = str | int | float
-COLUMNS = ("case", "prompt", "seed", "condition", "control", "measure", "value", "unchanged", "error")
+COLUMNS = ("case", "prompt", "seed", "condition", "control", "measure", "value", "untouched", "unchanged", "error")
+
+
+class NotInThisCase(ValueError):
+    """A condition, or its control, that a case does not allow, such as a word that its picture does not show.
+
+    It is a row with an error, which is final: a second start does not try it again.
+    """
 
 
 @dataclass(frozen=True)

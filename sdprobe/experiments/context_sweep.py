@@ -110,7 +110,7 @@ def context_sweep(
 
     Source: Basu et al. 2024, "On Mechanistic Knowledge Localization in Text-to-Image Generative Models", section 4.
     """
-    own = sampler_of(model() if callable(model) else model)
+    own = sampler_of(model)
     every = cross_attention_of(own.model)
     if not every:
         raise ValueError(

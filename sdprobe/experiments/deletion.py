@@ -14,6 +14,7 @@ from sdprobe.experiments.curve_result import CurveResult
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.random_field import random_field
+from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.random_words import random_words
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.untouched_run import untouched_run
@@ -80,15 +81,17 @@ class Deletion(Design):
             OWN: own,
             "coldest first": coldest,
             "another word's map": other,
-            "a random field": lambda: random_field(own(), [case.seed, 1]),
+            "a random field": lambda: random_field(own(), [seed_of(case.prompt, case.seed)]),
         }
 
     def _other(self, case: Case, runner: CaseRunner) -> str:
         if self.other is not None:
-            return case.fill(self.other)
+            if (other := case.fill(self.other)) == case.fill(self.word):
+                raise ValueError(f"the map of another word is a control, and {other!r} is the word itself")
+            return other
         prompt = runner.read()
         own = prompt.positions(case.fill(self.word))
-        return random_words(prompt, own, [len(own)], [case.seed])[0]
+        return random_words(prompt, own, [len(own)], [seed_of(case.prompt, case.seed)])[0]
 
 
 def deletion(
@@ -157,6 +160,8 @@ def checked_shares(shares: Sequence[float], untouched: float) -> tuple[float, ..
     found = tuple(map(float, shares))
     if not found or not all(0 <= share <= 1 for share in found) or list(found) != sorted(set(found)):
         raise ValueError(f"shares are growing numbers from 0 to 1, such as {SHARES}, not {shares!r}")
+    if len({f"{share:g}" for share in found}) < len(found):
+        raise ValueError(f"two shares are the same to six digits, and so would be their names: {shares!r}")
     if untouched in found:
         raise ValueError(
             f"the share {untouched:g} is the untouched condition, which every experiment has: leave it out"

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from sdprobe.core.data_frame import data_frame
 from sdprobe.experiments.bootstrap import Estimate, mean_with_interval
-from sdprobe.experiments.condition import UNTOUCHED
 from sdprobe.experiments.effects import Cell, Effects
 from sdprobe.experiments.effects_figure import beside_control
 from sdprobe.experiments.result import Result
@@ -74,31 +73,28 @@ class EffectMatrix(Result):
 
     def _effects(self, measure: str, control: bool) -> Effects:
         rows = [row for row in self.rows if row["measure"] == measure]
-        plain = {row["case"]: _number(row) for row in rows if row["condition"] == UNTOUCHED}
-        whole = {row["case"]: _number(row) for row in rows if row["condition"] == self.whole}
+        whole = {row["case"]: _way(row) for row in rows if row["condition"] == self.whole}
         of_cell: dict[Cell, list[Mapping[str, Any]]] = {}
         for row in rows:
             if bool(row["control"]) == control and all(name in row for name in self.axes):
                 of_cell.setdefault((str(row[self.axes[0]]), str(row[self.axes[1]])), []).append(row)
         bounded = all(isinstance(row["value"], bool) for row in rows if row["value"] is not None)
         cells = {
-            cell: self._estimate(np.array([*self._of_cases(own, plain, whole)], dtype=float), bounded)
+            cell: self._estimate(np.array([*self._of_cases(own, whole)], dtype=float), bounded)
             for cell, own in of_cell.items()
         }
         unchanged = {cell: sum(bool(row.get("unchanged")) for row in own) for cell, own in of_cell.items()}
         about = f"difference to untouched, {measure}" if self.whole is None else f"share of the way, {measure}"
-        return Effects(cells, about, self.axes, unchanged)
+        tried = {cell: sum("unchanged" in row for row in own) for cell, own in of_cell.items()}
+        return Effects(cells, about, self.axes, unchanged, tried)
 
-    def _of_cases(
-        self, rows: list[Mapping[str, Any]], plain: Mapping[int, float], whole: Mapping[int, float]
-    ) -> Iterator[float]:
+    def _of_cases(self, rows: list[Mapping[str, Any]], whole: Mapping[int, float]) -> Iterator[float]:
         for row in rows:
-            way = _number(row) - plain.get(row["case"], np.nan)
             if self.whole is None:
-                yield way
+                yield _way(row)
             else:
-                full = whole.get(row["case"], np.nan) - plain.get(row["case"], np.nan)
-                yield way / full if full else np.nan
+                full = whole.get(row["case"], np.nan)
+                yield _way(row) / full if full else np.nan
 
     def _estimate(self, values: np.ndarray, bounded: bool) -> Estimate:
         found = mean_with_interval(values, bounded)
@@ -119,6 +115,7 @@ def as_matrix(result: Result, kind: type[Kind], measure: str | None, about: str)
     return replace(result, about=about, measure=measure or "")
 
 
-def _number(row: Mapping[str, Any]) -> float:
-    value = row.get("value")
-    return float("nan") if value is None else float(value)
+def _way(row: Mapping[str, Any]) -> float:
+    """Return how far a row is from the untouched condition of the same batch."""
+    ends = row.get("value"), row.get("untouched")
+    return float("nan") if None in ends else float(ends[0]) - float(ends[1])  # type: ignore[arg-type]

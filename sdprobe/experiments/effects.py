@@ -34,12 +34,14 @@ class Effects:
         axes: the names of rows and columns.
         unchanged: for each cell, in how many cases the final latents are those of the untouched condition, to the last
             bit: there it did nothing.
+        tried: for each cell, in how many cases it was run: also those that have no effect, as a and b are alike there.
     """
 
     cells: Mapping[Cell, Estimate]
     about: str
     axes: tuple[str, str]
     unchanged: Mapping[Cell, int] = field(default_factory=dict)
+    tried: Mapping[Cell, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class Effects:
 
     def did_nothing(self, cell: Cell) -> bool:
         """Whether a cell left every case as it was, to the last bit."""
-        return 0 < self.unchanged.get(cell, 0) >= self.cells[cell].cases
+        return 0 < self.tried.get(cell, 0) == self.unchanged.get(cell, 0)
 
     def to_pandas(self) -> Any:
         """Return a data frame of pandas with a row for each cell. Raises ImportError if pandas is not installed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,7 +13,6 @@ from sdprobe.experiments.case_runner import CaseRunner, Sampler, SampleSettings
 from sdprobe.experiments.condition import Condition, Design, refuse_untouched
 from sdprobe.experiments.job import BATCH, Job, in_jobs
 from sdprobe.experiments.measures.measure import Measure, named
-from sdprobe.experiments.named_model import is_function
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import sampler_of
 from sdprobe.experiments.sweep import run_all
@@ -97,7 +96,13 @@ def experiment(
         RuntimeError: if the executor is broken for good, or a worker has another model. Call again with the same folder
             to go on.
     """
-    sampler = sampler_of(model() if is_function(model) else model)
+    if unknown := [name for name in settings if name not in SampleSettings.__annotations__]:
+        raise TypeError(
+            f"there is no setting {unknown[0]!r}; those of sdprobe.sample: {', '.join(SampleSettings.__annotations__)}"
+        )
+    if not (executor is None or isinstance(executor, Planning) or callable(getattr(executor, "submit", None))):
+        raise TypeError(f"an executor has submit, as those of concurrent.futures do, not {executor!r:.80}")
+    sampler = sampler_of(model)
     identified = folder is not None or not isinstance(executor, Planning | None)
     jobs, kind = planned_jobs(sampler, cases, conditions, measures, hooks, batch, settings, identified)
     if isinstance(executor, Planning):
@@ -138,14 +143,19 @@ def planned_jobs(
         made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
         names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
         refuse_untouched(names)
+        labels = {name: {"control": own.control, **own.labels} for name, own in names.items()}
         parts = in_jobs(list(names), batch)
-        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, known) for some in parts]
+        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, labels, known) for some in parts]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
 
 
 def _of_case(conditions: Mapping[str, Any], case: Case) -> dict[str, Condition]:
-    found = {}
+    if not isinstance(conditions, Mapping):
+        raise TypeError(f"conditions are hooks by name, as in {{'blue': [hook]}}, or a design, not {conditions!r:.80}")
+    found: dict[str, Condition] = {}
     for name, own in conditions.items():
+        if str(name) in found:
+            raise ValueError(f"two conditions are called {str(name)!r}")
         given = own(case) if callable(own) and not isinstance(own, Condition) else own
         found[str(name)] = given if isinstance(given, Condition) else Condition(given)
     return found
@@ -154,12 +164,23 @@ def _of_case(conditions: Mapping[str, Any], case: Case) -> dict[str, Condition]:
 def _numbered(jobs: list[Job], rows: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return the rows of all jobs with the case that they are of; of the untouched condition once a case."""
     numbers: dict[Case, int] = {}
-    found, seen = [], set[tuple[int, str, str]]()
+    found: dict[tuple[int, str, str], dict[str, Any]] = {}
     for job, own in zip(jobs, rows, strict=True):
         number = numbers.setdefault(job.case, len(numbers))
-        for row in own:
-            key = (number, row["condition"], row["measure"])
-            if key not in seen:
-                seen.add(key)
-                found.append({"case": number, "prompt": job.case.prompt, "seed": job.case.seed, **row})
-    return found
+        for row in in_parts(own, rows):
+            key = number, row["condition"], row["measure"]
+            if key not in found or "error" in found[key]:  # of a job that was lost, and of another that was not
+                found[key] = {"case": number, "prompt": job.case.prompt, "seed": job.case.seed, **row}
+    return list(found.values())
+
+
+def in_parts(rows: list[dict[str, Any]], every: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield rows; of a measure of several values that failed, a row for each value that it had elsewhere."""
+    failed = {row["measure"] for row in rows if "error" in row}
+    parts: dict[str, dict[str, None]] = {name: {} for name in failed}
+    for row in (row for own in every for row in own) if failed else ():
+        whole = row["measure"].partition(".")[0]
+        if whole in parts and "error" not in row and row["measure"] != whole:
+            parts[whole][row["measure"]] = None
+    for row in rows:
+        yield from ({**row, "measure": part} for part in parts.get(row["measure"], ()) or [row["measure"]])

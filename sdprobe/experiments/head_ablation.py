@@ -129,7 +129,7 @@ def head_ablation(
 
     Source: Michel et al. 2019, "Are Sixteen Heads Really Better than One?", section 3.
     """
-    own = sampler_of(model() if callable(model) else model).model
+    own = sampler_of(model).model
     pool, chosen = heads_of(own), heads_of(own, modules)
     single = {(head.module, str(head.number)): (head,) for head in chosen}
     asked = single if sets is None else {(str(name), TOGETHER): _found(heads, pool) for name, heads in sets.items()}

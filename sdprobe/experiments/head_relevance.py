@@ -148,7 +148,7 @@ def head_relevance(
     Source: Park et al. 2025, "Cross-Attention Head Position Patterns Can Align with Human Visual Concepts in
     Text-to-Image Generative Models", section 3.
     """
-    own = sampler_of(model() if callable(model) else model).model
+    own = sampler_of(model).model
     heads = heads_of(own, modules)
     if own.attention_kind(own.modules[heads[0].module]) != "cross":
         raise ValueError(

@@ -34,6 +34,7 @@ class Job:
         hooks: hooks in every condition, which the measures read.
         settings: of `sdprobe.sample`.
         alone: whether each condition is a run of its own, not one image of a batch.
+        labels: of the conditions by name, whether each is a control, and its labels: what the rows of a lost job say.
         known: what was described before, for jobs of one experiment to share: to write a hook takes long.
     """
 
@@ -45,6 +46,7 @@ class Job:
     hooks: Given = ()
     settings: SampleSettings = field(default_factory=SampleSettings)
     alone: bool = False
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
     known: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -132,7 +134,7 @@ def in_jobs(names: Sequence[str], batch: int) -> list[tuple[str, ...]]:
 
     With a batch of one, a job has as many as usual, and each is a run of its own. Raises ValueError for less than one.
     """
-    if batch < 1:
+    if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch is the largest number of images in one run, 1 or more, not {batch!r}")
     each = (BATCH if batch == 1 else batch) - 1
     return [tuple(names[k : k + each]) for k in range(0, max(len(names), 1), each)]

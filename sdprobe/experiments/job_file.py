@@ -8,6 +8,7 @@ from typing import Any
 
 from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.written_values import count, flag, line, listed, mapping, text
+from sdprobe.experiments.condition import NotInThisCase
 from sdprobe.experiments.job import SCHEMA, Job
 from sdprobe.experiments.run_job import Row
 
@@ -36,7 +37,8 @@ def write_rows(folder: Path, job: Job, rows: list[Row]) -> None:
 def read_rows(folder: Path, job: Job) -> list[Row] | None:
     """Return the rows of a job from its file; None where the job is to be run, also again.
 
-    It is run again where the file is cut short, of an older schema or of another job, and where a row has an error.
+    It is run again where the file is cut short, of an older schema or of another job, and where a row has an error
+    that may not come again (`NotInThisCase` will).
 
     Raises ValueError for the file of a newer version of sdprobe.
     """
@@ -58,7 +60,12 @@ def read_rows(folder: Path, job: Job) -> list[Row] | None:
     except ValueError:
         return None
     same = schema == SCHEMA and _sorted(held.get("job")) == _sorted(job.description)
-    return rows if same and rows and not any("error" in own for own in rows) else None
+    return rows if same and rows and not any(map(_may_pass, rows)) else None
+
+
+def _may_pass(row: Row) -> bool:
+    """Whether a row has an error that another try may not have."""
+    return "error" in row and not str(row["error"]).startswith(f"{NotInThisCase.__name__}: ")
 
 
 def _row(given: Any) -> Row:
@@ -70,7 +77,7 @@ def _row(given: Any) -> Row:
     text(row.get("condition"))
     text(row.get("measure"))
     flag(row.get("control"))
-    if "value" not in row or isinstance(row["value"], str):
+    if "value" not in row or isinstance(row["value"], str) or isinstance(row.get("untouched"), str):
         raise ValueError("a row without a value")
     if "unchanged" in row:
         flag(row["unchanged"])

@@ -17,10 +17,11 @@ from sdprobe.core.limits.only import only
 from sdprobe.core.prompt import Prompt
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
-from sdprobe.experiments.condition import Condition, Design
+from sdprobe.experiments.condition import Condition, Design, NotInThisCase
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.moved_region import moved_region
+from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.random_words import random_words
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.untouched_run import untouched_run
@@ -62,7 +63,10 @@ class KnockOut(Design):
                 found[f"without {name}, in a random region"] = self._elsewhere(words, case, runner, labels)
             if self.heads is not None:
                 found[f"without {name}, at random heads"] = self._at_other_heads(words, case, runner, labels)
-        return found | self._random_words(prompt, list(chosen.values()), case, runner)
+        controls = self._random_words(prompt, list(chosen.values()), case, runner)
+        if taken := [name for name in controls if name in found]:
+            raise ValueError(f"{taken[0]!r} is the name of a control: call your words something else")
+        return found | controls
 
     def result(self) -> type[Result]:
         return Result
@@ -81,7 +85,11 @@ class KnockOut(Design):
     def _elsewhere(self, words: list[Word], case: Case, runner: CaseRunner, labels: Mapping[str, str]) -> Condition:
         def hooks() -> Given:
             grids = [site.grid for site in untouched_run(runner).sites if site.grid and self._includes(site)]
-            return self._hooks(words, moved_region(region_of(self.where, case, runner), grids, [case.seed]), self.heads)
+            return self._hooks(
+                words,
+                moved_region(region_of(self.where, case, runner), grids, [seed_of(case.prompt, case.seed)]),
+                self.heads,
+            )
 
         return Condition(hooks, True, labels)
 
@@ -91,7 +99,7 @@ class KnockOut(Design):
         def hooks() -> Given:
             assert self.heads is not None  # asked for only then
             everywhere = range(min(site.heads for site in untouched_run(runner).sites if self._includes(site)))
-            heads = other_heads(self.heads, len(everywhere), [case.seed])
+            heads = other_heads(self.heads, len(everywhere), [seed_of(case.prompt, case.seed)])
             region = None if self.where is None else region_of(self.where, case, runner)
             return self._hooks(words, region, heads)
 
@@ -110,7 +118,7 @@ class KnockOut(Design):
         for count, tokens in sorted(asked.items()):
             name = "without a random word" if count == 1 else f"without {count} random words"
             try:
-                words = list[Word](random_words(prompt, hidden, tokens, [case.seed, count]))
+                words = list[Word](random_words(prompt, hidden, tokens, [seed_of(case.prompt, case.seed, count)]))
             except ValueError as error:
                 found[name] = Condition(_raising(error), True)  # a row that says so
                 continue
@@ -234,7 +242,7 @@ def other_heads(heads: Sequence[int], count: int, seed: Sequence[int]) -> list[i
     """Return as many other heads at random, of those that every site has. Raises ValueError if there are fewer."""
     others = [head for head in range(count) if head not in heads]
     if len(others) < len(set(heads)):
-        raise ValueError(
+        raise NotInThisCase(
             f"a control hides the words at {len(set(heads))} other heads, and of {count} only {len(others)} are left: "
             f"choose fewer"
         )
@@ -250,7 +258,7 @@ def region_of(where: Any, case: Case, runner: CaseRunner) -> Bool[Tensor, "h w"]
     run = untouched_run(runner).run
     found: Tensor | None = where.mask(run, run, case)
     if found is None:
-        raise ValueError(f"the untouched picture has no {where!r}, so the words cannot be hidden there")
+        raise NotInThisCase(f"the untouched picture has no {where!r}, so the words cannot be hidden there")
     return found
 
 

@@ -9,11 +9,15 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from sdprobe.experiments.condition import NotInThisCase
+
 
 def moved_region(
     mask: Bool[Tensor, "h w"], grids: Iterable[tuple[int, int]], seed: Sequence[int]
 ) -> Bool[Tensor, "h w"]:
     """Return a region of the same shape and area, moved at random; what leaves the picture comes in on the other side.
+
+    It is drawn from the moves that leave the least of it where it was.
 
     It moves by whole places of the coarsest grid, so that it covers as many places of every grid as before.
 
@@ -31,15 +35,17 @@ def moved_region(
         grids: those at which it will be used.
         seed: of the draw.
 
-    Raises ValueError if it is the same region wherever it is moved, such as the whole picture.
+    Raises NotInThisCase if it is the same region wherever it is moved, such as the whole picture.
     """
     (height, width), (down, across) = mask.shape, min(grids, key=lambda grid: grid[0] * grid[1])
     steps = -(-height // down), -(-width // across)
     moves = [(y, x) for y in range(0, height, steps[0]) for x in range(0, width, steps[1])]
     others = [moved for y, x in moves if not torch.equal(moved := mask.roll((y, x), (0, 1)), mask)]
     if not others:
-        raise ValueError(
+        raise NotInThisCase(
             f"a control hides the words in another region of the same shape, and this one is the same wherever it is "
             f"moved by the places of the coarsest grid, {down}×{across}: choose a smaller one, or sites of finer grids"
         )
-    return others[int(np.random.default_rng(list(seed)).integers(len(others)))]
+    stays = [int((moved & mask).sum()) for moved in others]
+    away = [moved for moved, own in zip(others, stays, strict=True) if own == min(stays)]
+    return away[int(np.random.default_rng(list(seed)).integers(len(away)))]

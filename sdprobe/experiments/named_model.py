@@ -20,7 +20,6 @@ from sdprobe.core.torch_names import name_of as dtype_name
 from sdprobe.experiments.case_runner import Sampler
 from sdprobe.experiments.run_job import said
 from sdprobe.experiments.sampler import AttachedPipeline, OwnLoop, attached, sampler_of
-from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.model.weights_hash import source_of
 
@@ -83,13 +82,6 @@ def name_model(sampler: Sampler) -> NamedModel | None:
     arguments = sampler.arguments if isinstance(sampler, AttachedPipeline) else None
     dtype = None if model.denoiser.dtype == torch.float32 else dtype_name(model.denoiser.dtype)
     return NamedModel(source, dtype, device, scheduler, arguments)
-
-
-def is_function(model: Any) -> bool:
-    """Whether a model is given as a function that makes it. A pipeline can be called too, and is none."""
-    return (
-        callable(model) and not isinstance(model, (Model, OwnLoop, AttachedPipeline)) and not hasattr(model, "config")
-    )
 
 
 def refuse_unreachable(executor: Executor, how: Making | None, sampler: Sampler) -> None:

@@ -162,7 +162,7 @@ def patch_sweep(
     Source: Vig et al. 2020, "Investigating Gender Bias in Language Models Using Causal Mediation Analysis", section 3;
     Zhang and Nanda 2024, "Towards Best Practices of Activation Patching in Language Models", section 2.
     """
-    own = sampler_of(model() if callable(model) else model)
+    own = sampler_of(model)
     parts = blocks_of(own.model) if over is None else named_parts(over, own.model)
     sweep = PatchSweep(b, parts, step_windows(windows, steps_of_run(own.model, how)), control)
     result = experiment(model, seeded_cases(a, seeds), sweep, measures, **how)

@@ -30,7 +30,8 @@ class Plan:
     """What a call of `experiment` will take from now on. It prints as a table.
 
     All is measured on one job, and multiplied: time and pictures by the number of conditions of each job, the untouched
-    one included; denoiser calls too where the conditions run one by one.
+    one included; denoiser calls too where the conditions run one by one. A run that the jobs of a case share in one
+    process, such as the one that a heat map is taken from, is counted for each job, so that it is rather too much.
 
     Attributes:
         jobs: the jobs of the experiment.
@@ -102,7 +103,7 @@ def plan(*what: Any, **how: Any) -> Plan:
 
     Raises what the experiment raises.
     """
-    ready = bool(what) and isinstance(what[0], FunctionType) and "model" in inspect.signature(what[0]).parameters
+    ready = bool(what) and isinstance(what[0], FunctionType) and _takes_a_model(what[0])
     asked, given = (what[0], what[1:]) if ready else (experiment, what)
     try:
         asked(*given, **how | {"executor": Planning()})
@@ -113,6 +114,12 @@ def plan(*what: Any, **how: Any) -> Plan:
             f"{asked!r} is no function of an experiment: it did not call `experiment` with what it was given"
         )
     return _measured(jobs, sampler, None if folder is None else Path(folder).expanduser())
+
+
+def _takes_a_model(function: FunctionType) -> bool:
+    """Whether a function is an experiment, and not one without arguments that makes a model."""
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    return first is not None and first.name == "model" and first.default is first.empty
 
 
 def _measured(jobs: Sequence[Job], sampler: Sampler, home: Path | None) -> Plan:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from sdprobe.core.prompt import Prompt
+from sdprobe.experiments.condition import NotInThisCase
 
 
 def random_words(prompt: Prompt, besides: Collection[int], tokens: Sequence[int], seed: Sequence[int]) -> list[str]:
@@ -24,12 +25,12 @@ def random_words(prompt: Prompt, besides: Collection[int], tokens: Sequence[int]
             number of tokens is nearest.
         seed: of the draws.
 
-    Raises ValueError if there are fewer other words.
+    Raises NotInThisCase if there are fewer other words.
     """
     random = np.random.default_rng(list(seed))
     others = [word for word in prompt.words if not {*prompt.positions(word)} & {*besides}]
     if len(others) < len(tokens):
-        raise ValueError(
+        raise NotInThisCase(
             f"a control hides {len(tokens)} other words of {prompt.text!r}, and there are {len(others)}: use longer "
             f"prompts, so that there is something to compare with"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,8 +28,9 @@ class Result:
     Attributes:
         rows: a dictionary for each case, condition and measure: ``"case"`` (its number), ``"prompt"``, ``"seed"``,
             ``"condition"``, ``"control"``, the labels of the condition, ``"measure"``, ``"value"`` (a number, True,
-            False, or None where there is none), ``"unchanged"`` (whether the final latents are those of the untouched
-            condition, to the last bit), and ``"error"`` where something failed.
+            False, or None where there is none), ``"untouched"`` (the value of the untouched condition in the same
+            batch), ``"unchanged"`` (whether the final latents are those of the untouched condition, to the last bit),
+            and ``"error"`` where something failed.
         cases: the cases.
         about: what was asked for, in one line, for titles.
     """
@@ -83,9 +85,13 @@ class Result:
         return Path(path)
 
     def to_json(self, path: str | Path) -> Path:
-        """Write the table as a JSON file, a list of rows, whole or not at all; return the path."""
+        """Write the table as a JSON file, a list of rows, whole or not at all; return the path.
+
+        Numbers that are not finite, which JSON does not have, are written as texts, such as ``"inf"``.
+        """
         with write_atomically(Path(path)) as beside:
-            written = json.dumps([dict(row) for row in self.rows], indent=1, ensure_ascii=False)
+            rows = [{name: _finite(value) for name, value in row.items()} for row in self.rows]
+            written = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
             beside.write_text(written, encoding="utf-8")
         return Path(path)
 
@@ -106,3 +112,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
+
+
+def _finite(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

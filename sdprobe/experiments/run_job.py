@@ -34,11 +34,10 @@ def run_job(job: Job, sampler: Sampler, runner: CaseRunner | None = None) -> lis
 
 def rows_of_failure(job: Job, why: str) -> list[Row]:
     """Return the rows of a job of which nothing is known but why it has no values."""
-    own = {} if isinstance(job.conditions, Design) else job.conditions
-    controls = {name: name in own and own[name].control for name in (UNTOUCHED, *job.names)}
+    labels = {name: job.labels.get(name, {"control": False}) for name in (UNTOUCHED, *job.names)}
     return [
-        {"condition": name, "control": control, "measure": measure, "value": None, "error": why}
-        for name, control in controls.items()
+        {"condition": name, **own, "measure": measure, "value": None, "error": why}
+        for name, own in labels.items()
         for measure in job.measures
     ]
 
@@ -59,6 +58,8 @@ def _joined(*given: Given) -> Given:
     found: dict[str, Any] = {}
     for own in given:
         named = own if isinstance(own, Mapping) else {f"hook {len(found) + k}": one for k, one in enumerate(each(own))}
+        if twice := [name for name in named if name in found]:
+            raise ValueError(f"two hooks are called {twice[0]!r}, one of the condition and one of all conditions")
         found |= named
     return found
 
@@ -70,8 +71,8 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
         made = own.conditions(job.case, runner) if isinstance(own, Design) else own
         conditions |= {name: made[name] for name in job.names}
     except Exception as error:
-        failed = dict.fromkeys(job.names, said(error))
-        conditions |= dict.fromkeys(job.names, Condition(()))
+        yield from rows_of_failure(job, said(error))
+        return
     stacks = {}
     for name, condition in conditions.items():
         try:
@@ -81,6 +82,7 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
             failed.setdefault(name, said(error))
     runs, whys = _run_all(runner, {name: own for name, own in stacks.items() if name not in failed}, job.alone)
     failed |= whys
+    of_untouched: dict[int, dict[str, tuple[Any, str | None]]] = {}
     for name, condition in conditions.items():
         labels = {"condition": name, "control": condition.control, **condition.labels}
         if name in failed:
@@ -88,9 +90,12 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
             continue
         run, untouched = runs[name]
         unchanged = torch.equal(run.latents, untouched.latents)  # type: ignore[arg-type]
-        for measure, value, why in _measured(job, run, untouched):
-            row = {**labels, "measure": measure, "value": value, "unchanged": unchanged}
-            yield row | ({"error": why} if why else {})
+        # The untouched run of the same batch: where nothing was changed, the difference is nothing.
+        plain = of_untouched.setdefault(id(untouched), dict(_values(job, untouched, untouched)))
+        own_values = plain if run is untouched else dict(_values(job, run, untouched))
+        for measure, (value, why) in own_values.items():
+            row = {**labels, "measure": measure, "value": value, "untouched": plain.get(measure, (None, None))[0]}
+            yield {**row, "unchanged": unchanged} | ({"error": why} if why else {})
 
 
 def _run_all(
@@ -116,15 +121,16 @@ def _run_all(
     return runs, whys
 
 
-def _measured(job: Job, run: Run, untouched: Run) -> Iterator[tuple[str, float | bool | None, str | None]]:
+def _values(job: Job, run: Run, untouched: Run) -> Iterator[tuple[str, tuple[float | bool | None, str | None]]]:
+    """Measure a run; yield for each measure, or part of one, the value, or None and why there is none."""
     for name, measure in job.measures.items():
         try:
             found = measured(measure, run, untouched, job.case)
         except Exception as error:
-            yield name, None, said(error)
+            yield name, (None, said(error))
             continue
         for part, value in found.items():
-            yield f"{name}.{part}" if part else name, value, None
+            yield f"{name}.{part}" if part else name, (value, None)
 
 
 def said(error: BaseException) -> str:

@@ -79,12 +79,20 @@ class AttachedPipeline:
             said |= {"image": [_opened(own.image) for own in cases], "strength": cases[0].strength}
         if (negative := _negative(cases)) is not None:
             said["negative_prompt"] = negative
+        # A pipeline wants as many texts as prompts.
+        texts = {
+            name: [own] * len(cases)
+            for name, own in self.arguments.items()
+            if isinstance(own, str) and "prompt" in name
+        }
         generators = [torch.Generator().manual_seed(own.seed) for own in cases]
         shown = getattr(self.pipe, "_progress_bar_config", {})
         self.pipe.set_progress_bar_config(**shown | {"disable": True})  # the sweep has a bar of its own
         try:
             with attach(self.pipe, list(hooks)) as run:
-                self.pipe(prompt=[own.prompt for own in cases], generator=generators, **said, **self.arguments)
+                self.pipe(
+                    prompt=[own.prompt for own in cases], generator=generators, **said, **{**self.arguments, **texts}
+                )
         finally:
             self.pipe.set_progress_bar_config(**shown)
         return run
@@ -103,16 +111,24 @@ def attached(pipe: Any, **arguments: Any) -> AttachedPipeline:
 
     Args:
         pipe: a pipeline that `sdprobe.attach` takes.
-        arguments: further arguments of its call, such as ``eta=1.0`` or ``prompt_2="..."``.
+        arguments: further arguments of its call, such as ``eta=1.0`` or ``prompt_2="..."``, a text for every case.
     """
     return AttachedPipeline(pipe, arguments)
 
 
 def sampler_of(model: Any) -> OwnLoop | AttachedPipeline:
-    """Return what makes the pictures, of a model, a live pipeline, or an `attached` one."""
-    if isinstance(model, (OwnLoop, AttachedPipeline)):
-        return model
-    return OwnLoop(model if isinstance(model, Model) else load(model))
+    """Return what makes the pictures, of a model, a live pipeline, an `attached` one, or a function that makes one."""
+    given = model() if is_function(model) else model
+    if isinstance(given, (OwnLoop, AttachedPipeline)):
+        return given
+    return OwnLoop(given if isinstance(given, Model) else load(given))
+
+
+def is_function(model: Any) -> bool:
+    """Whether a model is given as a function that makes it. A pipeline can be called too, and is none."""
+    return (
+        callable(model) and not isinstance(model, (Model, OwnLoop, AttachedPipeline)) and not hasattr(model, "config")
+    )
 
 
 def identity_of(model: Model) -> str:
@@ -138,4 +154,4 @@ def _negative(cases: Sequence[Case]) -> list[str] | None:
 
 
 def _opened(image: Any) -> Any:
-    return Image.open(image).convert("RGB") if isinstance(image, str) or hasattr(image, "__fspath__") else image
+    return (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")

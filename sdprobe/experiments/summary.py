@@ -42,7 +42,8 @@ class Summary:
     """The lines of a summary; prints as a table.
 
     >>> rows = [
-    ...     {"case": k, "condition": name, "control": False, "measure": "red", "value": value, "unchanged": not k}
+    ...     {"case": k, "condition": name, "control": False, "measure": "red", "value": value}
+    ...     | {"untouched": True, "unchanged": not k}
     ...     for k in range(20)
     ...     for name, value in (("untouched", True), ("swapped", k % 4 == 0))
     ... ]
@@ -97,6 +98,8 @@ def _note(own: Line) -> str:
         return f"{n} case{'s' * (n != 1)}"
 
     notes = [f"changed nothing in {counted(own.unchanged)}"] * bool(own.unchanged and own.condition != UNTOUCHED)
+    if own.condition != UNTOUCHED and own.difference.cases != own.mean.cases:
+        notes.append(f"the difference is of {counted(own.difference.cases)}")
     notes += [f"an error in {counted(own.failed)}"] * bool(own.failed)
     return ", ".join(notes)
 
@@ -108,9 +111,9 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> Summary:
         values.setdefault((row["condition"], row["measure"]), {})[row["case"]] = row
     lines = []
     for (condition, measure), own in values.items():
-        plain = values.get((UNTOUCHED, measure), {})
-        pairs = [(_number(row), _number(plain.get(case, {}))) for case, row in own.items()]
-        known = [row["value"] for row in [*own.values(), *plain.values()] if row["value"] is not None]
+        pairs = [(_number(row.get("value")), _number(row.get("untouched"))) for row in own.values()]
+        ends = (row.get(end) for row in own.values() for end in ("value", "untouched"))
+        known = [value for value in ends if value is not None]
         bounded = all(isinstance(value, bool) for value in known)
         with_, without = np.array(pairs, dtype=float).T
         lines.append(
@@ -127,8 +130,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> Summary:
     return Summary(tuple(lines))
 
 
-def _number(row: Mapping[str, Any]) -> float:
-    value = row.get("value")
+def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 

@@ -19,13 +19,13 @@ from sdprobe.experiments.job_file import read_rows, write_rows
 from sdprobe.experiments.named_model import (
     Making,
     ModelRefused,
-    is_function,
     live_here,
     name_model,
     refuse_unreachable,
     sampler_in_worker,
 )
 from sdprobe.experiments.run_job import Row, rows_of_failure, run_job, said
+from sdprobe.experiments.sampler import is_function
 from sdprobe.experiments.submitted import ExecutorBroken, Lost, submitted
 
 Ended = Generator[tuple[int, list[Row]], None, None]

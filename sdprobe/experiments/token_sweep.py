@@ -16,6 +16,7 @@ from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.condition import Condition, Design, Label
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
+from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.result import Result
 from sdprobe.transform.hide_tokens import HideTokens
 from sdprobe.transform.mix_prompts import MixPrompts
@@ -56,7 +57,7 @@ class TokenSweep(Design):
                 raise ValueError(
                     f"the control hides one token of padding, and {prompt.text!r} fills the context: use a shorter one"
                 )
-            return [HideTokens(pads[int(np.random.default_rng(case.seed).integers(len(pads)))])]
+            return [HideTokens(pads[int(np.random.default_rng(seed_of(case.prompt, case.seed)).integers(len(pads)))])]
 
         found = {"without one token of padding": Condition(hooks, True, {"token": "<pad>", "token is": "hidden"})}
         found["an empty prompt"] = Condition([MixPrompts({"": 1.0})], True, {"token is": "kept"})

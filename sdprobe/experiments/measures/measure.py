@@ -56,6 +56,8 @@ def arguments_of(measure: Measure) -> int:
 
 def named(measures: Any) -> dict[str, Measure]:
     """Return measures by name: those of a dictionary, or by the name that each has. Raises TypeError for no measure."""
+    if isinstance(measures, str):
+        raise TypeError(f"a measure is a function of a run, not the text {measures!r}")
     if isinstance(measures, Mapping):
         found = {str(name): own for name, own in measures.items()}
     else:
@@ -69,6 +71,8 @@ def named(measures: Any) -> dict[str, Measure]:
     if not found:
         raise ValueError("an experiment measures something: give at least one function of a run")
     for name, own in found.items():
+        if (whole := name.partition(".")[0]) in found and whole != name:
+            raise ValueError(f"the measure {name!r} is called as a part of the measure {whole!r}: give it another name")
         if not callable(own):
             raise TypeError(f"the measure {name!r} is no function but {own!r:.80}")
         arguments_of(own)
