@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import torch
+
 LIMIT = 0.5
 NAMES = {"red", "green", "blue"}
 
@@ -31,6 +33,31 @@ class Above:
 
     def __call__(self, run):
         return run.mean() > self.least
+
+
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, run):
+        return self.factor * run
+
+    @functools.cached_property
+    def kept(self):
+        return 2 * self.factor
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor):
+        self.factor = factor
+
+
+def network(weight):
+    net = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False))
+    torch.nn.init.constant_(net[0].weight, weight)
+    return net
 
 
 def of(word):

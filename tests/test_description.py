@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import operator
 import os
 import subprocess
 import sys
+import threading
+from argparse import Namespace
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +141,13 @@ class Colour(Enum):
     BLUE = 2
 
 
+def paletted(colour):
+    """One picture of indices, all 0, whose colour is in the palette."""
+    image = Image.new("P", (8, 8))
+    image.putpalette(Image.new("RGB", (1, 1), colour).tobytes())
+    return image
+
+
 def test_values(tmp_path):
     image = Image.new("RGB", (8, 8), "red")
     path = tmp_path / "image.png"
@@ -148,6 +160,7 @@ def test_values(tmp_path):
         image,
         Image.new("RGB", (8, 8), "blue"),
         Image.new("L", (8, 8)),
+        *(paletted(colour) for colour in ("red", "blue")),
         torch.zeros(2),
         torch.zeros(2, dtype=torch.int32),
         torch.tensor([2**53, 1]),
@@ -166,7 +179,7 @@ def test_values(tmp_path):
         ["a", "b"],
         True,
         1,
-        1.0,
+        1.5,
         "1",
         None,
         Colour.RED,
@@ -204,10 +217,118 @@ class Brighten(sdprobe.Transform):
 
 
 def test_what_nothing_lasting_can_be_said_of():
-    class Plain:
-        pass
-
-    with pytest.raises(TypeError, match=r"measures\['a'\] is <.*Plain.*of which nothing lasting can be said"):
-        describe({"a": Plain()}, "measures")
+    with pytest.raises(TypeError, match=r"measures\['a'\] is <.*lock.*of which nothing lasting can be said"):
+        describe({"a": threading.Lock()}, "measures")
+    with pytest.raises(TypeError, match=r"this.lock is <.*lock.*of which nothing lasting can be said"):
+        describe(SimpleNamespace(lock=threading.Lock()))
     with pytest.raises(TypeError, match="an object whose class is no dataclass: make it a frozen dataclass"):
-        describe(torch.nn.Linear(1, 1))
+        describe(operator.itemgetter(0))
+
+
+HOLDER = """
+def measure(run):
+    return helper(run, cfg)
+def helper(run, cfg):
+    return run
+cfg = None
+"""
+
+
+def held(value):
+    """A measure that uses a value of its module."""
+    measure = made(HOLDER)
+    measure.__globals__["cfg"] = value
+    return measure
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: SimpleNamespace(t=t),
+        lambda t: Namespace(t=t),
+        described.Scale,
+        described.Slotted,
+        lambda t: {"t": t, "lock": threading.Lock()},
+        lambda t: [threading.Lock(), {"a": (t,)}],
+        lambda t: SimpleNamespace(inner=described.Scale(t), lock=threading.Lock()),
+        lambda t: functools.partial(described.above, (threading.Lock(), t)),
+        described.network,
+        lambda t: torch.nn.Dropout(t / 10),
+    ],
+)
+def test_what_an_object_holds(make):
+    assert same(held(make(0.5)), held(make(0.5)))
+    assert not same(held(make(0.5)), held(make(0.6)))
+
+
+def test_an_object_as_a_measure_and_its_class():
+    assert same(described.Scale(0.5), described.Scale(0.5))
+    assert not same(described.Scale(0.5), described.Scale(0.6))
+    source = (
+        "class measure:\n    def __init__(self):\n        self.t = 1\n    def __call__(self, run):\n        return run"
+    )
+    assert same(made(source)(), made(source)())
+    assert not same(made(source)(), made(source.replace("return run", "return -run"))())
+    own = described.Scale(0.5)
+    before = describe(own)
+    assert own.kept == 1.0
+    assert describe(own) == before, "what is computed when it is asked for is no other object"
+
+
+def test_what_is_in_itself():
+    own = described.Scale(0.5)
+    own.own = [own]
+    both = [1]
+    both.append(both)
+    assert describe(own)["fields"]["own"] == [{"around": 0}]
+    assert describe(both) == [1, {"around": 0}]
+
+
+def test_equal_numbers():
+    assert same({"guidance_scale": 5}, {"guidance_scale": 5.0})
+    assert not same({"guidance_scale": 5}, {"guidance_scale": 5.5})
+    assert not same({"a": True}, {"a": 1.0})
+    assert not same(*(lambda run, shift=shift: run + shift for shift in (1, 1.0)))  # of whole numbers or not
+
+
+def test_hooks_act_in_their_order():
+    hooks = {"b": sdprobe.LatentRecorder(every=2), "a": sdprobe.LatentRecorder(every=3)}
+    assert describe(hooks) == [["b", [["latents", {"every": 2}]]], ["a", [["latents", {"every": 3}]]]]
+    assert not same(hooks, dict(reversed(hooks.items())))
+
+
+def test_a_scheduler_that_was_loaded(tmp_path):
+    DDIMScheduler().save_pretrained(tmp_path)
+    assert same(DDIMScheduler(), DDIMScheduler.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from described_pk.h import f\n    return f(run)",
+        "from described_pk import h\n    return h.f(run)",
+        "import described_pk.h as h\n    return h.f(run)",
+        "from described_pk.g import f\n    return f(run)",
+        "return described_pk.h.f(run)",
+    ],
+)
+def test_modules_within_a_package(tmp_path, monkeypatch, source):
+    """Modules that the measure imports are those that are there, and whether they are loaded changes nothing."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "described_pk"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "g.py").write_text("def f(run):\n    from .h import f\n    return f(run)\n")
+    live, found = source.startswith("return"), []
+    for body in ("run + 1", "run + 1  # a comment", "run + 22"):
+        (folder / "h.py").write_text(f"import described_pk.g\nimport described_pk\ndef f(run):\n    return {body}\n")
+        importlib.invalidate_caches()
+        head = "import described_pk.h\n" if live else ""
+        measure = made(f"{head}def measure(run):\n    {source}\n")
+        found.append(fingerprint(describe(measure)))
+        assert live or "described_pk" not in sys.modules, "nothing is imported to describe it"
+        measure(1)
+        assert fingerprint(describe(measure)) == found[-1]
+        for name in [name for name in sys.modules if name.startswith("described_pk")]:
+            del sys.modules[name]
+    assert found[0] == found[1] != found[2]

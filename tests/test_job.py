@@ -38,6 +38,7 @@ ONE = Job("a model", Case("a red circle"), {"blank": BLANK}, ("blank",), {"brigh
         {"measures": {"brightness": FailsWithout("a")}},
         {"hooks": [sdprobe.LatentRecorder()]},
         {"hooks": {"recorded": [sdprobe.LatentRecorder()]}},
+        {"settings": {"guidance_scale": 5.5}},
         {"settings": {"steps": 2}},
         {"settings": {"scheduler": "Euler"}},
     ],
@@ -52,6 +53,16 @@ def test_the_same_id():
     assert ONE.written().id == ONE.id
     sent = pickle.loads(pickle.dumps(ONE.written()))
     assert (sent.id, sent.description, sent.known) == (ONE.id, ONE.description, {})
+
+
+def test_settings_that_are_equal_numbers():
+    ids = {replace(ONE, settings={"guidance_scale": scale}, known={}).id for scale in (5, 5.0)}
+    assert len(ids) == 1
+
+
+def test_hooks_in_another_order():
+    hooks = {"b": sdprobe.LatentRecorder(every=2), "a": sdprobe.LatentRecorder(every=3)}
+    assert replace(ONE, hooks=hooks).id != replace(ONE, hooks=dict(reversed(hooks.items())), known={}).id
 
 
 def test_a_picture_by_its_path(tmp_path):
@@ -71,6 +82,21 @@ def test_the_model_is_its_weights_and_its_scheduler():
     assert attached(pipe).identity != name
     assert attached(pipe, eta=1.0).identity != attached(pipe).identity
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    assert sampler_of(pipe).identity != name
+
+
+def test_the_model_is_also_what_it_does_with_its_weights(tmp_path):
+    pipe = stable_diffusion()
+    name = sampler_of(pipe).identity
+    pipe.save_pretrained(tmp_path)
+    assert [sampler_of(type(pipe).from_pretrained(tmp_path)).identity for _ in range(2)] == [name] * 2
+    pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    free = sampler_of(pipe).identity
+    pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.5)
+    assert len({name, free, sampler_of(pipe).identity}) == 3
+    pipe.unet.disable_freeu()
+    assert sampler_of(pipe).identity == name
+    pipe.vae.register_to_config(scaling_factor=0.5)
     assert sampler_of(pipe).identity != name
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-Describe = Callable[[Any, str], Any]
+
+class Describe(Protocol):
+    """Describes a value; with ``whole=False`` by its class where nothing lasting can be said of it."""
+
+    def __call__(self, value: Any, at: str, *, whole: bool | None = None) -> Any: ...
 
 
 def describe_code(value: Any, at: str, describe: Describe) -> dict[str, Any]:
     """Describe a function, a method or a class by its name and by what it does.
 
     What it does is its compiled code, which no comment changes; its defaults; what it takes from around it; and of its
-    module's names, and of other modules of one's own, the functions, classes and values that it uses. What it uses of
-    installed packages is not followed, nor is sdprobe: a `Job` has the version of that.
+    module's names, and of other modules of one's own, the functions, classes and values that it uses. A module of one's
+    own that it imports when it is called is read from its file, with those that this one imports: it may not be loaded
+    yet. What it uses of installed packages is not followed, nor is sdprobe: a `Job` has the version of that.
 
     >>> from sdprobe.experiments.description import describe
     >>> shares = [describe(lambda run, share=share: run.latents.mean() * share) for share in (0.1, 0.1, 0.2)]
@@ -62,7 +70,11 @@ def is_own(module: str | None) -> bool:
     if top == "sdprobe" or top in sys.stdlib_module_names:
         return False
     file = getattr(sys.modules.get(str(module)), "__file__", None)
-    return file is not None and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return file is not None and _is_own_file(file)
+
+
+def _is_own_file(file: str) -> bool:
+    return not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
 def _of_function(function: FunctionType, at: str, describe: Describe) -> dict[str, Any]:
@@ -76,8 +88,12 @@ def _of_function(function: FunctionType, at: str, describe: Describe) -> dict[st
         found["closure"] = describe(held, f"what {at} takes from around it")
     if is_own(function.__module__):
         names = set(_names(function.__code__))
-        if used := dict(sorted(_used(names, function.__globals__, describe))):
-            found["uses"] = used
+        if used := dict(sorted(_reached(names, function.__globals__).items())):
+            found["uses"] = {name: describe(own, name, whole=False) for name, own in used.items()}
+        around = function.__globals__
+        package = around.get("__package__") or str(around.get("__name__")).rpartition(".")[0]
+        if imported := _imported(function.__code__, package):
+            found["imports"] = imported
     return found
 
 
@@ -92,38 +108,95 @@ def _of_class(kind: type, at: str, describe: Describe) -> dict[str, Any]:
             by_python = all(part.__code__.co_filename == "<string>" for part in parts)  # or by dataclass
             if name.startswith("_abc_") or (name.startswith("__") and by_python and not (parts and name == "__call__")):
                 continue
-            own[name] = [describe(part, at) for part in parts] if parts else _or_kind(value, at, describe)
+            own[name] = [describe(part, at) for part in parts] if parts else describe(value, at, whole=False)
         found[_name(base)] = own
     return found
 
 
 def _functions(value: Any) -> list[FunctionType]:
+    if isinstance(value, cached_property):
+        return _functions(value.func)
     parts = (value.fget, value.fset) if isinstance(value, property) else (getattr(value, "__func__", value),)
     return [part for part in parts if isinstance(part, FunctionType)]
 
 
-def _used(names: set[str], around: Mapping[str, Any], describe: Describe) -> Iterator[tuple[str, Any]]:
+def _reached(names: set[str], around: Mapping[str, Any]) -> dict[str, Any]:
     """What code uses by name: values, and functions and classes of one's own, also those of one's own modules."""
-    for name in names & set(around):
-        value = around[name]
-        if name.startswith("__"):
-            continue
-        if isinstance(value, ModuleType):
-            if is_own(value.__name__):
-                inside = {key: own for key, own in vars(value).items() if own is not value}
-                # A module in a module is not followed further: a package names its modules, and these the package.
-                flat = {key: own for key, own in inside.items() if not isinstance(own, ModuleType)}
-                yield from ((f"{name}.{key}", own) for key, own in _used(names, flat, describe))
-        elif not (callable(value) and hasattr(value, "__qualname__")) or is_own(value.__module__):
-            yield name, _or_kind(value, name, describe)
+    found: dict[str, Any] = {}
+    seen: set[str] = set()  # a package names its modules, and these the package
+    left: list[tuple[str, Mapping[str, Any]]] = [("", around)]
+    while left:
+        at, held = left.pop(0)
+        for name in sorted(names & set(held)):
+            value = held[name]
+            if name.startswith("__"):
+                continue
+            if isinstance(value, ModuleType):
+                if is_own(value.__name__) and value.__name__ not in seen:
+                    seen.add(value.__name__)
+                    left.append((f"{at}{name}.", vars(value)))
+            elif not (callable(value) and hasattr(value, "__qualname__")) or is_own(value.__module__):
+                found[f"{at}{name}"] = value
+    return found
 
 
-def _or_kind(value: Any, at: str, describe: Describe) -> Any:
-    """Describe a value, or only its class where nothing lasting can be said of it, such as of a network."""
-    try:
-        return describe(value, at)
-    except (TypeError, ValueError):
-        return {"kind": _name(type(value))}
+def _imported(code: CodeType, package: str) -> dict[str, str]:
+    """Hash the modules of one's own that code imports, and those that these import, of their files.
+
+    Nothing is imported for it, and what is loaded is not looked at: a description would be another one afterwards.
+    """
+    found: dict[str, str] = {}
+    left = [(code, package)]
+    while left:
+        for name in _imports(*left.pop()):
+            if name in found or name.partition(".")[0] in ("sdprobe", *sys.stdlib_module_names):
+                continue
+            spec = _spec(name)
+            if spec is None or not str(spec.origin).endswith(".py") or not _is_own_file(str(spec.origin)):
+                continue
+            source = Path(str(spec.origin)).read_bytes()
+            try:
+                made = compile(source, name, "exec", dont_inherit=True)
+            except (SyntaxError, ValueError):  # the import will fail, and say why
+                found[name] = hashlib.sha256(source).hexdigest()[:32]
+                continue
+            found[name] = _hash(made)
+            left.append((made, name if spec.submodule_search_locations is not None else name.rpartition(".")[0]))
+    return dict(sorted(found.items()))
+
+
+def _imports(code: CodeType, package: str) -> Iterator[str]:
+    """The full names of what code imports: modules, and what it takes from them, which may be modules too."""
+    before: list[Any] = [0, ()]
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            level, taken = before[-2:]
+            parts = package.split(".")
+            base = parts[: len(parts) - level + 1] if level else []
+            name = ".".join([*base, *filter(None, [step.argval])])
+            if not level or (package and base):
+                yield name
+                yield from (f"{name}.{own}" for own in taken or () if own != "*")
+        if step.opname != "EXTENDED_ARG":
+            before.append(step.argval)
+    for own in code.co_consts:
+        if isinstance(own, CodeType):
+            yield from _imports(own, package)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Find a module as an import does, but without an import of the packages that it is in."""
+    found, where, at = None, None, ""
+    for part in name.split("."):
+        if at and where is None:  # a module, in which there are no modules
+            return None
+        at = f"{at}.{part}" if at else part
+        finders = (finder.find_spec(at, where) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        if (found := next((own for own in finders if own is not None), None)) is None:
+            return None
+        where = found.submodule_search_locations
+        where = None if where is None else list(where)
+    return found
 
 
 def _content(cell: Any) -> Any:

@@ -132,8 +132,9 @@ def is_function(model: Any) -> bool:
 
 
 def identity_of(model: Model) -> str:
-    """Return what tells a model from another: its weights, its scheduler, and the settings of its pipeline.
+    """Return what tells a model from another: its weights, its scheduler, and the settings of its pipeline and parts.
 
+    Among these are FreeU's, and not the names that anything was loaded by, nor the versions that it was saved with.
     Of weights that cannot be read it is the name of what was loaded.
     """
     pipe = model.pipe
@@ -144,8 +145,25 @@ def identity_of(model: Model) -> str:
         )
     # The parts are in the weights, and the name is no matter.
     plain = {name: own for name, own in pipe.config.items() if not isinstance(own, (tuple, list)) and name[0] != "_"}
-    rest = fingerprint(describe({"scheduler": pipe.scheduler, "pipeline": plain}))[:16]
+    parts = {}
+    for part, own in sorted(pipe.components.items()):
+        if hasattr(own, "config") and part != "scheduler":
+            blocks = getattr(own, "up_blocks", None) or ()
+            free = [[getattr(block, name, None) for name in ("s1", "s2", "b1", "b2")] for block in blocks]
+            parts[part] = {"config": _lasting(own.config), "FreeU": free}
+    rest = fingerprint(describe({"scheduler": pipe.scheduler, "pipeline": plain, "parts": parts}))[:16]
     return f"{type(model).__name__} {weights} {rest}"
+
+
+def _lasting(config: Any) -> Any:
+    """A configuration without what another load, or another version that loads it, may write otherwise."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if isinstance(config, Mapping):  # the dtype is in the weights
+        passing = ("transformers_version", "architectures", "dtype", "torch_dtype")
+        kept = {str(key): own for key, own in config.items() if key not in passing and str(key)[:1] != "_"}
+        return {key: _lasting(own) for key, own in kept.items()}
+    return [_lasting(own) for own in config] if isinstance(config, (list, tuple)) else config
 
 
 def _negative(cases: Sequence[Case]) -> list[str] | None:
