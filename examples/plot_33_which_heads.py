@@ -19,7 +19,7 @@ from sdprobe.shapes import COLOURS, SHAPES
 model = sdprobe.load()
 settings = {"steps": 8, "guidance_scale": 5.0, "progress": False}
 concepts = {"colour": list(COLOURS), "shape": list(SHAPES)}
-votes = experiments.head_relevance(model, concepts, experiments.shape_cases(16), **settings)
+votes = experiments.head_relevance(model, concepts, experiments.shape_cases(12), **settings)
 # mkdocs_gallery_thumbnail_panel = 0
 votes.plot()
 
@@ -34,9 +34,10 @@ last = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
 sets = {f"for {concept}": votes.ranked(concept)[:8] for concept in concepts}
 sets["last site"] = [(last, head) for head in range(4)]
 measures = [ColourShown("{colour}"), ShapeShown("{shape}")]
-ablated = experiments.head_ablation(model, experiments.shape_cases(48), measures, sets=sets, **settings)
+ablated = experiments.head_ablation(model, experiments.shape_cases(36), measures, sets=sets, **settings)
 print(ablated.summary())
-experiments.Result(ablated.rows, ablated.cases).plot()
+figure = experiments.Result(ablated.rows, ablated.cases).plot()
+figure
 
 # %%
 # The votes are clear, and they do not say what a head does. Without the eight heads that look at words of colour, every

@@ -117,6 +117,7 @@ def test_a_push_lowers_the_loss(embedded, seed, scheduler):
     assert (after < before).float().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_more_pictures_hold_both_things(embedded):
     """Of this prompt the model draws one thing only, as a rule. The seeds are others than the prompt was chosen on."""
     prompt, asked = "a large yellow star in the middle with a purple ring", {"yellow", "purple"}

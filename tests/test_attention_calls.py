@@ -65,6 +65,7 @@ def test_other_threads_call_what_they_always_call():
     assert torch.equal(found[0], plain)
 
 
+@pytest.mark.slow
 def test_runs_in_several_threads_see_their_own_calls_and_leave_nothing():
     models = [sdprobe.load(stable_diffusion()) for _ in range(3)]
     plain = [sdprobe.sample(model, "a star", **SETTINGS).latents for model in models]

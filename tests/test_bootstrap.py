@@ -56,3 +56,10 @@ def test_missing_values_are_left_out_and_counted():
     nothing = mean_with_interval(np.array([np.nan]))
     assert nothing.cases == 0
     assert np.isnan(nothing.value)
+
+
+def test_of_one_case_there_is_no_interval():
+    own = mean_with_interval(np.array([3.0]))
+    assert (own.value, own.cases) == (3.0, 1)
+    assert np.isnan(own.low)
+    assert not own.excludes(0.0)

@@ -41,3 +41,10 @@ def test_pickles():
     own = Case("a red circle", 3, words={"colour": "red"})
     assert pickle.loads(pickle.dumps(own)) == own
     assert hash(pickle.loads(pickle.dumps(own))) == hash(own)
+
+
+def test_the_same_picture_by_other_words_is_the_same_case():
+    with pytest.raises(ValueError, match="case 1 is case 0 again"):
+        cases([Case("a red circle", words={"colour": "red"}), Case("a red circle", words={"shape": "circle"})])
+    with pytest.raises(TypeError, match="one of PIL, or a path, not a list"):
+        Case("a", image=[1])

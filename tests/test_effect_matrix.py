@@ -90,3 +90,13 @@ def test_effects_and_controls_are_one_data_frame():
     made = matrix({"untouched": [0.0], WHOLE: [1.0], "mid": [0.5], "control mid": [0.0]})
     assert made.effects_to_pandas()[["effect", "control"]].to_numpy().tolist() == [[0.5, False], [0.0, True]]
     assert [ax.get_title() for ax in made.plot().axes[:2]] == ["m", "control:\nrandom vectors of equal norm"]
+
+
+def test_cases_that_have_no_effect_do_not_make_the_others_do_nothing():
+    """In the first case a and b are alike, and the condition left it as it was; in the second it did all."""
+    given = [*rows({"untouched": [1.0, 0.0], WHOLE: [1.0, 1.0], "mid": [1.0, 1.0]})]
+    for row in given:
+        row["unchanged"] = row["case"] == 0
+    made = EffectMatrix(given, [Case("a"), Case("b")])
+    assert made.effect()["mid", "all"].cases == 1
+    assert not made.effect().did_nothing(("mid", "all"))

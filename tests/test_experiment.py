@@ -178,3 +178,47 @@ def test_from_an_image(tiny):
     run = sdprobe.sample(tiny, ["a blue circle"], seed=[1], image=picture, strength=0.5, **{**SETTINGS, "steps": 4})
     assert value(result, "untouched", "mean") == [pytest.approx(run.latents.mean().item(), abs=1e-5)]
     assert torch.isfinite(run.latents).all()
+
+
+def test_a_measure_of_several_values_that_fails_is_missing_in_each(tiny):
+    def several(run, untouched, case):
+        if case.seed == 1:
+            raise LookupError("not here")
+        return {"a": 1.0, "b": run.latents.mean()}
+
+    result = experiment(tiny, cases("a red circle", seeds=range(3)), {"swap": SWAP}, several, **SETTINGS)
+    assert result.measures == ("several.a", "several.b")
+    assert [own is None for own in value(result, "swap", "several.b")] == [False, True, False]
+    assert result.summary()["swap", "several.a"].failed == 1
+
+
+def test_a_difference_is_to_the_untouched_run_of_the_same_batch(tiny):
+    """The last job has fewer images than the first, and rounds otherwise."""
+    conditions = {f"scale {k}": [sdprobe.ScalePrompt(0.5 + k / 100)] for k in range(7)} | {"nothing": []}
+    line = experiment(tiny, cases("a red circle", seeds=range(3)), conditions, mean, **SETTINGS).summary()
+    assert tuple(line["nothing", "mean"].difference) == (0.0, 0.0, 0.0, 3)
+    assert line["nothing", "mean"].unchanged == 3
+
+
+def test_what_collides_is_refused(tiny):
+    for conditions in ({1: [], "1": []}, [SWAP]):
+        with pytest.raises((ValueError, TypeError), match=r"called '1'|hooks by name"):
+            experiment(tiny, "a", conditions, mean, **SETTINGS)
+    with pytest.raises(ValueError, match=r"'a\.b' is called as a part of the measure 'a'"):
+        experiment(tiny, "a", {"b": []}, {"a": mean, "a.b": mean}, **SETTINGS)
+    with pytest.raises(TypeError, match=r"no setting 'step'; those of sdprobe.sample: steps, guidance_scale"):
+        experiment(tiny, "a", {"b": []}, mean, step=2)
+    with pytest.raises(TypeError, match="an executor has submit"):
+        experiment(tiny, "a", {"b": []}, mean, executor=4, **SETTINGS)
+    with pytest.raises(ValueError, match="'value' is a column of every table"):
+        Condition([], labels={"value": 1})
+    maps = sdprobe.AttentionMaps()
+    both = experiment(tiny, "a red circle", {"b": {"own": SWAP[0]}}, mean, hooks={"own": maps}, **SETTINGS)
+    assert "two hooks are called 'own'" in both.failed[0]["error"]
+
+
+def test_a_picture_with_transparency_is_a_picture(tiny):
+    picture = sdprobe.sample(tiny, "a red circle", seed=0, height=32, width=32, **SETTINGS).images[0]
+    kinds = [Case("a", image=picture.convert(mode), strength=0.5) for mode in ("RGB", "RGBA")]
+    first, second = (experiment(tiny, own, {"b": []}, mean, **{**SETTINGS, "steps": 4}) for own in kinds)
+    assert value(first, "untouched", "mean") == value(second, "untouched", "mean")

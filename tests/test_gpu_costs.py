@@ -20,6 +20,7 @@ def printed(*arguments):
     return subprocess.run(script, cwd=ROOT, env=WITHOUT_GPU, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_in_one_line():
     assert printed() == "no CUDA device here: nothing was measured\n"
 

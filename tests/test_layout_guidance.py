@@ -56,6 +56,7 @@ def test_a_box_covers_its_own_area_of_any_grid(box, grid):
     assert float(inside.mean()) == pytest.approx(area, abs=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(
     scheduler=st.sampled_from(["DDIM", "EulerDiscrete", "PNDM", "UniPCMultistep"]),
@@ -75,6 +76,7 @@ def test_scale_0_is_the_identity(request, which, scheduler, guidance_scale, seed
     assert not watched[watching].pushes.any()
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(seed=st.integers(0, 999), scheduler=st.sampled_from(["DDIM", "EulerDiscrete"]))
 def test_every_push_lowers_the_loss(embedded, seed, scheduler):

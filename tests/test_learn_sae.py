@@ -100,6 +100,7 @@ def test_the_scale_of_the_vectors_does_not_matter():
     assert torch.allclose(1024 * one.sae.b_dec, thousand.sae.b_dec, rtol=1e-3, atol=1)
 
 
+@pytest.mark.slow
 def test_dead_features_are_revived(monkeypatch):
     vectors, _ = planted(2048)
 

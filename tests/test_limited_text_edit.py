@@ -55,7 +55,9 @@ class Begin(sdprobe.Transform):
         return self.x if step.index == self.index else x
 
 
-@pytest.mark.parametrize("family", SHOWN)
+@pytest.mark.parametrize(
+    "family", [pytest.param(own, marks=[pytest.mark.slow] * (own == "Stable Diffusion 3.5")) for own in SHOWN]
+)
 @given(hook=hooks, steps=st.sets(st.integers(0, STEPS - 1), min_size=1))
 def test_each_step_is_that_of_the_whole_edit_or_of_none(models, family, hook, steps):
     latents, output = seen("latents"), seen("model_output")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 import sdprobe
 from sdprobe import experiments
 from sdprobe.experiments.experiment import experiment
@@ -44,6 +46,7 @@ class Gradients(sdprobe.Transform):
         return x + 0 * step.predict(step.latents, role="cond")
 
 
+@pytest.mark.slow
 def test_what_it_says_is_what_is_run(embedded, tmp_path):
     what = (some(3), CONDITIONS, brightness)
     for model in (embedded, attached(embedded.pipe)):

@@ -80,6 +80,7 @@ def ended(family: str, way: str) -> Iterator[Named]:
         yield f"{name} {way}", run
 
 
+@pytest.mark.slow
 def test_what_runs_recorded_is_answered_where_no_model_is(tmp_path):
     """All hooks that record, together in one run of each family, both ways."""
 

@@ -80,6 +80,7 @@ def test_an_error_is_a_row_and_is_tried_again(embedded, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_used_are_made_again(embedded, whole, tmp_path):
     result, folder = whole
     good = files(folder)
@@ -172,3 +173,13 @@ def test_the_untouched_condition_alone_and_many_conditions(embedded, tmp_path):
     assert [row["condition"] for row in sweep(1, embedded, conditions={}, folder=tmp_path).rows] == ["untouched"] * 2
     tests.swept.sweep(1, embedded, batch=2, folder=tmp_path)
     assert len(files(tmp_path)) == 3, "a job for each condition"
+
+
+def test_what_a_case_does_not_allow_is_not_tried_again(embedded, tmp_path):
+    """The prompt has too few words for the control, and no second start will find more."""
+    how = {"measures": brightness, "folder": tmp_path, "steps": 2, "progress": False}
+    first = experiments.knock_out(embedded, "a red circle", {"both": ["red", "circle"]}, **how)
+    assert "NotInThisCase: a control hides 2 other words" in first.failed[0]["error"]
+    assert (
+        experiments.plan(experiments.knock_out, embedded, "a red circle", {"both": ["red", "circle"]}, **how).left == 0
+    )
