@@ -70,6 +70,7 @@ def of(word):
 SCRIPT = """
 import functools
 from dataclasses import dataclass
+from types import SimpleNamespace
 from sdprobe.experiments.description import describe, fingerprint
 from tests import described
 FACTOR = 2
@@ -82,7 +83,8 @@ class Own:
 def around(k):
     def inner(run): return inner(run) + k
     return inner
-things = [measure, lambda run: measure(run), Own("red"), around(3), functools.partial(measure, run=1),
+things = [{helper, measure, Own}, SimpleNamespace(words={"p", "q", "r"}, own=described.Scale(measure)),
+          measure, lambda run: measure(run), Own("red"), around(3), functools.partial(measure, run=1),
           Own("blue").__call__, described.share_above, described.of("red"), described.kept, described.Above(0.1)]
 for own in things:
     print(fingerprint(describe(own)))

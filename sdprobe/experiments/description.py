@@ -133,7 +133,7 @@ class _Description:
             own = {name: said for name, said in dict(value.config).items() if name[0] != "_"}
             return {**self._of_code(type(value), at), "config": self.of(own, f"the configuration of {at}")}
         if isinstance(value, (SimpleNamespace, Namespace)) or (
-            is_own(type(value).__module__) and not isinstance(value, type) and not hasattr(value, "__wrapped__")
+            is_own(type(value).__module__) and not isinstance(value, type)
         ):
             return self._of_object(value, at)
         if callable(value):
