@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import tests.swept
+from sdprobe import experiments
 from tests.swept import FailsWithout, at_most, brightness, files, seen
 
 sweep = partial(tests.swept.sweep, conditions={"blank": [("scale-prompt", {"factor": 0.0})]})
