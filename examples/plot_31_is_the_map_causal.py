@@ -20,7 +20,7 @@ from sdprobe import AttentionMaps, HideTokens, experiments, plot, sample
 from sdprobe.experiments.measures import ColourShown, Detected, PictureChange, ShapeShown
 
 model = sdprobe.load()
-over = [replace(case, prompt=f"a photo of {case.prompt}") for case in experiments.shape_cases(24)]
+over = [replace(case, prompt=f"a photo of {case.prompt}") for case in experiments.shape_cases(20)]
 settings = {"steps": 8, "guidance_scale": 5.0, "progress": False}
 some = over[:4]
 maps = AttentionMaps()
@@ -56,7 +56,7 @@ plot.sheet([run.images, *rows], rows=["untouched", *hidden], columns=[case.promp
 # ## Knock-out
 #
 # Each case is run under every condition from the same noise, in one batch. The controls come with the experiment: as
-# many random other words of the prompt. The lines are intervals of 95 %; where all cases agree, they say what 24 cases
+# many random other words of the prompt. The lines are intervals of 95 %; where all cases agree, they say what 20 cases
 # may have missed. The page on experiments has the numbers of 100.
 
 words = {
@@ -86,7 +86,7 @@ result.plot()
 # map of the other object's words; and a random field of the same smoothness. What is measured is the mean change of the
 # pixels of the object, from 0 to 255.
 
-two = experiments.shape_cases(6, objects=2)
+two = experiments.shape_cases(5, objects=2)
 change = {"change of the object": PictureChange(within=Detected("{colour} {shape}"))}
 own, other = "{colour} {shape}", "{other_colour} {other_shape}"
 shares = (0.05, 0.1, 0.3, 0.7)

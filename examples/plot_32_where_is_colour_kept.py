@@ -15,9 +15,9 @@ from sdprobe import experiments, plot, sample
 from sdprobe.experiments.measures import ColourShown
 
 model = sdprobe.load()
-red, blue, seeds = "a red circle", "a blue circle", range(5)
+red, blue, seeds = "a red circle", "a blue circle", range(4)
 settings = {"steps": 8, "guidance_scale": 5.0, "progress": False}
-pictures = [sample(model, [text] * 5, seed=list(seeds), **settings).images for text in (red, blue)]
+pictures = [sample(model, [text] * 4, seed=list(seeds), **settings).images for text in (red, blue)]
 plot.sheet(pictures, rows=[red, blue], columns=[f"seed {k}" for k in seeds])
 
 # %%
@@ -35,9 +35,9 @@ context.plot()
 
 # %%
 # One site reads the colour: with it alone, the pictures turn blue. And it is read late: all sites together need only
-# the last two steps. The intervals are those of five seeds: where none turned, half may have been missed
-# (the page on experiments has the numbers of 12). What the figure does not say: that the other
-# sites do not read the colour. They may, and then their reading is not enough.
+# the last two steps. The intervals are those of four seeds: where none turned, six of ten may have been missed (the page
+# on experiments has the numbers of 12). What the figure does not say: that the other sites do not read the colour. They
+# may, and then their reading is not enough.
 
 # %%
 # ## Activations of the other run
