@@ -35,9 +35,9 @@ context.plot()
 
 # %%
 # One site reads the colour: with it alone, the pictures turn blue. And it is read late: all sites together need only
-# the last two steps. The intervals are those of four seeds: where none turned, six of ten may have been missed (the page
-# on experiments has the numbers of 12). What the figure does not say: that the other sites do not read the colour. They
-# may, and then their reading is not enough.
+# the last two steps. The intervals are those of four seeds: where none turned, six of ten may have been missed (the
+# page on experiments has the numbers of 12). What the figure does not say: that the other sites do not read the colour.
+# They may, and then their reading is not enough.
 
 # %%
 # ## Activations of the other run
