@@ -62,7 +62,7 @@ def experiment(
     ...     progress=False,
     ... )
     >>> result
-    Result(4 cases, 1 conditions and the untouched one; measures: mean_red)
+    Result(4 cases, 1 condition and the untouched one; measures: mean_red)
     >>> result.rows[1]["condition"], result.summary()["blue", "mean_red"].difference.high < 0
     ('blue', True)
 

@@ -106,7 +106,8 @@ class Result:
     def __repr__(self) -> str:
         about = f"{self.about}: " if self.about else ""
         others = len(self.conditions) - (UNTOUCHED in self.conditions)
-        said = [f"{len(self.cases)} cases", f"{others} conditions and the untouched one"]
+        said = [f"{len(self.cases)} case{'s' * (len(self.cases) != 1)}"]
+        said += [f"{others} condition{'s' * (others != 1)} and the untouched one"]
         said += [f"{len(self.failed)} rows without a value because of an error"] * bool(self.failed)
         return f"{type(self).__name__}({about}{', '.join(said)}; measures: {', '.join(self.measures)})"
 

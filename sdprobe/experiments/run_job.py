@@ -91,7 +91,9 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
         run, untouched = runs[name]
         unchanged = torch.equal(run.latents, untouched.latents)  # type: ignore[arg-type]
         # The untouched run of the same batch: where nothing was changed, the difference is nothing.
-        plain = of_untouched.setdefault(id(untouched), dict(_values(job, untouched, untouched)))
+        if id(untouched) not in of_untouched:
+            of_untouched[id(untouched)] = dict(_values(job, untouched, untouched))
+        plain = of_untouched[id(untouched)]
         own_values = plain if run is untouched else dict(_values(job, run, untouched))
         for measure, (value, why) in own_values.items():
             row = {**labels, "measure": measure, "value": value, "untouched": plain.get(measure, (None, None))[0]}
