@@ -151,7 +151,7 @@ class HideTokens(Transform):
         as_activation = torch.empty(len(attn.query), count, 1)
         return image & self._part.chosen(as_activation, site)[..., 0]
 
-    def _heads(self, site: Site) -> Bool[Tensor, "one #heads one one"]:
+    def _heads(self, site: Site) -> Bool[Tensor, "#rows #heads #queries #keys"]:
         if self.heads is None:
             return torch.ones(1, 1, 1, 1, dtype=torch.bool)
         if beyond := [head for head in self.heads if not 0 <= head < site.heads]:
