@@ -73,8 +73,8 @@ result.plot()
 
 # %%
 # The map of the colour word lies on the object, and yet its token is not needed: without it every picture has its
-# colour. Without the token of the shape most lose the shape, and keep the colour. Without both, about half still have
-# the colour: padding and end, which the text encoder makes of all that comes before them, say it too. Only without
+# colour. Without the token of the shape most lose the shape, and keep the colour. Without both, more than half still
+# have the colour: padding and end, which the text encoder makes of all that comes before them, say it too. Only without
 # all of these is it lost. So a token that is not needed is no word that is not used: the word is in other tokens as
 # well.
 

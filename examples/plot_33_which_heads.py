@@ -40,7 +40,7 @@ figure = experiments.Result(ablated.rows, ablated.cases).plot()
 figure
 
 # %%
-# The votes are clear, and they do not say what a head does. Without the eight heads that look at words of colour, every
-# picture has its colour; without those that look at words of shape, no more shapes are lost than without eight others.
-# Only without the last site do some pictures lose their colour, and that is a statement about the site. Where a head
-# looks is an observation, and what it is needed for is another.
+# The votes are clear, and they do not say what a head is needed for. Without the eight heads that look at words of
+# colour every picture has its colour, and without the eight that look at words of shape none loses its shape, while
+# eight heads at random cost some pictures theirs. Even the last site, which alone can turn a picture blue, is hardly
+# needed for its colour: what is enough need not be needed.

@@ -208,7 +208,7 @@ def test_a_place_is_chosen_if_half_of_it_is_covered(embedded):
     assert (x == 0).all(1).nonzero()[:, 1:].tolist() == [[0, 0], [0, 0]]
 
 
-@pytest.mark.parametrize("with_", ["zero", "mean", "shuffle"])
+@pytest.mark.parametrize("with_", ["zero", *(pytest.param(own, marks=pytest.mark.slow) for own in ("mean", "shuffle"))])
 def test_it_keeps_the_laws_of_hooks(with_):
     check_hook(lambda: Ablate("mid_block", with_))
 

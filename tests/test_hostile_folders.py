@@ -220,7 +220,7 @@ def damaged(content: Any, path: tuple[Any, ...], way: str, value: Any) -> Any:
     return content
 
 
-@pytest.mark.parametrize("file", JSON)
+@pytest.mark.parametrize("file", [JSON[0], *(pytest.param(own, marks=pytest.mark.slow) for own in JSON[1:])])
 @given(data=st.data())
 def test_json_of_any_other_kind(kept, file, data):
     path = kept / file

@@ -28,8 +28,8 @@ from tests.configured import made, ours, tried
 from tests.families import flux
 from tests.laws.strategies import same_run
 
-SLOW = {"loss-guidance", "layout-guidance", "attend-and-excite", "features", "inpaint"}
-HOOKS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ours()]
+QUICK = {"attention-maps", "latents", "replace-token", "hide-tokens", "ablate", "guidance"}
+HOOKS = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ours()]
 
 
 @pytest.mark.parametrize("name", HOOKS)
