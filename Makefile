@@ -32,7 +32,7 @@ slow: .venv/test.stamp
 laws: .venv/test.stamp
 	HYPOTHESIS_PROFILE=short $(BIN)/python -m pytest tests/laws/test_machine.py
 
-# Every hook held to every law on a model of every family, by sample and attached; the tests do it with two hooks.
+# Every hook held to every law on a model of every family, by sample and attached; the tests do it with one hook.
 grid: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m grid tests/test_grid.py tests/test_round_trip.py
 

@@ -32,6 +32,7 @@ def test_what_never_was_is_not_found():
         importlib.import_module("sdprobe.nothing")
 
 
+@pytest.mark.slow
 def test_classes_of_the_families_page(tmp_path):
     script = (
         "from sdprobe.model.unet import UNetModel\nfrom sdprobe.model.base import Model\n"

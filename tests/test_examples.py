@@ -23,9 +23,13 @@ from transformers.utils import logging as transformers_logging
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
 SLOW = {
+    "plot_02_clip",
     "plot_04_schedulers",
+    "plot_07_film",
     "plot_08_guidance",
     "plot_09_inpainting",
+    "plot_11_every_layer",
+    "plot_12_self_attention",
     "plot_13_truth",
     "plot_14_inversion",
     "plot_15_token_swap",

@@ -13,7 +13,7 @@ from tests.configured import ours
 from tests.families import FAMILIES
 from tests.grid import PAGE, SHOWN, WAYS, grid, held, page, paired
 
-SHORT = {("latents", "sample"), ("replace-token", "attach")}
+SHORT = {("replace-token", "attach")}
 """Held to the laws among the other tests, in every family; all the others by ``make grid``."""
 
 

@@ -91,6 +91,7 @@ def test_every_push_lowers_the_loss(embedded, seed, scheduler):
     assert (losses[2] < losses[1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [CORNER, (0.5, 0.5, 1.0, 1.0)])
 def test_the_thing_comes_into_its_box(embedded, box):
     """The share of its pixels inside, over eight seeds; the maps show the same."""

@@ -46,6 +46,7 @@ def test_it_is_used_by_its_name(installed):
     assert ran(installed, "-c", USED) == "sdprobe_attention_entropy AttentionEntropy()\n"
 
 
+@pytest.mark.slow
 def test_its_own_test_holds_it_to_the_laws(installed):
     shutil.copy(PLUGIN / "test_attention_entropy.py", installed)
     assert "1 passed" in ran(installed, "-m", "pytest", "-p", "no:cacheprovider", "test_attention_entropy.py")

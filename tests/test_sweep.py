@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -150,24 +146,22 @@ def test_a_broken_executor_stops_the_sweep(embedded, whole, tmp_path):
     assert sweep(3, embedded, measures=brightness, folder=tmp_path).rows == whole[0].rows
 
 
-@dataclass(frozen=True)
-class Interrupts:
-    """A measure that interrupts the main thread, as Ctrl-C does, once."""
+class Interrupted(ThreadPoolExecutor):
+    """An executor whose user presses Ctrl-C as the fifth job is submitted."""
 
-    path: str
+    left = 4
 
-    def __call__(self, run):
-        if not Path(self.path).exists():
-            Path(self.path).touch()
-            os.kill(os.getpid(), signal.SIGINT)
-        return 0
+    def submit(self, *given, **more):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().submit(*given, **more)
 
 
 def test_an_interrupt_cancels_what_has_not_begun(embedded, tmp_path):
-    own = {"measures": {"none": Interrupts(str(tmp_path / "flag"))}, "folder": tmp_path / "kept"}
-    with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
-        sweep(9, embedded, executor=executor, **own)
-    assert len(files(tmp_path / "kept")) < 9
+    with Interrupted(1) as executor, pytest.raises(KeyboardInterrupt):
+        sweep(9, embedded, measures=brightness, executor=executor, folder=tmp_path)
+    assert len(files(tmp_path)) < 4
 
 
 def test_the_untouched_condition_alone_and_many_conditions(embedded, tmp_path):

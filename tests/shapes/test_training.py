@@ -27,6 +27,7 @@ def log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_autoencoder_then_its_decoder_alone(tmp_path: Path) -> None:
     train_autoencoder(tmp_path, Budget(steps=2), pictures=512, batch=2)
     first = AutoencoderKL.from_pretrained(tmp_path / "vae")
@@ -140,6 +141,7 @@ def test_one_token_stands_for_all_zeros(bf16: bool) -> None:
     assert torch.equal(flow(embeds, pooled), stock)
 
 
+@pytest.mark.slow
 def test_pools_are_drawn_once_and_the_same_by_workers(tmp_path: Path) -> None:
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae")
     pools = Pools(vae, tmp_path / "kept", batch=2, size=3)
