@@ -10,9 +10,10 @@ from functools import cached_property
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Describe(Protocol):
     """Describes a value; with ``whole=False`` by its class where nothing lasting can be said of it."""
 
