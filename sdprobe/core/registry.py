@@ -12,7 +12,6 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
@@ -20,27 +19,13 @@ from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.given_hooks import Given, each, is_pair
 from sdprobe.core.hook import POINTS, Observer, Transform
 from sdprobe.core.hook_listing import Listed, Listing
+from sdprobe.core.installed_claims import Claim, installed_claims
 from sdprobe.core.limits.after_every_when import after, every
 from sdprobe.core.limits.only import only
 
 GROUP = "sdprobe.hooks"
 
 Made = TypeVar("Made", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A registration of a name, by an installed distribution or in this session."""
-
-    name: str
-    distribution: str
-    version: str
-    source: str
-    load: Callable[[], Any]
-
-    def __str__(self) -> str:
-        who = f"{self.distribution} {self.version}".strip()
-        return f"{who} ({self.source})" if who else self.source
 
 
 SESSION = "this session"
@@ -226,11 +211,7 @@ COMBINATORS: Mapping[str, Callable[..., Any]] = {
 
 def _claims() -> dict[str, list[Claim]]:
     """Return the registrations of every name, in alphabetical order; imports nothing."""
-    entries = list(entry_points(group=GROUP))
-    # A distribution reads its metadata anew for each question, and most entries are of one distribution.
-    distributions = {id(entry.dist): entry.dist for entry in entries if entry.dist is not None}
-    who = {key: (own.name, own.version) for key, own in distributions.items()}
-    installed = [Claim(entry.name, *who.get(id(entry.dist), ("", "")), entry.value, entry.load) for entry in entries]
+    installed = installed_claims(GROUP, entry_points)
     found: dict[str, list[Claim]] = {}
     taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
     for claim in sorted([*installed, *taken, *_session.values()], key=lambda claim: claim.name):
