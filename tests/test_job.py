@@ -44,7 +44,7 @@ ONE = Job("a model", Case("a red circle"), {"blank": BLANK}, ("blank",), {"brigh
     ],
 )
 def test_another_id(changes):
-    assert replace(ONE, known={}, **changes).id != ONE.id
+    assert replace(ONE, **changes).id != ONE.id
 
 
 def test_the_same_id():
@@ -52,17 +52,17 @@ def test_the_same_id():
     assert again.id == ONE.id
     assert ONE.written().id == ONE.id
     sent = pickle.loads(pickle.dumps(ONE.written()))
-    assert (sent.id, sent.description, sent.known) == (ONE.id, ONE.description, {})
+    assert (sent.id, sent.description) == (ONE.id, ONE.description)
 
 
 def test_settings_that_are_equal_numbers():
-    ids = {replace(ONE, settings={"guidance_scale": scale}, known={}).id for scale in (5, 5.0)}
+    ids = {replace(ONE, settings={"guidance_scale": scale}).id for scale in (5, 5.0)}
     assert len(ids) == 1
 
 
 def test_hooks_in_another_order():
     hooks = {"b": sdprobe.LatentRecorder(every=2), "a": sdprobe.LatentRecorder(every=3)}
-    assert replace(ONE, hooks=hooks).id != replace(ONE, hooks=dict(reversed(hooks.items())), known={}).id
+    assert replace(ONE, hooks=hooks).id != replace(ONE, hooks=dict(reversed(hooks.items()))).id
 
 
 def test_a_picture_by_its_path(tmp_path):
@@ -118,11 +118,17 @@ def test_hooks_keep_the_names_that_they_were_given(embedded):
         assert [(row["value"], row.get("error")) for row in run_job(job, sampler_of(embedded))] == [(2.0, None)] * 2
 
 
-def test_hooks_are_written_once_for_all_jobs_of_an_experiment(embedded):
-    jobs, _ = planned_jobs(sampler_of(embedded), [Case("a", k) for k in range(3)], {"blank": BLANK}, brightness)
-    assert len({job.id for job in jobs}) == 3
-    assert all(job.known is jobs[0].known for job in jobs)
-    assert len([what for what, _ in jobs[0].known if what == "hooks"]) == 2  # of the condition, and those of all
+def test_hooks_are_made_once_for_a_job():
+    made = []
+
+    def hooks():
+        made.append(1)
+        return [("scale-prompt", {"factor": 0.5})]
+
+    job = replace(ONE, conditions={"half": Condition(hooks)}, names=("half",))
+    assert job.written().conditions["half"].hooks == [["scale-prompt", {"factor": 0.5}]]
+    assert len(job.id) == 32
+    assert made == [1]
 
 
 class Odd:
@@ -130,7 +136,7 @@ class Odd:
 
 
 def test_labels_that_are_no_values_are_errors(embedded):
-    job = replace(ONE, conditions={"blank": replace(BLANK, labels={"share": Odd()})}, settings={"steps": 2}, known={})
+    job = replace(ONE, conditions={"blank": replace(BLANK, labels={"share": Odd()})}, settings={"steps": 2})
     rows = run_job(job, sampler_of(embedded))
     assert {row["condition"] for row in rows} == {"untouched", "blank"}
     assert all("the label 'share' is" in row["error"] for row in rows)

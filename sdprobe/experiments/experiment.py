@@ -137,7 +137,7 @@ def planned_jobs(
 
     Where they need not be ``identified``, by a file or to a worker, the weights are not read for their hash.
     """
-    said, known, jobs = settings or SampleSettings(), dict[Any, Any](), []
+    said, jobs = settings or SampleSettings(), []
     by_name, identity = named(measures), sampler.identity if identified else ""
     for case in all_cases(cases):
         made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
@@ -145,7 +145,7 @@ def planned_jobs(
         refuse_untouched(names)
         labels = {name: {"control": own.control, **own.labels} for name, own in names.items()}
         parts = in_jobs(list(names), batch)
-        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, labels, known) for some in parts]
+        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, labels) for some in parts]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,6 @@ class Job:
         settings: of `sdprobe.sample`.
         alone: whether each condition is a run of its own, not one image of a batch.
         labels: of the conditions by name, whether each is a control, and its labels: what the rows of a lost job say.
-        known: what was described before, for jobs of one experiment to share: to write a hook takes long.
     """
 
     model: str
@@ -47,7 +46,6 @@ class Job:
     settings: SampleSettings = field(default_factory=SampleSettings)
     alone: bool = False
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False, compare=False)
-    known: dict[tuple[str, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def description(self) -> dict[str, Any]:
@@ -58,9 +56,9 @@ class Job:
         """
         own = self.conditions
         if isinstance(own, Design):
-            said = self._once("design", own, lambda: describe(own, "the design"))
+            said = describe(own, "the design")
         else:
-            said = {name: self._of(own[name]) for name in self.names}
+            said = {name: _of(own[name], self._made[name]) for name in self.names}
         case = describe(self.case, "the case")
         if isinstance(image := self.case.image, str) or hasattr(image, "__fspath__"):
             case["fields"]["image"] = describe_file(Path(image))  # another picture may be under that name one day
@@ -71,8 +69,8 @@ class Job:
             "case": case,
             "conditions": said,
             "names": list(self.names),
-            "measures": self._once("measures", self.measures, lambda: describe(self.measures, "measures")),
-            "hooks": self._once("hooks", self.hooks, lambda: describe_hooks(self.hooks)),
+            "measures": describe(self.measures, "measures"),
+            "hooks": describe_hooks(self.hooks),
             "settings": describe(self.settings, "settings"),
             "alone": self.alone,
         }
@@ -89,41 +87,29 @@ class Job:
         """
         own = self.conditions
         if not isinstance(own, Design):
-            own = {name: replace(own[name], hooks=self._pairs(self._made(own[name]))) for name in self.names}
-        made = replace(self, conditions=own, hooks=self._pairs(self.hooks), known={})
+            own = {name: replace(own[name], hooks=_pairs(self._made[name])) for name in self.names}
+        made = replace(self, conditions=own, hooks=_pairs(self.hooks))
         # Another process may know a function by another name, and need not compute what is known.
         vars(made).update({name: vars(self)[name] for name in ("description", "id") if name in vars(self)})
         return made
 
-    def _of(self, condition: Condition) -> dict[str, Any]:
-        given, labels = self._made(condition), describe(condition.labels, "the labels")
-        hooks = self._once("hooks", given, lambda: describe_hooks(given))
-        return {"hooks": hooks, "control": condition.control, "labels": labels}
+    @cached_property
+    def _made(self) -> dict[str, Given]:
+        """The hooks of each condition, made once where a function makes them."""
+        assert not isinstance(self.conditions, Design)  # which makes them in the worker
+        given = {name: self.conditions[name].hooks for name in self.names}
+        return {name: own() if callable(own) else own for name, own in given.items()}
 
-    def _made(self, condition: Condition) -> Given:
-        own = condition.hooks
-        made: Given = self._once("made", own, own) if callable(own) else own
-        return made
 
-    def _pairs(self, hooks: Given) -> Given:
-        """Write hooks as pairs; those that have names of one's own keep them."""
+def _of(condition: Condition, made: Given) -> dict[str, Any]:
+    labels = describe(condition.labels, "the labels")
+    return {"hooks": describe_hooks(made), "control": condition.control, "labels": labels}
 
-        def pairs() -> Any:
-            return (
-                {name: to_config(own) for name, own in hooks.items()}
-                if isinstance(hooks, Mapping)
-                else to_config(hooks)
-            )
 
-        written: Given = self._once("pairs", hooks, pairs)
-        return written
-
-    def _once(self, what: str, of: Any, make: Callable[[], Any]) -> Any:
-        """Return what a function makes of an object, or made of it for another job."""
-        key = what, id(of)
-        if key not in self.known:
-            self.known[key] = of, make()  # the object is held, so that no other can have its id
-        return self.known[key][1]
+def _pairs(hooks: Given) -> Given:
+    """Write hooks as pairs; those that have names of one's own keep them."""
+    named = isinstance(hooks, Mapping)
+    return {name: to_config(own) for name, own in hooks.items()} if named else to_config(hooks)  # type: ignore[union-attr]
 
 
 def in_jobs(names: Sequence[str], batch: int) -> list[tuple[str, ...]]:
