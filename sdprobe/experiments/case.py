@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from operator import index
 from os import PathLike
+from pathlib import Path
 from string import Formatter
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from PIL.Image import Image
@@ -42,7 +43,9 @@ class Case:
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", MappingProxyType(dict(self.words)))
         object.__setattr__(self, "seed", index(self.seed))  # also of numpy
-        if not (self.image is None or isinstance(self.image, (str, PathLike, Image))):
+        if isinstance(self.image, (str, PathLike)):
+            object.__setattr__(self, "image", Path(self.image))
+        elif not isinstance(self.image, (Image, NoneType)):
             raise TypeError(f"an image is one of PIL, or a path, not a {type(self.image).__name__}")
 
     def fill(self, word: str) -> str:
@@ -90,27 +93,17 @@ def cases(
     found = []
     for own, seed, image in product(given, [None] if some is None else some, images):
         case = own if isinstance(own, Case) else Case(own)
-        changes = {} if seed is None else {"seed": seed}
-        changes |= {} if image is None else {"image": image}
-        found.append(Case(*(changes.get(name, getattr(case, name)) for name in FIELDS)))
+        changes: dict[str, Any] = {name: new for name, new in (("seed", seed), ("image", image)) if new is not None}
+        found.append(replace(case, **changes))
     refuse_repeated(found)
     return found
 
 
-FIELDS = ("prompt", "seed", "negative_prompt", "image", "strength", "words")
-
-
 def refuse_repeated(given: Sequence[Case]) -> None:
     """Raise ValueError for two cases of the same picture, whatever their words are called."""
-    numbers: list[tuple[Any, ...]] = []
-    seen: dict[Any, list[int]] = {}
+    numbers: dict[Case, int] = {}
     for k, case in enumerate(given):
-        image = str(case.image) if isinstance(case.image, (str, PathLike)) else case.image
-        numbers.append((case.prompt, case.seed, case.negative_prompt, case.strength, image))
-        same = seen.setdefault(numbers[k][:4], [])
-        first = next((j for j in same if numbers[j] == numbers[k]), k)
-        same.append(k)
-        if first != k:
+        if (first := numbers.setdefault(replace(case, words={}), k)) != k:
             raise ValueError(
                 f"case {k} is case {first} again, {case!r}: it would count twice as evidence; give it another seed"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from sdprobe.core.compose import Hook
@@ -73,14 +74,7 @@ class CaseRunner:
 
     def run(self, hooks: Given = (), **changes: Any) -> Run:
         """Run the case alone, with hooks, or with some of its settings changed: ``prompt="a blue circle"``."""
-        own = self.case
-        case = Case(
-            **{
-                name: changes.get(name, getattr(own, name))
-                for name in ("prompt", "seed", "negative_prompt", "image", "strength", "words")
-            }
-        )
-        return self._run([case], [hooks])[0]
+        return self._run([replace(self.case, **changes)], [hooks])[0]
 
     def once(self, name: str, make: Any) -> Any:
         """Return what a function makes; several conditions of the case that ask under one name share it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -165,22 +165,27 @@ def _numbered(jobs: list[Job], rows: list[list[dict[str, Any]]]) -> list[dict[st
     """Return the rows of all jobs with the case that they are of; of the untouched condition once a case."""
     numbers: dict[Case, int] = {}
     found: dict[tuple[int, str, str], dict[str, Any]] = {}
+    parts = _parts(row["measure"] for own in rows for row in own if "error" not in row)
     for job, own in zip(jobs, rows, strict=True):
         number = numbers.setdefault(job.case, len(numbers))
-        for row in in_parts(own, rows):
-            key = number, row["condition"], row["measure"]
-            if key not in found or "error" in found[key]:  # of a job that was lost, and of another that was not
-                found[key] = {"case": number, "prompt": job.case.prompt, "seed": job.case.seed, **row}
+        for row in own:
+            # A measure of several values that failed is missing in each value that it had elsewhere.
+            for measure in parts.get(row["measure"], (row["measure"],)) if "error" in row else (row["measure"],):
+                key = number, row["condition"], measure
+                if key not in found or "error" in found[key]:  # of a job that was lost, and of another that was not
+                    about = {"case": number, "prompt": job.case.prompt, "seed": job.case.seed}
+                    found[key] = {**about, **row, "measure": measure}
     return list(found.values())
 
 
-def in_parts(rows: list[dict[str, Any]], every: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Yield rows; of a measure of several values that failed, a row for each value that it had elsewhere."""
-    failed = {row["measure"] for row in rows if "error" in row}
-    parts: dict[str, dict[str, None]] = {name: {} for name in failed}
-    for row in (row for own in every for row in own) if failed else ():
-        whole = row["measure"].partition(".")[0]
-        if whole in parts and "error" not in row and row["measure"] != whole:
-            parts[whole][row["measure"]] = None
-    for row in rows:
-        yield from ({**row, "measure": part} for part in parts.get(row["measure"], ()) or [row["measure"]])
+def _parts(measured: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return for each measure of several values the names of these.
+
+    >>> _parts(["seen.red", "mean", "seen.blue", "seen.red"])
+    {'seen': ('seen.red', 'seen.blue')}
+    """
+    found: dict[str, dict[str, None]] = {}
+    for name in measured:
+        if "." in name:
+            found.setdefault(name.partition(".")[0], {})[name] = None
+    return {whole: tuple(names) for whole, names in found.items()}

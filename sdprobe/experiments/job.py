@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from sdprobe.core.given_hooks import Given
@@ -14,7 +13,7 @@ from sdprobe.core.provenance import versions
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import SampleSettings
 from sdprobe.experiments.condition import Condition, Design
-from sdprobe.experiments.description import describe, describe_file, describe_hooks, fingerprint
+from sdprobe.experiments.description import describe, describe_hooks, fingerprint
 from sdprobe.experiments.measures.measure import Measure
 
 SCHEMA = 1
@@ -59,14 +58,11 @@ class Job:
             said = describe(own, "the design")
         else:
             said = {name: _of(own[name], self._made[name]) for name in self.names}
-        case = describe(self.case, "the case")
-        if isinstance(image := self.case.image, str) or hasattr(image, "__fspath__"):
-            case["fields"]["image"] = describe_file(Path(image))  # another picture may be under that name one day
         return {
             "schema": SCHEMA,
             "sdprobe": versions()["sdprobe"],
             "model": self.model,
-            "case": case,
+            "case": describe(self.case, "the case"),
             "conditions": said,
             "names": list(self.names),
             "measures": describe(self.measures, "measures"),
