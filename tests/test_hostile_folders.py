@@ -8,14 +8,12 @@ import json
 import os
 import resource
 import shutil
-import signal
 import struct
 import sys
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from sdprobe import (
     only,
 )
 from tests.forked import in_child
+from tests.time_limit import at_most
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 
@@ -125,7 +124,7 @@ def ask(folder: Path) -> dict[str, Any]:
         assert len(said) < LONGEST or isinstance(found[name], str), f"{name}: {len(said)} characters, {said[:300]}"
         assert "\x1b" not in said, f"{name}: {said!r}"
 
-    with warnings.catch_warnings(), alarm(4 * SECONDS):
+    with warnings.catch_warnings(), at_most(4 * SECONDS):
         warnings.simplefilter("ignore")
         answer("open", lambda: sdprobe.open(folder))
         if isinstance(found["open"], sdprobe.Run):
@@ -133,22 +132,6 @@ def ask(folder: Path) -> dict[str, Any]:
                 answer(name, question)
     assert time.perf_counter() - started < 3 * SECONDS
     return found
-
-
-@contextmanager
-def alarm(seconds: int) -> Iterator[None]:
-    """End a wait that has no end."""
-
-    def ring(*_: Any) -> None:
-        raise TimeoutError("it waits")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def errors(found: dict[str, Any]) -> dict[str, Exception]:
@@ -389,7 +372,7 @@ def test_files_that_are_something_else(folder, file, become):
         for own in found.values()
         for word in ("is no file", "leads out", "cannot be found", "no run.json")
     )
-    with warnings.catch_warnings(), alarm(SECONDS):
+    with warnings.catch_warnings(), at_most(SECONDS):
         warnings.simplefilter("ignore")
         assert len(Runs(folder.parent)) == (file != "run.json")
 

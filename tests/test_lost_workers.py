@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.swept import at_most, files, meanwhile, seen, sweep, wait_for
+from tests.swept import files, meanwhile, seen, sweep, wait_for
+from tests.time_limit import at_most
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="of POSIX")]
 SEEDS = 9

@@ -20,7 +20,8 @@ from sdprobe.experiments.named_model import (
     sampler_in_worker,
 )
 from sdprobe.experiments.sampler import is_function, sampler_of
-from tests.swept import at_most, brightness, sweep
+from tests.swept import brightness, sweep
+from tests.time_limit import at_most
 from tests.tiny import stable_diffusion
 
 FORK = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="of POSIX")

@@ -10,7 +10,8 @@ import pytest
 
 import tests.swept
 from sdprobe import experiments
-from tests.swept import FailsWithout, at_most, brightness, files, seen
+from tests.swept import FailsWithout, brightness, files, seen
+from tests.time_limit import at_most
 
 sweep = partial(tests.swept.sweep, conditions={"blank": [("scale-prompt", {"factor": 0.0})]})
 
