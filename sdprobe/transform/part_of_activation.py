@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site, is_map
+from sdprobe.transform.covered_places import covered_by_half
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class PartOfActivation:
                 f"with the picture's ratio of height to width"
             )
         every = mask.view(-1, height, width)
-        resized = F.adaptive_avg_pool2d(every[:, None].float(), grid)[:, 0] >= 0.5
+        resized = covered_by_half(every, grid)
         if lost := [k for k in range(len(every)) if every[k].any() and not resized[k].any()]:
             raise ValueError(
                 f"the mask{f' of image {lost[0]}' * (mask.ndim == 3)} covers no place of the {grid[0]}×{grid[1]} of "

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdprobe.core.run import Run
-from sdprobe.experiments.case import Case
+from sdprobe.experiments.measures.change_within import ChangeWithin
 from sdprobe.experiments.measures.mask_on_grid import mask_on_grid
-from sdprobe.experiments.measures.picture_change import named_within
-from sdprobe.experiments.measures.region import Region, mask_of, refuse_no_region
 
 
 @dataclass(frozen=True)
-class LatentChange:
+class LatentChange(ChangeWithin):
     """The root mean square difference to the untouched final latents, in standard deviations of the latter.
 
     The standard deviation is over all channels and places of the untouched latents, also for a region, so that regions
@@ -41,20 +39,10 @@ class LatentChange:
         ValueError: for a region that covers no place of the latents by half.
     """
 
-    within: Region | None = None
+    what = "latent change"
 
-    def __post_init__(self) -> None:
-        if self.within is not None:
-            refuse_no_region(self.within)
-
-    @property
-    def name(self) -> str:
-        return named_within("latent change", self.within)
-
-    def __call__(self, run: Run, untouched: Run, case: Case) -> float | None:
-        mask = mask_of(self.within, run, untouched, case)
-        if mask is None:
-            return None
+    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
+        """Return the change where a mask at the picture's size is True."""
         latents, others = (_final_latents(own) for own in (run, untouched))
         there = mask_on_grid(mask, (others.shape[-2], others.shape[-1]))
         return float((latents - others)[:, there].square().mean().sqrt() / others.std(correction=0))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
+
+from sdprobe.transform.covered_places import covered_by_half
 
 
 def mask_on_grid(mask: Bool[Tensor, "h w"], grid: tuple[int, int]) -> Bool[Tensor, "gh gw"]:
@@ -33,7 +34,7 @@ def mask_on_grid(mask: Bool[Tensor, "h w"], grid: tuple[int, int]) -> Bool[Tenso
             f"the region is a mask of {height}×{width}, which does not fit {grid[0]}×{grid[1]}: give a mask with the "
             f"picture's ratio of height to width"
         )
-    found = F.adaptive_avg_pool2d(mask[None].float(), grid)[0] >= 0.5
+    found = covered_by_half(mask, grid)
     if mask.any() and not found.any():
         raise ValueError(
             f"the region covers no place of the {grid[0]}×{grid[1]} by half: choose a larger one, or measure pixels"

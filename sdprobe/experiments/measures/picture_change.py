@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool
+from torch import Tensor
 
 from sdprobe.core.run import Run
-from sdprobe.experiments.case import Case
-from sdprobe.experiments.measures.region import Region, mask_of, refuse_no_region
+from sdprobe.experiments.measures.change_within import ChangeWithin
 
 
 @dataclass(frozen=True)
-class PictureChange:
+class PictureChange(ChangeWithin):
     """The mean absolute difference to the untouched picture, over pixels and channels, 0 to 255.
 
     >>> import sdprobe
@@ -35,26 +36,9 @@ class PictureChange:
     It returns None where the picture has no such region. Raises TypeError for what is no region.
     """
 
-    within: Region | None = None
+    what = "picture change"
 
-    def __post_init__(self) -> None:
-        if self.within is not None:
-            refuse_no_region(self.within)
-
-    @property
-    def name(self) -> str:
-        return named_within("picture change", self.within)
-
-    def __call__(self, run: Run, untouched: Run, case: Case) -> float | None:
-        mask = mask_of(self.within, run, untouched, case)
-        if mask is None:
-            return None
+    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
+        """Return the change where a mask at the picture's size is True."""
         pixels, others = (np.asarray(own.images[0].convert("RGB"), dtype=np.float64) for own in (run, untouched))
         return float(np.abs(pixels - others)[mask.numpy()].mean())
-
-
-def named_within(what: str, within: Region | None) -> str:
-    """Return the name of a measure in a region."""
-    if within is None:
-        return what
-    return f"{what} {within.name}" if within.name.startswith("outside ") else f"{what} in {within.name}"
