@@ -11,8 +11,8 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.deletion import OWN, Deletion, deletion
 from sdprobe.experiments.random_field import random_field
-from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.sampler import attached, sampler_of
+from sdprobe.experiments.seed_of import seed_of
 from tests.families import FAMILIES
 from tests.laws.strategies import run
 

@@ -14,9 +14,9 @@ from sdprobe.experiments.curve_result import CurveResult
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.random_field import random_field
-from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.random_words import random_words
 from sdprobe.experiments.result import Result
+from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.untouched_run import untouched_run
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.transform.hide_tokens import HideTokens

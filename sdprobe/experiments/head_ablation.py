@@ -14,8 +14,8 @@ from sdprobe.experiments.condition import Condition
 from sdprobe.experiments.effect_matrix import EffectMatrix, as_matrix
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.heads_of_model import Head, Way, ablate, heads_of
-from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.seeded_cases import seeded_cases
 
 TOGETHER = "together"

@@ -20,9 +20,9 @@ from sdprobe.experiments.effects import Effects
 from sdprobe.experiments.effects_figure import beside_control
 from sdprobe.experiments.experiment import Cases, How, experiment
 from sdprobe.experiments.heads_of_model import heads_of
-from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.seeded_cases import seeded_cases
 
 CONTROL = "labels shuffled"

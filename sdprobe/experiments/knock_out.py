@@ -21,9 +21,9 @@ from sdprobe.experiments.condition import Condition, Design, NotInThisCase
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.moved_region import moved_region
-from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.random_words import random_words
 from sdprobe.experiments.result import Result
+from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.untouched_run import untouched_run
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.transform.hide_tokens import HideTokens, Word

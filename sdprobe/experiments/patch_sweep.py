@@ -16,8 +16,9 @@ from sdprobe.experiments.condition import Condition
 from sdprobe.experiments.effect_matrix import WHOLE, EffectMatrix, as_matrix
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.parts_of_model import GivenParts, Parts, blocks_of, named_parts
-from sdprobe.experiments.random_vectors import random_record, seed_of
+from sdprobe.experiments.random_vectors import random_record
 from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.seeded_cases import seeded_cases
 from sdprobe.experiments.step_windows import GivenWindows, Windows, step_windows, steps_of_run
 from sdprobe.observe.activations import Activations

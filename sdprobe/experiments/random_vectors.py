@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -12,6 +10,7 @@ from sdprobe.core.activations.record import ActivationRecord, HeldActivations, K
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Text
+from sdprobe.experiments.seed_of import seed_of
 
 
 def with_norms_of(x: Shaped[Tensor, ...], generator: torch.Generator, axis: int = -1) -> Shaped[Tensor, ...]:
@@ -26,15 +25,6 @@ def with_norms_of(x: Shaped[Tensor, ...], generator: torch.Generator, axis: int 
     norms = x.float().cpu().norm(dim=axis, keepdim=True)
     made: Tensor = noise * (norms / noise.norm(dim=axis, keepdim=True))
     return made.to(x)
-
-
-def seed_of(*parts: object) -> int:
-    """Return a seed that is the same for the same parts, in every process.
-
-    >>> seed_of("a red circle", 3) == seed_of("a red circle", 3), seed_of("a red circle", 4) == seed_of(3)
-    (True, False)
-    """
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
 
 
 def random_record(record: ActivationRecord, seed: int) -> HeldActivations:

@@ -16,8 +16,8 @@ from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.condition import Condition, Design, Label
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
-from sdprobe.experiments.random_vectors import seed_of
 from sdprobe.experiments.result import Result
+from sdprobe.experiments.seed_of import seed_of
 from sdprobe.transform.hide_tokens import HideTokens
 from sdprobe.transform.mix_prompts import MixPrompts
 
