@@ -1,5 +1,6 @@
 """sdprobe: observe and change the inside of latent diffusion models with small composable hooks."""
 
+from sdprobe import attributions as attributions
 from sdprobe import clip as clip
 from sdprobe import experiments as experiments
 from sdprobe import losses as losses

@@ -245,7 +245,7 @@ def test_an_unknown_word_lists_the_prompt_s_words(tiny):
         result[maps].heat_map("circle", occurrence=1)
     with pytest.raises(ValueError, match="image 3 is not in this run"):
         result[maps].heat_map("circle", image=3)
-    with pytest.raises(ValueError, match="'mean' or 'daam'"):
+    with pytest.raises(ValueError, match="did you mean 'mean'"):
         result[maps].heat_map("circle", method="max")
     for ask in (result[maps].heat_map, lambda word, **role: result[maps].heat_maps(**role)):
         with pytest.raises(ValueError, match="rows='both'"):

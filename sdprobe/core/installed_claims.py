@@ -43,7 +43,7 @@ def installed_claims(group: str, read: Callable[..., Iterable[EntryPoint]]) -> t
     return _read(group, read, tuple(map(_state_of, sys.path)))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _read(group: str, read: Callable[..., Iterable[EntryPoint]], state: tuple[Any, ...]) -> tuple[Claim, ...]:
     entries = list(read(group=group))
     # A distribution reads its metadata anew for each question, and most entries are of one distribution.

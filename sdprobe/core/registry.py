@@ -7,14 +7,13 @@ loaded only when it is asked for, so a broken plugin, or two with one name, do n
 from __future__ import annotations
 
 import contextlib
-import difflib
-import inspect
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
+from sdprobe.core.claims import claims_by_name, made_by, refuse_arguments, rivals, sole_claim
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.given_hooks import Given, each, is_pair
 from sdprobe.core.hook import POINTS, Observer, Transform
@@ -23,7 +22,7 @@ from sdprobe.core.installed_claims import Claim, installed_claims
 from sdprobe.core.limits.after_every_when import after, every
 from sdprobe.core.limits.only import only
 
-GROUP = "sdprobe.hooks"
+GROUP, KIND = "sdprobe.hooks", "hook"
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 
@@ -84,20 +83,10 @@ def create(name: str, **config: Any) -> Any:
         TypeError: if the result is not a hook.
     """
     if name in COMBINATORS:
-        _refuse_arguments(name, COMBINATORS[name], config)
+        refuse_arguments(name, COMBINATORS[name], config, KIND)
         return COMBINATORS[name](**config)
-    claim = _claim(name)
-    try:
-        factory = claim.load()
-    except (Exception, SystemExit) as error:
-        error.add_note(f"while loading the hook {name!r} from {claim}")
-        raise
-    _refuse_arguments(name, factory, config)
-    try:
-        hook = factory(**config)
-    except Exception as error:
-        error.add_note(f"while making the hook {name!r} from {claim}")
-        raise
+    claim = sole_claim(name, _claims(), KIND)
+    hook = made_by(claim, config, KIND)
     if not isinstance(hook, (Observer, Transform, Hooks)):
         raise TypeError(f"what {claim} makes under the name {name!r} is no hook but {type(hook).__name__}")
     key = id(hook)
@@ -212,48 +201,15 @@ COMBINATORS: Mapping[str, Callable[..., Any]] = {
 def _claims() -> dict[str, list[Claim]]:
     """Return the registrations of every name, in alphabetical order; imports nothing."""
     installed = installed_claims(GROUP, entry_points)
-    found: dict[str, list[Claim]] = {}
     taken = [Claim(claim.name, "sdprobe", "", "a combinator", list) for claim in installed if claim.name in COMBINATORS]
-    for claim in sorted([*installed, *taken, *_session.values()], key=lambda claim: claim.name):
-        found.setdefault(claim.name, []).append(claim)
-    return found
-
-
-def _claim(name: str) -> Claim:
-    found = _claims()
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no hook is called {name!r}; {hint}The registered names: {', '.join(found)}")
-    claim, *others = found[name]
-    if others:
-        raise ValueError(_rivals(name, found[name]))
-    return claim
-
-
-def _rivals(name: str, claims: Iterable[Claim]) -> str:
-    return f"two distributions register the hook {name!r}: {' and '.join(map(str, claims))}; uninstall one of them"
-
-
-def _refuse_arguments(name: str, factory: Callable[..., Any], config: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):
-        return  # without a signature, the call itself raises the error
-    try:
-        signature.bind(**config)
-    except TypeError as error:
-        takes = ", ".join(signature.parameters) or "none"
-        raise ValueError(
-            f"the hook {name!r} cannot be built with {dict(config)}: {error}; its arguments: {takes}"
-        ) from error
+    return claims_by_name([*installed, *taken, *_session.values()])
 
 
 def _listed(name: str, claims: list[Claim]) -> Listed:
     who = ", ".join(claim.distribution for claim in claims)
     versions = ", ".join(claim.version for claim in claims if claim.version)
     if len(claims) > 1:
-        return Listed(name, "conflict", (), _rivals(name, claims), who, versions)
+        return Listed(name, "conflict", (), rivals(name, claims, KIND), who, versions)
     try:
         factory = claims[0].load()
         kind = _kind(factory)

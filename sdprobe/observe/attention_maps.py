@@ -7,7 +7,7 @@ at the end: resizing is linear, so the result is the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from sdprobe import plot
 from sdprobe.core.attention import Attention
+from sdprobe.core.attribution import WordAsked, run_of
+from sdprobe.core.attribution_registry import Method, attribution
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.rows import read_roles
@@ -29,10 +31,7 @@ from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
-from sdprobe.observe.word_maps import maps_of_words
 from sdprobe.plot.heatmap import HeatMap
-
-Method = Literal["mean", "daam"]
 
 # Sums per layer and head, needed for DAAM's map, are kept without request up to this size.
 UNASKED_BYTES = 4_000_000
@@ -205,11 +204,10 @@ class AttentionMaps(Observer):
                 position. The maps of several tokens are averaged.
             occurrence: which occurrence of the word, counted from 0; None averages over all.
             image: the image number.
-            method: ``"mean"``: the mean probability over sites, heads and steps, at the largest grid recorded.
-                ``"daam"``: exactly DAAM's map (Tang et al., ACL 2023), at the size of the latents: the sum over steps
-                per layer and head, resized bicubically, negative values set to 0; then the mean of these. It leaves out
-                the middle block and sites at an eighth of the latents' size. Its data are recorded without request up
-                to 4 MB or the budget, as for the embedded model; else ask for them: ``keep=("layer", "head")``.
+            method: a method of attribution: its name, a pair of its name and its arguments, or an `Attribution`.
+                ``"mean"`` is the mean probability over sites, heads and steps, at the largest grid recorded;
+                ``"daam"`` is DAAM's map. `sdprobe.attributions.methods` lists all. What a method needs beside this
+                record, its `hooks` record.
             role: ``"cond"`` or ``"uncond"``, if both were recorded.
             step: this step only (needs ``keep=("step",)``); likewise ``layer``, a module's name, and ``head``.
             encoder: only the word's tokens from this text encoder, if the denoiser gets the tokens of several: in
@@ -220,19 +218,23 @@ class AttentionMaps(Observer):
             WordNotInPrompt: for a word that is not in the prompt.
             ValueError: for something that was not recorded; the message says how to record it.
         """
-        role = self._recorded_role(role, image)
-        keys = self.sums.matching(role, step, layer, head)
-        columns = self._columns(keys, image, word, occurrence, encoder)
-        shown = self.readings.prompts[next(iter(columns)).reading][image]
-        name = shown.spelt(word) if isinstance(word, int) else word
-        return self._maps({name: columns}, image, method, head)[name]
+        parts = {"role": role, "step": step, "layer": layer, "head": head, "encoder": encoder, "occurrence": occurrence}
+        return attribution(method).heat_map(run_of(self, self.run), word, image, **parts)
 
     def heat_maps(self, image: int = 0, method: Method = "mean", *, role: Role | None = None) -> dict[str, HeatMap]:
         """Return the heat map of every recorded word, in the order of the prompt."""
-        role = self._recorded_role(role, image)
-        keys = self.sums.matching(role)
-        words = self._words(image, role)
-        return self._maps({word: self._columns(keys, image, word, None, None) for word in words}, image, method)
+        words = self._words(image, self._recorded_role(role, image))
+        return attribution(method).heat_maps(run_of(self, self.run), words, image, role=role)
+
+    def columns(self, asked: WordAsked) -> dict[Key, list[int]]:
+        """Return in which sums a word was recorded, and in which columns; for methods of attribution.
+
+        Raises as `heat_map`.
+        """
+        keys = self.sums.matching(self._recorded_role(asked.role, asked.image), asked.step, asked.layer, asked.head)
+        readings = dict.fromkeys(key.reading for key in keys)
+        found = self.readings.columns_for(readings, asked.image, asked.word, asked.occurrence, asked.encoder)
+        return {key: found[key.reading] for key in keys if key.reading in found}
 
     def grid(self, by: Keep, words: Sequence[str] | None = None, image: int = 0, most: int = 8) -> Figure:
         """Plot heat maps: words down; steps, layers or heads across (at most ``most``, evenly spaced)."""
@@ -286,25 +288,7 @@ class AttentionMaps(Observer):
         return role
 
     def _words(self, image: int, role: Role) -> list[str]:
-        """The words recorded of an image, of all the prompts that it was shown."""
-        numbers = dict.fromkeys(key.reading for key in self.sums if key.role == role)
+        """The words recorded of an image, of all the prompts that it was shown. Raises ValueError if nothing was."""
+        numbers = dict.fromkeys(key.reading for key in self.sums.matching(role))
         found = dict.fromkeys(word for number in numbers for word in self.readings.recorded(number, image))
         return list(found) or [*self.run.prompt_of(image, role).words][:0]  # which says where they are not known
-
-    def _maps(
-        self, columns: Mapping[str, Mapping[Key, list[int]]], image: int, method: Method, head: int | None = None
-    ) -> dict[str, HeatMap]:
-        """The maps of words, each given by its columns in the sums to use."""
-        if method not in get_args(Method):
-            raise ValueError(f"method is 'mean' or 'daam', not {method!r}")
-        values = maps_of_words(self.sums, columns, image, head, None if method == "mean" else self.latent_size)
-        picture = self.run.images[image] if self.run.images else None
-        return {word: HeatMap(own, word, picture) for word, own in values.items()}
-
-    def _columns(
-        self, keys: Sequence[Key], image: int, word: str | int, occurrence: int | None, encoder: str | None
-    ) -> dict[Key, list[int]]:
-        """Where a word stands in these sums; those whose prompt does not hold it are left out."""
-        readings = dict.fromkeys(key.reading for key in keys)
-        found = self.readings.columns_for(readings, image, word, occurrence, encoder)
-        return {key: found[key.reading] for key in keys if key.reading in found}

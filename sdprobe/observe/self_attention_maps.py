@@ -90,7 +90,7 @@ class SelfAttentionMaps(Observer):
 
         Each row sums to 1; in joint attention to less, as the rest goes to the text.
         """
-        chosen = self._grid(grid)
+        chosen = self.recorded_grid(grid)
         self.run.prompt_of(image)
         return self.sums[chosen][image] / self.counts[chosen]
 
@@ -102,7 +102,7 @@ class SelfAttentionMaps(Observer):
             image: the image number.
             grid: which grid; None is the largest one recorded.
         """
-        h, w = self._grid(grid)
+        h, w = self.recorded_grid(grid)
         matrix = self.matrix(image, grid)
         if isinstance(at, tuple):
             row, column = at
@@ -126,7 +126,7 @@ class SelfAttentionMaps(Observer):
         Hertz et al. (prompt-to-prompt, 2022, fig. 9) show such maps. The sign of a component is chosen so that its
         entry of largest magnitude is positive.
         """
-        h, w = self._grid(grid)
+        h, w = self.recorded_grid(grid)
         matrix = self.matrix(image, grid)
         vectors = torch.linalg.svd(matrix - matrix.mean(-1, keepdim=True), full_matrices=False).Vh[:k]
         signs = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
@@ -138,7 +138,8 @@ class SelfAttentionMaps(Observer):
         shown = self.components(k, image, grid)
         return plot.sheet([[own.normalized().values.cpu().numpy() for own in shown]], columns=[o.word for o in shown])
 
-    def _grid(self, grid: int | Grid | None) -> Grid:
+    def recorded_grid(self, grid: int | Grid | None = None) -> Grid:
+        """Return a grid that was recorded; None for the largest. Raises ValueError for another."""
         if not self.sums:
             raise ValueError("no self-attention was recorded: no site has one of the grids asked for")
         if grid is None:
