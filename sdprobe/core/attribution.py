@@ -49,6 +49,8 @@ class WordAsked:
 
 PARTS = tuple(field.name for field in fields(WordAsked) if field.name not in ("word", "image"))
 """What a map can be limited to, where its method can tell these apart."""
+ASKED = "_asked"
+"""Where a run keeps the record that a method was asked through."""
 
 
 class Attribution(ABC):
@@ -136,7 +138,11 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
 
     Raises ValueError where the run has no such hook, saying how to give it one, or several.
     """
-    found = [live for live in map(_inside, (live for _, live in run.records)) if isinstance(live, kind)]
+    if isinstance(asked := vars(run).get(ASKED), kind):
+        return asked
+    # Of a limited hook, the one inside has the records.
+    lives = [live.inner if getattr(type(live), "counts_its_calls", False) else live for _, live in run.records]
+    found = [live for live in lives if isinstance(live, kind)]
     if len(found) == 1:
         if _numbers(getattr(found[0], "run", run)) != _numbers(run):
             raise ValueError(
@@ -152,15 +158,10 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
 
 
 def run_of(record: Any, run: Run) -> Run:
-    """Return a run as a method sees it that is to use one record, of all of its class."""
+    """Return a run as a method sees it that is asked of one record: of its class it is the one to use."""
     own = copy.copy(run)
-    own.records = [(record, record)]
-    own.records += [(given, live) for given, live in run.records if not isinstance(_inside(live), type(record))]
+    vars(own)[ASKED] = record
     return own
-
-
-def _inside(live: Any) -> Any:
-    return live.inner if getattr(type(live), "counts_its_calls", False) else live
 
 
 def _numbers(run: Run) -> list[int]:
