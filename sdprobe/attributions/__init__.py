@@ -1,9 +1,16 @@
 """Methods of attribution: which places of a picture a word stands for, each after its paper, under one interface."""
 
+from sdprobe.attributions.controls import Centre, RandomField, RandomWord
+from sdprobe.attributions.cost_of_method import Cost
 from sdprobe.attributions.daam import Daam
+from sdprobe.attributions.evaluate_attributions import evaluate_attributions
+from sdprobe.attributions.evaluation import Evaluation
 from sdprobe.attributions.heads import Heads
+from sdprobe.attributions.mask_cases import mask_cases
 from sdprobe.attributions.mean import Mean
+from sdprobe.attributions.rise import Rise
 from sdprobe.attributions.self_refined import SelfRefined
+from sdprobe.attributions.target import TARGETS, Target
 from sdprobe.core.attribution import Attribution, WordAsked, record_of
 from sdprobe.core.attribution_registry import create, methods, register
 
@@ -18,4 +25,14 @@ __all__ = [
     "Daam",
     "Heads",
     "SelfRefined",
+    "Rise",
+    "evaluate_attributions",
+    "Evaluation",
+    "mask_cases",
+    "Target",
+    "TARGETS",
+    "Cost",
+    "RandomWord",
+    "Centre",
+    "RandomField",
 ]

@@ -143,10 +143,13 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
     # Of a limited hook, the one inside has the records.
     lives = [live.inner if getattr(type(live), "counts_its_calls", False) else live for _, live in run.records]
     found = [live for live in lives if isinstance(live, kind)]
+    if len(found) > 1:  # the one that the method itself would have given the run
+        wanted = {repr(hook) for hook in method.hooks() if isinstance(hook, kind)}
+        found = [live for live in found if repr(live) in wanted][:1] or found
     if len(found) == 1:
         if _numbers(getattr(found[0], "run", run)) != _numbers(run):
             raise ValueError(
-                f"{method!r} needs {kind.__name__} and the maps of the same images: limit both, or neither"
+                f"{method!r} needs the records of the same images: limit all of its hooks to them, or none"
             )
         return found[0]
     if found:

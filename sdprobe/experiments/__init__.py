@@ -9,6 +9,7 @@ from sdprobe.experiments.deletion import Deletion, deletion
 from sdprobe.experiments.effect_matrix import EffectMatrix
 from sdprobe.experiments.effects import Effects
 from sdprobe.experiments.experiment import experiment
+from sdprobe.experiments.given_pictures import given_pictures
 from sdprobe.experiments.head_ablation import HeadAblation, head_ablation
 from sdprobe.experiments.head_relevance import HeadVotes, head_relevance
 from sdprobe.experiments.insertion import Insertion, insertion
@@ -33,6 +34,7 @@ __all__ = [
     "Design",
     "NotInThisCase",
     "attached",
+    "given_pictures",
     "Result",
     "Summary",
     # words

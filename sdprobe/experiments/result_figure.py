@@ -12,10 +12,10 @@ from sdprobe.experiments.summary import Line, Summary
 OWN, CONTROL, PLAIN = "#35608d", "0.55", "black"
 
 
-def forest(summary: Summary, title: str = "") -> Figure:
+def forest(summary: Summary, title: str = "", reference: str = UNTOUCHED) -> Figure:
     """Plot a panel for each measure and a line for each condition: its mean and interval. Controls are grey squares.
 
-    The dashed line is the untouched condition's mean.
+    The dashed line is the mean of the condition that the others are compared with, the untouched one.
     """
     measures = list(dict.fromkeys(own.measure for own in summary.lines))
     conditions = list(dict.fromkeys(own.condition for own in summary.lines))
@@ -25,7 +25,7 @@ def forest(summary: Summary, title: str = "") -> Figure:
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for ax, measure in zip(panels, measures, strict=True):
         for own in (own for own in summary.lines if own.measure == measure):
-            _draw(ax, own, conditions.index(own.condition))
+            _draw(ax, own, conditions.index(own.condition), reference)
         ax.set_xlabel(measure, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
@@ -38,9 +38,9 @@ def forest(summary: Summary, title: str = "") -> Figure:
     return figure
 
 
-def _draw(ax: Any, own: Line, at: int) -> None:
-    colour = CONTROL if own.control else PLAIN if own.condition == UNTOUCHED else OWN
+def _draw(ax: Any, own: Line, at: int, reference: str) -> None:
+    colour = CONTROL if own.control else PLAIN if own.condition == reference else OWN
     ax.plot([own.mean.low, own.mean.high], [at, at], color=colour, linewidth=2, solid_capstyle="butt")
     ax.plot(own.mean.value, at, "s" if own.control else "o", color=colour, markersize=5)
-    if own.condition == UNTOUCHED:
+    if own.condition == reference:
         ax.axvline(own.mean.value, color="0.7", linewidth=0.8, linestyle="--", zorder=0)

@@ -42,7 +42,7 @@ class OwnLoop:
             [own.prompt for own in cases],
             negative_prompt=_negative(cases),
             seed=[own.seed for own in cases],
-            image=None if cases[0].image is None else [_opened(own.image) for own in cases],
+            image=None if cases[0].image is None else [opened(own.image) for own in cases],
             strength=cases[0].strength,
             hooks=list(hooks),
             progress=False,
@@ -76,7 +76,7 @@ class AttachedPipeline:
         if "steps" in said:
             said["num_inference_steps"] = said.pop("steps")
         if cases[0].image is not None:
-            said |= {"image": [_opened(own.image) for own in cases], "strength": cases[0].strength}
+            said |= {"image": [opened(own.image) for own in cases], "strength": cases[0].strength}
         if (negative := _negative(cases)) is not None:
             said["negative_prompt"] = negative
         # A pipeline wants as many texts as prompts.
@@ -171,5 +171,6 @@ def _negative(cases: Sequence[Case]) -> list[str] | None:
     return None if None in given else given  # type: ignore[return-value]
 
 
-def _opened(image: Any) -> Any:
+def opened(image: Any) -> Any:
+    """Return a picture in RGB, of a picture or a path."""
     return (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")

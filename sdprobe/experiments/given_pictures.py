@@ -1,0 +1,74 @@
+"""`given_pictures`: pictures that exist already, inverted and made again, as what an experiment samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdprobe.core.compose import Hook
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Run
+from sdprobe.experiments.case import Case
+from sdprobe.experiments.case_runner import SampleSettings
+from sdprobe.experiments.sampler import OwnLoop, opened
+from sdprobe.model.base import Model
+from sdprobe.model.loading import load
+from sdprobe.sampling.inversion import invert
+
+
+@dataclass(frozen=True, eq=False)
+class GivenPictures(OwnLoop):
+    """Pictures by DDIM inversion of those of the cases."""
+
+    @property
+    def identity(self) -> str:
+        """What tells the model from another, used in this way."""
+        return f"inverted {super().identity}"
+
+    def read(self, prompt: str) -> Prompt:
+        return self.model.read(prompt)
+
+    def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
+        if any(case.image is None for case in cases):
+            raise ValueError("given pictures are those of the cases, and a case has none: Case(prompt, image=...)")
+        if unknown := [name for name in settings if name not in ("steps", "guidance_scale")]:
+            raise ValueError(f"a picture is inverted by DDIM at its own size: there is no {unknown[0]} to set")
+        inverted = invert(
+            self.model,
+            [opened(case.image) for case in cases],
+            [case.prompt for case in cases],
+            steps=settings.get("steps", 50),
+            progress=False,
+        )
+        scale = settings.get("guidance_scale", 1.0)
+        return inverted.sample(hooks=list(hooks), guidance_scale=scale, progress=False)
+
+
+def given_pictures(model: Any) -> GivenPictures:
+    """Return what makes the pictures of cases again, for an experiment on pictures that exist already.
+
+    Each picture is inverted by DDIM (`sdprobe.invert`) without hooks, and made again from the noise that was found,
+    with the hooks of the condition. It comes out nearly as it was.
+
+    >>> import sdprobe
+    >>> from sdprobe import experiments
+    >>> model = sdprobe.load()
+    >>> picture = sdprobe.sample(model, "a red circle", steps=10, seed=0, progress=False).images[0]
+    >>> case = experiments.Case("a red circle", image=picture)
+    >>> result = experiments.experiment(
+    ...     experiments.given_pictures(model),
+    ...     case,
+    ...     {},
+    ...     {"psnr": lambda run: sdprobe.psnr(run.images, [picture])[0]},
+    ...     steps=20,
+    ...     progress=False,
+    ... )
+    >>> result.values("untouched", "psnr")[0] > 20
+    True
+
+    Args:
+        model: as in `sdprobe.sample`. The settings are ``steps``, in each direction, and ``guidance_scale``, 1 unless
+            it is given, which is no guidance, and closest to the picture.
+    """
+    return GivenPictures(model if isinstance(model, Model) else load(model))

@@ -1,0 +1,138 @@
+"""`evaluate_attributions`: each number is that of the maps themselves; a picture that is changed is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sdprobe
+from sdprobe import attributions
+from sdprobe.attributions.map_scores import THRESHOLDS
+from sdprobe.attributions.mask_cases import mask_cases
+from sdprobe.experiments import given_pictures, shape_cases
+from sdprobe.experiments.bootstrap import mean_with_interval
+from sdprobe.experiments.measures import Area
+from tests.laws.strategies import run
+
+SETTINGS = {"steps": 6, "guidance_scale": 5.0, "progress": False}
+QUICK = {"deletion": 0, "timing": 0, **SETTINGS}
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return shape_cases(5, objects=2)
+
+
+@pytest.fixture(scope="module")
+def evaluated(embedded, cases):
+    methods = {"twice": ("self_refined", {"power": 2})}
+    return attributions.evaluate_attributions(embedded, cases, methods, choosing=0.4, deletion=1, timing=1, **SETTINGS)
+
+
+def masked_maps(embedded, case):
+    """The mask of each thing that is seen, with its maps by two methods."""
+    own = run(
+        embedded, sdprobe.AttentionMaps(), sdprobe.SelfAttentionMaps(), prompt=case.prompt, seed=case.seed, **SETTINGS
+    )
+    for target in attributions.TARGETS:
+        mask = target.region.mask(own, own, case)
+        if mask is not None:
+            maps = [
+                own[sdprobe.AttentionMaps].heat_map(case.fill(target.word), method=method)
+                for method in ("mean", ("self_refined", {"power": 2}))
+            ]
+            yield mask, maps
+
+
+@pytest.mark.slow
+def test_the_numbers_are_those_of_the_maps(embedded, cases, evaluated):
+    """The threshold is the best of the first cases; a later case counts with the mean of its things."""
+    every = [[*masked_maps(embedded, case)] for case in cases]
+    for number, name in enumerate(("mean", "twice")):
+        chosen = [(mask, maps[number]) for some in every[:2] for mask, maps in some]
+        best = max(THRESHOLDS, key=lambda at: np.mean([heat.iou(mask, at) for mask, heat in chosen]))
+        assert evaluated.thresholds[name] == best
+        per_case = [np.mean([maps[number].iou(mask, best) for mask, maps in some]) for some in every[2:] if some]
+        assert np.isclose(evaluated[name, "iou"].mean.value, np.mean(per_case))
+        assert np.allclose(evaluated[name, "iou"].mean, mean_with_interval(np.array(per_case)))
+        points = [np.mean([maps[number].points_into(mask) for mask, maps in some]) for some in every[2:] if some]
+        assert np.isclose(evaluated[name, "pointing"].mean.value, np.mean(points))
+    assert evaluated.objects == sum(map(len, every[2:]))
+    difference = evaluated["twice", "iou"].difference.value
+    assert np.isclose(difference, evaluated["twice", "iou"].mean.value - evaluated["mean", "iou"].mean.value)
+
+
+def test_it_shows_every_method_with_controls_and_costs(evaluated):
+    assert evaluated.names == ("mean", "twice", "random word", "centre", "random field")
+    assert [name for name in evaluated.names if evaluated[name, "iou"].control] == [*evaluated.controls]
+    assert evaluated.ranked()[-1] in evaluated.controls
+    assert all(cost.time > 0 and cost.memory >= 0 for cost in evaluated.costs.values())
+    assert all(evaluated[name, "deletion"].mean.cases == 1 for name in evaluated.names)
+    frame = evaluated.to_pandas()
+    assert [*frame["method"]] == [*evaluated.names]
+    lines = evaluated.to_markdown().splitlines()
+    assert len(lines) == 2 + len(evaluated.names)
+    assert lines[4].startswith("| random word (control) |")
+    assert len(evaluated.plot().axes) == 4
+    with pytest.raises(KeyError, match="conditions: mean, twice"):
+        evaluated["median", "iou"]
+
+
+class Writes(attributions.Mean):
+    """A method whose hook changes the picture."""
+
+    def hooks(self, words=None):
+        return sdprobe.Hooks(sdprobe.AttentionMaps(), sdprobe.ScalePrompt(1.5))
+
+
+def test_a_method_that_changes_pictures_is_refused(tiny, cases):
+    targets = [attributions.Target("{colour}", Area(np.eye(8, dtype=bool)))]
+    with pytest.raises(RuntimeError, match="changed the pictures of 2 cases"):
+        attributions.evaluate_attributions(
+            tiny, cases[:2], {"writes": Writes()}, targets=targets, choosing=0.5, **QUICK
+        )
+
+
+def test_what_cannot_be_asked_is_said_before_anything_runs(tiny, cases):
+    with pytest.raises(ValueError, match="give more"):
+        attributions.evaluate_attributions(tiny, cases[:1], **QUICK)
+    with pytest.raises(ValueError, match="no case has the words of {colour}"):
+        attributions.evaluate_attributions(tiny, ["a red circle", "a star"], choosing=0.5, **QUICK)
+    with pytest.raises(ValueError, match="'centre' is a control"):
+        attributions.evaluate_attributions(tiny, cases, {"centre": "mean"}, **QUICK)
+
+
+def test_a_folder_of_pictures_with_masks(embedded, tmp_path):
+    """The layout of COCO-Gen: what is held against the maps is the mask that was drawn."""
+    for k, word in enumerate(("circle", "star", "ring")):
+        home = tmp_path / str(k)
+        home.mkdir()
+        made = run(embedded, prompt=f"a red {word}", seed=k, **SETTINGS).images[0]
+        made.save(home / "output.png")
+        (home / "prompt.txt").write_text(f"a red {word}")
+        alpha = torch.zeros(64, 64, 4, dtype=torch.uint8)
+        alpha[16:48, 16:48] = 255
+        Image.fromarray(alpha.numpy()).save(home / f"{word}.gt.png")
+    cases, targets = mask_cases(tmp_path)
+    found = attributions.evaluate_attributions(
+        given_pictures(embedded),
+        cases,
+        ["self_refined"],
+        targets=targets,
+        choosing=0.34,
+        deletion=0,
+        timing=0,
+        steps=4,
+        progress=False,
+    )
+    assert found.objects == 2
+    assert 0 < found["mean", "iou"].mean.value < 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FileNotFoundError, match="no folder with an output.png"):
+        mask_cases(empty)
+    (tmp_path / "0" / "circle.gt.png").unlink()
+    with pytest.raises(ValueError, match=r"has no mask WORD.gt.png and prompt.txt"):
+        mask_cases(tmp_path)
