@@ -98,7 +98,7 @@ def test_a_method_that_changes_pictures_is_refused(tiny, cases):
 def test_what_cannot_be_asked_is_said_before_anything_runs(tiny, cases):
     with pytest.raises(ValueError, match="give more"):
         attributions.evaluate_attributions(tiny, cases[:1], **QUICK)
-    with pytest.raises(ValueError, match="no case has the words of {colour}"):
+    with pytest.raises(ValueError, match=r"no case has the words of {colour}"):
         attributions.evaluate_attributions(tiny, ["a red circle", "a star"], choosing=0.5, **QUICK)
     with pytest.raises(ValueError, match="'centre' is a control"):
         attributions.evaluate_attributions(tiny, cases, {"centre": "mean"}, **QUICK)
@@ -131,7 +131,7 @@ def test_a_folder_of_pictures_with_masks(embedded, tmp_path):
     assert 0 < found["mean", "iou"].mean.value < 1
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(FileNotFoundError, match="no folder with an output.png"):
+    with pytest.raises(FileNotFoundError, match=r"no folder with an output.png"):
         mask_cases(empty)
     (tmp_path / "0" / "circle.gt.png").unlink()
     with pytest.raises(ValueError, match=r"has no mask WORD.gt.png and prompt.txt"):
