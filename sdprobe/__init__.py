@@ -41,6 +41,7 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.plot.segmentation import Segmentation
 from sdprobe.runs.comparison.compare_runs import compare
 from sdprobe.runs.comparison.comparison import Comparison
 from sdprobe.runs.saved.open_run import open_run as open  # noqa: F401 not for a star
@@ -154,6 +155,7 @@ __all__ = [
     "AttentionMaps",
     "SelfAttentionMaps",
     "HeatMap",
+    "Segmentation",
     "HideTokens",
     "AttendAndExcite",
     "LayoutGuidance",

@@ -15,6 +15,7 @@ from sdprobe.core.run import Role, Run
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.plot.segmentation import Segmentation
 
 
 class MapsOfWords(Observer):
@@ -74,6 +75,33 @@ class MapsOfWords(Observer):
         """Return the heat map of every recorded word, in the order of the prompt."""
         words = self._words(image, self._recorded_role(role, image))
         return attribution(method).heat_maps(run_of(self, self.run), words, image, role=role)
+
+    def segment(
+        self,
+        words: Sequence[str | int],
+        background: bool | float = True,
+        image: int = 0,
+        method: Method = "mean",
+        *,
+        role: Role | None = None,
+    ) -> Segmentation:
+        """Return the picture divided among words: each place goes to the word whose normalized map is highest there.
+
+        Args:
+            words: words, phrases or token positions, as for `heat_map`. A position's part is called ``"circle at 3"``.
+            background: whether places may belong to no word, and from which value on they belong to one: see
+                `sdprobe.Segmentation`.
+            image: the image number.
+            method: a method of attribution, as for `heat_map`.
+            role: as for `heat_map`.
+
+        Raises as `heat_map`, and ValueError for a word that is given twice.
+        """
+        if isinstance(words, str) or len(set(words)) < len(words):
+            raise ValueError(f"segment takes a list of different words, not {words!r}")
+        maps = attribution(method).heat_maps(run_of(self, self.run), list(words), image, role=role)
+        named = {word if isinstance(word, str) else f"{own.word} at {word}": own for word, own in maps.items()}
+        return Segmentation(named, background)
 
     def columns(self, asked: WordAsked) -> dict[Key, list[int]]:
         """Return in which sums a word was recorded, and in which columns; for methods of attribution.
