@@ -31,8 +31,10 @@ from sdprobe.model.loading import load
 from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.observe.attention_matrices import AttentionMatrices
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.fitted_probe import FittedProbe
+from sdprobe.observe.labelled_matrix import LabelledMatrix
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.linear_probe import LinearProbe
 from sdprobe.observe.preview import Preview
@@ -154,6 +156,8 @@ __all__ = [
     # attention and heat maps
     "AttentionMaps",
     "SelfAttentionMaps",
+    "AttentionMatrices",
+    "LabelledMatrix",
     "HeatMap",
     "Segmentation",
     "HideTokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
@@ -13,6 +13,8 @@ from sdprobe.core.attribution_registry import Method, attribution
 from sdprobe.core.hook import Observer
 from sdprobe.core.run import Role, Run
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
+from sdprobe.observe.labelled_matrix import LabelledMatrix
+from sdprobe.observe.matrices_of_parts import matrices_of
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.segmentation import Segmentation
@@ -102,6 +104,10 @@ class MapsOfWords(Observer):
         maps = attribution(method).heat_maps(run_of(self, self.run), list(words), image, role=role)
         named = {word if isinstance(word, str) else f"{own.word} at {word}": own for word, own in maps.items()}
         return Segmentation(named, background)
+
+    def matrix(self, from_: str, to: str, image: int = 0, **parts: Any) -> LabelledMatrix:
+        """Return a matrix of `sdprobe.AttentionMatrices.matrix`, which this run must have recorded beside the maps."""
+        return matrices_of(self.run).matrix(from_, to, image, **parts)
 
     def columns(self, asked: WordAsked) -> dict[Key, list[int]]:
         """Return in which sums a word was recorded, and in which columns; for methods of attribution.
