@@ -32,6 +32,7 @@ from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_matrices import AttentionMatrices
+from sdprobe.observe.attention_shares import AttentionShares
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.observe.labelled_matrix import LabelledMatrix
@@ -158,6 +159,7 @@ __all__ = [
     "SelfAttentionMaps",
     "AttentionMatrices",
     "LabelledMatrix",
+    "AttentionShares",
     "HeatMap",
     "Segmentation",
     "HideTokens",

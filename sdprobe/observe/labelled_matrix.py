@@ -17,7 +17,7 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.plot.figures import HEAT
 from sdprobe.plot.printable import printable
 
-PAD = "<pad>"
+PAD, EMPTY = "<pad>", "<empty>"
 SHOWN = 40  # labels along an axis that stay readable
 FLOOR = 1e-5  # of the largest number: the least that a logarithmic scale of colours tells apart
 
@@ -38,6 +38,7 @@ class LabelledMatrix:
         values: ``[from, to]``, mean probabilities; what a row lacks to 1 goes to other parts.
         rows: the label of each row: a token as it is written, ``"<start>"``, ``"<end>"`` or ``"<pad>"``; or a place as
             ``"y,x"``. Where the tokens of several text encoders are joined, each word occurs once for each.
+            ``"<empty>"`` is a position that no encoder fills: Stable Diffusion 3 without T5 has zeros there.
         columns: the label of each column.
         from_: the part that looks: ``"text"``, ``"image"``, or a text encoder's name.
         to: the part that is looked at.
@@ -57,8 +58,10 @@ class LabelledMatrix:
             )
 
     def without_padding(self) -> LabelledMatrix:
-        """Return the matrix without the rows and columns of padding tokens. Then less goes to the parts that stay."""
-        kept = [[i for i, label in enumerate(labels) if label != PAD] for labels in (self.rows, self.columns)]
+        """Return the matrix without padding tokens and empty positions. Then less goes to the parts that stay."""
+        kept = [
+            [i for i, label in enumerate(labels) if label not in (PAD, EMPTY)] for labels in (self.rows, self.columns)
+        ]
         rows, columns = (
             tuple(labels[i] for i in own) for labels, own in zip((self.rows, self.columns), kept, strict=True)
         )

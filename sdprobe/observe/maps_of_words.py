@@ -12,6 +12,7 @@ from sdprobe.core.attribution import WordAsked, run_of
 from sdprobe.core.attribution_registry import Method, attribution
 from sdprobe.core.hook import Observer
 from sdprobe.core.run import Role, Run
+from sdprobe.observe.attention_shares import AttentionShares, shares_of
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.labelled_matrix import LabelledMatrix
 from sdprobe.observe.matrices_of_parts import matrices_of
@@ -108,6 +109,22 @@ class MapsOfWords(Observer):
     def matrix(self, from_: str, to: str, image: int = 0, **parts: Any) -> LabelledMatrix:
         """Return a matrix of `sdprobe.AttentionMatrices.matrix`, which this run must have recorded beside the maps."""
         return matrices_of(self.run).matrix(from_, to, image, **parts)
+
+    def shares(self, image: int = 0, *, role: Role | None = None) -> AttentionShares:
+        """Return where attention goes by the role of the token: to the start token, words, the end token and padding.
+
+        There is a row for each layer and step that were kept apart: record with ``keep=("layer", "step")``.
+
+        Args:
+            image: the image number.
+            role: as for `heat_map`.
+
+        Raises ValueError if only some words were recorded.
+        """
+        if self.readings.words is not None:
+            raise ValueError("shares need every token: record with words=None")
+        joint = any(kind == "joint" for kind in self.run.coverage.sites.values())
+        return shares_of(self.sums, self.readings, image, self._recorded_role(role, image), joint)
 
     def columns(self, asked: WordAsked) -> dict[Key, list[int]]:
         """Return in which sums a word was recorded, and in which columns; for methods of attribution.

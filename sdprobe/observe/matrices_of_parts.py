@@ -13,7 +13,7 @@ from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
-from sdprobe.observe.labelled_matrix import LabelledMatrix, place_labels, token_labels
+from sdprobe.observe.labelled_matrix import EMPTY, LabelledMatrix, place_labels, token_labels
 from sdprobe.observe.matrix_sums import Direction, MatrixKeep, MatrixKey, MatrixSums, direction_of, no_direction
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
@@ -195,7 +195,7 @@ class MatricesOfParts(Observer):
         total, labels = self.sums[keys[0]], token_labels(prompt)
         count = total.shape[1] if keys[0].from_ == "text" else total.shape[2]
         chosen = list(range(count) if part == "text" else prompt.of(part))
-        return tuple(labels[i] if i < len(labels) else f"token {i}" for i in chosen), chosen
+        return tuple(labels[i] if i < len(labels) else EMPTY for i in chosen), chosen
 
     def _not_recorded(self, parts: tuple[str, ...]) -> str:
         if not self.sums:
