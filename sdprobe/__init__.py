@@ -31,8 +31,11 @@ from sdprobe.model.loading import load
 from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.observe.attention_matrices import AttentionMatrices
+from sdprobe.observe.attention_shares import AttentionShares
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.fitted_probe import FittedProbe
+from sdprobe.observe.labelled_matrix import LabelledMatrix
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.linear_probe import LinearProbe
 from sdprobe.observe.preview import Preview
@@ -41,6 +44,7 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.plot.segmentation import Segmentation
 from sdprobe.runs.comparison.compare_runs import compare
 from sdprobe.runs.comparison.comparison import Comparison
 from sdprobe.runs.saved.open_run import open_run as open  # noqa: F401 not for a star
@@ -153,7 +157,11 @@ __all__ = [
     # attention and heat maps
     "AttentionMaps",
     "SelfAttentionMaps",
+    "AttentionMatrices",
+    "LabelledMatrix",
+    "AttentionShares",
     "HeatMap",
+    "Segmentation",
     "HideTokens",
     "AttendAndExcite",
     "LayoutGuidance",

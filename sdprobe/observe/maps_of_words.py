@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
@@ -12,9 +12,13 @@ from sdprobe.core.attribution import WordAsked, run_of
 from sdprobe.core.attribution_registry import Method, attribution
 from sdprobe.core.hook import Observer
 from sdprobe.core.run import Role, Run
+from sdprobe.observe.attention_shares import AttentionShares, shares_of
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
+from sdprobe.observe.labelled_matrix import LabelledMatrix
+from sdprobe.observe.matrices_of_parts import matrices_of
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
+from sdprobe.plot.segmentation import Segmentation
 
 
 class MapsOfWords(Observer):
@@ -74,6 +78,53 @@ class MapsOfWords(Observer):
         """Return the heat map of every recorded word, in the order of the prompt."""
         words = self._words(image, self._recorded_role(role, image))
         return attribution(method).heat_maps(run_of(self, self.run), words, image, role=role)
+
+    def segment(
+        self,
+        words: Sequence[str | int],
+        background: bool | float = True,
+        image: int = 0,
+        method: Method = "mean",
+        *,
+        role: Role | None = None,
+    ) -> Segmentation:
+        """Return the picture divided among words: each place goes to the word whose normalized map is highest there.
+
+        Args:
+            words: words, phrases or token positions, as for `heat_map`. A position's part is called ``"circle at 3"``.
+            background: whether places may belong to no word, and from which value on they belong to one: see
+                `sdprobe.Segmentation`.
+            image: the image number.
+            method: a method of attribution, as for `heat_map`.
+            role: as for `heat_map`.
+
+        Raises as `heat_map`, and ValueError for a word that is given twice.
+        """
+        if isinstance(words, str) or len(set(words)) < len(words):
+            raise ValueError(f"segment takes a list of different words, not {words!r}")
+        maps = attribution(method).heat_maps(run_of(self, self.run), list(words), image, role=role)
+        named = {word if isinstance(word, str) else f"{own.word} at {word}": own for word, own in maps.items()}
+        return Segmentation(named, background)
+
+    def matrix(self, from_: str, to: str, image: int = 0, **parts: Any) -> LabelledMatrix:
+        """Return a matrix of `sdprobe.AttentionMatrices.matrix`, which this run must have recorded beside the maps."""
+        return matrices_of(self.run).matrix(from_, to, image, **parts)
+
+    def shares(self, image: int = 0, *, role: Role | None = None) -> AttentionShares:
+        """Return where attention goes by the role of the token: to the start token, words, the end token and padding.
+
+        There is a row for each layer and step that were kept apart: record with ``keep=("layer", "step")``.
+
+        Args:
+            image: the image number.
+            role: as for `heat_map`.
+
+        Raises ValueError if only some words were recorded.
+        """
+        if self.readings.words is not None:
+            raise ValueError("shares need every token: record with words=None")
+        joint = any(kind == "joint" for kind in self.run.coverage.sites.values())
+        return shares_of(self.sums, self.readings, image, self._recorded_role(role, image), joint)
 
     def columns(self, asked: WordAsked) -> dict[Key, list[int]]:
         """Return in which sums a word was recorded, and in which columns; for methods of attribution.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import psutil
 import torch
@@ -44,6 +44,13 @@ class SumSize(NamedTuple):
         return f"{images} × {f'{heads} × ' * (self.heads > 1)}{counted(h * w, 'position')} ({h}×{w}) × {tokens}"
 
 
+class Size(Protocol):
+    """The size of a sum, of any kind."""
+
+    @property
+    def numbers(self) -> int: ...
+
+
 class MemoryBudget:
     """How many bytes a recording may hold on each device.
 
@@ -69,7 +76,7 @@ class MemoryBudget:
                 f"{self.remedies}, or allow more: budget={needed}"
             )
 
-    def refuse_more(self, device: torch.device, held: int, size: SumSize, site: Site) -> None:
+    def refuse_more(self, device: torch.device, held: int, size: Size, site: Site) -> None:
         """Raise ValueError if one sum more, in float32, would be more on a device than may be held there."""
         new = 4 * size.numbers
         if held + new > self.on(device):

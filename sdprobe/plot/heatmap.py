@@ -16,6 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from sdprobe.plot import figures as plot
+from sdprobe.plot import mask_scores
+from sdprobe.plot.map_to_mask import (
+    MaskMethod,
+    checked,
+    fitted_to_picture,
+    grid_of,
+    largest_part,
+    otsu_threshold,
+    spread_over,
+)
 
 THRESHOLD = 0.4  # the middle of the range 0.3 to 0.5 that Tang et al. (DAAM, ACL 2023) use on normalised maps
 
@@ -81,19 +91,114 @@ class HeatMap:
         low, high = self.values.min(), self.values.max()
         return replace(self, values=(self.values - low) / (high - low + 1e-8))
 
-    def mask(self, threshold: float = THRESHOLD) -> Bool[Tensor, "h w"]:
-        """Return where the normalized map is above a threshold in [0, 1]."""
-        return self.normalized().values > threshold
+    def mask(
+        self,
+        threshold: float = THRESHOLD,
+        *,
+        method: MaskMethod = "threshold",
+        affinity: Float[Tensor, "places seen"] | None = None,
+        largest: bool = False,
+    ) -> Bool[Tensor, "h w"]:
+        """Return the mask of the object, at the map's size.
 
-    def iou(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD) -> float:
+        >>> import torch
+        >>> import sdprobe
+        >>> heat = sdprobe.HeatMap(torch.tensor([[9.0, 8.0, 3.0], [2.0, 1.0, 6.0]]))
+        >>> heat.mask(0.5)
+        tensor([[ True,  True, False],
+                [False, False,  True]])
+        >>> heat.mask(method="otsu", largest=True)
+        tensor([[ True,  True, False],
+                [False, False, False]])
+
+        Args:
+            threshold: in [0, 1] on the normalized map; not used by ``"otsu"``.
+            method: ``"threshold"``: where the normalized map is above the threshold. ``"otsu"``: the same with the
+                threshold of the map itself that parts its values best. ``"self_attention"``: the map is spread along
+                self-attention (`spread`), normalized, and cut at the threshold. ``"crf"``: a fully connected
+                conditional random field over the picture, resized to the map; the log odds of the object at a place of
+                the normalized value v are logit(v) − logit(threshold). For the borders of the picture, resize the map
+                to its size first.
+            affinity: for ``"self_attention"``: which places look at which, ``run[SelfAttentionMaps].matrix(image)``.
+            largest: only the largest part whose places are connected across their edges.
+
+        Raises:
+            ValueError: for another method, and for what a method needs and was not given.
+            ImportError: for ``"otsu"`` without scikit-image, and ``"crf"`` without pydensecrf, with what to install.
+
+        Source: Otsu 1979, "A Threshold Selection Method from Gray-Level Histograms"; Nguyen et al. 2023, "Dataset
+        Diffusion" (NeurIPS), section 3, for self-attention; Krähenbühl & Koltun 2011, "Efficient Inference in Fully
+        Connected CRFs with Gaussian Edge Potentials" (NIPS), with ten iterations, a kernel of 3 pixels and weight 3,
+        and one of 80 pixels, 13 grey levels and weight 10.
+        """
+        return self._mask_at(tuple(self.values.shape), threshold, method, affinity, largest)
+
+    def spread(self, affinity: Float[Tensor, "places seen"]) -> HeatMap:
+        """Return the map spread along self-attention, at its grid: a place gets the mean of what it looks at.
+
+        S v, where S is the affinity, each row divided by its sum, and v the map, resized bilinearly.
+
+        Args:
+            affinity: ``run[SelfAttentionMaps].matrix(image)``, of a grid with the map's ratio of height to width.
+
+        Raises ValueError for a matrix of another grid, and for rows that are no shares of attention.
+        """
+        grid = grid_of(affinity, (self.values.shape[0], self.values.shape[1]))
+        return replace(self, values=spread_over(self.resize(grid, "bilinear").values, affinity))
+
+    def iou(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD, **how: Any) -> float:
         """Return intersection over union with the mask of an object, at the mask's size; 0 if both are empty.
 
+        |A ∩ B| / |A ∪ B|, for the map's own mask A, cut at the size of B, and the mask B.
+
+        Args:
+            mask: the mask of the object, ``[h, w]``: True, or another number than 0, at its places.
+            threshold: as for `mask`.
+            how: ``method`` and others, as for `mask`.
+
         Raises ValueError for a mask that is not ``[h, w]``, or whose aspect ratio is not that of the image.
+
+        Source: as DAAM's ``expand_as`` and ``compute_iou`` (daam 0.2.0), for square pictures; for others daam resizes
+        maps to (width, height).
+        """
+        return mask_scores.iou(*self._masks(mask, threshold, how))
+
+    def ioa(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD, **how: Any) -> float:
+        """Return intersection over the area of the map's own mask, |A ∩ B| / |A|: its precision; 0 if it is empty.
+
+        The arguments, what is raised and the source are those of `iou`; in daam it is ``compute_ioa``.
+        """
+        return mask_scores.ioa(*self._masks(mask, threshold, how))
+
+    def dice(self, mask: Shaped[Any, "h w"], threshold: float = THRESHOLD, **how: Any) -> float:
+        """Return Dice's coefficient, 2 |A ∩ B| / (|A| + |B|), which is F1; 0 if both are empty.
+
+        The arguments and what is raised are those of `iou`. Source: Dice 1945.
+        """
+        return mask_scores.dice(*self._masks(mask, threshold, how))
+
+    def precision_recall(self, mask: Shaped[Any, "h w"]) -> mask_scores.PrecisionRecall:
+        """Return precision and recall of the map for every threshold of its values, at the mask's size.
+
+        >>> import torch
+        >>> import sdprobe
+        >>> heat = sdprobe.HeatMap(torch.tensor([[4.0, 3.0], [2.0, 1.0]]))
+        >>> heat.precision_recall(torch.tensor([[1, 0], [1, 0]])).precision
+        tensor([1.0000, 0.5000, 0.6667, 0.5000], dtype=torch.float64)
+
+        Raises ValueError as `iou`, and for an empty mask. Formula and source: `sdprobe.plot.precision_recall`.
         """
         truth = self._fitting(mask)
-        own = self.resize((truth.shape[0], truth.shape[1])).mask(threshold)
-        union = (own | truth).sum().item()
-        return (own & truth).sum().item() / union if union else 0.0
+        return mask_scores.precision_recall(self.resize((truth.shape[0], truth.shape[1])).values, truth, self.word)
+
+    def average_precision(self, mask: Shaped[Any, "h w"]) -> float:
+        """Return the area under precision and recall over all thresholds, Σ (R_n − R_(n−1)) P_n, at the mask's size.
+
+        It needs no threshold, and only the order of the map's values counts.
+
+        Raises ValueError as `precision_recall`. Source: `sdprobe.plot.average_precision`.
+        """
+        return self.precision_recall(mask).area
 
     def points_into(self, mask: Shaped[Any, "h w"]) -> bool:
         """The pointing game (Zhang et al. 2016): whether the maximum, at the mask's size, is in the mask.
@@ -120,6 +225,29 @@ class HeatMap:
         file = BytesIO()
         self.overlay().savefig(file, format="png")
         return file.getvalue()
+
+    def _mask_at(
+        self,
+        size: tuple[int, ...],
+        threshold: float,
+        method: str = "threshold",
+        affinity: Any = None,
+        largest: Any = False,
+    ) -> Bool[Tensor, "h w"]:
+        way = checked(method, affinity, self.picture)
+        heat = self if affinity is None else self.spread(affinity)
+        if tuple(heat.values.shape) != size:
+            heat = heat.resize((size[0], size[1]))
+        own = heat.normalized().values
+        if way == "crf" and self.picture is not None:
+            found = fitted_to_picture(own, threshold, self.picture)
+        else:
+            found = own > (otsu_threshold(own) if way == "otsu" else threshold)
+        return largest_part(found) if largest else found
+
+    def _masks(self, mask: Any, threshold: float, how: Any) -> tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]]:
+        truth = self._fitting(mask)
+        return self._mask_at(tuple(truth.shape), threshold, **how), truth
 
     def _fitting(self, mask: Any) -> Bool[Tensor, "h w"]:
         """Return a mask as a tensor; refuse one whose shape does not match the map or the image."""
