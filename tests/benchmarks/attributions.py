@@ -1,4 +1,4 @@
-"""Every method of attribution beside the plain mean, held against rendered truth: the table of the page on attributions.
+"""Every method of attribution beside the plain mean, held against rendered truth: the table of the page on them.
 
     python tests/benchmarks/attributions.py               prints the table
     python tests/benchmarks/attributions.py --write       and writes it into the page and the model card
