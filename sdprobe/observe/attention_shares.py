@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, get_args
 
 import numpy as np
@@ -162,11 +161,6 @@ class AttentionShares:
     def _repr_html_(self) -> str:
         more = f", of which {SHOWN} are shown" * (len(self.layers) > SHOWN)
         return as_html(self._table(SHOWN), f"shares of attention, {len(self.layers)} rows{more}")
-
-    def _repr_png_(self) -> bytes:
-        file = BytesIO()
-        self.plot().savefig(file, format="png")
-        return file.getvalue()
 
 
 def shares_of(sums: AttentionSums, readings: PromptReadings, image: int, role: Role, joint: bool) -> AttentionShares:
