@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from sdprobe import AttentionMaps, AttentionMatrices, SelfAttentionMaps, only
 from tests.families import flux, pixart, stable_diffusion_3
 from tests.laws.strategies import run
 from tests.planted_families import planted
+from tests.stock_pipelines import attached, text_to_image
+from tests.test_attach_callbacks import switching
 from tests.test_planted_families import CELLS, JOINT, masks, run_of
 
 BOTH = {"text", "image"}
@@ -189,6 +193,36 @@ def test_saved_opened_and_pickled_it_answers_the_same(tiny, reopened):
             assert torch.equal(found.values, expected.values)
             assert found.columns == expected.columns
         assert torch.equal(again.heat_map("red").values, live[own].heat_map("red").values)
+
+
+def test_records_of_others_are_refused(tiny):
+    live = run(tiny, own := AttentionMatrices())
+    records = live[own].records()
+    records = replace(records, values=json.loads(json.dumps(records.values)))
+    first = records.values["sums"][0]
+    damaged = [[*first[:-1], -1], [*first[:6], 7, *first[7:]], first[:-1], "a sum", [first[0], "head", *first[2:]]]
+    for written in damaged:
+        with pytest.raises(ValueError, match=r"needed|no sum|is no part|is no kind"):
+            AttentionMatrices().restore(replace(records, values=records.values | {"sums": [written]}), live)
+    for wrong in (torch.zeros(1, 3, 3), torch.zeros(64, 32), torch.zeros(0, 64, 32)):
+        again = AttentionMatrices()
+        again.restore(replace(records, tensors=dict.fromkeys(records.tensors, wrong)), live)
+        with pytest.raises(ValueError, match=r"the sum \d+, .*, is none of 1 image × \d+ places × "):
+            again.matrix("image", "text")
+
+
+def test_another_prompt_from_some_step_on_is_asked_for_by_step():
+    stock = text_to_image()
+    whole, apart, maps = AttentionMatrices(), AttentionMatrices(keep="step"), AttentionMaps(keep="step", grids=[8])
+    result = attached(stock, whole, apart, maps, **switching(stock, "a blue star"))
+    with pytest.raises(ValueError, match=r"shown 2 prompts in this run.*keep=\('step',\)"):
+        result[whole].matrix("image", "text")
+    mean = torch.stack([result[apart].matrix("image", "image", step=i).values for i in range(3)]).mean(0)
+    assert torch.allclose(result[whole].matrix("image", "image").values, mean, atol=1e-6)
+    assert result[apart].matrix("image", "text", step=0).columns[2] == "red"
+    assert result[apart].matrix("image", "text", step=1).columns[2] == "blue"
+    expected = result[maps].heat_map("star", step=2).values
+    assert torch.allclose(result[apart].heat_map("star", step=2).values, expected, atol=1e-6)
 
 
 # Budget, errors

@@ -11,6 +11,7 @@ import sdprobe
 from sdprobe import AttentionMaps, AttentionMatrices, AttentionShares
 from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run
+from tests.stock_pipelines import text_to_image
 
 PROMPTS = ["a red circle", "a checkered star of a ring"]
 
@@ -128,3 +129,13 @@ def test_every_token_must_have_been_recorded(tiny):
     maps = AttentionMaps(words=["red"])
     with pytest.raises(ValueError, match="record with words=None"):
         run(tiny, maps, prompt="a red circle")[maps].shares()
+
+
+def test_of_embeddings_the_roles_are_not_known():
+    maps = AttentionMaps()
+    stock = text_to_image()
+    embeds = stock.pipe.encode_prompt("a red circle", "cpu", 1, False)[0]
+    with sdprobe.attach(stock.pipe, [maps]) as result:
+        stock.pipe(prompt_embeds=embeds, num_inference_steps=1, guidance_scale=1.0, height=16, width=16)
+    with pytest.raises(ValueError, match="prompt_embeds instead of a text, so which tokens are words"):
+        result[maps].shares()

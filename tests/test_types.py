@@ -39,6 +39,10 @@ daam = result[maps].heat_map("red", method="daam")
 result[small].heat_map("red", step=1).overlay()
 for heat in (daam, *result[whole].heat_maps().values(), *result[own].components()):
     heat.overlay(), heat.to_image(), heat.iou(heat.mask()), heat.points_into(heat.mask())
+result[maps].shares().plot(), result[maps].segment(["red"]).overlay(), daam.precision_recall(daam.mask(largest=True))
+matrices = sdprobe.AttentionMatrices(keep="layer")
+run(model, matrices, width=24)[matrices].matrix("image", "text").without_padding().plot()
+daam.mask(method="self_attention", affinity=result[own].matrix())
 result[maps].grid("step"), result[maps].row_sums(), result[own].heat_map((1, 1)), result[latents]["denoised"]
 for name in ("DDPM", "EulerDiscrete", "KDPM2Discrete", "PNDM", "DPMSolverMultistep"):
     run(model, latents, scheduler=name, steps=4, guidance_scale=1.0, seed=[1])

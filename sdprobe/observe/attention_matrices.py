@@ -139,7 +139,7 @@ class AttentionMatrices(MatricesOfParts):
     def restore(self, records: HookRecords, run: Run) -> None:
         values, self.run = records.values, run
         self.readings = PromptReadings.from_plain(mapping(values["readings"]), run.settings.images)
-        self.sums = MatrixSums.restored(records, len(self.readings.prompts), run.settings.images)
+        self.sums = MatrixSums.restored(records, self.readings, run.settings.images)
         self.roles = read_roles(values["roles"])
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any, get_args
 
 import numpy as np
@@ -59,7 +58,8 @@ class AttentionShares:
         layers: the layer of each row; None for all together.
         steps: the step of each row; None for all together.
         calls: the number of calls of which each row is the mean; by these the rows are weighted in `mean`.
-        roles: what each column is: ``"start"``, ``"word"``, ``"end"``, ``"pad"``, and maybe ``"empty"`` and ``"image"``.
+        roles: what each column is: ``"start"``, ``"word"``, ``"end"``, ``"pad"``; then ``"empty"`` and ``"image"``, if
+            there are any.
     """
 
     values: Float[Tensor, "rows roles"]
@@ -162,11 +162,6 @@ class AttentionShares:
         more = f", of which {SHOWN} are shown" * (len(self.layers) > SHOWN)
         return as_html(self._table(SHOWN), f"shares of attention, {len(self.layers)} rows{more}")
 
-    def _repr_png_(self) -> bytes:
-        file = BytesIO()
-        self.plot().savefig(file, format="png")
-        return file.getvalue()
-
 
 def shares_of(sums: AttentionSums, readings: PromptReadings, image: int, role: Role, joint: bool) -> AttentionShares:
     """Return the shares of recorded attention, a row for each layer and step that were kept apart.
@@ -177,6 +172,8 @@ def shares_of(sums: AttentionSums, readings: PromptReadings, image: int, role: R
         image: the image number.
         role: the role of the rows.
         joint: whether attention was joint, so that the rest goes to the image.
+
+    Raises ValueError where the prompt is not known, for a pipeline was given its embeddings.
     """
     groups: dict[tuple[str | None, int | None], list[Key]] = {}
     for key in sums.matching(role):
@@ -188,6 +185,11 @@ def shares_of(sums: AttentionSums, readings: PromptReadings, image: int, role: R
         for key in keys:
             tokens = sums[key][image].float().mean((0, 1)).cpu()
             roles = readings.prompts[key.reading][image].roles
+            if not roles:
+                raise ValueError(
+                    "the pipeline was given prompt_embeds instead of a text, so which tokens are words or padding is "
+                    "not known: give it the text"
+                )
             empty = len(tokens) - len(roles)
             of = [*map(ROLES.index, roles), *[len(ROLES)] * empty]
             total.index_add_(0, torch.tensor(of), tokens)

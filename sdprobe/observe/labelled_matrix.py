@@ -59,12 +59,9 @@ class LabelledMatrix:
 
     def without_padding(self) -> LabelledMatrix:
         """Return the matrix without padding tokens and empty positions. Then less goes to the parts that stay."""
-        kept = [
-            [i for i, label in enumerate(labels) if label not in (PAD, EMPTY)] for labels in (self.rows, self.columns)
-        ]
-        rows, columns = (
-            tuple(labels[i] for i in own) for labels, own in zip((self.rows, self.columns), kept, strict=True)
-        )
+        sides = (self.rows, self.columns)
+        kept = [[i for i, label in enumerate(labels) if label not in (PAD, EMPTY)] for labels in sides]
+        rows, columns = (tuple(labels[i] for i in own) for labels, own in zip(sides, kept, strict=True))
         return LabelledMatrix(self.values[kept[0]][:, kept[1]], rows, columns, self.from_, self.to)
 
     def numpy(self) -> Float[np.ndarray, "from to"]:

@@ -20,7 +20,7 @@ from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.written_values import count, line, listed, one_of, pair
 from sdprobe.observe.memory_budget import MemoryBudget, counted, written
-from sdprobe.observe.prompt_readings import ShownRows
+from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
 Part = Literal["text", "image"]
 Direction = tuple[Part, Part]
@@ -87,6 +87,19 @@ class MatrixSize(NamedTuple):
         counts = {"image": prod(grid), "text": texts}
         return cls(images, counts[parts[0]], counts[parts[1]], parts)
 
+    @classmethod
+    def least(cls, key: MatrixKey, images: int, tokens: int) -> MatrixSize:
+        """The size of a sum; of tokens, so many or more."""
+        counts = {"image": prod(key.grid), "text": tokens}
+        return cls(images, counts[key.from_], counts[key.to], (key.from_, key.to))
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a tensor has this size, but for more tokens, and more images."""
+        if x.ndim != 3 or not x.numel() or len(x) < self.images:
+            return False
+        wanted = zip(x.shape[1:], self[1:3], self.parts, strict=True)
+        return all(n == own or (part == "text" and n > own) for n, own, part in wanted)
+
     def __str__(self) -> str:
         nouns = {"image": "place", "text": "token"}
         looking, looked_at = (
@@ -132,17 +145,23 @@ class MatrixSums(Mapping[MatrixKey, Float[Tensor, "images from to"]]):
         return HookRecords({"sums": found}, {str(i): self[key] for i, key in enumerate(self)})
 
     @classmethod
-    def restored(cls, records: HookRecords, readings: int, images: int) -> MatrixSums:
+    def restored(cls, records: HookRecords, readings: PromptReadings, images: int) -> MatrixSums:
         """Return the sums of records. A sum is read when it is asked for.
+
+        Args:
+            records: what `records` returned.
+            readings: the prompts of the sums.
+            images: the number of images.
 
         Raises ValueError and KeyError for anything else; where a sum is read, also for one of another shape.
         """
         made = object.__new__(cls)
         made.counts, names = Counter(), {}
         for i, found in enumerate(listed(records.values["sums"], 1_000_000)):
-            key = MatrixKey.read(found, readings)
-            made.counts[key] = max(count(found[-1], 1_000_000), 1)
-            names[key] = (str(i), key, images)
+            key = MatrixKey.read(found, len(readings.prompts))
+            made.counts[key] = count(found[-1], 1_000_000)
+            tokens = min(len(prompt.ids) for prompt in readings.prompts[key.reading])
+            names[key] = (str(i), MatrixSize.least(key, images, tokens))
         made._sums = TensorsByKey(names, _ReadMatrix(records.tensors))
         return made
 
@@ -167,15 +186,10 @@ class _ReadMatrix:
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors
 
-    def __call__(self, place: tuple[str, MatrixKey, int]) -> Float[Tensor, "images from to"]:
-        name, key, images = place
-        x, places = self.tensors[name], prod(key.grid)
-        fits = x.ndim == 3 and len(x) >= images and x.numel() > 0
-        fits = fits and all(
-            n == places for n, part in zip(x.shape[1:], (key.from_, key.to), strict=True) if part == "image"
-        )
-        if not fits:
-            raise ValueError(f"the sum {name}, {said(x)}, is none of {images} images of {key.from_} to {key.to}")
+    def __call__(self, place: tuple[str, MatrixSize]) -> Float[Tensor, "images from to"]:
+        name, size = place
+        if not size.fits(x := self.tensors[name]):
+            raise ValueError(f"the sum {name}, {said(x)}, is none of {size}")
         return x
 
 
