@@ -1,6 +1,8 @@
 """Methods of attribution: which places of a picture a word stands for, each after its paper, under one interface."""
 
 from sdprobe.attributions.daam import Daam
+from sdprobe.attributions.grammar import Grammar, Pair, grammar
+from sdprobe.attributions.head_dependent_overlaps import Overlaps, overlaps
 from sdprobe.attributions.heads import Heads
 from sdprobe.attributions.mean import Mean
 from sdprobe.attributions.self_refined import SelfRefined
@@ -18,4 +20,9 @@ __all__ = [
     "Daam",
     "Heads",
     "SelfRefined",
+    "grammar",
+    "Grammar",
+    "Pair",
+    "overlaps",
+    "Overlaps",
 ]
