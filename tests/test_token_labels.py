@@ -7,6 +7,7 @@ import torch
 
 import sdprobe
 from sdprobe import AttentionMaps
+from sdprobe.observe.token_labels import TokenLabels
 from tests.laws.strategies import run
 from tests.planted import latents_for, square
 from tests.planted_families import planted
@@ -127,6 +128,12 @@ def test_a_label_that_is_a_word_elsewhere_is_refused(tiny):
 def test_what_are_no_labels_is_refused(labels, error):
     with pytest.raises(error, match="label"):
         AttentionMaps(labels=labels)
+
+
+@pytest.mark.parametrize("plain", [[], {"wheel": []}, {"wheel": [[]]}, {"wheel": [[-1]]}, {"wheel": 3}])
+def test_what_a_file_holds_is_checked(plain):
+    with pytest.raises(ValueError, match=r"label|needed"):
+        TokenLabels.from_plain(plain)
 
 
 def test_labels_are_of_one_side():

@@ -192,9 +192,10 @@ def grammar(
         ValueError: for a model of spaCy that is not installed, with the line that installs it; for a prompt whose
             text is not known, or of several texts; and as the method.
 
-    Source: Tang et al. 2023, "What the DAAM: Interpreting Stable Diffusion Using Cross Attention" (ACL), the overlap of
-    heads and dependents. Differences from the authors' code (daam 0.2.0), which has the maps of heads and dependents:
-    there a word that occurs twice has one map of all its occurrences. Maps of a part of speech are ours.
+    Source: Tang et al. 2023, "What the DAAM: Interpreting Stable Diffusion Using Cross Attention" (ACL), the analysis
+    of heads and dependents. Differences from the authors' code (daam 0.2.0), where `dependency_relations` has the maps
+    and `compute_ioa` of two masks is IoD or IoH: there a word that occurs twice has one map, of all its occurrences.
+    The paper has maps of each word and none of a part of speech; those are ours.
     """
     prompt = run.prompt_of(image)
     if not prompt.spans:

@@ -99,12 +99,13 @@ class TokenLabels:
     @classmethod
     def from_plain(cls, plain: Any) -> TokenLabels:
         """Return the labels that `to_plain` wrote. Raises ValueError for anything else."""
-        return cls(
-            {
-                label: tuple(tuple(map(count, listed(positions))) for positions in listed(found))
-                for label, found in mapping(plain).items()
-            }
-        )
+        words = {
+            label: tuple(tuple(map(count, listed(positions))) for positions in listed(found))
+            for label, found in mapping(plain).items()
+        }
+        if not all(found and all(found) for found in words.values()):
+            raise ValueError(f"a label without a position, in {short_repr(plain)}")
+        return cls(words)
 
     def __repr__(self) -> str:
         return printable(", ".join(map(repr, self.words)), 500)
