@@ -34,6 +34,7 @@ def made_by(code, model=None):
             "images_per_prompt": 2,
             "seed": [1, 2, 3, 4],
             "guidance_scale": 1.0,
+            "chunks": True,
         },
         {"prompt": "a red circle", "scheduler": "EulerAncestralDiscrete", "guidance_scale": 2.35, "width": 72},
     ],

@@ -5,6 +5,8 @@ from sdprobe.attributions.cost_of_method import Cost
 from sdprobe.attributions.daam import Daam
 from sdprobe.attributions.evaluate_attributions import evaluate_attributions
 from sdprobe.attributions.evaluation import Evaluation
+from sdprobe.attributions.grammar import Grammar, Pair, grammar
+from sdprobe.attributions.head_dependent_overlaps import Overlaps, overlaps
 from sdprobe.attributions.heads import Heads
 from sdprobe.attributions.mask_cases import mask_cases
 from sdprobe.attributions.mean import Mean
@@ -35,4 +37,9 @@ __all__ = [
     "RandomWord",
     "Centre",
     "RandomField",
+    "grammar",
+    "Grammar",
+    "Pair",
+    "overlaps",
+    "Overlaps",
 ]

@@ -41,23 +41,22 @@ class Mean(Attribution):
         return Hooks(AttentionMaps(words))
 
     def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
-        return self._of_words(run, {asked.word: asked})[asked.word]
+        return self._of_words(run, [asked])[0]
 
     def heat_maps(self, run: Run, words: Sequence[Spelt], image: int = 0, **parts: Any) -> dict[Spelt, HeatMap]:
-        asked = {word: self.asked(word, image, **parts) for word in words}
+        asked = [self.asked(word, image, **parts) for word in words]
         picture = run.images[image] if run.images else None
-        found = self._of_words(run, asked)
-        return {word: HeatMap(own, spelt(run, asked[word]), picture) for word, own in found.items()}
+        found = zip(words, asked, self._of_words(run, asked), strict=True)
+        return {word: HeatMap(values, spelt(run, own), picture) for word, own, values in found}
 
-    def _of_words(self, run: Run, asked: dict[Spelt, WordAsked]) -> dict[Spelt, Float[Tensor, "h w"]]:
+    def _of_words(self, run: Run, asked: Sequence[WordAsked]) -> list[Float[Tensor, "h w"]]:
         """The maps of all words at once: so every sum is read once."""
         maps = record_of(run, AttentionMaps, self)
-        columns = {str(k): maps.columns(own) for k, own in enumerate(asked.values())}
-        first = next(iter(asked.values()), None)
-        if first is None:
-            return {}
-        found = maps_of_words(maps.sums, columns, first.image, first.head, self._daam_size(maps))
-        return dict(zip(asked, found.values(), strict=True))
+        columns = {str(k): maps.columns(own) for k, own in enumerate(asked)}
+        if not columns:
+            return []
+        found = maps_of_words(maps.sums, columns, asked[0].image, asked[0].head, self._daam_size(maps))
+        return list(found.values())
 
     def _daam_size(self, maps: AttentionMaps) -> tuple[int, int] | None:
         return None

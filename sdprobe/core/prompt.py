@@ -132,6 +132,18 @@ class Prompt:
             )
         return found[occurrence]
 
+    def under(self, first: int, past: int) -> tuple[int, ...]:
+        """Return the positions of the tokens under characters of the text; none if a token is only partly under them.
+
+        >>> import sdprobe
+        >>> prompt = sdprobe.load().read("a red circle and a checkered circle")
+        >>> prompt.under(19, 28), prompt.under(19, 26)
+        ((6, 7), ())
+        """
+        positions = self._under(first, past)
+        beyond = (self.text[a:first] + self.text[past:b] for a, b in (self.spans[i] for i in positions))
+        return () if any(map(str.strip, beyond)) else positions
+
     def of(self, encoder: str) -> range:
         """Return the positions of the tokens from one text encoder. Raises ValueError if there are none."""
         if encoder not in self.parts:

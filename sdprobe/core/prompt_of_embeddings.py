@@ -52,5 +52,5 @@ class UnknownWords(Mapping[str, Any]):
 def _unknown() -> WordNotInPrompt:
     return WordNotInPrompt(
         "the pipeline was given prompt_embeds instead of a text, so which words they hold is not known: ask for a "
-        "token by its number, or give the pipeline the text"
+        "token by its number, give the pipeline the text, or name tokens for their maps by AttentionMaps(labels=...)"
     )

@@ -14,7 +14,7 @@ class Settings:
     Sizes are in pixels. ``seed`` is one number, or one per image, or None in an attached pipeline whose noise came from
     an unknown seed. ``scheduler`` is a class name of diffusers. ``negative_given`` is False if no negative prompt was
     given, which some models distinguish from an empty one. ``strength`` is None in a run from pure noise; a run from an
-    image leaves out the first ``start_step`` steps.
+    image leaves out the first ``start_step`` steps. ``chunks``: whether prompts are read in chunks beyond the context.
     """
 
     prompt: tuple[str, ...]
@@ -29,6 +29,7 @@ class Settings:
     negative_given: bool = True
     strength: float | None = None
     start_step: int = 0
+    chunks: bool = False
 
     def __repr__(self) -> str:
         own = ((name.name, getattr(self, name.name)) for name in fields(self))

@@ -15,6 +15,7 @@ from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
 from sdprobe.model.seeds import Seed as Seed
 from sdprobe.model.seeds import checked_seed
+from sdprobe.model.text.encode_in_chunks import refuse_chunks
 
 
 def fill(
@@ -33,6 +34,7 @@ def fill(
     image: Any,
     strength: float | None,
     start_step: int | None,
+    chunks: bool,
 ) -> Settings:
     """Return the settings of a run on a model; None means the pipeline's default.
 
@@ -66,6 +68,7 @@ def fill(
         negative_given=negative_prompt is not None,
         strength=strength,
         start_step=start_step,
+        chunks=_chunks(model, chunks),
     )
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
@@ -115,6 +118,14 @@ def _seed(seed: Seed | None) -> int | tuple[int, ...]:
     if seed is None:
         return int(torch.randint(2**31, ()))  # from torch's own generator, so that torch.manual_seed has an effect
     return checked_seed(seed)
+
+
+def _chunks(model: Model, given: bool) -> bool:
+    if not isinstance(given, bool):
+        raise TypeError(f"chunks is True or False, not {given!r}: how many there are follows from the prompts")
+    if given:
+        refuse_chunks(model)
+    return given
 
 
 def _whole(name: str, given: Any) -> int:

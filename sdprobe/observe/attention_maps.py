@@ -7,7 +7,7 @@ at the end: resizing is linear, so the result is the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -28,6 +28,7 @@ from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.maps_of_words import MapsOfWords
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
+from sdprobe.observe.token_labels import Labels, TokenLabels
 
 # Sums per layer and head, needed for DAAM's map, are kept without request up to this size.
 UNASKED_BYTES = 4_000_000
@@ -57,6 +58,10 @@ class AttentionMaps(MapsOfWords):
     Args:
         words: only the tokens of these words; None for every token, including padding.
         rows: ``"cond"`` (the prompt), ``"uncond"`` (the negative prompt) or ``"both"``.
+        labels: names of tokens, beside the prompt's own words, for `heat_map` and for ``words``: a label for each
+            position, None for one without; or a mapping of labels to a position or several. Those of a pipeline that is
+            given ``prompt_embeds`` have no other names. They are the same for all images, and of the rows of the
+            negative prompt with ``rows="uncond"``.
         keep: what to record separately instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
         modules: fnmatch patterns on module names, e.g. ``("up_blocks.*",)``; None for all.
         places: parts of the U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
@@ -100,6 +105,7 @@ class AttentionMaps(MapsOfWords):
         words: Sequence[str | int] | None = None,
         *,
         rows: Role | Literal["both"] = "cond",
+        labels: Labels | None = None,
         keep: Keep | Sequence[Keep] = (),
         modules: Sequence[str] | None = None,
         places: Collection[str] | None = None,
@@ -114,6 +120,10 @@ class AttentionMaps(MapsOfWords):
             raise ValueError(f"cannot keep {unknown}; what can be kept apart: {', '.join(get_args(Keep))}")
         if rows not in ("cond", "uncond", "both"):
             raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
+        if labels is not None and rows == "both":
+            raise ValueError("labels name the tokens of one side: record rows='cond' and rows='uncond' each by itself")
+        self._labels = None if labels is None else TokenLabels.of(labels)
+        self.labels = labels if labels is None or isinstance(labels, Mapping) else list(labels)
         self.words = (words,) if isinstance(words, str) else words
         self.rows, self.keep, self.places, self.strict = rows, kept, places, strict
         if modules is None and places is not None:
@@ -131,7 +141,7 @@ class AttentionMaps(MapsOfWords):
             raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
         grids = self._possible_grids(run)
         self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
-        self.readings = PromptReadings.of_run(run, self.roles, self.words)
+        self.readings = PromptReadings.of_run(run, self.roles, self.words, self._labels)
         budget = MemoryBudget(repr(self), self.budget, self._ways_to_hold_less(grids, run.model.device))
         unasked = UNASKED_BYTES if self.budget is None else min(UNASKED_BYTES, self.budget)
         self.sums = AttentionSums(self.keep, unasked, budget, self.dtype, self.device)

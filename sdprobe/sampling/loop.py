@@ -24,6 +24,7 @@ from sdprobe.model.fill_settings import Seed, fill
 from sdprobe.model.loading import load
 from sdprobe.model.outside_modules import listen_to_decoder
 from sdprobe.model.pipeline_parts import generators
+from sdprobe.model.text.encode_in_chunks import reading_in_chunks
 from sdprobe.model.text.gradient_leaves import GradientLeaves
 from sdprobe.observe.progress import Progress
 
@@ -45,6 +46,7 @@ def sample(
     image: Any = None,
     strength: float | None = None,
     start_step: int | None = None,
+    chunks: bool = False,
     progress: bool = True,
 ) -> Run:
     """Generate images from a prompt, with hooks.
@@ -81,6 +83,10 @@ def sample(
         image: an image to start from, or one per prompt (image-to-image).
         strength: how much of the image to replace, in (0, 1]: the fraction of the steps to run.
         start_step: the step at which to start from the image, counted from 0, instead of ``strength``.
+        chunks: read prompts beyond CLIP's context in several chunks, which are encoded each by itself and stand side by
+            side, instead of cutting them there. All prompts of a run, and its negative prompts, get as many chunks as
+            the longest takes, filled up with empty ones. The pooled vector of Stable Diffusion XL is that of the first
+            chunk. For models that read prompts by CLIP alone.
         progress: show a progress bar.
 
     Raises:
@@ -103,6 +109,7 @@ def sample(
         image=image,
         strength=strength,
         start_step=start_step,
+        chunks=chunks,
     )
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
 
@@ -122,7 +129,7 @@ def loop(
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
     with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(model.denoiser):
-        run_model = model.prepare_run(scheduler, settings, stack.brings, state)
+        run_model = reading_in_chunks(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         prompts, negative_prompts = (
             tuple(map(run_model.read, texts)) for texts in (settings.prompt, settings.negative_prompt)
         )

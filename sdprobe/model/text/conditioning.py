@@ -127,7 +127,12 @@ def passing_tokens(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Iterat
 
 
 def _at_token_embeds(hooks: Hooks, text: Text, x: Tensor) -> Tensor:
-    return hooks.token_embeds(x, text)
+    return hooks.token_embeds(_of_whole_prompts(x, text.prompts), text).reshape(x.shape)
+
+
+def _of_whole_prompts(x: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """Return an encoder's values with one entry per prompt, where the chunks of a prompt are entries of their own."""
+    return x if len(x) == len(prompts) else x.reshape(len(prompts), -1, x.shape[-1])
 
 
 def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
@@ -145,7 +150,7 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
             run_model.encoded([prompt.text for prompt in prompts_of(run, role)])
-        return tuple(found)
+        return tuple(_of_whole_prompts(x, prompts) for x in found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
 

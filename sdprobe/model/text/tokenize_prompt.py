@@ -10,7 +10,7 @@ from typing import Any
 from sdprobe.core.prompt import Prompt, TokenRole
 
 
-def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None = None) -> Prompt:
+def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None = None, chunks: int = 1) -> Prompt:
     """Return the prompt as this tokenizer passes it to its encoder: padded, and cut at the end of the context.
 
     Args:
@@ -18,21 +18,13 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
         text: the text as the user wrote it; words are located in it.
         spelt: the text as the tokenizer gets it, with concepts of several vectors written as several tokens.
         length: the number of tokens the encoder gets; None for the tokenizer's own context.
+        chunks: how many times that many: what does not fit in the first is read on in the next, each with its own start
+            and end.
 
     Raises TypeError for a tokenizer that does not report offsets of its tokens.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise TypeError(
-            f"{type(tokenizer).__name__} does not say where in the text its tokens come from; load its fast version"
-        )
-    encoded = tokenizer(
-        text if spelt is None else spelt,
-        padding="max_length",
-        max_length=tokenizer.model_max_length if length is None else length,
-        truncation=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
+    length = tokenizer.model_max_length if length is None else length
+    encoded = in_chunks(tokenizer, text if spelt is None else spelt, length, chunks)
     ids: list[int] = encoded["input_ids"]
     kept = [bool(keep) for keep in encoded["attention_mask"]]
     special = [bool(mark) for mark in encoded["special_tokens_mask"]]
@@ -44,7 +36,7 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
             roles.append("word")
         else:
             # BERT's tokenizers begin with a classification token.
-            first = token in (tokenizer.bos_token_id, tokenizer.cls_token_id) and i == 0
+            first = token in (tokenizer.bos_token_id, tokenizer.cls_token_id) and i % length == 0
             roles.append("start" if first else "end")
     spans = [
         tuple(span) if role == "word" else (0, 0) for span, role in zip(encoded["offset_mapping"], roles, strict=True)
@@ -52,6 +44,42 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
     if spelt is not None and spelt != text:
         spans = _gathered(spans, spelt, set(tokenizer.get_added_vocab()))
     return Prompt.from_spans(text, ids, tokenizer.convert_ids_to_tokens(ids), roles, spans)
+
+
+def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
+    """Return what a tokenizer gives for each token of a text, in so many chunks, one after the other.
+
+    A chunk that the text does not reach is that of an empty text.
+    """
+    own, empty = _encoded(tokenizer, text, length), _encoded(tokenizer, "", length)
+    return {
+        name: [value for k in range(chunks) for value in (found[k] if k < len(found) else empty[name][0])]
+        for name, found in own.items()
+    }
+
+
+def chunks_of(tokenizer: Any, text: str, length: int) -> int:
+    """Return how many chunks of a length hold all tokens of a text."""
+    return len(_encoded(tokenizer, text, length)["input_ids"])
+
+
+def _encoded(tokenizer: Any, text: str, length: int) -> dict[str, list[list[Any]]]:
+    """Return what a tokenizer gives for each token of a text, in as many chunks as it takes."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise TypeError(
+            f"{type(tokenizer).__name__} does not say where in the text its tokens come from; load its fast version"
+        )
+    encoded = tokenizer(
+        text,
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    names = ("input_ids", "attention_mask", "special_tokens_mask", "offset_mapping")
+    return {name: encoded[name] for name in names}
 
 
 def side_by_side(text: str, readings: Mapping[tuple[str, ...], Prompt]) -> Prompt:

@@ -113,6 +113,8 @@ def _settings(run: Run, hooks: Any) -> list[tuple[str, Any]]:
         found.append(("images_per_prompt", own.images_per_prompt))
     if own.strength is not None:
         found += [("image", ...), ("start_step", own.start_step)]
+    if own.chunks:
+        found.append(("chunks", True))
     return found
 
 

@@ -46,6 +46,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "negative_given": flag,
         "strength": lambda own: _maybe(number, own),
         "start_step": count,
+        "chunks": flag,
     }
 )
 """How each setting is read."""
