@@ -32,6 +32,7 @@ from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.observe.concept_outputs import ConceptOutputs
 from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.linear_probe import LinearProbe
@@ -40,6 +41,7 @@ from sdprobe.observe.probe_result import ProbeResult
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
+from sdprobe.observe.word_gradients import WordGradients
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.runs.comparison.compare_runs import compare
 from sdprobe.runs.comparison.comparison import Comparison
@@ -153,6 +155,8 @@ __all__ = [
     # attention and heat maps
     "AttentionMaps",
     "SelfAttentionMaps",
+    "WordGradients",
+    "ConceptOutputs",
     "HeatMap",
     "HideTokens",
     "AttendAndExcite",

@@ -1,8 +1,12 @@
 """Methods of attribution: which places of a picture a word stands for, each after its paper, under one interface."""
 
 from sdprobe.attributions.daam import Daam
+from sdprobe.attributions.gradient import Gradient
+from sdprobe.attributions.gradient_x_input import GradientTimesInput
 from sdprobe.attributions.heads import Heads
+from sdprobe.attributions.integrated import Integrated
 from sdprobe.attributions.mean import Mean
+from sdprobe.attributions.output_space import OutputSpace
 from sdprobe.attributions.self_refined import SelfRefined
 from sdprobe.core.attribution import Attribution, WordAsked, record_of
 from sdprobe.core.attribution_registry import create, methods, register
@@ -18,4 +22,8 @@ __all__ = [
     "Daam",
     "Heads",
     "SelfRefined",
+    "Gradient",
+    "GradientTimesInput",
+    "Integrated",
+    "OutputSpace",
 ]

@@ -234,11 +234,11 @@ class PipelineParts:
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
     @contextmanager
-    def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:
+    def freeze_parameters(self, wanted: bool = True, until_end: bool = True) -> Iterator[None]:
         """While this is open, no parameter gets a gradient; gradients reach only inputs such as the latents.
 
         Args:
-            wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`.
+            wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`, also for ``until_end``.
 
         Raises ValueError if gradients are wanted through parameters that were made in inference mode, that group
         offloading has taken away in the backward pass, or that are quantised in a way that no gradient passes.
@@ -246,7 +246,7 @@ class PipelineParts:
         if wanted:
             refuse_offloaded_weights(self.denoiser)
         with (
-            freeze_parameters(self.pipe, self.denoiser, wanted),
+            freeze_parameters(self.pipe, self.denoiser, wanted, until_end),
             refuse_layers_without_gradient(self.denoiser, wanted),
         ):
             yield
