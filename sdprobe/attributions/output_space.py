@@ -37,7 +37,8 @@ class OutputSpace(Attribution):
 
     Args:
         softmax: take the softmax over the words; False for the mean of the products, which have a sign.
-        modules: fnmatch patterns on module names; None for every site of attention to the text.
+        modules: fnmatch patterns on module names; None for every site of attention to the text where the text has a
+            stream of its own.
 
     Differences from the authors' code: it takes the first token of a word in T5, here the mean of all of the word; it
     tells the words' stream of no pooled prompt (Flux), here it is that of the prompt; it uses layers 15 to 18 of Flux,

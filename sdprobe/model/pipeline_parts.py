@@ -20,6 +20,7 @@ from sdprobe.core.run import Settings
 from sdprobe.core.torch_names import name_of as dtype_name
 from sdprobe.model.call_signature import CallSignature
 from sdprobe.model.denoiser.compiled_parts import names_as_written
+from sdprobe.model.denoiser.gradient_checkpointing import uncheckpointed
 from sdprobe.model.frozen_parameters import freeze_parameters
 from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
@@ -234,11 +235,17 @@ class PipelineParts:
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
 
     @contextmanager
-    def freeze_parameters(self, wanted: bool = True, until_end: bool = True) -> Iterator[None]:
+    def gradients_aside(self) -> Iterator[None]:
+        """While this is open, an observer can take gradients in further calls of the denoiser, and change nothing."""
+        with freeze_parameters(self.pipe, self.denoiser, True, until_end=False), uncheckpointed(self.denoiser):
+            yield
+
+    @contextmanager
+    def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:
         """While this is open, no parameter gets a gradient; gradients reach only inputs such as the latents.
 
         Args:
-            wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`, also for ``until_end``.
+            wanted: whether there are gradients at all; see `sdprobe.model.frozen_parameters`.
 
         Raises ValueError if gradients are wanted through parameters that were made in inference mode, that group
         offloading has taken away in the backward pass, or that are quantised in a way that no gradient passes.
@@ -246,7 +253,7 @@ class PipelineParts:
         if wanted:
             refuse_offloaded_weights(self.denoiser)
         with (
-            freeze_parameters(self.pipe, self.denoiser, wanted, until_end),
+            freeze_parameters(self.pipe, self.denoiser, wanted),
             refuse_layers_without_gradient(self.denoiser, wanted),
         ):
             yield

@@ -76,7 +76,6 @@ class AttentionLeaves(Transform):
         output = attn.output()
         if not torch.is_grad_enabled():
             return attn
-        # The sum keeps nothing for the backward pass: a checkpointed block is run again without it.
         zeros = torch.zeros_like(output).requires_grad_()
         self.seen.append(Leaf(site, attn, zeros, (given.key, given.value)))
         return attn.with_output(output + zeros)

@@ -39,9 +39,10 @@ class ConceptOutputs(Observer):
 
     Args:
         concepts: at least two words or phrases; None for every word of each prompt.
-        modules: fnmatch patterns on module names; None for every site of attention to the text. The paper uses the last
-            blocks: the four before the single-stream blocks of Flux, ``"transformer_blocks.1[5-8].*"``. Single-stream
-            blocks are no sites of joint attention and are not used.
+        modules: fnmatch patterns on module names; None for every site of attention to the text where the text has a
+            stream of its own. So it is in the paper, which uses the last four such blocks of Flux:
+            ``"transformer_blocks.1[5-8].*"``. Flux's later blocks, of one stream, are chosen by name:
+            ``"single_transformer_blocks.*"``.
         strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
 
     Attributes:
@@ -85,6 +86,8 @@ class ConceptOutputs(Observer):
         self.counts: dict[Grid, int] = {}
         self._vectors: Shaped[Tensor, "images concepts width"] | None = None
         self._joint: set[str] = set()
+        parts = run.model.modules.items()
+        self._two_streams = {name for name, part in parts if getattr(part, "added_kv_proj_dim", None) is not None}
 
     def prompt_embeds(self, x: Tensor, text: Text) -> None:
         if text.role != "cond":
@@ -97,8 +100,8 @@ class ConceptOutputs(Observer):
                 self._vectors[image, number] = found[word]
 
     def attention(self, attn: Attention, site: Site) -> None:
-        if site.kind == "joint":
-            self._joint.add(site.name)  # looked at in a further call
+        if site.kind == "joint":  # looked at in a further call
+            self._joint |= {site.name} if self.modules is not None or site.name in self._two_streams else set()
         elif any(row.role == "cond" for row in attn.rows):
             self._compare_values(attn, site)
 

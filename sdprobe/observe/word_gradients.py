@@ -120,7 +120,7 @@ class WordGradients(Observer):
         # The n-th words of all prompts are looked at together: rows do not depend on each other.
         rows = [row for row in step.rows if row.role == "cond"]
         asked = [self._tokens([row.prompt for row in rows], number) for number in range(self.changes.shape[1])]
-        with step.run.model.freeze_parameters(until_end=False), torch.enable_grad():
+        with step.run.model.gradients_aside(), torch.enable_grad():
             self._record(step, asked)
         self.indices.append(step.index)
 
