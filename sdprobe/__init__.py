@@ -34,6 +34,7 @@ from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_matrices import AttentionMatrices
 from sdprobe.observe.attention_shares import AttentionShares
 from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.observe.concept_outputs import ConceptOutputs
 from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.observe.labelled_matrix import LabelledMatrix
 from sdprobe.observe.latents import LatentRecorder
@@ -43,6 +44,7 @@ from sdprobe.observe.probe_result import ProbeResult
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
+from sdprobe.observe.word_gradients import WordGradients
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.segmentation import Segmentation
 from sdprobe.runs.comparison.compare_runs import compare
@@ -160,6 +162,8 @@ __all__ = [
     "AttentionMatrices",
     "LabelledMatrix",
     "AttentionShares",
+    "WordGradients",
+    "ConceptOutputs",
     "HeatMap",
     "Segmentation",
     "HideTokens",

@@ -5,11 +5,15 @@ from sdprobe.attributions.cost_of_method import Cost
 from sdprobe.attributions.daam import Daam
 from sdprobe.attributions.evaluate_attributions import evaluate_attributions
 from sdprobe.attributions.evaluation import Evaluation
+from sdprobe.attributions.gradient import Gradient
+from sdprobe.attributions.gradient_x_input import GradientTimesInput
 from sdprobe.attributions.grammar import Grammar, Pair, grammar
 from sdprobe.attributions.head_dependent_overlaps import Overlaps, overlaps
 from sdprobe.attributions.heads import Heads
+from sdprobe.attributions.integrated import Integrated
 from sdprobe.attributions.mask_cases import mask_cases
 from sdprobe.attributions.mean import Mean
+from sdprobe.attributions.output_space import OutputSpace
 from sdprobe.attributions.rise import Rise
 from sdprobe.attributions.self_refined import SelfRefined
 from sdprobe.attributions.target import TARGETS, Target
@@ -42,4 +46,8 @@ __all__ = [
     "Pair",
     "overlaps",
     "Overlaps",
+    "Gradient",
+    "GradientTimesInput",
+    "Integrated",
+    "OutputSpace",
 ]

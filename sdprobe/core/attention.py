@@ -46,7 +46,8 @@ class Attention:
         fused: runs the same kernel and returns its output and log Σ exp of the scores, or None if it cannot.
         project: computes key and value of this call from prompt embeddings ``[rows, tokens, width]``.
 
-    An `Attention` does not change: `with_probs`, `masked`, `with_value` and `with_context` return a new one.
+    An `Attention` does not change: `with_probs`, `masked`, `with_value`, `with_context` and
+    `with_output` return a new one.
     """
 
     query: Shaped[Tensor, "rows heads queries width"]
@@ -211,6 +212,13 @@ class Attention:
             raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
         key, value = self.project(context)
         return replace(self, key=key, value=value, _made={})
+
+    def with_output(self, output: Shaped[Tensor, "rows heads queries width_v"]) -> Attention:
+        """Return the same call with another output, whatever its probabilities and value."""
+        expected = (*self.query.shape[:3], self.value.shape[-1])
+        if tuple(output.shape) != expected:
+            raise ValueError(f"with_output needs [rows, heads, queries, width] = {expected}, not {tuple(output.shape)}")
+        return replace(self, _made={"output": output})
 
     def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
         """Return the output of the call: the stock kernel's result, or replaced probabilities times the value."""

@@ -166,7 +166,7 @@ class Model(PipelineParts, ABC):
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
         if hasattr(self.pipe.scheduler, "scale_model_input"):
             rows = self.pipe.scheduler.scale_model_input(rows, timestep)
-        told = replace(conditioning, arguments=apply_limited_text(conditioning.arguments, step))
+        told = replace(conditioning, arguments=apply_limited_text(conditioning.arguments, step)).joined()
         with current_timestep(step.run.model.pipe, timestep):
             return self.predict(rows, timestep, told)
 

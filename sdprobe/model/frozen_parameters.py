@@ -46,6 +46,13 @@ class FrozenParameters:
                 parameter.requires_grad_(False)
         self.frozen = True
 
+    def thaw(self) -> None:
+        """Give every parameter its ``requires_grad`` back."""
+        for (module, name), own in zip(self.places, self.learning, strict=True):
+            if own:
+                getattr(module, name).requires_grad_(True)
+        self.frozen = False
+
     def restore(self) -> None:
         """Give every parameter its ``requires_grad`` and its gradient back."""
         before = zip(self.places, self.every, self.learning, self.collected, strict=True)
@@ -58,7 +65,7 @@ class FrozenParameters:
 
 
 @contextmanager
-def freeze_parameters(pipe: Any, denoiser: nn.Module, wanted: bool) -> Iterator[None]:
+def freeze_parameters(pipe: Any, denoiser: nn.Module, wanted: bool, until_end: bool = True) -> Iterator[None]:
     """While this is open, no parameter gets a gradient.
 
     Within a run that has opened it already, parameters stay frozen until the run ends: what is checkpointed is computed
@@ -69,11 +76,18 @@ def freeze_parameters(pipe: Any, denoiser: nn.Module, wanted: bool) -> Iterator[
         denoiser: its denoiser, by which the run that is under way is known.
         wanted: whether there are gradients at all. If not, parameters keep ``requires_grad``: torch chooses other
             kernels for weights without it, and the last bits of a small image can depend on that.
+        until_end: whether, within a run, they stay frozen until it ends. If not, they are only while this is open: for
+            an observer, whose backward pass ends before, and which must not change the last bits.
     """
     if (outer := _open.get(denoiser)) is not None:
+        thawed = wanted and not outer.frozen and not until_end
         if wanted:
             outer.freeze()
-        yield
+        try:
+            yield
+        finally:
+            if thawed:
+                outer.thaw()
         return
     own = _open[denoiser] = FrozenParameters(pipe)
     try:

@@ -20,6 +20,7 @@ from sdprobe.core.run import Settings
 from sdprobe.core.torch_names import name_of as dtype_name
 from sdprobe.model.call_signature import CallSignature
 from sdprobe.model.denoiser.compiled_parts import names_as_written
+from sdprobe.model.denoiser.gradient_checkpointing import uncheckpointed
 from sdprobe.model.frozen_parameters import freeze_parameters
 from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
@@ -232,6 +233,12 @@ class PipelineParts:
                 yield
             finally:
                 self.pipe.maybe_free_model_hooks()  # an offloaded model leaves the GPU, as in the pipeline
+
+    @contextmanager
+    def gradients_aside(self) -> Iterator[None]:
+        """While this is open, an observer can take gradients in further calls of the denoiser, and change nothing."""
+        with freeze_parameters(self.pipe, self.denoiser, True, until_end=False), uncheckpointed(self.denoiser):
+            yield
 
     @contextmanager
     def freeze_parameters(self, wanted: bool = True) -> Iterator[None]:

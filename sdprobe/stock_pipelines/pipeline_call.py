@@ -210,7 +210,7 @@ class PipelineCall:
 
         return call
 
-    def predict(self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
+    def predict(self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None) -> Tensor:
         """`Step.predict`: the pipeline's own call of its denoiser, once more."""
         if not self.told and not self.module_hooks.busy:
             raise RuntimeError(
@@ -218,11 +218,14 @@ class PipelineCall:
                 "that is not yet known at latents: call it at model_output or noise_pred"
             )
         replay = RepeatedDenoiser(self.model, self.timestep)
-        asked = [call for call in self.told if role is None or any(row.role == role for row in call[0])]
+        asked = [call for call in self.told if role is None or any(row.role == role for row in call[0])] or self.told[
+            :1
+        ]
+        besides = replay.split(beside, [sum(role in (None, row.role) for row in rows) for rows, _ in asked])
         with self.hear_nothing("hook"):
             parts = [
-                predicting(replay, self.module_hooks, told)(replace(step, rows=rows), x, hooks, role)
-                for rows, told in asked or self.told[:1]
+                predicting(replay, self.module_hooks, told)(replace(step, rows=rows), x, hooks, role, own)
+                for (rows, told), own in zip(asked, besides, strict=True)
             ]
         return torch.cat(parts)
 

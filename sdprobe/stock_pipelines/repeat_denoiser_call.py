@@ -15,16 +15,24 @@ from sdprobe.core.run import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.pipeline_parts import Latents
-from sdprobe.model.text.conditioning import EMBEDS
+from sdprobe.model.text.conditioning import EMBEDS, join
 
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """What a pipeline told its denoiser: the call's arguments, with an entry for each row."""
+    """What a pipeline told its denoiser: the call's arguments, with an entry for each row.
+
+    Args:
+        args: by their places.
+        kwargs: by their names.
+        rows: how many rows there are.
+        beside: further tokens, which stand after the prompt embeddings when the call is repeated.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     rows: int
+    beside: Shaped[Tensor, "rows tokens width"] | None = None
 
     def of(self, rows: slice | list[int]) -> DenoiserCall:
         """Those of these rows only."""
@@ -89,6 +97,13 @@ class RepeatedDenoiser:
     def narrowed(self, told: DenoiserCall, rows: slice | list[int]) -> DenoiserCall:
         return told.of(rows)
 
+    @staticmethod
+    def split(beside: Tensor | None, counts: list[int]) -> list[Tensor | None]:
+        """Further tokens for each of several calls, by their numbers of rows; each call refuses another number."""
+        if beside is None or sum(counts) != len(beside):
+            return [beside] * len(counts)
+        return list(beside.split(counts))
+
     def denoise(self, x: Latents, step: Step, told: DenoiserCall) -> Shaped[Tensor, "rows channels h w"]:
         scheduler, pipe = self.model.pipe.scheduler, self.model.pipe
         rows = torch.cat([x] * (told.rows // len(x)))
@@ -100,7 +115,10 @@ class RepeatedDenoiser:
                 "step.predict cannot ask for other latents here: what ControlNet adds was made of the loop's own"
             )
         args, kwargs = told.showing(rows)
-        output = getattr(pipe, self.model.network)(*args, **apply_limited_text(kwargs, step))
+        kwargs = apply_limited_text(kwargs, step)
+        if told.beside is not None:
+            kwargs = join(kwargs, told.beside)
+        output = getattr(pipe, self.model.network)(*args, **kwargs)
         made: Tensor = output[0] if isinstance(output, tuple) else output.sample
         if isinstance(self.model, Flux):
             return self.model.unpacked(made, *x.shape[-2:])

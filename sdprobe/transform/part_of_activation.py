@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from sdprobe.core.covered_places import covered_by_half
 from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site, is_map
-from sdprobe.transform.covered_places import covered_by_half
 
 
 @dataclass(frozen=True, eq=False)

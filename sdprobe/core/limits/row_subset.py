@@ -142,13 +142,16 @@ class RowSubset:
     def _step(self, step: Step, kept: Sequence[int]) -> Step:
         whole, images = step.latents, self.images
 
-        def to_prediction(_: Step, x: Tensor, hooks: tuple[Any, ...], role: Role | None) -> Tensor:
+        def to_prediction(
+            _: Step, x: Tensor, hooks: tuple[Any, ...], role: Role | None, beside: Tensor | None
+        ) -> Tensor:
             """Return the denoiser's output for the included images; the call itself has all images."""
-            found = step.to_prediction(
-                step, with_entries(whole.to(x.dtype), images, x), tuple(map(self.limited, hooks)), role
-            )
             rows = [row for row in step.rows if role in (None, row.role)]
-            return found[[i for i, row in enumerate(rows) if row.image in images]]
+            included = [i for i, row in enumerate(rows) if row.image in images]
+            if beside is not None and len(beside) == len(included):  # a wrong number is refused where it is used
+                beside = with_entries(beside.new_zeros(len(rows), *beside.shape[1:]), included, beside)
+            given = with_entries(whole.to(x.dtype), images, x)
+            return step.to_prediction(step, given, tuple(map(self.limited, hooks)), role, beside)[included]
 
         return replace(
             step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool
 from torch import Tensor
 
-from sdprobe.transform.covered_places import covered_by_half
+from sdprobe.core.covered_places import covered_by_half
 
 
 def mask_on_grid(mask: Bool[Tensor, "h w"], grid: tuple[int, int]) -> Bool[Tensor, "gh gw"]:

@@ -15,13 +15,13 @@ from sdprobe.core.run import Role, Step
 from sdprobe.model.denoiser.cache_states import caches_set_aside
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 
-Predict = Callable[[Step, Tensor, Iterable[Any], Role | None], Tensor]
+Predict = Callable[[Step, Tensor, Iterable[Any], Role | None, Tensor | None], Tensor]
 
 
 def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> Predict:
     """Return the function behind `Step.predict`: a call of the denoiser with this run's conditioning and transforms."""
 
-    def predict(step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None) -> Tensor:
+    def predict(step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None) -> Tensor:
         if module_hooks.busy:
             raise RuntimeError(
                 "step.predict was called at a point inside the denoiser, which is running: call it at latents, "
@@ -33,6 +33,7 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
             if not rows:
                 raise ValueError(f"this run has no rows of role {role!r}: its guidance scale needs none")
             told = run_model.narrowed(conditioning, step.rows_of(role))
+        told = told if beside is None else replace(told, beside=beside)
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
         aside = caches_set_aside(run_model.denoiser) if module_hooks.has_caches else nullcontext()

@@ -1,4 +1,4 @@
-"""`checkpointed`: gradient checkpointing of a network, which saves memory by computing blocks again."""
+"""`checkpointed`, `uncheckpointed`: gradient checkpointing of a network, which computes blocks again to save memory."""
 
 from __future__ import annotations
 
@@ -38,6 +38,19 @@ def checkpointed(network: Any) -> Iterator[None]:
             for name in (FLAG, FUNCTION):
                 vars(module).pop(name, None)
             vars(module).update(own)
+
+
+@contextmanager
+def uncheckpointed(network: nn.Module) -> Iterator[None]:
+    """While this is open, no block is checkpointed: hooks of the call would not act in a block computed again."""
+    before = [module for module in network.modules() if vars(module).get(FLAG)]
+    for module in before:
+        setattr(module, FLAG, False)
+    try:
+        yield
+    finally:
+        for module in before:
+            setattr(module, FLAG, True)
 
 
 def _differs_again(network: nn.Module) -> bool:

@@ -22,6 +22,9 @@ from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
 EMBEDS = "encoder_hidden_states"
 """The denoiser's argument that gets the value of the point ``prompt_embeds``."""
 
+MASK, PLACES = "encoder_attention_mask", "txt_ids"
+"""The denoiser's arguments with an entry for each token: which of them it may look at, and where Flux has them."""
+
 POOLED = ("text_embeds", "pooled_projections")
 """The denoiser's argument that gets the value of the point ``pooled_embeds``, if there is one."""
 
@@ -35,10 +38,12 @@ class Conditioning:
     Args:
         arguments: tensors by the denoiser's argument names, with an entry for each row.
         groups: the number of roles; each has one row per image.
+        beside: further tokens, which stand after the prompt embeddings in one call.
     """
 
     arguments: DenoiserArguments
     groups: int
+    beside: Shaped[Tensor, "rows tokens width"] | None = None
 
     @property
     def tokens(self) -> int:
@@ -48,6 +53,29 @@ class Conditioning:
     def of(self, rows: slice | list[int]) -> Conditioning:
         """Return the conditioning of some rows only: those of one role, one for each image."""
         return Conditioning({name: tensor[rows] for name, tensor in self.arguments.items()}, 1)
+
+    def joined(self) -> Conditioning:
+        """Return the conditioning with the further tokens among the arguments."""
+        return self if self.beside is None else Conditioning(join(self.arguments, self.beside), self.groups)
+
+
+def join(told: Mapping[str, Any], beside: Shaped[Tensor, "rows tokens width"]) -> dict[str, Any]:
+    """Return a network's arguments with further tokens after the prompt embeddings.
+
+    Raises ValueError for tokens of another number of rows, or of another width.
+    """
+    embeds: Tensor = told[EMBEDS]
+    if beside.ndim != 3 or (len(beside), beside.shape[-1]) != (len(embeds), embeds.shape[-1]):
+        raise ValueError(
+            f"tokens beside the prompt are [rows, tokens, width] = [{len(embeds)}, …, {embeds.shape[-1]}], not "
+            f"{list(beside.shape)}"
+        )
+    found = {**told, EMBEDS: torch.cat([embeds, beside.to(embeds)], dim=1)}
+    if (mask := found.get(MASK)) is not None:
+        found[MASK] = torch.cat([mask, mask.new_ones(len(mask), beside.shape[1])], dim=1)
+    if (places := found.get(PLACES)) is not None:
+        found[PLACES] = torch.cat([places, places.new_zeros(*places.shape[:-2], beside.shape[1], places.shape[-1])], -2)
+    return found
 
 
 def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:

@@ -1,0 +1,227 @@
+"""`ConceptOutputs`: how alike the outputs of attention are at each place and for each of some concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from sdprobe.core.attention import Attention, per_head
+from sdprobe.core.hook import Observer, Transform, patterns
+from sdprobe.core.prompt import WordNotInPrompt
+from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.site import Site
+from sdprobe.plot.heatmap import resize
+
+Grid = tuple[int, int]
+Kind = Literal["share", "score"]
+
+
+class ConceptOutputs(Observer):
+    """Record how alike the output of attention at each place is to the output of some concepts: ConceptAttention.
+
+    In joint attention (Stable Diffusion 3, Flux) the concepts are further tokens of the text, one for each. They see
+    the picture and each other, and nothing sees them. For this the denoiser is called once more in each step, for the
+    rows of the prompt; the run itself does not change. In cross-attention, where the text has no outputs of its own,
+    a concept's output is its value: what a place would be given that attends to it alone. This takes no further call.
+
+    Concepts are words or phrases, in the prompt or not. `sdprobe.attributions.OutputSpace` makes heat maps of them.
+
+    >>> import sdprobe
+    >>> outputs = sdprobe.ConceptOutputs(["circle", "square", "background"])
+    >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[outputs], steps=2, seed=0, progress=False)
+    >>> shares = [run[outputs].values(word, "share") for word in run[outputs].names[0]]
+    >>> sum(shares).mean()
+    tensor(1.0000)
+
+    Args:
+        concepts: at least two words or phrases; None for every word of each prompt.
+        modules: fnmatch patterns on module names; None for every site of attention to the text where the text has a
+            stream of its own. So it is in the paper, which uses the last four such blocks of Flux:
+            ``"transformer_blocks.1[5-8].*"``. Flux's later blocks, of one stream, are chosen by name:
+            ``"single_transformer_blocks.*"``.
+        strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
+
+    Attributes:
+        names: (in a run, like all that follow) the concepts, for each image.
+        scores: by grid ``(h, w)``, ``[images, concepts, places]``: products of outputs, added up over sites and steps.
+        shares: likewise, of their softmax over the concepts.
+        counts: by grid, the number of sites and steps.
+
+    Raises:
+        ValueError: in a run, for less than two concepts, over which a softmax would be 1 everywhere.
+        TypeError: for a concept that is no text.
+    """
+
+    kinds = ("cross", "joint")
+
+    def __init__(
+        self,
+        concepts: Sequence[str] | None = None,
+        *,
+        modules: str | Sequence[str] | None = None,
+        strict: bool = True,
+    ) -> None:
+        self.concepts = (concepts,) if isinstance(concepts, str) else concepts
+        for concept in self.concepts or ():
+            if not isinstance(concept, str):
+                raise TypeError(f"a concept is a word or a phrase, such as 'circle', not {concept!r}")
+        self.modules, self.strict = patterns(modules), strict
+
+    def start(self, run: Run) -> None:
+        self.run = run
+        given = [run.prompt_of(image).words for image in range(run.settings.images)]
+        self.names = [list(dict.fromkeys(map(str.lower, self.concepts or words))) for words in given]
+        if few := [names for names in self.names if len(names) < 2]:
+            raise ValueError(
+                f"{self!r} compares concepts with each other, and there is {'one' if few[0] else 'none'}: name others "
+                f"too, such as 'background'"
+            )
+        self._refuse_brought(run)
+        self.scores: dict[Grid, Float[Tensor, "images concepts places"]] = {}
+        self.shares: dict[Grid, Float[Tensor, "images concepts places"]] = {}
+        self.counts: dict[Grid, int] = {}
+        self._vectors: Shaped[Tensor, "images concepts width"] | None = None
+        self._joint: set[str] = set()
+        parts = run.model.modules.items()
+        self._two_streams = {name for name, part in parts if getattr(part, "added_kv_proj_dim", None) is not None}
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> None:
+        if text.role != "cond":
+            return
+        words = list(dict.fromkeys(word for names in self.names for word in names))
+        found = {word: self._vector(word, embeds) for word, embeds in zip(words, text.encode(words), strict=True)}
+        self._vectors = x.new_zeros(*self._known.shape, x.shape[-1])
+        for image, names in enumerate(self.names):
+            for number, word in enumerate(names):
+                self._vectors[image, number] = found[word]
+
+    def attention(self, attn: Attention, site: Site) -> None:
+        if site.kind == "joint":  # looked at in a further call
+            self._joint |= {site.name} if self.modules is not None or site.name in self._two_streams else set()
+        elif any(row.role == "cond" for row in attn.rows):
+            self._compare_values(attn, site)
+
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        if not self._joint:
+            return
+        images = [row.image for row in step.rows if row.role == "cond"]
+        beside = Beside(self, images)
+        with torch.no_grad():
+            step.predict(step.latents, beside, role="cond", beside=self._given()[images])
+        self._joint.clear()
+
+    def compare(
+        self,
+        places: Shaped[Tensor, "rows heads places width"],
+        concepts: Shaped[Tensor, "rows heads concepts width"],
+        images: Sequence[int],
+        grid: Grid,
+    ) -> None:
+        """Add the products of the outputs of places and concepts, and their softmax over the concepts."""
+        scores = (places.float() @ concepts.float().mT).sum(1).mT  # the heads side by side are one vector
+        known = self._known[images].to(scores.device)
+        shares = scores.masked_fill(~known[..., None], -torch.inf).softmax(1)
+        for sums, new in ((self.scores, scores * known[..., None]), (self.shares, shares)):
+            if grid not in sums:
+                sums[grid] = new.new_zeros(len(self.names), *new.shape[1:])
+            sums[grid][images] += new
+        self.counts[grid] = self.counts.get(grid, 0) + 1
+
+    def asks_for(self, site: Site) -> bool:
+        """Whether a site was seen in the call of the loop, within the limits of this hook."""
+        return site.name in self._joint
+
+    def values(self, concept: str, kind: Kind = "share", image: int = 0) -> Float[Tensor, "h w"]:
+        """Return the mean over sites and steps, at the largest grid; smaller grids are resized bilinearly.
+
+        Args:
+            concept: one of the concepts recorded.
+            kind: ``"share"``, the softmax over the concepts; ``"score"``, the products themselves, which have a sign.
+            image: the image number.
+
+        Raises WordNotInPrompt for a concept that was not recorded.
+        """
+        prompt, sums = self.run.prompt_of(image), {"share": self.shares, "score": self.scores}[kind]
+        if str(concept).lower() not in self.names[image]:
+            raise WordNotInPrompt(
+                f"{concept!r} is none of the concepts recorded for {prompt.text!r}: "
+                f"{', '.join(map(repr, self.names[image]))}"
+            )
+        if not sums:
+            raise ValueError("no outputs were recorded: the hook acted in no step")
+        number = self.names[image].index(str(concept).lower())
+        size = max(sums, key=lambda grid: grid[0] * grid[1])
+        each = [resize(total[image, number].unflatten(0, grid), size, "bilinear") for grid, total in sums.items()]
+        return torch.stack(each).sum(0) / sum(self.counts.values())
+
+    @property
+    def _known(self) -> Bool[Tensor, "images concepts"]:
+        """Which concepts each image has; others have more."""
+        counts = torch.tensor([len(names) for names in self.names])
+        return torch.arange(int(counts.max())) < counts[:, None]
+
+    def _given(self) -> Shaped[Tensor, "images concepts width"]:
+        if self._vectors is None:
+            raise ValueError(
+                f"{self!r} encodes its concepts when the prompt is encoded, and this pipeline was given prompt_embeds: "
+                f"give it the text"
+            )
+        return self._vectors
+
+    def _vector(self, word: str, embeds: Shaped[Tensor, "tokens width"]) -> Shaped[Tensor, " width"]:
+        """Return the mean embedding of a word's tokens, of T5's if there are any."""
+        prompt = self.run.model.read(word)
+        positions = [*prompt.positions(word)]
+        if len(prompt.parts) > 1 and (own := [p for p in positions if p in [*prompt.parts.values()][-1]]):
+            positions = own
+        return embeds[positions].mean(0)
+
+    def _compare_values(self, attn: Attention, site: Site) -> None:
+        if site.grid is None:
+            return
+        rows = [row for row, own in enumerate(attn.rows) if own.role == "cond"]
+        images, vectors = [attn.rows[row].image for row in rows], self._given()
+        context = vectors.new_zeros(len(attn.rows), *vectors.shape[1:])
+        context[rows] = vectors[images]
+        with torch.no_grad():
+            _, value = attn.project(context)
+            self.compare(attn.output()[rows], per_head(value, attn.query)[rows], images, site.grid)
+
+    def _refuse_brought(self, run: Run) -> None:
+        brought = {word for _, live in run.records for word in getattr(live, "brings", {})}
+        if found := [name for names in self.names for name in names if brought & {*name.split()}]:
+            raise ValueError(f"{found[0]!r} is a word that a hook adds to the prompt; name concepts in the model's own")
+
+
+class Beside(Transform):
+    """Concepts as further tokens of the text in one call: what they are told, and what is made of it.
+
+    Args:
+        outputs: gets the outputs of places and concepts.
+        images: the image of each row.
+    """
+
+    kinds = ("joint",)
+
+    def __init__(self, outputs: ConceptOutputs, images: Sequence[int]) -> None:
+        self.outputs, self.images = outputs, images
+        self.known = outputs._known[images]
+
+    def attention(self, attn: Attention, site: Site) -> Attention:
+        assert site.text is not None  # in joint attention there is one
+        count, rows = self.known.shape[1], self.known.to(attn.query.device)
+        own = slice(site.text.stop - count, site.text.stop)
+        keep = attn.query.new_ones(len(rows), 1, attn.query.shape[2], attn.key.shape[2], dtype=torch.bool)
+        keep[:, :, :, own] = False
+        keep[:, :, own] = False
+        keep[:, :, own, site.image] = True
+        keep[:, :, own, own] = rows[:, None, None, :] | torch.eye(count, dtype=torch.bool, device=rows.device)
+        made = attn.masked(keep)
+        if site.grid is not None and self.outputs.asks_for(site):
+            output = made.output()
+            self.outputs.compare(output[:, :, site.image], output[:, :, own], self.images, site.grid)
+        return made
