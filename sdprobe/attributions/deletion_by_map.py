@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,14 +41,15 @@ class DeletionByMap(Design):
         """Return a condition for each method and share. Raises NotInThisCase for a case without the target."""
         if not self.target.fits(case):
             raise NotInThisCase(f"the case {case.prompt!r} has no words for {self.target.word!r}")
-        run = partial(runner.once, "with the hooks of all methods", lambda: runner.run(joined_hooks(self.methods)))
+        hooks = joined_hooks(self.methods.values(), [case.fill(self.target.word)])
+        run = partial(runner.once, "with the hooks of all methods", lambda: runner.run(hooks))
         word, phrase = (case.fill(said) for said in (self.target.word, self.target.phrase or self.target.word))
         found = {}
         for name, method in self.methods.items():
             heat = partial(runner.once, f"the map of {name}", partial(_map_of, method, run, word))
             for share in self.shares:
-                hooks = partial(_hidden, phrase, heat, share)
-                found[f"{name}, {share:g}"] = Condition(hooks, name in self.controls, {"order": name, "share": share})
+                hiding = partial(_hidden, phrase, heat, share)
+                found[f"{name}, {share:g}"] = Condition(hiding, name in self.controls, {"order": name, "share": share})
         return found
 
     def result(self) -> type[CurveResult]:
@@ -64,12 +65,16 @@ def _hidden(phrase: str, heat: Callable[[], HeatMap], share: float) -> Given:
     return [HideTokens(phrase, order=heat().values, share=share)]
 
 
-def joined_hooks(methods: Mapping[str, Attribution]) -> Hooks:
+def joined_hooks(methods: Iterable[Attribution], words: Sequence[str]) -> Hooks:
     """Return the hooks of several methods as one; those that are the same are there once.
 
     >>> from sdprobe import attributions
-    >>> joined_hooks({"mean": attributions.Mean(), "refined": attributions.SelfRefined()})
-    Hooks(AttentionMaps(), SelfAttentionMaps())
+    >>> joined_hooks([attributions.Mean(), attributions.SelfRefined(), attributions.Gradient()], ["red"])
+    Hooks(AttentionMaps(), SelfAttentionMaps(), WordGradients(words=['red']))
+
+    Args:
+        methods: the methods.
+        words: those that are asked for, of methods that each word costs; the others record every word.
     """
-    every = [hook for method in methods.values() for hook in method.hooks()]
+    every = [hook for method in methods for hook in method.hooks(words if method.each_word_costs else None)]
     return Hooks(*{(type(hook), repr(hook)): hook for hook in every}.values())

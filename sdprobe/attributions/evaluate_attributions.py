@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack, cast
 
 from sdprobe.attributions.controls import CONTROLS
@@ -14,6 +15,7 @@ from sdprobe.attributions.target import TARGETS, Target
 from sdprobe.core.attribution import Attribution
 from sdprobe.core.attribution_registry import Method, attribution
 from sdprobe.core.attribution_registry import methods as registered
+from sdprobe.core.compose import Hooks
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case import cases as all_cases
 from sdprobe.experiments.case_runner import CaseRunner, Sampler, SampleSettings
@@ -83,7 +85,7 @@ def evaluate_attributions(
     result = experiment(
         model,
         every,
-        {"maps": joined_hooks(wanted)},
+        {"maps": partial(_hooks_of_case, wanted, targets)},
         {f"map {k}": MapScores(method, tuple(targets)) for k, method in enumerate(wanted.values())},
         **_with_batch(how, 1),
     )
@@ -124,11 +126,11 @@ def _usable(
 ) -> tuple[dict[str, Attribution], dict[str, str]]:
     """The methods that can do it on this model, and why the others cannot: each is tried once, for one step."""
     case, target = next((case, target) for case in cases for target in targets if target.fits(case))
-    usable, refused = dict[str, Attribution](), dict[str, str]()
+    usable, refused, word = dict[str, Attribution](), dict[str, str](), case.fill(target.word)
     for name, method in methods.items():
         runner = CaseRunner(sampler, case, cast(SampleSettings, {**settings, "steps": 2}))
         try:
-            method.heat_map(runner.run(method.hooks()), case.fill(target.word))
+            method.heat_map(runner.run(joined_hooks([method], [word])), word)
         except ValueError as error:
             if name == FIRST or name in CONTROLS:
                 raise
@@ -136,6 +138,10 @@ def _usable(
         else:
             usable[name] = method
     return usable, refused
+
+
+def _hooks_of_case(methods: Mapping[str, Attribution], targets: Sequence[Target], case: Case) -> Hooks:
+    return joined_hooks(methods.values(), [case.fill(target.word) for target in targets if target.fits(case)])
 
 
 def _refuse_changed(result: Result, methods: Mapping[str, Attribution]) -> None:

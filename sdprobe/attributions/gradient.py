@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -52,6 +52,8 @@ class Gradient(Attribution):
     of: Loss | None = None
     region: Any = field(default=None, repr=False)
     modules: Sequence[str] | None = None
+
+    each_word_costs: ClassVar[bool] = True
 
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
         return Hooks(WordGradients(words, of=self.of, region=self.region, modules=self.modules))

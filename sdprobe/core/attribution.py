@@ -77,9 +77,12 @@ class Attribution(ABC):
     Attributes:
         parts: to which of the parts of a run it can be limited, of ``"occurrence"``, ``"role"``, ``"step"``,
             ``"layer"``, ``"head"`` and ``"encoder"``.
+        each_word_costs: whether its hooks do as much again for each further word. Then they are best asked for the
+            words that are wanted.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
+    each_word_costs: ClassVar[bool] = False
 
     @abstractmethod
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
@@ -143,9 +146,8 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
     # Of a limited hook, the one inside has the records.
     lives = [live.inner if getattr(type(live), "counts_its_calls", False) else live for _, live in run.records]
     found = [*{id(live): live for live in lives if isinstance(live, kind)}.values()]  # in a saved run it stands twice
-    if len(found) > 1:  # the one that the method itself would have given the run
-        wanted = {repr(hook) for hook in method.hooks() if isinstance(hook, kind)}
-        found = [live for live in found if repr(live) in wanted][:1] or found
+    if len(found) > 1:
+        found = _as_given_by(method, found) or found
     if len(found) == 1:
         if _numbers(getattr(found[0], "run", run)) != _numbers(run):
             raise ValueError(
@@ -158,6 +160,23 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
         f"{method!r} needs the records of {kind.__name__}, which this run does not have: give it the method's hooks, "
         f"as in method = {method!r}, sample(..., hooks=[method.hooks()])"
     )
+
+
+def _as_given_by(method: Attribution, found: Sequence[Record]) -> list[Record]:
+    """Return the first of several records whose hook is as the method itself would have given it, for any words."""
+    for said in (repr, _said_without_words):
+        wanted = {said(hook) for hook in method.hooks()}
+        if alike := [live for live in found if said(live) in wanted]:
+            return alike[:1]
+    return []
+
+
+def _said_without_words(hook: Any) -> str:
+    plain = copy.copy(hook)
+    vars(plain).pop("_said", None)
+    if "words" in vars(plain):
+        vars(plain)["words"] = None
+    return repr(plain)
 
 
 def run_of(record: Any, run: Run) -> Run:
