@@ -1,0 +1,118 @@
+"""Planted networks whose attention reaches the picture, and concepts that are like the planted token.
+
+In `tests.planted_families` blocks add nothing. Here what a place reads of the marked token is added to one feature of
+the place, and the latents that come out are that feature; so the picture, and every gradient, knows who looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sdprobe
+from tests.planted import STRENGTH, hand_on
+from tests.planted_families import feature, zero
+
+SMALL = 0.05
+"""How much is added: the sign of what the places show must stay."""
+
+
+class Placed(sdprobe.Transform):
+    """The latents that a run begins with."""
+
+    def __init__(self, noise: Tensor) -> None:
+        self.noise = noise
+
+    def latents(self, x: Tensor, step: sdprobe.Step) -> Tensor:
+        return self.noise.to(x) if step.index == 0 else x
+
+
+@torch.no_grad()
+def let_through(model: sdprobe.Model) -> None:
+    """Let what is read of the marked token reach the picture, of a planted model."""
+    network = model.denoiser
+    if model.network == "unet":
+        hand_on(network.conv_out)
+    else:
+        # The last norm takes away how large a single feature is, so what is read is added to another one.
+        network.proj_out.weight.zero_()
+        network.proj_out.bias.zero_()
+        network.proj_out.weight[:, 2] = 1
+    to, mark = (0, 0) if model.network == "unet" else (2, 1)
+    for name, module in model.modules.items():
+        kind = model.attention_kind(module)
+        if kind not in ("cross", "joint") or getattr(module, "to_out", None) is None:
+            continue  # the single blocks of Flux stay shut
+        values = module.add_v_proj if kind == "joint" else module.to_v
+        for layer in (module.to_v, values):
+            zero(layer)
+        values.weight[:, mark] = 1
+        zero(module.to_out[0])
+        module.to_out[0].weight[to] = SMALL / module.to_out[0].in_features
+        if kind == "joint":
+            _open_gate(model.modules[name.rpartition(".")[0]].norm1)
+
+
+def _open_gate(norm: Any) -> None:
+    """Let a block add what its attention gives: the third of its six modulations is 1."""
+    norm.linear.bias.view(6, -1)[2] = 1
+
+
+@torch.no_grad()
+def plant_concepts(model: sdprobe.Model, like: str, unlike: str) -> None:
+    """Let one word, encoded alone, have the value of the marked token, and another the opposite."""
+    joint = any(model.attention_kind(module) == "joint" for module in model.modules.values())
+    marked = torch.zeros(model.encoded([like])["encoder_hidden_states"].shape[-1])
+    marked[0] = 1
+    rows = torch.stack([marked, vector_of(model, like), vector_of(model, unlike)])
+    solved = torch.linalg.lstsq(rows, torch.tensor([1.0, 1.0, -1.0])[:, None]).solution[:, 0]
+    if joint:
+        model.denoiser.context_embedder.weight[1] = solved
+        for name, module in model.modules.items():
+            if name.endswith("to_v") and ".attn." in name:
+                feature(module, 0, 0)
+                module.weight[0, 0] = 0.25
+            elif name.endswith("add_v_proj"):
+                feature(module, 0, 1)
+                module.weight[0, 1] = 4
+        return
+    inlet = getattr(model.denoiser, "caption_projection", None)
+    if inlet is not None:  # through which PixArt passes the prompt
+        inlet.linear_1.weight[1] = 4 * solved
+    for module in model.modules.values():
+        if model.attention_kind(module) == "cross":
+            zero(module.to_v)
+            if inlet is not None:
+                module.to_v.weight[:, 1] = 4
+            else:
+                module.to_v.weight[:] = 4 * solved
+
+
+@torch.no_grad()
+def plant_self_attention(model: sdprobe.Model) -> None:
+    """Let places that show the same sign see each other, and in joint attention the marked token as before."""
+    for module in model.modules.values():
+        kind = model.attention_kind(module)
+        if kind not in ("self", "joint"):
+            continue
+        width = module.to_q.out_features // module.heads
+        if kind == "self":
+            zero(module.to_q)
+            zero(module.to_k)
+        strong = kind == "joint" and module.norm_k is not None  # whose norm then has the strength
+        module.to_q.weight[2::width, 0] = 1
+        module.to_k.weight[2::width, 0] = 1 if strong else STRENGTH
+
+
+def vector_of(model: sdprobe.Model, word: str) -> Tensor:
+    """The mean of a word's tokens, encoded alone; where encoders stand side by side, of the last of them."""
+    prompt = model.read(word)
+    parts = [*prompt.parts]
+    own: Sequence[int] = prompt.positions(word)
+    if parts:
+        own = [p for p in own if p in prompt.of(parts[-1])]
+    found: Tensor = model.encoded([word])["encoder_hidden_states"][0, list(own)].mean(0)
+    return found
