@@ -4,6 +4,8 @@ from sdprobe import attributions as attributions
 from sdprobe import clip as clip
 from sdprobe import experiments as experiments
 from sdprobe import losses as losses
+from sdprobe.attributions.learn_token import learn_token
+from sdprobe.attributions.learned_token import LearnedToken
 from sdprobe.core.activations.flat import FlatActivations
 from sdprobe.core.activations.form import ActivationKey
 from sdprobe.core.activations.record import ActivationRecord
@@ -31,6 +33,7 @@ from sdprobe.model.loading import load
 from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.observe.attention_queries import AttentionQueries
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.fitted_probe import FittedProbe
 from sdprobe.observe.latents import LatentRecorder
@@ -152,8 +155,11 @@ __all__ = [
     "UseConcept",
     # attention and heat maps
     "AttentionMaps",
+    "AttentionQueries",
     "SelfAttentionMaps",
     "HeatMap",
+    "learn_token",
+    "LearnedToken",
     "HideTokens",
     "AttendAndExcite",
     "LayoutGuidance",

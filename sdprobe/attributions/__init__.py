@@ -3,6 +3,7 @@
 from sdprobe.attributions.daam import Daam
 from sdprobe.attributions.heads import Heads
 from sdprobe.attributions.mean import Mean
+from sdprobe.attributions.ovam import Ovam
 from sdprobe.attributions.self_refined import SelfRefined
 from sdprobe.core.attribution import Attribution, WordAsked, record_of
 from sdprobe.core.attribution_registry import create, methods, register
@@ -18,4 +19,5 @@ __all__ = [
     "Daam",
     "Heads",
     "SelfRefined",
+    "Ovam",
 ]

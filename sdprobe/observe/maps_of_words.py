@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from sdprobe import plot
 from sdprobe.core.attribution import WordAsked, run_of
 from sdprobe.core.attribution_registry import Method, attribution
-from sdprobe.core.hook import Observer
 from sdprobe.core.run import Role, Run
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
+from sdprobe.observe.maps_of_texts import MapsOfTexts
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
 
 
-class MapsOfWords(Observer):
+class MapsOfWords(MapsOfTexts):
     """What can be asked of `sdprobe.AttentionMaps` after a run.
 
     Attributes:
