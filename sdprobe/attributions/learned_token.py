@@ -28,8 +28,7 @@ from sdprobe.plot.heatmap import HeatMap
 class LearnedToken:
     """A token whose attention map is a mask: what `sdprobe.learn_token` returns.
 
-    Its map is the attention of a picture's queries to the object vector, where only the two vectors are shown: for each
-    place the probability, from 0 to 1, that it belongs to the object.
+    Its map is the mean attention of a picture's queries to the object vector, where only the two vectors are shown.
 
     >>> import torch
     >>> import sdprobe
@@ -50,7 +49,9 @@ class LearnedToken:
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.vectors) != 2 or not self.vectors.is_floating_point():
-            raise ValueError(f"a learnt token is two vectors [2, width], background and object, not {said(self.vectors)}")
+            raise ValueError(
+                f"a learnt token is two vectors [2, width], background and object, not {said(self.vectors)}"
+            )
         refuse_not_finite("the vectors of a learnt token", self.vectors)
         object.__setattr__(self, "losses", tuple(map(float, self.losses)))
 
@@ -76,15 +77,19 @@ class LearnedToken:
     def segment(
         self, of: Run | Image, image: int = 0, *, threshold: float = 0.5, model: Any = None
     ) -> Bool[Tensor, "H W"]:
-        """Return the mask of the object, at the size of the picture: where its probability is above a threshold.
+        """Return the mask of the object, at the size of the picture: where the normalized map is above a threshold.
+
+        The map is normalized as in training. So the mask is never empty, also where a picture does not have the object.
 
         Args:
-            of, image, model: as in `heat_map`.
-            threshold: from 0 to 1. At 0.5 the object is more probable than the background.
+            of: as in `heat_map`.
+            image: as in `heat_map`.
+            threshold: from 0 to 1.
+            model: as in `heat_map`.
         """
         heat = self.heat_map(of, image, model=model)
         size = (of.settings.height, of.settings.width) if isinstance(of, Run) else (of.height, of.width)
-        return heat.resize(size, "bilinear").values > threshold
+        return heat.resize(size, "bilinear").mask(threshold)
 
     def save(self, path: str | Path) -> Path:
         """Write a ``.safetensors`` file, completely or not at all, and return its path.

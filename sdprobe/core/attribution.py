@@ -136,7 +136,9 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
 
     Raises ValueError where the run has no such hook, saying how to give it one, or several.
     """
-    every = {id(live): live for live in map(_inside, (live for _, live in run.records))}  # a limited hook is there twice
+    every = {
+        id(live): live for live in map(_inside, (live for _, live in run.records))
+    }  # a limited hook is there twice
     found = [live for live in every.values() if isinstance(live, kind)]
     if len(found) == 1:
         if _numbers(getattr(found[0], "run", run)) != _numbers(run):

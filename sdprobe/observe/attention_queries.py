@@ -50,7 +50,7 @@ class AttentionQueries(MapsOfTexts):
     >>> run[queries].heat_map_of("a round shape")
     HeatMap('a round shape', 16×16)
     >>> run[queries].held_bytes
-    589824
+    307200
 
     This takes memory for every step. A part of the steps is often enough: ``sdprobe.every(5)(AttentionQueries())``
     records every fifth.
@@ -114,7 +114,8 @@ class AttentionQueries(MapsOfTexts):
             "dtype=torch.float16": self.dtype is None or self.dtype.itemsize > 2,
             'device="cpu"': self.device is None and run.model.device.type != "cpu",
         }
-        self._budget = MemoryBudget(repr(self), self.budget, [way for way, helps in ways.items() if helps])
+        budget = MemoryBudget(repr(self), self.budget, [way for way, helps in ways.items() if helps])
+        self._refuse_over_budget = budget.refuse  # how much is free is no record
 
     def expect_sites(self, sites: Sequence[Site]) -> None:
         model = self.run.model
@@ -126,7 +127,7 @@ class AttentionQueries(MapsOfTexts):
         itemsize = (self.dtype or model.denoiser.dtype).itemsize
         expected = expected_queries(wanted, model.modules, self.run.settings.images, largest, itemsize)
         device = torch.empty(0, device=self.device or model.device).device  # "cuda" becomes "cuda:0"
-        self._budget.refuse(device, expected.held_bytes, expected.arithmetic)
+        self._refuse_over_budget(device, expected.held_bytes, expected.arithmetic)
 
     def attention(self, attn: Attention, site: Site) -> None:
         rows = [i for i, row in enumerate(attn.rows) if row.role == self.rows]
@@ -139,7 +140,7 @@ class AttentionQueries(MapsOfTexts):
         size = QuerySize(len(own), own.shape[1], site.grid, own.shape[-1])
         new = size.numbers * (self.dtype or own.dtype).itemsize
         device = torch.empty(0, device=self.device or own.device).device
-        self._budget.refuse(
+        self._refuse_over_budget(
             device,
             self.held_bytes + new,
             lambda: f"  {written(self.held_bytes)} until now, and at {site.name} {size} = {written(new)}",
@@ -229,7 +230,9 @@ class _ReadQueries:
         (name, grid), images = place, self.images
         x = self.tensors[name]
         if x.ndim != 4 or x.shape[0] < images or x.shape[2] != prod(grid) or not (x.numel() and x.is_floating_point()):
-            raise ValueError(f"the queries {name}, {said(x)}, are none of {images} images of {grid[0]}×{grid[1]} places")
+            raise ValueError(
+                f"the queries {name}, {said(x)}, are none of {images} images of {grid[0]}×{grid[1]} places"
+            )
         return x
 
 
@@ -238,7 +241,7 @@ def refuse_joint(model: object) -> None:
     modules, kind_of = model.modules, model.attention_kind  # type: ignore[attr-defined]
     if "cross" not in map(kind_of, modules.values()):
         raise ValueError(
-            f"{model!r} has no cross-attention: in joint attention the keys of a word depend on the picture, so a word "
-            f"that was not shown cannot be attributed from queries. For maps of words of the prompt there, use the "
-            f'method "output_space"'
+            "this model has no cross-attention: in joint attention the keys of a word depend on the picture, so a word "
+            "that was not shown cannot be attributed from queries. For maps of words of the prompt there, use the "
+            'method "output_space"'
         )

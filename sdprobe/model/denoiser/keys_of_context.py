@@ -30,8 +30,10 @@ def keys_of_context(
     inlet = getattr(model.denoiser, "caption_projection", None)
     first = module.to_k if inlet is None else next(own for own in inlet.modules() if hasattr(own, "in_features"))
     if context.shape[-1] != first.in_features:
-        raise ValueError(f"vectors of width {context.shape[-1]} at {layer}, whose prompt embeddings have {first.in_features}")
-    # An offloaded weight is on no device until it is used: then the model's, to which its module moves what it is given.
+        raise ValueError(
+            f"vectors of width {context.shape[-1]} at {layer}, whose prompt embeddings have {first.in_features}"
+        )
+    # An offloaded weight is on no device until it is used: its module then moves it, and what it is given.
     where = model.device if first.weight.is_meta else first.weight.device
     key, _ = project_context(module, kind, inlet, context.to(where)[None])
     return key[0]
