@@ -125,12 +125,16 @@ def test_the_planted_word_s_map_is_the_planted_patch_though_the_prompt_does_not_
         assert whole.points_into(mask)
 
 
-def test_a_concept_of_the_run_is_read(tiny):
+def test_a_concept_of_the_run_is_read(tiny, reopened):
     use, queries = sdprobe.UseConcept(concept(tiny)), AttentionQueries()
     result = run(tiny, use, queries, AttentionMaps(), prompt="a <new> circle")
     expected = result[AttentionMaps].heat_map("<new>").values
     assert torch.allclose(result[queries].heat_map_of("<new>", context="a <new> circle").values, expected, atol=1e-6)
     assert "<new>" not in tiny.tokenizer.get_vocab()
+    own = reopened(result)[AttentionQueries]
+    assert torch.equal(own.heat_map_of("a", model=tiny).values, result[queries].heat_map_of("a").values)
+    with pytest.raises(ValueError, match="a saved run does not hold its vectors"):
+        own.heat_map_of("<new>", model=tiny)
 
 
 def test_errors(tiny):

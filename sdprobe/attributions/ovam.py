@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from sdprobe.model.loading import load
 from sdprobe.model.text.shown_text import ShownText, reading_texts
 from sdprobe.observe.attention_of_queries import attention_maps
 from sdprobe.observe.attention_queries import AttentionQueries
+from sdprobe.transform.use_concept import UseConcept
 
 Read = Callable[[Sequence[str]], list[ShownText]]
 
@@ -91,14 +92,15 @@ class Ovam(Attribution):
             raise ValueError(f"ovam shows a text, so give the text itself and no token position, not {asked.word!r}")
         queries, model = record_of(run, AttentionQueries, self), self._model_of(run)
         with reading_texts(model, _brought(run)) as read, torch.no_grad():
-            vectors, columns = self._shown(read, model, asked.word)
+            vectors, columns = self._shown(read, run, model, asked.word)
             keys = {layer: keys_of_context(model, layer, vectors) for layer in queries.scales}
         sites = queries.sites(asked.image, asked.step, asked.layer)
         return attention_maps(((own, keys[own.layer]) for own in sites), [columns], asked.head)[0]
 
-    def _shown(self, read: Read, model: Model, word: str) -> tuple[Float[Tensor, "tokens width"], list[int]]:
+    def _shown(self, read: Read, run: Run, model: Model, word: str) -> tuple[Float[Tensor, "tokens width"], list[int]]:
         """Return what is shown in place of the prompt, and where the word stands in it."""
         sentences = {own: self._sentence(own) for own in (word, *self.negative) if own not in self.tokens}
+        _refuse_lost_concepts(run, model, sentences.values())
         texts = dict(zip(sentences, read(list(sentences.values())) if sentences else [], strict=True))
         places = {own: word_places(text.prompt, own) for own, text in texts.items()}
         if word in texts:
@@ -147,3 +149,15 @@ def word_places(prompt: Prompt, word: str) -> list[int]:
 def _brought(run: Run) -> dict[str, Concept]:
     """Return the concepts that hooks brought to a run, by word."""
     return {word: own for _, live in run.records for word, own in getattr(live, "brings", {}).items()}
+
+
+def _refuse_lost_concepts(run: Run, model: Model, texts: Iterable[str]) -> None:
+    """Raise ValueError for the word of a concept that a saved run does not hold: it would be read as letters."""
+    lost = [live.token for _, live in run.records if isinstance(live, UseConcept) and not live.brings]
+    for token in lost:
+        known = token in model.tokenizer.get_vocab()
+        if not known and any(token.lower() in text.lower() for text in texts):
+            raise ValueError(
+                f"{token!r} is a concept's word, and a saved run does not hold its vectors: load them into the model "
+                f"first, with model.pipe.load_textual_inversion"
+            )

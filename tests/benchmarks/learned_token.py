@@ -116,7 +116,7 @@ def figures(
     }
     plain = found["ovam, word alone"][1]
     for name, (threshold, each) in found.items():
-        yield f"{words}: {name}", threshold, mean_with_interval(each), mean_with_interval(each - plain, bounded=True)
+        yield f"{words}: {name}", threshold, mean_with_interval(each), mean_with_interval(each - plain)
 
 
 def _last(own: Drawn, words: str) -> str:
