@@ -4,6 +4,8 @@ from sdprobe import attributions as attributions
 from sdprobe import clip as clip
 from sdprobe import experiments as experiments
 from sdprobe import losses as losses
+from sdprobe.attributions.learn_token import learn_token
+from sdprobe.attributions.learned_token import LearnedToken
 from sdprobe.core.activations.flat import FlatActivations
 from sdprobe.core.activations.form import ActivationKey
 from sdprobe.core.activations.record import ActivationRecord
@@ -32,6 +34,7 @@ from sdprobe.observe.activation_dataset import ActivationDataset
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_matrices import AttentionMatrices
+from sdprobe.observe.attention_queries import AttentionQueries
 from sdprobe.observe.attention_shares import AttentionShares
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.concept_outputs import ConceptOutputs
@@ -158,6 +161,7 @@ __all__ = [
     "UseConcept",
     # attention and heat maps
     "AttentionMaps",
+    "AttentionQueries",
     "SelfAttentionMaps",
     "AttentionMatrices",
     "LabelledMatrix",
@@ -166,6 +170,8 @@ __all__ = [
     "ConceptOutputs",
     "HeatMap",
     "Segmentation",
+    "learn_token",
+    "LearnedToken",
     "HideTokens",
     "AttendAndExcite",
     "LayoutGuidance",

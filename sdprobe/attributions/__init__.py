@@ -14,6 +14,7 @@ from sdprobe.attributions.integrated import Integrated
 from sdprobe.attributions.mask_cases import mask_cases
 from sdprobe.attributions.mean import Mean
 from sdprobe.attributions.output_space import OutputSpace
+from sdprobe.attributions.ovam import Ovam
 from sdprobe.attributions.rise import Rise
 from sdprobe.attributions.self_refined import SelfRefined
 from sdprobe.attributions.target import TARGETS, Target
@@ -50,4 +51,5 @@ __all__ = [
     "GradientTimesInput",
     "Integrated",
     "OutputSpace",
+    "Ovam",
 ]

@@ -10,18 +10,18 @@ from matplotlib.figure import Figure
 from sdprobe import plot
 from sdprobe.core.attribution import WordAsked, run_of
 from sdprobe.core.attribution_registry import Method, attribution
-from sdprobe.core.hook import Observer
 from sdprobe.core.run import Role, Run
 from sdprobe.observe.attention_shares import AttentionShares, shares_of
 from sdprobe.observe.attention_sums import AttentionSums, Keep, Key, label_of
 from sdprobe.observe.labelled_matrix import LabelledMatrix
+from sdprobe.observe.maps_of_texts import MapsOfTexts
 from sdprobe.observe.matrices_of_parts import matrices_of
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.segmentation import Segmentation
 
 
-class MapsOfWords(Observer):
+class MapsOfWords(MapsOfTexts):
     """What can be asked of `sdprobe.AttentionMaps` after a run.
 
     Attributes:
