@@ -48,6 +48,8 @@ def methods_for(model, cases, settings) -> dict[str, object]:
     """Every registered method, with further arguments where these are worth a line."""
     found: dict[str, object] = {name: name for name in attributions.methods() if name != "heads"}
     found["self_refined twice"] = ("self_refined", {"power": 2})
+    found["ovam in a sentence"] = ("ovam", {"context": "a {} shape"})
+    found["integrated"] = ("integrated", {"points": 4})  # as many as are worth their time
     return found | chosen_heads(model, cases, settings)
 
 
@@ -82,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="shapes-joint, or a folder of a model of shapes; default: the embedded model")
     parser.add_argument("--cases", type=int, default=135)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--write", action="store_true")
