@@ -11,7 +11,7 @@ from sdprobe import attributions
 from tests.families import FAMILIES
 from tests.planted import latents_for
 from tests.planted_families import Marked, planted
-from tests.planted_outputs import Placed, let_through, plant_concepts, plant_self_attention
+from tests.planted_outputs import Placed, let_through, plant_concepts, plant_self_attention, plant_word
 from tests.test_planted_families import masks
 
 PROMPT, WORD, OTHER = "a red circle", "circle", "ring"
@@ -42,7 +42,7 @@ def tried(family: str, name: str) -> str | None:
     position = model.read(PROMPT).positions(WORD)[-1]  # where encoders stand side by side, of the last of them
     if name == "output_space":
         plant_concepts(model, WORD, OTHER)
-    elif name == "ovam":
+    elif name == "ovam" or name == "ovam":
         plant_word(model, WORD)
     elif name == "self_refined":
         plant_self_attention(model)

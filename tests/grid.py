@@ -21,6 +21,7 @@ from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import LAWS, Report, examine
 from sdprobe.testing.flat_records import difference, records_of, same_run
 from sdprobe.testing.reuse_laws import seeded
+from tests.attribution_grid import attribution_grid
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
 from tests.parity.stock import RENAMED
@@ -144,13 +145,13 @@ def grid() -> dict[str, dict[str, Pair]]:
     return found
 
 
-def page(found: Mapping[str, Mapping[str, Pair]]) -> str:
-    """The grid as a page of the docs."""
-    return "\n".join(_lines(found)) + "\n"
+def page(found: Mapping[str, Mapping[str, Pair]], attributed: Mapping[str, Mapping[str, str | None]]) -> str:
+    """The grid as a page of the docs, with that of the methods of attribution."""
+    return "\n".join([*_lines(found), "", *_attributed(attributed)]) + "\n"
 
 
 def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
-    reasons: dict[str, int] = {}
+    reasons = {name: {family: pair.reason for family, pair in pairs.items()} for name, pairs in found.items()}
     yield "# Which hook in which family"
     yield ""
     yield "Every built-in hook is run on every family of models, with `sample` and with `attach` in the family's stock"
@@ -159,20 +160,35 @@ def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
     yield "`python -m tests.grid` from these runs. Tests check that it is current, and `make grid` checks the laws of"
     yield "every ✓; with `attach` all laws but one, since the order of a pipeline's rows cannot be reversed."
     yield ""
-    yield f"| hook | {' | '.join(SHOWN)} |"
-    yield f"|---|{':-:|' * len(SHOWN)}"
-    for name, pairs in found.items():
-        cells = []
-        for family in SHOWN:
-            reason = pairs[family].reason
-            cells.append("✓" if reason is None else str(reasons.setdefault(_plain(reason), len(reasons) + 1)))
-        yield f"| `{name}` | {' | '.join(cells)} |"
-    yield ""
-    for reason, number in reasons.items():
-        yield f"{number}. {reason}"
+    yield from _table("hook", reasons)
     yield ""
     yield "Stable Diffusion 2 runs as 1, 3 as 3.5, Flux.1 schnell as dev, and PixArt-α as PixArt-Σ: they differ in"
     yield "weights and schedules, on which hooks do not depend."
+
+
+def _attributed(found: Mapping[str, Mapping[str, str | None]]) -> Iterator[str]:
+    yield "## Which method of attribution in which family"
+    yield ""
+    yield "Each [method](attributions.md) is tried on a model of each family whose truth is planted: one token and one"
+    yield "patch of the picture see each other, alone. ✓: cut in the middle, the map of that word is the patch and"
+    yield "nothing else; of `rise`, which is an estimate, the highest place is in it. A number: it raises this error."
+    yield ""
+    yield from _table("method", found)
+
+
+def _table(head: str, found: Mapping[str, Mapping[str, str | None]]) -> Iterator[str]:
+    """A line for each name, with a tick or the number of the reason why not; then the reasons."""
+    numbers: dict[str, int] = {}
+    yield f"| {head} | {' | '.join(SHOWN)} |"
+    yield f"|---|{':-:|' * len(SHOWN)}"
+    for name, own in found.items():
+        said = [None if own[family] is None else _plain(str(own[family])) for family in SHOWN]
+        cells = ["✓" if why is None else str(numbers.setdefault(why, len(numbers) + 1)) for why in said]
+        yield f"| `{name}` | {' | '.join(cells)} |"
+    if numbers:
+        yield ""
+    for why, number in numbers.items():
+        yield f"{number}. {why}"
 
 
 def _plain(reason: str) -> str:
@@ -181,4 +197,4 @@ def _plain(reason: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    PAGE.write_text(page(grid()), encoding="utf-8")
+    PAGE.write_text(page(grid(), attribution_grid(SHOWN)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Planted networks whose attention reaches the picture, and concepts that are like the planted token.
+"""Planted networks whose attention reaches the picture, and words and concepts that are like the planted token.
 
 In `tests.planted_families` blocks add nothing. Here what a place reads of the marked token is added to one feature of
 the place, and the latents that come out are that feature; so the picture, and every gradient, knows who looked.
@@ -105,6 +105,22 @@ def plant_self_attention(model: sdprobe.Model) -> None:
         strong = kind == "joint" and module.norm_k is not None  # whose norm then has the strength
         module.to_q.weight[2::width, 0] = 1
         module.to_k.weight[2::width, 0] = 1 if strong else STRENGTH
+
+
+def plant_word(model: sdprobe.Model, word: str) -> None:
+    """Let the pipeline's encoder mark one word's tokens in any text, and say nothing of all others."""
+    ids, encode = model.read(word).ids, model.pipe.encode_prompt
+    marked = {ids[i] for i in model.read(word).positions(word)}
+
+    def planted_prompt(texts: list[str], *args: Any, **kwargs: Any) -> list[Any]:
+        made = list(encode(texts, *args, **kwargs))
+        for k, name in enumerate(texts):
+            marks = torch.tensor([float(own in marked) for own in model.read(name).ids])
+            made[0][k] = 0
+            made[0][k, :, 0] = marks
+        return made
+
+    model.pipe.encode_prompt = planted_prompt
 
 
 def vector_of(model: sdprobe.Model, word: str) -> Tensor:

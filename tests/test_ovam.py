@@ -16,6 +16,7 @@ from tests.families import FAMILIES
 from tests.laws.strategies import run
 from tests.planted import latents_for
 from tests.planted_families import planted
+from tests.planted_outputs import plant_word
 from tests.test_planted_families import masks
 
 CROSS = [name for name in FAMILIES if "Flux" not in name and "Diffusion 3" not in name]
@@ -87,22 +88,6 @@ def test_in_the_run_s_own_prompt_it_is_the_mean(family):
         expected = own.heat_map(word, **parts).values
         assert torch.allclose(own.heat_map(word, method=method, **parts).values, expected, atol=1e-6)
         assert torch.allclose(own.heat_map_of(word, context=prompt, **parts).values, expected, atol=1e-6)
-
-
-def plant_word(model, word):
-    """Let the pipeline's encoder mark one word's tokens in any text, and say nothing of all others."""
-    ids, encode = model.read(word).ids, model.pipe.encode_prompt
-    (marked,) = {ids[i] for i in model.read(word).positions(word)}
-
-    def planted_prompt(texts, *args, **kwargs):
-        made = list(encode(texts, *args, **kwargs))
-        for k, name in enumerate(texts):
-            marks = torch.tensor([float(own == marked) for own in model.read(name).ids])
-            made[0][k] = 0
-            made[0][k, :, 0] = marks
-        return made
-
-    model.pipe.encode_prompt = planted_prompt
 
 
 @pytest.mark.parametrize("family", CROSS)
