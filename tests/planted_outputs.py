@@ -68,7 +68,7 @@ def plant_concepts(model: sdprobe.Model, like: str, unlike: str) -> None:
     marked = torch.zeros(model.encoded([like])["encoder_hidden_states"].shape[-1])
     marked[0] = 1
     rows = torch.stack([marked, vector_of(model, like), vector_of(model, unlike)])
-    solved = torch.linalg.lstsq(rows, torch.tensor([1.0, 1.0, -1.0])[:, None]).solution[:, 0]
+    solved = torch.linalg.pinv(rows) @ torch.tensor([1.0, 1.0, -1.0])
     if joint:
         model.denoiser.context_embedder.weight[1] = solved
         for name, module in model.modules.items():
