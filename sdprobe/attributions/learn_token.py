@@ -86,9 +86,9 @@ def learn_token(
         FloatingPointError: if the loss or its gradient is no longer finite.
 
     The token learns what the masked things have in common, at the grids of the sites. On the embedded model, learnt
-    from eight pictures of red rings, it finds those of others better than the words do by
-    `sdprobe.attributions.Ovam` (mean IoU 0.62 against 0.56, thresholds chosen on further pictures); of rings of all
-    colours no better (0.43); and of blue stars worse. ``tests/benchmarks/learned_token.py`` measures it.
+    from eight pictures of red rings, it finds those of others better than the words do by `sdprobe.attributions.Ovam`
+    (mean IoU 0.62 against 0.56, thresholds chosen on further pictures); rings of all colours no better (both 0.43); and
+    blue stars worse (0.59 against 0.64). ``tests/benchmarks/learned_token.py`` measures it.
 
     Differences from the authors' code: there the maps are divided by the number of sites, heads and steps, or, as one
     of its options and here, scaled from their minimum to their maximum, which needs no threshold of its own for each
