@@ -13,7 +13,7 @@ BIN := .venv/bin
 # The embedded model is small: with several threads each operation waits longer than it computes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test slow laws grid nightly gpu lint types layers docs site plugin picture truth causal bench ci clean
+.PHONY: demo test slow laws grid nightly gpu lint types layers docs site plugin picture truth causal attributions bench ci clean
 
 demo: .venv/run.stamp
 	$(BIN)/sdprobe "$(PROMPT)" --seed 4 --steps 30 --guidance-scale 5 --out demo/plain
@@ -86,6 +86,10 @@ truth: .venv/test.stamp
 # What the embedded model's words, sites and maps are needed for: the numbers of the page on experiments.
 causal: .venv/test.stamp
 	$(BIN)/python tests/benchmarks/causal_experiments.py
+
+# Every method of attribution beside the others, held against where things are; some twenty minutes.
+attributions: .venv/test.stamp
+	$(BIN)/python tests/benchmarks/attributions.py --write
 
 bench: .venv/test.stamp
 	set -e; for script in tests/benchmarks/*.py; do $(BIN)/python "$$script"; done

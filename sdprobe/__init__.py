@@ -4,6 +4,7 @@ from sdprobe import attributions as attributions
 from sdprobe import clip as clip
 from sdprobe import experiments as experiments
 from sdprobe import losses as losses
+from sdprobe.attributions.evaluate_attributions import evaluate_attributions
 from sdprobe.attributions.learn_token import learn_token
 from sdprobe.attributions.learned_token import LearnedToken
 from sdprobe.core.activations.flat import FlatActivations
@@ -168,6 +169,7 @@ __all__ = [
     "AttentionShares",
     "WordGradients",
     "ConceptOutputs",
+    "evaluate_attributions",
     "HeatMap",
     "Segmentation",
     "learn_token",

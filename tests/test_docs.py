@@ -171,7 +171,7 @@ def test_every_public_name_is_in_the_api():
     pages = [page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.md")]
     listed = [name for text in pages for name in re.findall(r"^::: sdprobe\.([\w.]+)$", text, re.MULTILINE)]
     modules = (sdprobe.clip, sdprobe.losses, sdprobe.plot, sdprobe.shapes, sdprobe.testing)
-    modules += (sdprobe.experiments, sdprobe.experiments.measures)
+    modules += (sdprobe.attributions, sdprobe.experiments, sdprobe.experiments.measures)
     public = [f"{module.__name__.removeprefix('sdprobe.')}.{name}" for module in modules for name in module.__all__]
     assert sorted(listed) == sorted([*sdprobe.__all__, "open", *public])
 

@@ -3,7 +3,7 @@
 from sdprobe.attributions.controls import Centre, RandomField, RandomWord
 from sdprobe.attributions.cost_of_method import Cost
 from sdprobe.attributions.daam import Daam
-from sdprobe.attributions.evaluate_attributions import evaluate_attributions
+from sdprobe.attributions.evaluate_attributions import evaluate_attributions as evaluate_attributions
 from sdprobe.attributions.evaluation import Evaluation
 from sdprobe.attributions.gradient import Gradient
 from sdprobe.attributions.gradient_x_input import GradientTimesInput
@@ -22,34 +22,37 @@ from sdprobe.core.attribution import Attribution, WordAsked, record_of
 from sdprobe.core.attribution_registry import create, methods, register
 
 __all__ = [
+    # by name
     "methods",
     "create",
     "register",
     "Attribution",
     "WordAsked",
     "record_of",
+    # the methods
     "Mean",
     "Daam",
     "Heads",
     "SelfRefined",
+    "Ovam",
+    "OutputSpace",
+    "Gradient",
+    "GradientTimesInput",
+    "Integrated",
     "Rise",
-    "evaluate_attributions",
+    # held against where things are
     "Evaluation",
-    "mask_cases",
     "Target",
     "TARGETS",
     "Cost",
+    "mask_cases",
     "RandomWord",
     "Centre",
     "RandomField",
+    # grammar
     "grammar",
     "Grammar",
     "Pair",
     "overlaps",
     "Overlaps",
-    "Gradient",
-    "GradientTimesInput",
-    "Integrated",
-    "OutputSpace",
-    "Ovam",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from sdprobe.attributions.joined_hooks import joined_hooks
 from sdprobe.core.attribution import Attribution
 from sdprobe.experiments.case_runner import CaseRunner
 
@@ -112,7 +113,7 @@ def _bytes(runner: CaseRunner, method: Attribution | None, word: str) -> int:
 
 
 def _attribute(runner: CaseRunner, method: Attribution | None, word: str) -> None:
-    run = runner.run(() if method is None else method.hooks([word]))
+    run = runner.run(() if method is None else joined_hooks([method], [word]))
     if method is not None:
         method.heat_map(run, word).values.cpu()
     if torch.cuda.is_available():

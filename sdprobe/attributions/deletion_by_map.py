@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from sdprobe.attributions.joined_hooks import joined_hooks
 from sdprobe.attributions.target import Target
 from sdprobe.core.attribution import Attribution
-from sdprobe.core.compose import Hooks
 from sdprobe.core.given_hooks import Given
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
@@ -63,18 +63,3 @@ def _map_of(method: Attribution, run: Callable[[], Run], word: str) -> HeatMap:
 
 def _hidden(phrase: str, heat: Callable[[], HeatMap], share: float) -> Given:
     return [HideTokens(phrase, order=heat().values, share=share)]
-
-
-def joined_hooks(methods: Iterable[Attribution], words: Sequence[str]) -> Hooks:
-    """Return the hooks of several methods as one; those that are the same are there once.
-
-    >>> from sdprobe import attributions
-    >>> joined_hooks([attributions.Mean(), attributions.SelfRefined(), attributions.Gradient()], ["red"])
-    Hooks(AttentionMaps(), SelfAttentionMaps(), WordGradients(words=['red']))
-
-    Args:
-        methods: the methods.
-        words: those that are asked for, of methods that each word costs; the others record every word.
-    """
-    every = [hook for method in methods for hook in method.hooks(words if method.each_word_costs else None)]
-    return Hooks(*{(type(hook), repr(hook)): hook for hook in every}.values())

@@ -8,8 +8,9 @@ from typing import Any, Unpack, cast
 
 from sdprobe.attributions.controls import CONTROLS
 from sdprobe.attributions.cost_of_method import Cost, costs_of_methods
-from sdprobe.attributions.deletion_by_map import DeletionByMap, joined_hooks
+from sdprobe.attributions.deletion_by_map import DeletionByMap
 from sdprobe.attributions.evaluation import Evaluation
+from sdprobe.attributions.joined_hooks import joined_hooks
 from sdprobe.attributions.map_scores import MapScores
 from sdprobe.attributions.target import TARGETS, Target
 from sdprobe.core.attribution import Attribution
