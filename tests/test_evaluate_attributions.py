@@ -55,19 +55,19 @@ def test_the_numbers_are_those_of_the_maps(embedded, cases, evaluated):
         best = max(THRESHOLDS, key=lambda at: np.mean([heat.iou(mask, at) for mask, heat in chosen]))
         assert evaluated.thresholds[name] == best
         per_case = [np.mean([maps[number].iou(mask, best) for mask, maps in some]) for some in every[2:] if some]
-        assert np.isclose(evaluated[name, "iou"].mean.value, np.mean(per_case))
-        assert np.allclose(evaluated[name, "iou"].mean, mean_with_interval(np.array(per_case)))
+        assert np.isclose(evaluated[name, "IoU"].mean.value, np.mean(per_case))
+        assert np.allclose(evaluated[name, "IoU"].mean, mean_with_interval(np.array(per_case)))
         points = [np.mean([maps[number].points_into(mask) for mask, maps in some]) for some in every[2:] if some]
         assert np.isclose(evaluated[name, "pointing"].mean.value, np.mean(points))
     assert evaluated.objects == sum(map(len, every[2:]))
-    difference = evaluated["twice", "iou"].difference.value
-    assert np.isclose(difference, evaluated["twice", "iou"].mean.value - evaluated["mean", "iou"].mean.value)
+    difference = evaluated["twice", "IoU"].difference.value
+    assert np.isclose(difference, evaluated["twice", "IoU"].mean.value - evaluated["mean", "IoU"].mean.value)
 
 
 @pytest.mark.slow
 def test_it_shows_every_method_with_controls_and_costs(evaluated):
     assert evaluated.names == ("mean", "twice", "random word", "centre", "random field")
-    assert [name for name in evaluated.names if evaluated[name, "iou"].control] == [*evaluated.controls]
+    assert [name for name in evaluated.names if evaluated[name, "IoU"].control] == [*evaluated.controls]
     assert evaluated.ranked()[-1] in evaluated.controls
     assert all(cost.time > 0 and cost.memory >= 0 for cost in evaluated.costs.values())
     assert len({evaluated[name, "deletion"].mean.cases for name in evaluated.names} - {0}) == 1
@@ -78,7 +78,7 @@ def test_it_shows_every_method_with_controls_and_costs(evaluated):
     assert lines[4].startswith("| random word (control) |")
     assert len(evaluated.plot().axes) == 4
     with pytest.raises(KeyError, match="conditions: mean, twice"):
-        evaluated["median", "iou"]
+        evaluated["median", "IoU"]
 
 
 class Writes(attributions.Mean):
@@ -129,7 +129,7 @@ def test_a_folder_of_pictures_with_masks(embedded, tmp_path):
         progress=False,
     )
     assert found.objects == 2
-    assert 0 < found["mean", "iou"].mean.value < 1
+    assert 0 < found["mean", "IoU"].mean.value < 1
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FileNotFoundError, match=r"no folder with an output.png"):

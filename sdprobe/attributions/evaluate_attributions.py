@@ -53,7 +53,7 @@ def evaluate_attributions(
     >>> found = attributions.evaluate_attributions(load(), cases, ["self_refined"], deletion=0, timing=0, **settings)
     >>> found.names
     ('mean', 'self_refined', 'random word', 'centre', 'random field')
-    >>> found["self_refined", "iou"].difference.cases <= 3
+    >>> found["self_refined", "IoU"].difference.cases <= 3
     True
 
     Args:

@@ -22,7 +22,7 @@ from sdprobe.experiments.result_figure import forest
 from sdprobe.experiments.summary import Line, Summary
 from sdprobe.plot.table import as_html, as_text
 
-MEASURES = ("iou", "average precision", "pointing", "deletion")
+MEASURES = ("IoU", "average precision", "pointing", "deletion")
 PER_CASE = Float[np.ndarray, " cases"]
 
 
@@ -36,7 +36,7 @@ class Evaluation:
     ========================  ==========================================================================================
     measure                   what it is
     ========================  ==========================================================================================
-    ``"iou"``                 intersection over union at the one threshold that was best on the cases for choosing
+    ``"IoU"``                 intersection over union at the one threshold that was best on the cases for choosing
     ``"average precision"``   the area under precision and recall over all thresholds
     ``"pointing"``            how often the maximum is inside (Zhang et al. 2016)
     ``"deletion"``            mean change of the thing, 0 to 255, where the phrase is hidden at 10, 20 and 40 % of the
@@ -77,7 +77,7 @@ class Evaluation:
         """Return the score of a method: its mean, and the difference to the plain mean, with intervals.
 
         Args:
-            asked: the name of the method, and one of ``"iou"``, ``"average precision"``, ``"pointing"``,
+            asked: the name of the method, and one of ``"IoU"``, ``"average precision"``, ``"pointing"``,
                 ``"deletion"``.
 
         Raises KeyError, with the choices, for anything else.
@@ -99,7 +99,7 @@ class Evaluation:
                 lines.append(self._line(name, MEASURES[3], area.height, area.difference))
         return Summary(tuple(lines))
 
-    def ranked(self, measure: str = "iou") -> list[str]:
+    def ranked(self, measure: str = "IoU") -> list[str]:
         """Return the names of the methods, the best by a measure first."""
         there = {own.condition for own in self.summary.lines if own.measure == measure}
         return sorted(there, key=lambda name: -self[name, measure].mean.value)
@@ -152,7 +152,7 @@ class Evaluation:
 
     def _per_case(self, name: str, measure: str) -> PER_CASE:
         """The score of each tested case: the mean over its targets; NaN where there is none."""
-        wanted = {"iou": f"iou {self._best(name)}", "average precision": "precision", "pointing": "points"}[measure]
+        wanted = {"IoU": f"iou {self._best(name)}", "average precision": "precision", "pointing": "points"}[measure]
         several = np.array([own[self.chosen_on :] for own in self._scores(name, wanted)])
         there = np.isfinite(several)
         total = np.where(there, several, 0).sum(0)
@@ -182,7 +182,7 @@ class Evaluation:
 
     def _table(self) -> list[list[str]]:
         measures = list(dict.fromkeys(own.measure for own in self.summary.lines))
-        head = ["method", "IoU", "difference to mean", *measures[1:]]
+        head = ["method", measures[0], "difference to mean", *measures[1:]]
         head += ["time ×", "memory MB"] * bool(self.costs)
         return [head, *([*self._cells(name, measures)] for name in self.names)]
 

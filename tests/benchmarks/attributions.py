@@ -36,7 +36,7 @@ def chosen_heads(model, cases, settings) -> dict[str, attributions.Heads]:
     single = {head.name: attributions.Heads([(head.module, head.number)]) for head in heads_of(model)}
     found = attributions.evaluate_attributions(model, cases, single, choosing=0.5, deletion=0, timing=0, **settings)
     best = next(name for name in found.ranked() if name in single)
-    print(f"the best head on {len(cases)} other cases: {best}, IoU {found[best, 'iou'].mean}")
+    print(f"the best head on {len(cases)} other cases: {best}, IoU {found[best, 'IoU'].mean}")
     heads = {"best head": single[best]}
     if model.attention_kind(model.modules[heads_of(model)[0].module]) == "cross":
         votes = experiments.head_relevance(model, CONCEPTS, cases, **settings)
