@@ -39,7 +39,7 @@ class Heads(Attribution):
             `sdprobe.experiments.head_relevance` returns.
 
     Source: Park et al. 2025, "Cross-Attention Head Position Patterns Can Align with Human Visual Concepts in
-    Text-to-Image Generative Models", section 4. There the heads are weighted by their votes; here they are chosen.
+    Text-to-Image Generative Models", section 3. There heads are weighted by their votes; here they are chosen.
     """
 
     heads: Sequence[tuple[str, int]]
