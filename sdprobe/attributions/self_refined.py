@@ -40,8 +40,8 @@ class SelfRefined(Attribution):
         grid: the grid of the self-attention, ``(h, w)`` or a number for a square one; None for the largest of at most
             32 × 32 places.
 
-    Differences from the authors' code: there cross-attention and self-attention are each of one grid, in the down and up
-    blocks; here cross-attention is of all sites, resized.
+    Differences from the authors' code: there cross-attention and self-attention are each of one grid, in the down and
+    up blocks; here cross-attention is of all sites, resized.
 
     Source: Nguyen et al. 2023, "Dataset Diffusion: Diffusion-based Synthetic Dataset Generation for Pixel-Level
     Semantic Segmentation" (NeurIPS), section 3 (self-attention exponentiation).
