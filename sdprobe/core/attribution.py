@@ -139,7 +139,7 @@ def spelt(run: Run, asked: WordAsked) -> str:
     """Return the word asked for as it is written; of a token position, the token."""
     if isinstance(asked.word, str):
         return asked.word
-    recorded = getattr(vars(run).get(ASKED), "roles", ("cond",))
+    recorded: Sequence[Role] = getattr(vars(run).get(ASKED), "roles", ("cond",))
     return run.prompt_of(asked.image, asked.role or recorded[0]).spelt(asked.word)
 
 
