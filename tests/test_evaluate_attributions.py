@@ -179,6 +179,16 @@ def test_a_folder_of_pictures_with_masks(embedded, tmp_path):
     )
     assert found.objects == 2
     assert 0 < found["mean", "iou"].mean.value < 1
+    told = tmp_path / "0" / "prompt.txt"
+    told.write_text("\ufeffa red circle\n", encoding="utf-8")
+    assert mask_cases(tmp_path) == (cases, targets)
+    Image.new("L", (64, 64), 255).save(tmp_path / "1" / "star.gt.png")
+    assert mask_cases(tmp_path)[1] != targets
+    for wrong in (b"", b"a red \xff"):
+        told.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"prompt.txt, a text in UTF-8"):
+            mask_cases(tmp_path)
+    told.write_text("a red circle")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FileNotFoundError, match=r"no folder with an output.png"):
