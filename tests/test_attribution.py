@@ -28,6 +28,11 @@ class Constant(attributions.Attribution):
         return torch.full((4, 4), self.value)
 
 
+class NoMap(Constant):
+    def attribute(self, run, asked):
+        return "no map"
+
+
 @pytest.fixture
 def session(monkeypatch):
     monkeypatch.setattr(attribution_registry, "_session", {})
@@ -121,6 +126,20 @@ def test_records_of_other_images_are_not_mixed(tiny):
         run(tiny, maps, SelfAttentionMaps(), **both)[maps].heat_map("blue", image=1, method="self_refined").values
     )
     assert torch.equal(found, expected)
+    first = [sdprobe.only(hook, rows=[0]) for hook in (AttentionMaps(), SelfAttentionMaps())]
+    again = run(tiny, *first, limited, looks, **both)[limited].heat_map("blue", method="self_refined").values
+    assert torch.equal(again, expected)
+
+
+def test_what_is_no_map_is_refused_and_a_position_is_spelt_by_the_prompt_that_was_recorded(tiny):
+    maps = AttentionMaps(rows="uncond")
+    own = run(tiny, maps, negative_prompt="blue star", guidance_scale=2.0)[maps]
+    assert own.heat_map(1).word == own.heat_map(1, role="uncond").word == "blue"
+    assert [*own.segment([1]).maps] == ["blue at 1"]
+    with pytest.raises(ValueError, match=r"must be finite: 16 of its 16"):
+        own.heat_map(1, method=Constant(float("nan")))
+    with pytest.raises(ValueError, match=r"is a tensor \[h, w\], not 'no map'"):
+        own.heat_map(1, method=NoMap())
 
 
 def test_methods_answer_the_same_from_a_saved_run(tiny, tmp_path):

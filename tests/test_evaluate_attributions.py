@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,11 +98,58 @@ def test_a_method_that_changes_pictures_is_refused(tiny, cases):
         )
 
 
+@dataclass(frozen=True)
+class Fails(attributions.Mean):
+    """A method that can do it where it is tried, and not of every picture."""
+
+    prompts: tuple[str, ...] = ()
+
+    def attribute(self, run, asked):
+        if run.settings.steps > 2 and run.prompt_of(asked.image).text in self.prompts:
+            raise ValueError("not this one")
+        return super().attribute(run, asked)
+
+
+def test_a_method_that_fails_is_counted_and_leaves_the_others_their_scores(tiny, cases):
+    """A case counts once as failed; without a case for choosing there is no threshold, but the rest is there."""
+    prompts = [case.prompt for case in cases[:4]]
+    methods = {
+        "some": Fails(prompts=(prompts[0], prompts[3])),
+        "unchosen": Fails(prompts=(*prompts[:2],)),
+        "none": Fails(prompts=tuple(case.prompt for case in cases)),
+    }
+    targets = [attributions.Target("{colour}", Area(np.eye(8, dtype=bool)))]
+    found = attributions.evaluate_attributions(tiny, cases[:4], methods, targets=targets, choosing=0.5, **QUICK)
+    assert [(found[name, "IoU"].mean.cases, found[name, "IoU"].failed) for name in ("mean", *methods)] == [
+        (2, 0), (1, 1), (0, 0), (0, 2)
+    ]  # fmt: skip
+    assert np.isnan(found.thresholds["unchosen"])
+    assert found["unchosen", "pointing"] == replace(found["mean", "pointing"], condition="unchosen")
+    assert {*found.ranked()[-2:]} == {"unchosen", "none"}
+    assert "none failed in 4 of 4 cases: ValueError: not this one" in repr(found)
+
+
+def test_the_cost_is_measured_on_cases_with_the_word(tiny, cases):
+    some = [*cases[:2], sdprobe.experiments.Case("a star"), cases[2]]
+    targets = [attributions.Target("{colour}", Area(np.eye(8, dtype=bool)))]
+    how = {**QUICK, "steps": 2, "timing": 1, "targets": targets}
+    found = attributions.evaluate_attributions(tiny, some, [], choosing=0.5, **how)
+    assert found.costs["mean"].time > 0
+
+
 def test_what_cannot_be_asked_is_said_before_anything_runs(tiny, cases):
     with pytest.raises(ValueError, match="give more"):
         attributions.evaluate_attributions(tiny, cases[:1], **QUICK)
     with pytest.raises(ValueError, match=r"no case has the words of {colour}"):
         attributions.evaluate_attributions(tiny, ["a red circle", "a star"], choosing=0.5, **QUICK)
+    with pytest.raises(ValueError, match="of the 1 that are tested"):
+        attributions.evaluate_attributions(tiny, [*cases[:1], "a star"], choosing=0.5, **QUICK)
+    with pytest.raises(ValueError, match="'mean' is the plain mean"):
+        attributions.evaluate_attributions(tiny, cases, {"mean": "daam"}, **QUICK)
+    with pytest.raises(ValueError, match="daam, daam is there twice"):
+        attributions.evaluate_attributions(tiny, cases, ["daam", "daam"], **QUICK)
+    with pytest.raises(TypeError, match="methods are a list of names"):
+        attributions.evaluate_attributions(tiny, cases, [("self_refined", {"power": 2})], **QUICK)
     with pytest.raises(ValueError, match="'centre' is a control"):
         attributions.evaluate_attributions(tiny, cases, {"centre": "mean"}, **QUICK)
 
@@ -130,6 +179,16 @@ def test_a_folder_of_pictures_with_masks(embedded, tmp_path):
     )
     assert found.objects == 2
     assert 0 < found["mean", "IoU"].mean.value < 1
+    told = tmp_path / "0" / "prompt.txt"
+    told.write_text("\ufeffa red circle\n", encoding="utf-8")
+    assert mask_cases(tmp_path) == (cases, targets)
+    Image.new("L", (64, 64), 255).save(tmp_path / "1" / "star.gt.png")
+    assert mask_cases(tmp_path)[1] != targets
+    for wrong in (b"", b"a red \xff"):
+        told.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"prompt.txt, a text in UTF-8"):
+            mask_cases(tmp_path)
+    told.write_text("a red circle")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FileNotFoundError, match=r"no folder with an output.png"):

@@ -42,8 +42,9 @@ def test_it_is_the_mean_of_the_chosen_heads(tiny):
 def test_heads_that_there_are_not_are_refused(tiny):
     own = run(tiny, AttentionMaps(keep=("layer", "head")))
     site = next(name for name, kind in own.coverage.sites.items() if kind == "cross")
-    with pytest.raises(ValueError, match=f"head 9 of {site} was not recorded"):
-        attributions.Heads([(site, 9)]).heat_map(own, "red")
+    for head in (9, -1):
+        with pytest.raises(ValueError, match=f"head {head} of {site} was not recorded"):
+            attributions.Heads([(site, head)]).heat_map(own, "red")
     with pytest.raises(ValueError, match="choose heads"):
         attributions.Heads([])
     with pytest.raises(ValueError, match="'heads' cannot be built with"):

@@ -60,6 +60,14 @@ def test_overlap_by_hand():
     assert HeatMap(torch.zeros(2, 2)).iou(torch.zeros(2, 2)) == 0.0
 
 
+def test_a_faint_map_is_scaled_and_a_constant_one_becomes_0():
+    values = torch.eye(3) + 1
+    assert torch.equal(HeatMap(torch.eye(3) * 1e-12).normalized().values, torch.eye(3))
+    assert torch.equal(HeatMap(values.half()).normalized().values, torch.eye(3).half())
+    for dtype in (torch.float16, torch.float32, torch.bool):
+        assert HeatMap(torch.ones(2, 2, dtype=dtype)).normalized().values.eq(0).all()
+
+
 @pytest.mark.parametrize("compare", [HeatMap.iou, HeatMap.points_into])
 def test_a_mask_of_another_shape_is_refused(compare):
     heat, picture = torch.eye(4), Image.new("RGB", (32, 16))

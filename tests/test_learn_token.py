@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import sdprobe
 from sdprobe import AttentionQueries, LearnedToken, learn_token
@@ -57,7 +58,7 @@ def test_pictures_are_looked_at(embedded):
     images = [Image.fromarray(own) for own in shown]
     token = learn_token(embedded, images, masks, init_word="ring", steps=15, progress=False)
     assert token.losses[-1] < token.losses[0]
-    assert token.segment(images[0], model=embedded).shape == (64, 64)
+    assert token.segment(images[0], model=embedded.pipe).shape == (64, 64)
     with pytest.raises(ValueError, match="give the model that is to look at it"):
         token.heat_map(images[0])
 
@@ -80,8 +81,11 @@ def test_saved_and_loaded(tmp_path):
     assert torch.equal(again.vectors, token.vectors)
     assert (again.word, again.losses) == (token.word, token.losses)
     sdprobe.Concept({"text_encoder": torch.ones(1, 96)}, "<new>").save(tmp_path / "concept.safetensors")
-    with pytest.raises(ValueError, match="holds no learnt token"):
-        LearnedToken.load(tmp_path / "concept.safetensors")
+    held = {"kind": "LearnedToken", "word": "ring", "losses": "[" * 100_000}
+    save_file({"vectors": token.vectors}, tmp_path / "losses.safetensors", held)
+    for name in ("concept", "losses"):
+        with pytest.raises(ValueError, match="holds no learnt token"):
+            LearnedToken.load(tmp_path / f"{name}.safetensors")
 
 
 def test_errors(embedded, ring):
@@ -95,6 +99,10 @@ def test_errors(embedded, ring):
     ):
         with pytest.raises(ValueError, match=said):
             learn_token(embedded, found, wrong, progress=False)
+    with pytest.raises(ValueError, match="not from none"):
+        learn_token(embedded, [], [])
+    with pytest.raises(ValueError, match="other weights than the model that made this run"):
+        learn_token(sdprobe.load(FAMILIES["Stable Diffusion 1"]()), found, mask)
     with pytest.raises(ValueError, match="steps is 1 or more"):
         learn_token(embedded, found, mask, steps=0)
     with pytest.raises(ValueError, match="two vectors"):

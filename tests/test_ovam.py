@@ -74,6 +74,8 @@ def test_it_equals_the_plainest_recomputation(family):
         assert torch.allclose(against.values, result[shown].mean(image), atol=1e-6)
         both = result[queries].heat_map_of(["a blue star", "a ring"], image)
         assert torch.equal(both["a blue star"].values, against.values)
+        other = result[queries].heat_map_of(["a blue star"], image, negative="a ring", context="a blue star")
+        assert torch.equal(other["a blue star"].values, against.values)
 
 
 @pytest.mark.parametrize("family", CROSS)

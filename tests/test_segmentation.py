@@ -83,6 +83,8 @@ def test_mean_iou_is_over_the_names_given():
         found.miou({"red": torch.ones(6)})
     with pytest.raises(ValueError, match="at least one name"):
         found.miou({})
+    with pytest.raises(ValueError, match="the mask of 'red' is "):
+        found.miou({"red": torch.ones(6, 10)})
 
 
 def test_what_is_no_segmentation():

@@ -12,6 +12,7 @@ from sdprobe.attributions.deletion_by_map import DeletionByMap
 from sdprobe.attributions.evaluation import Evaluation
 from sdprobe.attributions.joined_hooks import joined_hooks
 from sdprobe.attributions.map_scores import MapScores
+from sdprobe.attributions.mean import Mean
 from sdprobe.attributions.target import TARGETS, Target
 from sdprobe.core.attribution import Attribution
 from sdprobe.core.attribution_registry import Method, attribution
@@ -63,23 +64,25 @@ def evaluate_attributions(
             a method cannot do on this model is in `Evaluation.refused`, with the reason.
         targets: the words whose maps are made, each with where its thing is; None of them need fit every case.
         choosing: the share of cases, the first ones, on which each method's threshold is chosen. They are not tested.
-        deletion: for how many of the cases that are tested a deletion curve is made; it is dear.
+        deletion: for how many of the cases that are tested a deletion curve is made, of the first target; it is dear.
         timing: on how many cases the cost is measured.
 
     Returns:
         The scores of each method, with intervals, as a table and a figure (`Evaluation`).
 
     Raises:
-        ValueError: for fewer than two cases, for two methods of one name, for targets that fit no case, and as
-            `sdprobe.experiments.experiment` does.
+        ValueError: for fewer than two cases, for two methods of one name, for targets that fit no case for choosing or
+            none that is tested, and as `sdprobe.experiments.experiment` does.
         RuntimeError: if a method's hooks changed a picture: what is attributed must be the untouched picture.
     """
     every = all_cases(cases)
     count = round(choosing * len(every))
     if not 0 < count < len(every):
         raise ValueError(f"of {len(every)} cases none is left to choose thresholds, or to test: give more")
-    if not any(target.fits(case) for target in targets for case in every):
-        raise ValueError(f"no case has the words of {', '.join(target.word for target in targets)}")
+    for some, purpose in ((every[:count], "on which thresholds are chosen"), (every[count:], "that are tested")):
+        if not any(target.fits(case) for target in targets for case in some):
+            words = ", ".join(target.word for target in targets)
+            raise ValueError(f"no case has the words of {words}, of the {len(some)} {purpose}")
     sampler = sampler_of(model)
     settings: Any = {name: own for name, own in how.items() if name in SampleSettings.__annotations__}
     wanted, refused = _usable(_named(methods), sampler, every, targets, settings)
@@ -93,14 +96,13 @@ def evaluate_attributions(
     _refuse_changed(result, wanted)
     tested = every[count:]
     curves = None
-    if deletion:
+    if some := [case for case in tested if targets[0].fits(case)][:deletion]:
         design = DeletionByMap(wanted, tuple(CONTROLS), targets[0])
-        some = [case for case in tested if targets[0].fits(case)][:deletion]
         change = {"change": PictureChange(within=targets[0].region)}
         found = experiment(model, some, design, change, **_with_batch(how, how.get("batch", 3 * len(wanted))))
         assert isinstance(found, CurveResult)
         curves = found
-    costs = _costs(wanted, sampler, tested[:timing], targets, settings) if timing else {}
+    costs = _costs(wanted, sampler, tested, targets, timing, settings) if timing else {}
     return Evaluation(result, tuple(wanted), tuple(CONTROLS), tuple(targets), count, curves, costs, refused)
 
 
@@ -111,10 +113,17 @@ def _named(methods: Methods | None) -> dict[str, Attribution]:
     elif isinstance(methods, Mapping):
         given = dict(methods)
     else:
-        given = {name: name for name in methods}
+        names = list(methods)
+        if isinstance(methods, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"methods are a list of names, or methods by names of your own, not {methods!r:.80}")
+        if len({*names}) < len(names):
+            raise ValueError(f"one of the methods {', '.join(names)} is there twice")
+        given = {name: name for name in names}
     if taken := [name for name in given if name in CONTROLS]:
         raise ValueError(f"{taken[0]!r} is a control that is always there: give your method another name")
-    found = {FIRST: attribution(given.pop(FIRST, FIRST))}
+    found: dict[str, Attribution] = {FIRST: Mean()}
+    if attribution(given.pop(FIRST, FIRST)) != found[FIRST]:
+        raise ValueError(f"{FIRST!r} is the plain mean, which is always there: give your method another name")
     return found | {name: attribution(method) for name, method in given.items()} | CONTROLS
 
 
@@ -125,7 +134,7 @@ def _usable(
     targets: Sequence[Target],
     settings: Any,
 ) -> tuple[dict[str, Attribution], dict[str, str]]:
-    """The methods that can do it on this model, and why the others cannot: each is tried once, for one step."""
+    """The methods that can do it on this model, and why the others cannot: each is tried once, for two steps."""
     case, target = next((case, target) for case in cases for target in targets if target.fits(case))
     usable, refused, word = dict[str, Attribution](), dict[str, str](), case.fill(target.word)
     for name, method in methods.items():
@@ -160,13 +169,12 @@ def _costs(
     sampler: Sampler,
     cases: Sequence[Case],
     targets: Sequence[Target],
+    count: int,
     settings: Any,
 ) -> dict[str, Cost]:
-    fitting = {case: next((own for own in targets if own.fits(case)), None) for case in cases}
-    runners = [
-        (case.fill(target.word), CaseRunner(sampler, case, settings)) for case, target in fitting.items() if target
-    ]
-    return costs_of_methods(methods, runners)
+    fitting = [(case, fits[0]) for case in cases if (fits := [own for own in targets if own.fits(case)])][:count]
+    asked = [(case.fill(target.word), CaseRunner(sampler, case, settings)) for case, target in fitting]
+    return costs_of_methods(methods, asked)
 
 
 def _with_batch(how: How, batch: int) -> How:

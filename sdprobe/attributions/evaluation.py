@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,8 +66,11 @@ class Evaluation:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """The threshold of each method, from 0 to 1: the best mean IoU on the cases for choosing."""
-        return {name: THRESHOLDS[self._best(name)] for name in self.names}
+        """The threshold of each method, from 0 to 1: the best mean IoU on the cases for choosing.
+
+        It is NaN, and so is its IoU, of a method that has no map of a thing that these cases show.
+        """
+        return {name: math.nan if (best := self._best(name)) is None else THRESHOLDS[best] for name in self.names}
 
     @property
     def objects(self) -> int:
@@ -102,7 +106,8 @@ class Evaluation:
     def ranked(self, measure: str = "IoU") -> list[str]:
         """Return the names of the methods, the best by a measure first."""
         there = {own.condition for own in self.summary.lines if own.measure == measure}
-        return sorted(there, key=lambda name: -self[name, measure].mean.value)
+        means = {name: self[name, measure].mean.value for name in there}
+        return sorted(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name], reverse=True)
 
     def to_pandas(self) -> Any:
         """Return a data frame of pandas with a row for each method. Raises ImportError if pandas is not installed."""
@@ -137,22 +142,30 @@ class Evaluation:
         return len(self.result.cases) - self.chosen_on
 
     def _line(self, name: str, measure: str, mean: Estimate, difference: Estimate) -> Line:
-        failed = sum("error" in row and row["measure"].startswith(self._measure(name)) for row in self.result.rows)
-        return Line(name, measure, mean, difference, name in self.controls, failed, 0)
+        if measure == MEASURES[3] and self.curves is not None:
+            failed = {row["case"] for row in self.curves.failed if row.get("order") == name}
+        else:
+            failed = {row["case"] for row in self._failed(name) if row["case"] >= self.chosen_on}
+        return Line(name, measure, mean, difference, name in self.controls, len(failed), 0)
+
+    def _failed(self, name: str) -> list[Mapping[str, Any]]:
+        """The rows of a method's maps that have an error instead of a value."""
+        return [row for row in self.result.failed if f"{row['measure']}.".startswith(self._measure(name))]
 
     def _measure(self, name: str) -> str:
         return f"map {self.names.index(name)}."
 
-    def _best(self, name: str) -> int:
-        means = [
-            np.nanmean([own[: self.chosen_on] for own in self._scores(name, f"iou {k}")])
-            for k in range(len(THRESHOLDS))
-        ]
-        return int(np.argmax(means))
+    def _best(self, name: str) -> int | None:
+        """The number of the best threshold on the cases for choosing; None where these have no scores."""
+        each = np.array([self._scores(name, f"iou {k}") for k in range(len(THRESHOLDS))])[..., : self.chosen_on]
+        return int(np.argmax(np.nanmean(each, (1, 2)))) if np.isfinite(each).any() else None
 
     def _per_case(self, name: str, measure: str) -> PER_CASE:
         """The score of each tested case: the mean over its targets; NaN where there is none."""
-        wanted = {"IoU": f"iou {self._best(name)}", "average precision": "precision", "pointing": "points"}[measure]
+        best = self._best(name) if measure == "IoU" else None
+        if measure == "IoU" and best is None:
+            return np.full(self._tested, np.nan)
+        wanted = {"IoU": f"iou {best}", "average precision": "precision", "pointing": "points"}[measure]
         several = np.array([own[self.chosen_on :] for own in self._scores(name, wanted)])
         there = np.isfinite(several)
         total = np.where(there, several, 0).sum(0)
@@ -161,15 +174,26 @@ class Evaluation:
 
     def _scores(self, name: str, score: str) -> list[PER_CASE]:
         """A score of each case, for each target that some picture shows; NaN where there is none."""
-        measured = self._by_measure
-        keys = (f"{self._measure(name)}{number} {score}" for number in range(len(self.targets)))
         found = []
-        for values in (measured[key] for key in keys if key in measured):
+        for number in self._shown:
+            values = self._by_measure.get(f"{self._measure(name)}{number} {score}", {})
             own = np.full(len(self.result.cases), np.nan)
             own[[*values]] = [*values.values()]
             found.append(own)
+        return found
+
+    @cached_property
+    def _shown(self) -> list[int]:
+        """The numbers of the targets that some picture shows. Raises ValueError if there is none."""
+        found = [
+            number
+            for number in range(len(self.targets))
+            if any(f"{self._measure(name)}{number} points" in self._by_measure for name in self.names)
+        ]
         if not found:
-            raise ValueError(f"no picture shows what the words of {', '.join(own.word for own in self.targets)} name")
+            why = f" ({self.result.failed[0]['error']})" if self.result.failed else ""
+            words = ", ".join(own.word for own in self.targets)
+            raise ValueError(f"no map was held against what the words of {words} name: no picture shows it{why}")
         return found
 
     @cached_property
@@ -198,6 +222,10 @@ class Evaluation:
 
     def __repr__(self) -> str:
         lines = as_text(self._table())
+        for name in self.names:
+            if rows := self._failed(name):
+                cases = len({row["case"] for row in rows})
+                lines.append(f"{name} failed in {cases} of {len(self.result.cases)} cases: {rows[0]['error']}")
         lines += [f"{name} cannot: {why}" for name, why in self.refused.items()]
         return "\n".join(lines)
 

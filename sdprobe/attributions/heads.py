@@ -66,7 +66,7 @@ class Heads(Attribution):
         found = []
         for module, head in self.heads:
             own = {key: [where] for key, where in columns.items() if key.layer == module}
-            if not own or head >= min(maps.sums[key].shape[1] for key in own):
+            if not own or not 0 <= head < min(maps.sums[key].shape[1] for key in own):
                 raise ValueError(
                     f"head {head} of {module} was not recorded; recorded: {maps.sums.kept_apart()['layer']}"
                 )

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from sdprobe.attributions.learned_token import LearnedToken
 from sdprobe.attributions.looks_at_picture import looks_at_picture
-from sdprobe.attributions.ovam import Ovam, word_places
+from sdprobe.attributions.ovam import Ovam, model_of, word_places
 from sdprobe.core.attribution import record_of
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said
@@ -82,7 +82,8 @@ def learn_token(
 
     Raises:
         ValueError: for a model of joint attention; without a word where an empty text has one token; for a mask that is
-            empty, full, or of another ratio; for masks that are not as many as the images; for a run without queries.
+            empty, full, or of another ratio; for masks that are not as many as the images, and for no image; for a run
+            without queries, or that was made with other weights.
         FloatingPointError: if the loss or its gradient is no longer finite.
 
     The token learns what the masked things have in common, at the grids of the sites. On the embedded model, learnt
@@ -162,6 +163,7 @@ def _loss(
 def _queries(model: Model, image: Run | Image | Sequence[Image], seed: int) -> list[Seen]:
     """Return the queries of each image."""
     if isinstance(image, Run):
+        model_of(image, model)  # refuses one that has other weights than the run's
         record = record_of(image, AttentionQueries, Ovam())
         return [list(record.sites(number)) for number in range(image.settings.images)]
     found = []
@@ -169,6 +171,8 @@ def _queries(model: Model, image: Run | Image | Sequence[Image], seed: int) -> l
         looks = [list(run[AttentionQueries].sites()) for run in looks_at_picture(model, picture, seed)]
         of_layers = zip(*looks, strict=True)
         found.append([own[0]._replace(query=torch.cat([site.query for site in own])) for own in of_layers])
+    if not found:
+        raise ValueError("learn from one picture or several, not from none")
     return found
 
 

@@ -114,10 +114,10 @@ class LearnedToken:
             with safe_open(path, framework="pt") as file:
                 held: Mapping[str, str] = file.metadata() or {}
                 if held.get("kind") != "LearnedToken":
-                    raise ValueError(f"{Path(path).name} holds no learnt token")
+                    raise ValueError("it was not written by LearnedToken.save")
                 losses: Sequence[float] = json.loads(held["losses"])
                 return cls(file.get_tensor("vectors"), held["word"], tuple(losses))
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{Path(path).name} holds no learnt token ({error})") from None
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from PIL.Image import Image
 
 from sdprobe.core.run import Run
+from sdprobe.model.loading import load
 from sdprobe.observe.attention_queries import AttentionQueries
 from sdprobe.sampling.inversion import look
 
@@ -23,11 +24,12 @@ def looks_at_picture(model: Any, picture: Image, seed: int = 0, levels: Sequence
     picture only as far as its prompt describes it.
 
     Args:
-        model: the model.
+        model: the model, or a live pipeline.
         picture: the picture.
         seed: the seed of the noise.
         levels: the noise levels, from 0 to 1.
     """
+    model = load(model)
     count = model.pipe.scheduler.config.num_train_timesteps
     timesteps = [min(int(level * count), count - 1) for level in levels]
     return [look(model, picture, "", timestep, hooks=[AttentionQueries()], seed=seed) for timestep in timesteps]

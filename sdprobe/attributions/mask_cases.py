@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ class DrawnMask:
 
     Args:
         word: the word; ``"{...}"`` is a word of the case.
+        files: a hash of the files, so that scores kept in a folder are not taken for those of other masks.
     """
 
     word: str
+    files: str = field(default="", repr=False)
 
     @property
     def name(self) -> str:
@@ -71,18 +74,21 @@ def mask_cases(folder: str | Path) -> tuple[list[Case], list[Target]]:
         FileNotFoundError: if there is no picture in such a folder.
         ValueError: for a picture without a prompt, or without a mask.
     """
-    home = Path(folder)
+    home, files = Path(folder), hashlib.sha256()
     found = []
     for picture in sorted(home.glob("*/output.png")):
         own = picture.parent
         words = sorted(path.name.removesuffix(ENDING) for path in own.glob(f"*{ENDING}"))
-        if not words or not (own / "prompt.txt").is_file():
-            raise ValueError(f"{str(picture)!r} has no mask WORD{ENDING} and prompt.txt beside it")
-        prompt = (own / "prompt.txt").read_text(encoding="utf-8").strip()
+        told = own / "prompt.txt"
+        prompt = told.read_text(encoding="utf-8-sig", errors="replace").strip() if told.is_file() else ""
+        if not words or not prompt or "\ufffd" in prompt:
+            raise ValueError(f"{str(picture)!r} has no mask WORD{ENDING} and prompt.txt, a text in UTF-8, beside it")
+        for word in words:
+            files.update(hashlib.sha256((own / f"{word}{ENDING}").read_bytes()).digest())
         named = {f"word {k}": word for k, word in enumerate(words, 1)}
         found.append(Case(prompt, image=picture, words=named))
     if not found:
         raise FileNotFoundError(f"there is no folder with an output.png in {str(home)!r}")
     most = max(len(case.words) for case in found)
     words = [f"{{word {k}}}" for k in range(1, most + 1)]
-    return found, [Target(word, DrawnMask(word)) for word in words]
+    return found, [Target(word, DrawnMask(word, files.hexdigest())) for word in words]

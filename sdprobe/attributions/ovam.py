@@ -52,7 +52,8 @@ class Ovam(Attribution):
     Args:
         context: a sentence in which the word stands, or with ``{}`` where it is to stand. Then only the word's own
             tokens are averaged. None for the word alone.
-        negative: further texts that are shown beside. A context with ``{}`` is theirs too.
+        negative: further texts that are shown beside. A context with ``{}`` is theirs too; beside another one they are
+            read alone.
         tokens: words that are not read but stand for a `LearnedToken`: its object vector is the word, shown beside its
             background vector.
         model: the model, for a run that holds none: one that was opened, or that comes out of a pickle.
@@ -90,7 +91,7 @@ class Ovam(Attribution):
     def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
         if not isinstance(asked.word, str):
             raise ValueError(f"ovam shows a text, so give the text itself and no token position, not {asked.word!r}")
-        queries, model = record_of(run, AttentionQueries, self), self._model_of(run)
+        queries, model = record_of(run, AttentionQueries, self), model_of(run, self.model)
         with reading_texts(model, _brought(run)) as read, torch.no_grad():
             vectors, columns = self._shown(read, run, model, asked.word)
             keys = {layer: keys_of_context(model, layer, vectors) for layer in queries.scales}
@@ -99,7 +100,8 @@ class Ovam(Attribution):
 
     def _shown(self, read: Read, run: Run, model: Model, word: str) -> tuple[Float[Tensor, "tokens width"], list[int]]:
         """Return what is shown in place of the prompt, and where the word stands in it."""
-        sentences = {own: self._sentence(own) for own in (word, *self.negative) if own not in self.tokens}
+        told = [own for own in (word, *self.negative) if own not in self.tokens]
+        sentences = {own: self._sentence(own, negative=own != word) for own in told}
         _refuse_lost_concepts(run, model, sentences.values())
         texts = dict(zip(sentences, read(list(sentences.values())) if sentences else [], strict=True))
         places = {own: word_places(text.prompt, own) for own, text in texts.items()}
@@ -112,21 +114,24 @@ class Ovam(Attribution):
             shown.append(texts[own].embeds[places[own]] if own in texts else self.tokens[own].vectors[1:])
         return torch.cat([own.to(model.device, model.dtype) for own in shown]), columns
 
-    def _sentence(self, word: str) -> str:
-        return word if self.context is None else self.context.replace("{}", word)
+    def _sentence(self, text: str, negative: bool) -> str:
+        if self.context is None or (negative and "{}" not in self.context):
+            return text
+        return self.context.replace("{}", text)
 
-    def _model_of(self, run: Run) -> Model:
-        """Return the model that made a run. Raises ValueError for a run without one, and for another model."""
-        if self.model is None and "model" not in vars(run):
-            raise ValueError(
-                "the keys of a text are made by the model, which a run that was opened or unpickled does not hold: "
-                f"give it, as in heat_map_of(text, model=sdprobe.load(...)). The run was made by {run.model_name}"
-            )
-        found = load(run.model if self.model is None else self.model)
-        made_by, own = (own.provenance.weights for own in (run, found)) if self.model is not None else (None, None)
-        if made_by != own and None not in (made_by, own):
-            raise ValueError(f"{found!r} has other weights than the model that made this run, {run.model_name}")
-        return found
+
+def model_of(run: Run, given: Any) -> Model:
+    """Return the model that made a run, given or its own. Raises ValueError for a run without one, and for another."""
+    if given is None and "model" not in vars(run):
+        raise ValueError(
+            "the keys of a text are made by the model, which a run that was opened or unpickled does not hold: "
+            f"give it, as in heat_map_of(text, model=sdprobe.load(...)). The run was made by {run.model_name}"
+        )
+    found = load(run.model if given is None else given)
+    made_by, own = (own.provenance.weights for own in (run, found)) if given is not None else (None, None)
+    if made_by != own and None not in (made_by, own):
+        raise ValueError(f"{found!r} has other weights than the model that made this run, {run.model_name}")
+    return found
 
 
 def word_places(prompt: Prompt, word: str) -> list[int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +15,14 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
+from sdprobe.experiments.case_runner import CaseRunner, SampleSettings
 from sdprobe.experiments.experiment import experiment
-from sdprobe.experiments.measures.measure import Measure
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.sampler import OwnLoop
 from sdprobe.transform.hide_tokens import HideTokens
 
 CLOSE = 0.01
-"""How far the latents of the same picture, made again in a larger batch, may be from its own."""
+"""How far the latents of the same picture, made again alone, may be from its own."""
 
 
 @dataclass(frozen=True)
@@ -87,31 +85,37 @@ class Rise(Attribution):
         self, run: Run, asked: WordAsked, case: Case, seen: Mapping[str, Bool[Tensor, "h w"]]
     ) -> Float[Tensor, " masks"]:
         """How much the picture changes with each mask."""
-        own, at = run.settings, asked.image
+        own = run.settings
+        settings: SampleSettings = {
+            "steps": own.steps,
+            "guidance_scale": own.guidance_scale,
+            "scheduler": own.scheduler,
+            "height": own.height,
+            "width": own.width,
+        }
+        hooks = [given for given, live in run.records if isinstance(live, Transform)]
+        # Alone first: the rounding of a larger batch would be in the way, and a picture that differs costs no more.
+        again = CaseRunner(OwnLoop(run.model), case, settings).run(hooks)
         assert run.latents is not None
-        measures: dict[str, Measure] = {"change": PictureChange(), "apart": partial(_apart, run.latents[at])}
-        result = experiment(
-            OwnLoop(run.model),
-            case,
-            {name: [HideTokens(asked.word, places=~mask)] for name, mask in seen.items()},
-            measures,
-            hooks=[given for given, live in run.records if isinstance(live, Transform)],
-            batch=len(seen) + 1,
-            progress=False,
-            steps=own.steps,
-            guidance_scale=own.guidance_scale,
-            scheduler=own.scheduler,
-            height=own.height,
-            width=own.width,
-        )
-        if result.failed:
-            raise ValueError(f"{self!r} could not hide {asked.word!r}: {result.failed[0]['error']}")
-        apart = float(result.values("untouched", "apart")[0])
+        assert again.latents is not None
+        apart = float((again.latents[0] - run.latents[asked.image]).abs().max())
         if not apart < CLOSE:
             raise ValueError(
                 f"{self!r} makes the picture again, and made another one: its latents are {apart:.2g} away. This run "
                 f"has settings that a call of sdprobe.sample with its prompt and seed does not have"
             )
+        result = experiment(
+            OwnLoop(run.model),
+            case,
+            {name: [HideTokens(asked.word, places=~mask)] for name, mask in seen.items()},
+            {"change": PictureChange()},
+            hooks=hooks,
+            batch=len(seen) + 1,
+            progress=False,
+            **settings,
+        )
+        if result.failed:
+            raise ValueError(f"{self!r} could not hide {asked.word!r}: {result.failed[0]['error']}")
         return torch.tensor([result.values(name, "change")[0] for name in seen])
 
 
@@ -142,8 +146,3 @@ def case_of(run: Run, image: int) -> Case:
         raise ValueError(f"the {own.images} images of this run share a seed: give one each, as in seed=[0, 1]")
     negative = own.negative_prompt[number] if own.negative_given else None
     return Case(own.prompt[number], seed if isinstance(seed, int) else seed[image], negative)
-
-
-def _apart(expected: Any, run: Run, untouched: Run) -> float:
-    assert untouched.latents is not None
-    return float((untouched.latents[0] - expected).abs().max())

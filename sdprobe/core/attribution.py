@@ -12,9 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
+from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
+from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.heatmap import HeatMap
 
 Record = TypeVar("Record")
@@ -110,10 +112,14 @@ class Attribution(ABC):
             image: the image number.
             parts: ``step``, ``layer`` and others, as in `WordAsked`.
 
-        Raises ValueError for a part to which this method cannot be limited, and as `attribute`.
+        Raises ValueError for a part to which this method cannot be limited, for what `attribute` returns and is no map,
+        and as `attribute`.
         """
         asked = self.asked(word, image, **parts)
         values = self.attribute(run, asked)
+        if not isinstance(values, Tensor) or values.ndim != 2 or not values.numel():
+            raise ValueError(f"the map of {self!r} is a tensor [h, w], not {short_repr(values)}")
+        refuse_not_finite(f"the map of {self!r}", values)
         return HeatMap(values, spelt(run, asked), run.images[image] if run.images else None)
 
     def heat_maps(self, run: Run, words: Sequence[Spelt], image: int = 0, **parts: Any) -> dict[Spelt, HeatMap]:
@@ -133,7 +139,8 @@ def spelt(run: Run, asked: WordAsked) -> str:
     """Return the word asked for as it is written; of a token position, the token."""
     if isinstance(asked.word, str):
         return asked.word
-    return run.prompt_of(asked.image, asked.role or "cond").spelt(asked.word)
+    recorded: Sequence[Role] = getattr(vars(run).get(ASKED), "roles", ("cond",))
+    return run.prompt_of(asked.image, asked.role or recorded[0]).spelt(asked.word)
 
 
 def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
@@ -147,9 +154,11 @@ def record_of(run: Run, kind: type[Record], method: Attribution) -> Record:
     lives = [live.inner if getattr(type(live), "counts_its_calls", False) else live for _, live in run.records]
     found = [*{id(live): live for live in lives if isinstance(live, kind)}.values()]  # in a saved run it stands twice
     if len(found) > 1:
+        found = [live for live in found if _of_the_same(live, run)] or found
+    if len(found) > 1:
         found = _as_given_by(method, found) or found
     if len(found) == 1:
-        if _numbers(getattr(found[0], "run", run)) != _numbers(run):
+        if not _of_the_same(found[0], run):
             raise ValueError(
                 f"{method!r} needs the records of the same images: limit all of its hooks to them, or none"
             )
@@ -184,6 +193,11 @@ def run_of(record: Any, run: Run) -> Run:
     own = copy.copy(run)
     vars(own)[ASKED] = record
     return own
+
+
+def _of_the_same(live: Any, run: Run) -> bool:
+    """Whether a hook's records are of the images of this run, and not of some of them, or of others."""
+    return _numbers(getattr(live, "run", run)) == _numbers(run)
 
 
 def _numbers(run: Run) -> list[int]:

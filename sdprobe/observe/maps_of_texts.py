@@ -60,5 +60,6 @@ class MapsOfTexts(Observer):
         if isinstance(text, str):
             return attribution(("ovam", how)).heat_map(run_of(self, self.run), text, image, **parts)
         beside, texts = how.pop("negative", ()), list(dict.fromkeys(text))
+        beside = (beside,) if isinstance(beside, str) else beside
         others = {own: [*beside, *(other for other in texts if other != own)] for own in texts}
         return {own: self.heat_map_of(own, image, **parts, **how, negative=others[own]) for own in texts}

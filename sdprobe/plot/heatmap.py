@@ -88,8 +88,9 @@ class HeatMap:
 
     def normalized(self) -> HeatMap:
         """Return the map scaled from 0 at its minimum to 1 at its maximum; a constant map becomes 0."""
-        low, high = self.values.min(), self.values.max()
-        return replace(self, values=(self.values - low) / (high - low + 1e-8))
+        own = self.values if self.values.is_floating_point() else self.values.float()
+        low, width = own.min(), own.max() - own.min()
+        return replace(self, values=(own - low) / torch.where(width > 0, width, 1))
 
     def mask(
         self,
@@ -266,7 +267,7 @@ class HeatMap:
 
     def _shown(self) -> Any:
         height, width = (self.picture.height, self.picture.width) if self.picture else self.values.shape
-        shown = self.resize((height, width)).values.clamp_min(0)
+        shown = self.resize((height, width)).values.detach().clamp_min(0)
         return cast(Any, replace(self, values=shown).normalized().values.cpu().numpy())
 
     def __repr__(self) -> str:

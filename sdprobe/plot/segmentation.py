@@ -122,7 +122,7 @@ class Segmentation:
 
         Raises:
             KeyError: for a name that is none of `names`.
-            ValueError: for no masks, and for a mask that is not ``[h, w]``.
+            ValueError: for no masks, and for a mask that is not ``[h, w]``, or of another ratio than the picture.
 
         Source: Everingham et al. 2015, "The Pascal Visual Object Classes Challenge: A Retrospective", section 5.1;
         there the counts are of a whole data set, here of this picture.
@@ -132,6 +132,13 @@ class Segmentation:
         truths = {name: torch.as_tensor(own) for name, own in masks.items()}
         if wrong := [name for name, own in truths.items() if own.ndim != 2 or not own.numel()]:
             raise ValueError(f"the mask of {wrong[0]!r} is not [h, w]: {list(truths[wrong[0]].shape)}")
+        h, w = (self.picture.height, self.picture.width) if self.picture else self.size
+        for name, (height, width) in ((name, own.shape) for name, own in truths.items()):
+            if (height, width) != self.size and height * w != width * h:
+                raise ValueError(
+                    f"the mask of {name!r} is {height}×{width}: give one with the picture's ratio of height to width, "
+                    f"{h}×{w}"
+                )
         each = [iou(self.mask(name, (own.shape[0], own.shape[1])), own) for name, own in truths.items()]
         return sum(each) / len(each)
 
