@@ -195,7 +195,9 @@ def test_errors(tiny):
     with pytest.raises(ValueError, match="kind is 'norm', 'product', 'path', not 'signed'"):
         next(hook for _, hook in found.records).inner.values("red", "signed")
     along = run(tiny, WordGradients("red", path=1, baseline=None), steps=1)
-    with pytest.raises(ValueError, match="begins at '<end>', and what .* recorded at None"):
+    with pytest.raises(ValueError, match=r"begins at '<end>', and what .* recorded at None"):
         Integrated().heat_map(along, "red")
     with pytest.raises(ValueError, match=r"one number for each of the 1 images, \[1\]; this gave a tensor \[1, 3\]"):
         run(tiny, WordGradients(of=lambda pictures: pictures.mean((2, 3))))
+    with pytest.raises(ValueError, match="this loss has no gradient"):
+        run(tiny, WordGradients(of=lambda pictures: (pictures > 0.5).float().mean((1, 2, 3))))
