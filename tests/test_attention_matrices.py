@@ -282,6 +282,7 @@ def test_errors_in_the_user_s_words(tiny):
         (lambda: result.heat_map("red", ("text", "text")), "from the image to the text, or from the text"),
         (result.row_sums, "record with directions=None"),
         (lambda: AttentionMatrices(["text"]), r"a direction is a pair such as \('text', 'image'\)"),
+        (lambda: AttentionMatrices([]), "directions names at least one"),
         (lambda: AttentionMatrices(keep="head"), r"cannot keep \['head'\]; what can be kept apart: step, layer"),
         (lambda: AttentionMatrices(rows="all"), "'cond', 'uncond' or 'both', not 'all'"),
         (lambda: AttentionMatrices(budget="2 GB"), "a number of bytes"),

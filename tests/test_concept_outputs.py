@@ -159,7 +159,16 @@ def test_errors(tiny):
         run(tiny, OutputSpace().hooks(["red"]))
     with pytest.raises(TypeError, match="a concept is a word or a phrase, such as 'circle', not 3"):
         OutputSpace().hooks(["red", 3])
+    with pytest.raises(ValueError, match="compares concepts with each other, and there is none"):
+        run(tiny, ConceptOutputs([]))
+    brought = sdprobe.UseConcept(sdprobe.Concept({"text_encoder": torch.randn(1, 16)}), token="<Cat>")
+    with pytest.raises(ValueError, match="'<cat>, red' has a word that a hook adds to the prompt"):
+        run(tiny, brought, ConceptOutputs(["<Cat>, red", "circle"]), prompt="a <Cat>")
     found = run(tiny, outputs := ConceptOutputs(["red", "background"]))
+    with pytest.raises(ValueError, match="is of other modules than what"):
+        OutputSpace(modules="up_blocks.*").heat_map(found, "red")
+    with pytest.raises(ValueError, match="kind is 'share', 'score', not 'shares'"):
+        found[outputs].values("red", "shares")
     with pytest.raises(sdprobe.WordNotInPrompt, match="'circle' is none of the concepts recorded for 'a red circle'"):
         OutputSpace().heat_map(found, "circle")
     assert found[outputs].values("background", "score").shape == (8, 8)
@@ -182,3 +191,5 @@ def test_tokens_beside_the_prompt_of_another_shape(tiny):
 
     with pytest.raises(ValueError, match=r"tokens beside the prompt are \[rows, tokens, width\] = \[1, …, 16\], not"):
         run(tiny, Asks())
+    with pytest.raises(ValueError, match="tokens beside the prompt are for 1 rows here, not 2"):  # the whole run has 2
+        run(tiny, sdprobe.only(Asks(), rows=[1]), prompt=["a", "a ring"])

@@ -174,6 +174,8 @@ def test_errors(tiny):
         run(joint, Integrated().hooks())
     with pytest.raises(sdprobe.WordNotInPrompt, match="'blue' is not in the prompt"):
         run(tiny, WordGradients(["blue"]))
+    with pytest.raises(sdprobe.WordNotInPrompt, match="'blue' is not in the prompt"):
+        WordGradients(path=1, baseline="blue").start(run(tiny))
     with pytest.raises(ValueError, match="which is quantised"):
         sdprobe.sample(quantised("Stable Diffusion"), "a", hooks=[WordGradients()], steps=1, progress=False)
     with pytest.raises(ValueError, match="a loss, given with of=, has its own"):
@@ -186,8 +188,16 @@ def test_errors(tiny):
         (Gradient(), "circle", "'circle' was not recorded; recorded: 'red'"),
         (Gradient(), "blue", "'blue' is not in the prompt"),
         (Gradient(of=losses.blue()), "red", "is of another score"),
+        (Gradient(modules="up_blocks.*"), "red", "is of other modules"),
     ):
         with pytest.raises(ValueError, match=said):
             method.heat_map(found, word)
+    with pytest.raises(ValueError, match="kind is 'norm', 'product', 'path', not 'signed'"):
+        next(hook for _, hook in found.records).inner.values("red", "signed")
+    along = run(tiny, WordGradients("red", path=1, baseline=None), steps=1)
+    with pytest.raises(ValueError, match=r"begins at '<end>', and what .* recorded at None"):
+        Integrated().heat_map(along, "red")
     with pytest.raises(ValueError, match=r"one number for each of the 1 images, \[1\]; this gave a tensor \[1, 3\]"):
         run(tiny, WordGradients(of=lambda pictures: pictures.mean((2, 3))))
+    with pytest.raises(ValueError, match="this loss has no gradient"):
+        run(tiny, WordGradients(of=lambda pictures: (pictures > 0.5).float().mean((1, 2, 3))))

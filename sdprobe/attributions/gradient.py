@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.attribution import Attribution, Word, WordAsked, record_of
 from sdprobe.core.compose import Hooks
+from sdprobe.core.hook import patterns
 from sdprobe.core.run import Run
 from sdprobe.observe.word_gradients import WordGradients
 from sdprobe.observe.word_scores import Loss
@@ -62,11 +63,20 @@ class Gradient(Attribution):
         return self.recorded(run).values(asked.word, "norm", asked.image)
 
     def recorded(self, run: Run) -> WordGradients:
-        """Return the record of a run. Raises ValueError where it is of another score than asked for."""
+        """Return the record of a run. Raises ValueError where it is of another score, or other modules, than asked for.
+
+        Without ``of``, ``region`` and ``modules``, it is whatever was recorded.
+        """
         found = record_of(run, WordGradients, self)
         region = None if self.region is None else torch.as_tensor(self.region).tolist()
         if (self.of is not None and found.of is not self.of) or (region is not None and found.region != region):
             raise ValueError(
-                f"{self!r} is of another score than what {found!r} recorded: give the run {self!r}.hooks()"
+                f"{self!r} is of another score than what {found!r} recorded: give the run {self!r}.hooks(), or leave "
+                f"of= and region= out for the score that was recorded"
+            )
+        if self.modules is not None and patterns(self.modules) != patterns(found.modules):
+            raise ValueError(
+                f"{self!r} is of other modules than what {found!r} recorded: give the run {self!r}.hooks(), or leave "
+                f"modules= out for those that were recorded"
             )
         return found

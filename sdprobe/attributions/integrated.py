@@ -68,3 +68,13 @@ class Integrated(GradientTimesInput):
 
     def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
         return self.of_sign(self.recorded(run).values(asked.word, "path", asked.image))
+
+    def recorded(self, run: Run) -> WordGradients:
+        """Return the record of a run. Raises ValueError as for `Gradient`, and for a path from another baseline."""
+        found = super().recorded(run)
+        if found.path and found.baseline != self.baseline:
+            raise ValueError(
+                f"{self!r} begins at {self.baseline!r}, and what {found!r} recorded at {found.baseline!r}: give the "
+                f"run {self!r}.hooks(), or ask with baseline={found.baseline!r}"
+            )
+        return found

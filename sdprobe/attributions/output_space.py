@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdprobe.core.attribution import Attribution, Word, WordAsked, record_of
 from sdprobe.core.compose import Hooks
+from sdprobe.core.hook import patterns
 from sdprobe.core.run import Run
 from sdprobe.observe.concept_outputs import ConceptOutputs
 
@@ -56,4 +57,9 @@ class OutputSpace(Attribution):
 
     def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
         outputs = record_of(run, ConceptOutputs, self)
+        if self.modules is not None and patterns(self.modules) != patterns(outputs.modules):
+            raise ValueError(
+                f"{self!r} is of other modules than what {outputs!r} recorded: give the run {self!r}.hooks(), or leave "
+                f"modules= out for those that were recorded"
+            )
         return outputs.values(str(asked.word), "share" if self.softmax else "score", asked.image)

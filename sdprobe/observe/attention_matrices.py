@@ -76,6 +76,8 @@ class AttentionMatrices(MatricesOfParts):
         kept: tuple[MatrixKeep, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
         if unknown := [name for name in kept if name not in get_args(MatrixKeep)]:
             raise ValueError(f"cannot keep {unknown}; what can be kept apart: {', '.join(get_args(MatrixKeep))}")
+        if directions is not None and not len(directions):
+            raise ValueError("directions names at least one, such as [('image', 'text')], or is None for all")
         if rows not in ("cond", "uncond", "both"):
             raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
         if budget is not None and (isinstance(budget, (bool, str)) or not budget > 0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -77,7 +77,9 @@ class ConceptOutputs(Observer):
     def start(self, run: Run) -> None:
         self.run = run
         given = [run.prompt_of(image).words for image in range(run.settings.images)]
-        self.names = [list(dict.fromkeys(map(str.lower, self.concepts or words))) for words in given]
+        self.names = [
+            list(dict.fromkeys(map(str.lower, words if self.concepts is None else self.concepts))) for words in given
+        ]
         if few := [names for names in self.names if len(names) < 2]:
             raise ValueError(
                 f"{self!r} compares concepts with each other, and there is {'one' if few[0] else 'none'}: name others "
@@ -145,8 +147,12 @@ class ConceptOutputs(Observer):
             kind: ``"share"``, the softmax over the concepts; ``"score"``, the products themselves, which have a sign.
             image: the image number.
 
-        Raises WordNotInPrompt for a concept that was not recorded.
+        Raises:
+            WordNotInPrompt: for a concept that was not recorded.
+            ValueError: for another kind, and where the hook acted in no step.
         """
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind is {', '.join(map(repr, get_args(Kind)))}, not {kind!r}")
         prompt, sums = self.run.prompt_of(image), {"share": self.shares, "score": self.scores}[kind]
         if str(concept).lower() not in self.names[image]:
             raise WordNotInPrompt(
@@ -194,9 +200,11 @@ class ConceptOutputs(Observer):
             self.compare(attn.output()[rows], per_head(value, attn.query)[rows], images, site.grid)
 
     def _refuse_brought(self, run: Run) -> None:
-        brought = {word for _, live in run.records for word in getattr(live, "brings", {})}
-        if found := [name for names in self.names for name in names if brought & {*name.split()}]:
-            raise ValueError(f"{found[0]!r} is a word that a hook adds to the prompt; name concepts in the model's own")
+        brought = {word.lower() for _, live in run.records for word in getattr(live, "brings", {})}
+        if found := [name for names in self.names for name in names if any(word in name for word in brought)]:
+            raise ValueError(
+                f"{found[0]!r} has a word that a hook adds to the prompt; name concepts in the model's own"
+            )
 
 
 def _late(modules: Mapping[str, Any]) -> frozenset[str]:

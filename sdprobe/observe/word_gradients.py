@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Shaped
@@ -68,7 +68,7 @@ class WordGradients(Observer):
         changes: ``[images, words]``, the change of the score from the baseline to the word, added up over steps.
 
     Raises:
-        WordNotInPrompt: in a run, for a word that no prompt has.
+        WordNotInPrompt: in a run, for a word that no prompt has; with a path, for a baseline that a prompt has not.
         ValueError: for a loss with a region; with a path, in a model with joint attention, where the keys of the text
             depend on the picture; for a model through which no gradient passes.
         FloatingPointError: in a step whose gradients are not finite.
@@ -110,6 +110,9 @@ class WordGradients(Observer):
                 "use 'gradient' or 'gradient_x_input' here"
             )
         self.names = [_recorded(prompt, self.words) for prompt in prompts]
+        for prompt in (own for own, names in zip(prompts, self.names, strict=True) if self.path and names):
+            if self.baseline is not None:
+                prompt.positions(self.baseline)  # raises an error for one that is not there
         self.indices: list[int] = []
         self.norms: dict[Grid, Float[Tensor, "images words places"]] = {}
         self.products: dict[Grid, Float[Tensor, "images words places"]] = {}
@@ -195,8 +198,10 @@ class WordGradients(Observer):
 
         Raises:
             WordNotInPrompt: for a word that is not in the prompt.
-            ValueError: for one that was not recorded, and for a path that was not.
+            ValueError: for one that was not recorded, for a path that was not, and for another kind.
         """
+        if kind not in get_args(Kind):
+            raise ValueError(f"kind is {', '.join(map(repr, get_args(Kind)))}, not {kind!r}")
         number, sums = self._number(word, image), {"norm": self.norms, "product": self.products, "path": self.slopes}
         if kind == "path" and not self.path:
             raise ValueError("no path was recorded: record with WordGradients(path=16)")

@@ -88,6 +88,8 @@ class PictureScore:
                 raise ValueError(
                     f"a loss gives one number for each of the {len(x0)} images, [{len(x0)}]; this gave {what}"
                 )
+            if torch.is_grad_enabled() and not losses.requires_grad:
+                raise ValueError("this loss has no gradient: it must be made of what it is given, by torch, undetached")
             return -losses.float()
 
         return score

@@ -148,7 +148,9 @@ class RowSubset:
             """Return the denoiser's output for the included images; the call itself has all images."""
             rows = [row for row in step.rows if role in (None, row.role)]
             included = [i for i, row in enumerate(rows) if row.image in images]
-            if beside is not None and len(beside) == len(included):  # a wrong number is refused where it is used
+            if beside is not None:
+                if len(beside) != len(included):  # as many as the whole run has would be taken for its own
+                    raise ValueError(f"tokens beside the prompt are for {len(included)} rows here, not {len(beside)}")
                 beside = with_entries(beside.new_zeros(len(rows), *beside.shape[1:]), included, beside)
             given = with_entries(whole.to(x.dtype), images, x)
             return step.to_prediction(step, given, tuple(map(self.limited, hooks)), role, beside)[included]
