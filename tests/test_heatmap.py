@@ -52,6 +52,7 @@ def test_a_mask_overlaps_itself_fully_and_its_complement_not_at_all(h, w, seed):
         assert heat.iou(mask.numpy()) == 1.0
         assert heat.points_into(mask)
         assert not heat.points_into(~mask)
+    assert not HeatMap(torch.ones(4, 4)).points_into(torch.ones(4, 4))  # it has no maximum
 
 
 def test_overlap_by_hand():

@@ -184,7 +184,7 @@ def grammar(
             function that takes a text and returns words with spaCy's attributes ``text``, ``idx``, ``pos_``, ``dep_``
             and ``head``.
         image: the image number.
-        method: a method of attribution, as in `AttentionMaps.heat_map`.
+        method: a method of attribution that tells occurrences apart, as in `AttentionMaps.heat_map`.
         threshold: above which a map counts, in [0, 1].
 
     Raises:

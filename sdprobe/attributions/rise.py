@@ -110,7 +110,6 @@ class Rise(Attribution):
             {name: [HideTokens(asked.word, places=~mask)] for name, mask in seen.items()},
             {"change": PictureChange()},
             hooks=hooks,
-            batch=len(seen) + 1,
             progress=False,
             **settings,
         )

@@ -204,11 +204,11 @@ class HeatMap:
     def points_into(self, mask: Shaped[Any, "h w"]) -> bool:
         """The pointing game (Zhang et al. 2016): whether the maximum, at the mask's size, is in the mask.
 
-        Raises ValueError as for `iou`.
+        A map that is the same everywhere has no maximum, and points nowhere. Raises ValueError as for `iou`.
         """
         truth = self._fitting(mask)
         own = self.resize((truth.shape[0], truth.shape[1])).values
-        return bool(truth.flatten()[own.argmax()])
+        return bool(own.max() > own.min() and truth.flatten()[own.argmax()])
 
     def overlay(self, ax: Any = None) -> Figure:
         """Plot the map over its image, on a new figure or on given axes."""
