@@ -61,6 +61,8 @@ def test_the_numbers_are_those_of_the_maps(embedded, cases, evaluated):
         assert np.allclose(evaluated[name, "IoU"].mean, mean_with_interval(np.array(per_case)))
         points = [np.mean([maps[number].points_into(mask) for mask, maps in some]) for some in every[2:] if some]
         assert np.isclose(evaluated[name, "pointing"].mean.value, np.mean(points))
+    pointing = [evaluated[name, "pointing"].mean for name in evaluated.names]
+    assert all(0 <= own.low < own.high <= 1 for own in pointing)  # also where all agree
     assert evaluated.objects == sum(map(len, every[2:]))
     difference = evaluated["twice", "IoU"].difference.value
     assert np.isclose(difference, evaluated["twice", "IoU"].mean.value - evaluated["mean", "IoU"].mean.value)

@@ -95,9 +95,11 @@ class Evaluation:
         for measure in MEASURES[:3]:
             plain = self._per_case(self.names[0], measure)
             for name in self.names:
-                own = self._per_case(name, measure)
-                bounds = mean_with_interval(own), mean_with_interval(own - plain)
-                lines.append(self._line(name, measure, *bounds))
+                own, hits = self._per_case(name, measure), measure == MEASURES[2]
+                mean = mean_with_interval(own, bounded=hits)
+                if hits:  # of answers of yes and no, where no miss may be one that was not met
+                    mean = mean._replace(low=max(mean.low, 0.0), high=min(mean.high, 1.0))
+                lines.append(self._line(name, measure, mean, mean_with_interval(own - plain, bounded=hits)))
         if self.curves is not None:
             for name, area in self.curves.areas("change").items():
                 lines.append(self._line(name, MEASURES[3], area.height, area.difference))
