@@ -77,7 +77,9 @@ def test_one_s_own_method_by_name(tiny, monkeypatch):
     with pytest.raises(TypeError, match="neither a class of attributions"):
         attributions.register("text")(str)
     broken = EntryPoint("broken", "no_such_module_anywhere:Method", attribution_registry.GROUP)
-    monkeypatch.setattr(attribution_registry, "entry_points", lambda group: [broken])
+    plugin = EntryPoint("flat", f"{__name__}:Constant", attribution_registry.GROUP)
+    monkeypatch.setattr(attribution_registry, "entry_points", lambda group: [broken, plugin])
+    assert own.heat_map(2, method=("flat", {"value": 3.0})).values.eq(3).all()
     with pytest.raises(ModuleNotFoundError) as raised:
         attributions.create("broken")
     assert any("'broken' from no_such_module_anywhere:Method" in note for note in raised.value.__notes__)
