@@ -218,9 +218,8 @@ class PipelineCall:
                 "that is not yet known at latents: call it at model_output or noise_pred"
             )
         replay = RepeatedDenoiser(self.model, self.timestep)
-        asked = [call for call in self.told if role is None or any(row.role == role for row in call[0])] or self.told[
-            :1
-        ]
+        of_role = [call for call in self.told if role is None or any(row.role == role for row in call[0])]
+        asked = of_role or self.told[:1]
         besides = replay.split(beside, [sum(role in (None, row.role) for row in rows) for rows, _ in asked])
         with self.hear_nothing("hook"):
             parts = [
