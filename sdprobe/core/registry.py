@@ -50,7 +50,7 @@ def hooks() -> Listing:
     Listed(name='replace-token', kind='transform', points=('token_embeds',), ...)
     >>> own = [hook for hook in sdprobe.hooks() if hook.distribution == "sdprobe"]  # whatever else is installed
     >>> [hook.name for hook in own if "attention" in hook.points and hook.kind == "observer"]
-    ['attention-maps', 'self-attention-maps']
+    ['attention-maps', 'attention-matrices', 'attention-queries', 'concept-outputs', 'self-attention-maps']
     >>> print(sdprobe.hooks())
     name                 kind       points ...
     """
