@@ -132,9 +132,37 @@ def _of_latents(recorder: Any) -> Questions:
         yield f"at {index}", lambda index=index: dict(recorder.at(index))
 
 
+def _of_matrices(own: Any) -> Questions:
+    for from_ in ("image", "text"):
+        for to in ("image", "text"):
+            yield f"{from_} to {to}", lambda a=from_, b=to: own.matrix(a, b).values
+    yield "word", lambda: own.heat_map("circle", ("image", "text")).values
+
+
+def _of_queries(own: Any) -> Questions:
+    for image in range(own.run.settings.images):
+        yield f"sites {image}", lambda i=image: [(site.layer, site.query) for site in own.sites(i)]
+
+
+def _of_gradients(own: Any) -> Questions:
+    for word in own.run.prompts[0].words:
+        for kind in ("norm", "product", "path"):
+            yield f"{word} {kind}", lambda w=word, k=kind: own.values(w, k)
+
+
+def _of_concepts(own: Any) -> Questions:
+    method = sdprobe.attributions.OutputSpace()
+    for word in own.run.prompts[0].words:
+        yield word, lambda w=word: method.heat_map(own.run, w).values
+
+
 QUESTIONS: Mapping[str, Callable[[Any], Questions]] = {
     "AttentionMaps": _of_maps,
     "SelfAttentionMaps": _of_self_attention,
+    "AttentionMatrices": _of_matrices,
+    "AttentionQueries": _of_queries,
+    "WordGradients": _of_gradients,
+    "ConceptOutputs": _of_concepts,
     "Activations": _of_activations,
     "Features": _of_features,
     "LatentRecorder": _of_latents,

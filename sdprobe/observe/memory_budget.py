@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import psutil
 import torch
@@ -44,6 +44,7 @@ class SumSize(NamedTuple):
         return f"{images} × {f'{heads} × ' * (self.heads > 1)}{counted(h * w, 'position')} ({h}×{w}) × {tokens}"
 
 
+@runtime_checkable
 class Size(Protocol):
     """The size of a sum, of any kind."""
 

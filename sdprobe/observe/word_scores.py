@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -19,6 +19,7 @@ Score = Callable[[Output], Scores]
 Loss = Callable[[Float[Tensor, "images 3 height width"]], Scores]
 
 
+@runtime_checkable
 class MakesScores(Protocol):
     """Makes the score of a step for a word."""
 
