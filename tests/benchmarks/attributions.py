@@ -26,7 +26,10 @@ from sdprobe.attributions.evaluation import Evaluation
 from sdprobe.experiments.heads_of_model import heads_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "attributions.md"
-MARKS = ("<!-- attributions: begin -->", "<!-- attributions: end -->")
+MARKS = {
+    None: ("<!-- attributions: begin -->", "<!-- attributions: end -->"),
+    "shapes-joint": ("<!-- attributions, joint: begin -->", "<!-- attributions, joint: end -->"),
+}
 CHOOSING = 0.2
 CONCEPTS = {"colour": [*sdprobe.shapes.COLOURS], "shape": [*sdprobe.shapes.SHAPES]}
 
@@ -82,7 +85,7 @@ def told(found: Evaluation, settings) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="shapes-joint, or a folder of a model of shapes; default: the embedded model")
+    parser.add_argument("--model", choices=["shapes-joint"], help="default: the embedded model")
     parser.add_argument("--cases", type=int, default=135)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--folder", type=Path)
@@ -98,9 +101,8 @@ def main() -> None:
     if given.figure:
         found.plot().savefig(given.figure, dpi=110)
     if given.write:
-        write(card_of(given.model), printed, MARKS)
-        if given.model is None:
-            write(PAGE, printed, MARKS)
+        write(card_of(given.model), printed, MARKS[given.model])
+        write(PAGE, printed, MARKS[given.model])
 
 
 if __name__ == "__main__":
