@@ -33,7 +33,9 @@ class GradientTimesInput(Gradient):
     (HeatMap('red', 16×16), True)
 
     Args:
-        of, region, modules: as for `Gradient`.
+        of: as for `Gradient`.
+        region: as for `Gradient`.
+        modules: as for `Gradient`.
         sign: ``"positive"`` for what adds to the score: the change that the word makes, or what lowers a loss;
             ``"negative"`` for what takes from it; ``"both"`` for the absolute value.
 

@@ -38,7 +38,9 @@ class Integrated(GradientTimesInput):
     True
 
     Args:
-        of, region, modules: as for `Gradient`.
+        of: as for `Gradient`.
+        region: as for `Gradient`.
+        modules: as for `Gradient`.
         sign: as for `GradientTimesInput`.
         points: m. Each point costs a call of the denoiser with gradients, for every word.
         baseline: what stands for the word's absence: a word of the prompt whose last token it is, such as ``"<end>"``;
