@@ -37,11 +37,21 @@ hooks += [sdprobe.WordGradients(words), *attributions.Integrated(points=4).hooks
 run = sdprobe.sample(model, prompt, hooks=hooks, seed=3, **settings)
 truth = {thing.colour: thing.mask for thing in detect(np.asarray(run.images[0]))}
 heats = {word: {name: method.heat_map(run, word) for name, method in methods.items()} for word in words}
+looking, counting = list(methods)[:5], list(methods)[5:]
 # mkdocs_gallery_thumbnail_panel = 2
 plot.sheet(
-    [[run.images[0], truth[word].astype(float), *(heat.cell() for heat in heats[word].values())] for word in words],
+    [[run.images[0], *(heats[word][name].cell() for name in looking)] for word in words],
     rows=[f"“{word}”" for word in words],
-    columns=["picture", "truth", *methods],
+    columns=["picture", *looking],
+)
+
+# %%
+# Those say where the word is looked at, or what is alike. These say what it does there.
+
+plot.sheet(
+    [[truth[word].astype(float), *(heats[word][name].cell() for name in counting)] for word in words],
+    rows=[f"“{word}”" for word in words],
+    columns=["truth", *counting],
 )
 
 # %%

@@ -56,26 +56,31 @@ def methods_for(model, cases, settings) -> dict[str, object]:
     return found | chosen_heads(model, cases, settings)
 
 
-def evaluated(name: str | None, count: int, settings, folder: Path | None) -> Evaluation:
+def evaluated(name: str | None, count: int, settings, folder: Path | None, quick: bool) -> Evaluation:
     """Evaluate on so many cases of two objects, in two processes."""
     model = sdprobe.load(name)
     cases = experiments.shape_cases(count, objects=2)
     methods = methods_for(model, cases[: round(CHOOSING * count)], settings)
+    more = {}
+    if quick:
+        del methods["rise"]
+        more = {"deletion": 0, "timing": 0}
     load = partial(sdprobe.load, name)
     spawned = get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawned, initializer=torch.set_num_threads, initargs=(1,)) as two:
         found = attributions.evaluate_attributions(
-            load, cases, methods, choosing=CHOOSING, executor=two, folder=folder, **settings
+            load, cases, methods, choosing=CHOOSING, executor=two, folder=folder, **more, **settings
         )
     return found
 
 
 def told(found: Evaluation, settings) -> str:
     """The table with the line above it."""
+    deletion = f"; deletion on {len(found.curves.cases)} pictures" if found.curves else ""
     lines = [
         f"{found.objects} objects in {len(found.result.cases) - found.chosen_on} pictures of two, {settings['steps']} "
         f"steps, guidance {settings['guidance_scale']:g}; thresholds and heads chosen on {found.chosen_on} other "
-        f"pictures; deletion on {len(found.curves.cases)} pictures.",
+        f"pictures{deletion}.",
         "",
         found.to_markdown(),
     ]
@@ -86,16 +91,17 @@ def told(found: Evaluation, settings) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["shapes-joint"], help="default: the embedded model")
-    parser.add_argument("--cases", type=int, default=135)
+    parser.add_argument("--cases", type=int, default=140)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--quick", action="store_true", help="without occlusion, deletion curves and costs")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = {"steps": given.steps, "guidance_scale": 5.0, "progress": True}
     begun = time.perf_counter()
-    found = evaluated(given.model, given.cases, settings, given.folder)
+    found = evaluated(given.model, given.cases, settings, given.folder, given.quick)
     printed = told(found, settings)
     print(printed, f"\n{time.perf_counter() - begun:.0f} s")
     if given.figure:
