@@ -35,9 +35,8 @@ class MapScores:
             mask = target.region.mask(run, untouched, case) if target.fits(case) else None
             if mask is None or not mask.any():
                 continue
-            heat = self.method.heat_map(run, case.fill(target.word))
+            heat = self.method.heat_map(run, case.fill(target.word)).resize((mask.shape[0], mask.shape[1]))
             found[f"{number} precision"] = heat.average_precision(mask)
             found[f"{number} points"] = float(heat.points_into(mask))
-            fitted = heat.resize((mask.shape[0], mask.shape[1]))
-            found |= {f"{number} iou {k}": fitted.iou(mask, at) for k, at in enumerate(THRESHOLDS)}
+            found |= {f"{number} iou {k}": heat.iou(mask, at) for k, at in enumerate(THRESHOLDS)}
         return found

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Run
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.plot.heatmap import resize
+from sdprobe.plot.map_to_mask import spread_over
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ class SelfRefined(Attribution):
         looks = record_of(run, SelfAttentionMaps, self)
         size = looks.recorded_grid(self.grid)
         matrix = looks.matrix(asked.image, self.grid)
-        matrix = matrix / matrix.sum(-1, keepdim=True)
-        word = resize(Mean().attribute(run, asked), size, "bilinear").flatten().to(matrix)
+        values = resize(Mean().attribute(run, asked), size, "bilinear")
         for _ in range(self.power):
-            word = torch.mv(matrix, word)
-        found: Tensor = word.unflatten(0, size)
-        return found
+            values = spread_over(values, matrix)
+        return values

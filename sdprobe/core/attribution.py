@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.limits.row_subset import number_in_whole
+from sdprobe.core.limits.row_subset import numbers_in_whole
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
@@ -197,8 +197,4 @@ def run_of(record: Any, run: Run) -> Run:
 
 def _of_the_same(live: Any, run: Run) -> bool:
     """Whether a hook's records are of the images of this run, and not of some of them, or of others."""
-    return _numbers(getattr(live, "run", run)) == _numbers(run)
-
-
-def _numbers(run: Run) -> list[int]:
-    return [number_in_whole(run, image) for image in range(run.settings.images)]
+    return numbers_in_whole(getattr(live, "run", run)) == numbers_in_whole(run)

@@ -7,12 +7,11 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from sdprobe.core.attribution import Attribution
-from sdprobe.core.claims import claims_by_name, made_by, sole_claim
+from sdprobe.core.claims import claim_in_session, claims_by_name, made_by, sole_claim
 from sdprobe.core.given_hooks import is_pair
 from sdprobe.core.installed_claims import Claim, installed_claims
 
 GROUP, KIND = "sdprobe.attributions", "method of attribution"
-SESSION = "this session"
 Method = str | tuple[str, Mapping[str, Any]] | Attribution
 """A method of attribution: its name, its name with its arguments, or the object."""
 
@@ -93,11 +92,7 @@ def register(name: str) -> Callable[[Made], Made]:
     def named(made: Made) -> Made:
         if not callable(made) or (isinstance(made, type) and not issubclass(made, Attribution)):
             raise TypeError(f"{made!r} is neither a class of attributions nor a function that makes one")
-        source = f"{made.__module__}:{made.__qualname__}"
-        for other in _claims().get(name, ()):
-            if other.distribution != SESSION or other.source.partition(":")[0] != made.__module__:
-                raise ValueError(f"the name {name!r} is taken by {other}; call yours something else")
-        _session[name] = Claim(name, SESSION, "", source, lambda: made)
+        _session[name] = claim_in_session(name, made, _claims().get(name, ()))
         return made
 
     return named

@@ -9,6 +9,9 @@ from typing import Any
 
 from sdprobe.core.installed_claims import Claim
 
+SESSION = "this session"
+"""What stands for a distribution where a name was registered in this process."""
+
 
 def claims_by_name(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
     """Return the registrations of every name, in alphabetical order; imports nothing."""
@@ -36,6 +39,22 @@ def sole_claim(name: str, found: Mapping[str, Sequence[Claim]], kind: str) -> Cl
     if others:
         raise ValueError(rivals(name, found[name], kind))
     return claim
+
+
+def claim_in_session(name: str, made: Any, taken: Iterable[Claim]) -> Claim:
+    """Return the registration of a class or a function under a name, until this Python process ends.
+
+    Args:
+        name: the name.
+        made: the class or the function.
+        taken: what is registered under this name already.
+
+    Raises ValueError for a name that an installed distribution, or another module, already uses.
+    """
+    for other in taken:
+        if other.distribution != SESSION or other.source.partition(":")[0] != made.__module__:
+            raise ValueError(f"the name {name!r} is taken by {other}; call yours something else")
+    return Claim(name, SESSION, "", f"{made.__module__}:{made.__qualname__}", lambda: made)
 
 
 def rivals(name: str, claims: Iterable[Claim], kind: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar
 
-from sdprobe.core.claims import claims_by_name, made_by, refuse_arguments, rivals, sole_claim
+from sdprobe.core.claims import claim_in_session, claims_by_name, made_by, refuse_arguments, rivals, sole_claim
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.given_hooks import Given, each, is_pair
 from sdprobe.core.hook import POINTS, Observer, Transform
@@ -27,7 +27,6 @@ GROUP, KIND = "sdprobe.hooks", "hook"
 Made = TypeVar("Made", bound=Callable[..., Any])
 
 
-SESSION = "this session"
 _session: dict[str, Claim] = {}
 _built: dict[int, tuple[weakref.ref[Any], tuple[str, dict[str, Any]]]] = {}
 
@@ -152,12 +151,7 @@ def register(name: str) -> Callable[[Made], Made]:
     def named(made: Made) -> Made:
         if not callable(made) or (isinstance(made, type) and not issubclass(made, (Observer, Transform))):
             raise TypeError(f"{made!r} is neither a class of hooks nor a function that makes one")
-        source = f"{made.__module__}:{made.__qualname__}"
-        claim = Claim(name, SESSION, "", source, lambda: made)
-        for other in _claims().get(name, ()):
-            if other.distribution != SESSION or other.source.partition(":")[0] != made.__module__:
-                raise ValueError(f"the name {name!r} is taken by {other}; call yours something else")
-        _session[name] = claim
+        _session[name] = claim_in_session(name, made, _claims().get(name, ()))
         return made
 
     return named

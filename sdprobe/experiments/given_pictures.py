@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdprobe.core.compose import Hook
-from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import SampleSettings
@@ -25,9 +24,6 @@ class GivenPictures(OwnLoop):
     def identity(self) -> str:
         """What tells the model from another, used in this way."""
         return f"inverted {super().identity}"
-
-    def read(self, prompt: str) -> Prompt:
-        return self.model.read(prompt)
 
     def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
         if any(case.image is None for case in cases):

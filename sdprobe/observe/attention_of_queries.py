@@ -9,11 +9,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sdprobe.core.attention import in_full_precision
+from sdprobe.core.attention import BLOCK_BYTES, in_full_precision
 from sdprobe.plot.heatmap import resize
-
-# Probabilities are computed of so many bytes at a time.
-BLOCK_BYTES = 64 * 2**20
 
 
 class SiteQueries(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, stack
 
 from sdprobe.core.hook import Observer
-from sdprobe.core.limits.row_subset import number_in_whole
+from sdprobe.core.limits.row_subset import numbers_in_whole
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
@@ -217,7 +217,6 @@ def matrices_of(run: Run) -> MatricesOfParts:
             "matrices are recorded by a hook of their own, of which a run has one: sample(..., hooks=[maps, "
             f"sdprobe.AttentionMatrices()]); {error.args[0]}"
         ) from error
-    theirs, own = ([number_in_whole(of, i) for i in range(of.settings.images)] for of in (found.run, run))
-    if theirs != own:
+    if numbers_in_whole(found.run) != numbers_in_whole(run):
         raise ValueError("the matrices and the maps are of different images: limit both hooks, or neither")
     return found

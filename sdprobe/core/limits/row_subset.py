@@ -197,6 +197,11 @@ def number_in_whole(run: Run, image: int) -> int:
     return image
 
 
+def numbers_in_whole(run: Run) -> list[int]:
+    """Return the numbers in the whole run of all images of a run."""
+    return [number_in_whole(run, image) for image in range(run.settings.images)]
+
+
 def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
     """Return a tensor with some entries replaced."""
     return torch.index_copy(x, 0, torch.tensor(list(entries)).to(x.device, non_blocking=True), new)
