@@ -28,6 +28,7 @@ from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.maps_of_words import MapsOfWords
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
+from sdprobe.observe.recorded_sites import as_grids, checked_budget, checked_rows, possible_grids, roles_of_rows
 from sdprobe.observe.token_labels import Labels, TokenLabels
 
 # Sums per layer and head, needed for DAAM's map, are kept without request up to this size.
@@ -118,8 +119,7 @@ class AttentionMaps(MapsOfWords):
         kept: tuple[Keep, ...] = (keep,) if isinstance(keep, str) else tuple(keep)
         if unknown := [name for name in kept if name not in get_args(Keep)]:
             raise ValueError(f"cannot keep {unknown}; what can be kept apart: {', '.join(get_args(Keep))}")
-        if rows not in ("cond", "uncond", "both"):
-            raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
+        rows, budget = checked_rows(rows), checked_budget(budget)
         if labels is not None and rows == "both":
             raise ValueError("labels name the tokens of one side: record rows='cond' and rows='uncond' each by itself")
         self._labels = None if labels is None else TokenLabels.of(labels)
@@ -129,18 +129,14 @@ class AttentionMaps(MapsOfWords):
         if modules is None and places is not None:
             modules = [f"{place}*" for place in places]
         self.modules = patterns(modules)
-        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
-        if budget is not None and (isinstance(budget, (bool, str)) or not budget > 0):
-            raise ValueError(f"budget is a number of bytes, such as 2e9, or None, not {budget!r}")
+        self.grids = as_grids(grids)
         self.budget, self.dtype = budget, dtype_of(dtype, DTYPES)
         self.device = None if device is None else device_name(device)
 
     def start(self, run: Run) -> None:
         self.run = run
-        if self.rows != "cond" and "uncond" not in run.roles:
-            raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
-        grids = self._possible_grids(run)
-        self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
+        self.roles: tuple[Role, ...] = roles_of_rows(self.rows, run)
+        grids = possible_grids(run, self.grids)
         self.readings = PromptReadings.of_run(run, self.roles, self.words, self._labels)
         budget = MemoryBudget(repr(self), self.budget, self._ways_to_hold_less(grids, run.model.device))
         unasked = UNASKED_BYTES if self.budget is None else min(UNASKED_BYTES, self.budget)
@@ -152,7 +148,7 @@ class AttentionMaps(MapsOfWords):
 
     def expected(self, sites: Sequence[Site]) -> ExpectedSums:
         """Return the sums that calls at these sites will make, each with its size."""
-        largest = max(self._possible_grids(self.run), key=lambda grid: grid[0] * grid[1])
+        largest = max(possible_grids(self.run, self.grids), key=lambda grid: grid[0] * grid[1])
         wanted = [(site, grid) for site in sites if self._wants(site, grid := site.grid or largest)]
         images = range(self.run.settings.images)
         by_role = {role: [self.run.prompt_of(image, role) for image in images] for role in self.roles}
@@ -199,13 +195,6 @@ class AttentionMaps(MapsOfWords):
         if self.words is not None:
             raise ValueError("row sums need every token: record with words=None")
         return self.sums.row_sums()
-
-    def _possible_grids(self, run: Run) -> list[tuple[int, int]]:
-        """The grids that can be recorded. Raises ValueError if there are none."""
-        every = list(run.model.grids(run.settings).values())
-        if not (found := [grid for grid in every if self.grids is None or grid in self.grids]):
-            raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {every}")
-        return found
 
     def _ways_to_hold_less(self, grids: Sequence[tuple[int, int]], model: torch.device) -> list[str]:
         ways = {

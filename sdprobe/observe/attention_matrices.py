@@ -27,6 +27,7 @@ from sdprobe.observe.matrix_sums import (
 )
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
+from sdprobe.observe.recorded_sites import as_grids, checked_budget, checked_rows, possible_grids, roles_of_rows
 
 Grid = tuple[int, int]
 
@@ -78,14 +79,11 @@ class AttentionMatrices(MatricesOfParts):
             raise ValueError(f"cannot keep {unknown}; what can be kept apart: {', '.join(get_args(MatrixKeep))}")
         if directions is not None and not len(directions):
             raise ValueError("directions names at least one, such as [('image', 'text')], or is None for all")
-        if rows not in ("cond", "uncond", "both"):
-            raise ValueError(f"rows is 'cond', 'uncond' or 'both', not {rows!r}")
-        if budget is not None and (isinstance(budget, (bool, str)) or not budget > 0):
-            raise ValueError(f"budget is a number of bytes, such as 2e9, or None, not {budget!r}")
+        rows, budget = checked_rows(rows), checked_budget(budget)
         self.directions = None if directions is None else tuple(map(direction_of, directions))
         self.rows, self.keep, self.strict, self.budget = rows, kept, strict, budget
         self.modules = patterns(modules)
-        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
+        self.grids = as_grids(grids)
         self._wanted = {
             kind: tuple(own for own in there if self.directions is None or own in self.directions)
             for kind, there in DIRECTIONS.items()
@@ -94,14 +92,12 @@ class AttentionMatrices(MatricesOfParts):
 
     def start(self, run: Run) -> None:
         self.run = run
-        if self.rows != "cond" and "uncond" not in run.roles:
-            raise ValueError(f"rows={self.rows!r}, but there are no unconditional rows at this guidance scale")
+        self.roles: tuple[Role, ...] = roles_of_rows(self.rows, run)
         kinds = {kind for module in run.model.modules.values() if (kind := run.model.attention_kind(module))}
         for parts in self.directions or ():
             if not any(parts in DIRECTIONS[kind] for kind in kinds):
                 raise ValueError(no_direction(parts))
-        grids = self._possible_grids(run)
-        self.roles: tuple[Role, ...] = ("cond", "uncond") if self.rows == "both" else (self.rows,)
+        grids = possible_grids(run, self.grids)
         self.readings = PromptReadings.of_run(run, self.roles, None)
         ways = {
             "directions=[...]": self.directions is None,
@@ -116,7 +112,7 @@ class AttentionMatrices(MatricesOfParts):
 
     def expected(self, sites: Sequence[Site]) -> dict[MatrixKey, MatrixSize]:
         """Return the size of each sum that calls at these sites will make."""
-        largest = max(self._possible_grids(self.run), key=lambda grid: grid[0] * grid[1])
+        largest = max(possible_grids(self.run, self.grids), key=lambda grid: grid[0] * grid[1])
         images = self.run.settings.images
         by_role = {role: [self.run.prompt_of(image, role) for image in range(images)] for role in self.roles}
         return {
@@ -148,13 +144,6 @@ class AttentionMatrices(MatricesOfParts):
     def held_bytes(self) -> int:
         """The size of the recorded sums."""
         return self.sums.held_bytes
-
-    def _possible_grids(self, run: Run) -> list[Grid]:
-        """The grids that can be recorded. Raises ValueError if there are none."""
-        every = list(run.model.grids(run.settings).values())
-        if not (found := [grid for grid in every if self._wants(grid)]):
-            raise ValueError(f"no site can have a grid of {self.grids}; at this size they are among {every}")
-        return found
 
     def _wants(self, grid: Grid) -> bool:
         return self.grids is None or grid in self.grids

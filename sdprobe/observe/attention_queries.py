@@ -26,6 +26,7 @@ from sdprobe.observe.attention_of_queries import SiteQueries
 from sdprobe.observe.expected_queries import QuerySize, expected_queries
 from sdprobe.observe.maps_of_texts import MapsOfTexts
 from sdprobe.observe.memory_budget import MemoryBudget, written
+from sdprobe.observe.recorded_sites import as_grids, checked_budget
 
 Grid = tuple[int, int]
 
@@ -91,10 +92,8 @@ class AttentionQueries(MapsOfTexts):
         device: str | torch.device | None = None,
     ) -> None:
         self.rows, self.modules, self.strict = rows, patterns(modules), strict
-        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
-        if budget is not None and (isinstance(budget, (bool, str)) or not budget > 0):
-            raise ValueError(f"budget is a number of bytes, such as 2e9, or None, not {budget!r}")
-        self.budget, self.dtype = budget, None if dtype is None else dtype_of(dtype)
+        self.grids = as_grids(grids)
+        self.budget, self.dtype = checked_budget(budget), None if dtype is None else dtype_of(dtype)
         self.device = None if device is None else device_name(device)
 
     def start(self, run: Run) -> None:

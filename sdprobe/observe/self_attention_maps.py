@@ -18,6 +18,7 @@ from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.written_values import count, listed
+from sdprobe.observe.recorded_sites import as_grids
 from sdprobe.plot.heatmap import HeatMap
 
 Grid = tuple[int, int]
@@ -52,7 +53,7 @@ class SelfAttentionMaps(Observer):
         modules: Sequence[str] | None = None,
         strict: bool = True,
     ) -> None:
-        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else tuple(g) for g in grids]
+        self.grids = as_grids(grids)
         self.modules = patterns(modules)
         self.strict = strict
 
