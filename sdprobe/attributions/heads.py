@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.word_maps import mean_maps
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.heatmap import at_largest
 
 
 @dataclass(frozen=True)
@@ -71,5 +70,4 @@ class Heads(Attribution):
                     f"head {head} of {module} was not recorded; recorded: {maps.sums.kept_apart()['layer']}"
                 )
             found.append(mean_maps(maps.sums, own, asked.image, head)[0])
-        height, width = max((own.shape for own in found), key=lambda shape: shape[0] * shape[1])
-        return torch.stack([resize(own, (height, width), "bilinear") for own in found]).mean(0)
+        return at_largest(found).mean(0)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.attention import BLOCK_BYTES, in_full_precision
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.heatmap import at_largest
 
 
 class SiteQueries(NamedTuple):
@@ -62,6 +62,4 @@ def attention_maps(
             seen = torch.stack([probs[:, list(own)].mean(-1) for own in columns]).unflatten(-1, grid)
             by_grid[grid] = by_grid[grid] + seen if grid in by_grid else seen
         calls += len(query)
-    size = max(by_grid, key=lambda grid: grid[0] * grid[1])
-    resized = torch.stack([resize(own, size, "bilinear") for own in by_grid.values()]).sum(0)
-    return resized / calls
+    return at_largest(by_grid.values()).sum(0) / calls

@@ -14,7 +14,7 @@ from sdprobe.core.hook import Observer, Transform, patterns
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run, Step, Text
 from sdprobe.core.site import Site
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.heatmap import at_largest
 
 Grid = tuple[int, int]
 Kind = Literal["share", "score"]
@@ -162,9 +162,8 @@ class ConceptOutputs(Observer):
         if not sums:
             raise ValueError("no outputs were recorded: the hook acted in no step")
         number = self.names[image].index(str(concept).lower())
-        size = max(sums, key=lambda grid: grid[0] * grid[1])
-        each = [resize(total[image, number].unflatten(0, grid), size, "bilinear") for grid, total in sums.items()]
-        return torch.stack(each).sum(0) / sum(self.counts.values())
+        each = at_largest(total[image, number].unflatten(0, grid) for grid, total in sums.items())
+        return each.sum(0) / sum(self.counts.values())
 
     @property
     def _known(self) -> Bool[Tensor, "images concepts"]:

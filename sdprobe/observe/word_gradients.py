@@ -17,7 +17,7 @@ from sdprobe.core.run import Run, Step
 from sdprobe.observe.attention_leaves import AttentionLeaves, Leaf, Move, Positions
 from sdprobe.observe.place_gradients import gradients_at, slopes_at
 from sdprobe.observe.word_scores import Loss, MakesScores, NoiseChange, PictureScore, Score, Scores
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.heatmap import at_largest
 
 Grid = tuple[int, int]
 Word = str | int
@@ -209,11 +209,11 @@ class WordGradients(Observer):
             raise ValueError("no path was recorded: record with WordGradients(path=16)")
         if not (found := sums[kind]):
             raise ValueError("no gradients were recorded: the hook acted in no step")
-        size = max(found, key=lambda grid: grid[0] * grid[1])
-        own = {grid: total[image, number].unflatten(0, grid) for grid, total in found.items()}
+        own = [total[image, number].unflatten(0, grid) for grid, total in found.items()]
+        each = at_largest(own)
         if kind == "norm":
-            return torch.stack([resize(x, size, "bilinear") for x in own.values()]).sum(0) / sum(self.counts.values())
-        parts = [resize(x, size, "bilinear") * (x.numel() / (size[0] * size[1])) for x in own.values()]
+            return each.sum(0) / sum(self.counts.values())
+        parts = [x * (small.numel() / x.numel()) for x, small in zip(each, own, strict=True)]
         return torch.stack(parts).sum(0) / len(self.indices)
 
     def total(self, word: Word, image: int = 0) -> tuple[float, float]:

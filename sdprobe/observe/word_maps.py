@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdprobe.observe.attention_sums import AttentionSums, Key
 from sdprobe.observe.daam import daam_maps
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.heatmap import at_largest
 
 Columns = Sequence[Sequence[int]]
 """The columns of each word in one sum."""
@@ -52,7 +52,6 @@ def mean_maps(
     Args:
         columns: the sums to use, with the columns of each word in them.
     """
-    size = max((key.grid for key in columns), key=lambda grid: grid[0] * grid[1])
     totals: dict[tuple[tuple[int, int], int], Tensor] = {}
     for key, words in columns.items():
         first, last = _span(words)
@@ -71,8 +70,7 @@ def mean_maps(
         seen = torch.stack([total[:, [column - first for column in word]].mean(-1) for word in words])
         seen = seen.unflatten(-1, grid)
         by_grid[grid] = by_grid[grid] + seen if grid in by_grid else seen
-    resized = torch.stack([resize(own, size, "bilinear") for own in by_grid.values()]).sum(0)
-    return resized / sum(sums.counts[key] for key in columns)
+    return at_largest(by_grid.values()).sum(0) / sum(sums.counts[key] for key in columns)
 
 
 def daam_maps_of_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any, cast
@@ -37,6 +38,18 @@ def resize(values: Float[Tensor, "*more h w"], size: tuple[int, int], mode: str 
     flat = values.reshape(-1, 1, *values.shape[-2:])
     corners = False if mode in ("bilinear", "bicubic") else None
     return F.interpolate(flat, size=size, mode=mode, align_corners=corners).reshape(*values.shape[:-2], *size)
+
+
+def at_largest(maps: Iterable[Float[Tensor, "*more _ _"]]) -> Float[Tensor, "maps *more h w"]:
+    """Return maps of one picture resized bilinearly to the largest of them, one after the other.
+
+    >>> import torch
+    >>> at_largest([torch.ones(2, 2), torch.zeros(4, 4)]).shape
+    torch.Size([2, 4, 4])
+    """
+    every = list(maps)
+    height, width = max((own.shape[-2:] for own in every), key=lambda size: size[0] * size[1])
+    return torch.stack([resize(own, (height, width), "bilinear") for own in every])
 
 
 @dataclass(frozen=True, eq=False)
