@@ -12,6 +12,7 @@ from tests.families import FAMILIES
 from tests.grid import attached
 from tests.laws.strategies import run
 from tests.planted_families import planted
+from tests.planted_outputs import plant_concepts, vector_of
 from tests.test_planted_families import masks, run_of
 
 JOINT = ("Stable Diffusion 3.5", "Flux.1 dev")
@@ -65,13 +66,6 @@ def test_concepts_are_as_the_blocks_make_them_of_them_alone(family):
     assert torch.allclose(own.shares[4, 6][0], shares, atol=1e-5)
 
 
-def vector_of(model, word):
-    """The mean of T5's tokens of a word that is encoded alone."""
-    prompt = model.read(word)
-    positions = [p for p in prompt.positions(word) if p in prompt.of([*prompt.parts][-1])]
-    return model.encoded([word])["encoder_hidden_states"][0, positions].mean(0)
-
-
 @pytest.mark.parametrize("family", JOINT)
 @torch.no_grad()
 def test_the_planted_concept_is_the_planted_patch(family):
@@ -80,19 +74,7 @@ def test_the_planted_concept_is_the_planted_patch(family):
     Another concept looks at the rest of the picture, and gets the opposite.
     """
     model = planted(FAMILIES[family]())
-    embedder = model.denoiser.context_embedder
-    first = torch.eye(embedder.in_features)[0]  # by which the prompt's token is marked
-    rows = torch.stack([first, vector_of(model, "circle"), vector_of(model, "ring")])
-    embedder.weight[1] = torch.linalg.pinv(rows) @ torch.tensor([1.0, 1.0, -1.0])
-    for name, module in model.modules.items():
-        if name.endswith("to_v") and ".attn." in name:
-            module.weight.zero_()
-            module.bias.zero_()
-            module.weight[0, 0] = 0.25
-        elif name.endswith("add_v_proj"):
-            module.weight.zero_()
-            module.bias.zero_()
-            module.weight[0, 1] = 4
+    plant_concepts(model, "circle", "ring")
     outputs, method = ConceptOutputs(["circle", "ring"]), OutputSpace()
     found = run_of(model, "circle", outputs, encoder=[*model.read("circle").parts][-1])
     for image, mask in enumerate(masks()):
