@@ -70,6 +70,15 @@ class PipelineParts:
         return names_as_written(self.denoiser)
 
     @property
+    def text_streams(self) -> tuple[str, ...]:
+        """The modules of joint attention where the text has a stream of its own, which goes on after them."""
+        return tuple(
+            name
+            for name, part in self.modules.items()
+            if getattr(part, "added_kv_proj_dim", None) is not None and not getattr(part, "context_pre_only", False)
+        )
+
+    @property
     def modules_outside(self) -> Mapping[str, nn.Module]:
         """The modules of the text encoders and the decoder; their names begin with ``text_encoder`` or ``vae``."""
         return modules_outside({name: getattr(self.pipe, name) for name in self.text_encoders}, self.pipe.vae)

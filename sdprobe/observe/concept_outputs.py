@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -91,7 +91,7 @@ class ConceptOutputs(Observer):
         self.counts: dict[Grid, int] = {}
         self._vectors: Shaped[Tensor, "images concepts width"] | None = None
         self._joint: set[str] = set()
-        self._usual = _late(run.model.modules)
+        self._usual = _late(run.model.text_streams)
 
     def prompt_embeds(self, x: Tensor, text: Text) -> None:
         if text.role != "cond":
@@ -206,14 +206,9 @@ class ConceptOutputs(Observer):
             )
 
 
-def _late(modules: Mapping[str, Any]) -> frozenset[str]:
-    """Return the later half of the modules of joint attention where the text has a stream of its own that goes on."""
-    found = [
-        name
-        for name, part in modules.items()
-        if getattr(part, "added_kv_proj_dim", None) is not None and not getattr(part, "context_pre_only", False)
-    ]
-    return frozenset(found[(len(found) + 1) // 2 :] or found)
+def _late(streams: Sequence[str]) -> frozenset[str]:
+    """Return the later half of the modules where the text has a stream of its own that goes on."""
+    return frozenset(streams[(len(streams) + 1) // 2 :] or streams)
 
 
 class Beside(Transform):
