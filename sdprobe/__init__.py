@@ -73,10 +73,13 @@ from sdprobe.text.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.ablate import Ablate
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
-from sdprobe.transform.dynamic_threshold import DynamicThreshold
-from sdprobe.transform.guidance import Guidance
-from sdprobe.transform.hide_tokens import HideTokens
+from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
+from sdprobe.transform.guidances.guidance import Guidance
+from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
+from sdprobe.transform.guidances.rescale_guidance import RescaleGuidance
+from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
 from sdprobe.transform.inpaint import Inpaint
 from sdprobe.transform.layout_guidance import LayoutGuidance
 from sdprobe.transform.loss_guidance import LossGuidance
@@ -85,14 +88,11 @@ from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.noise_prompt import NoisePrompt
 from sdprobe.transform.patch import Patch
-from sdprobe.transform.perturbed_attention import PerturbedAttention
 from sdprobe.transform.randomize_token import RandomizeToken
 from sdprobe.transform.read_layer import ReadLayer
 from sdprobe.transform.replace_token import ReplaceToken
-from sdprobe.transform.rescale_guidance import RescaleGuidance
 from sdprobe.transform.scale_prompt import ScalePrompt
 from sdprobe.transform.scale_token import ScaleToken
-from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
 from sdprobe.transform.steer import Steer
 from sdprobe.transform.use_concept import UseConcept
 

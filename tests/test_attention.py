@@ -234,3 +234,34 @@ def test_looking_leaves_the_output_that_was_made_before():
     made = attn.output()
     attn.probs(tokens=[1])
     assert attn.output() is made
+
+
+def test_a_bias_is_added_to_the_scores_and_multiplies_replaced_probabilities():
+    attn = call()
+    bias = torch.randn(1, 1, attn.query.shape[2], attn.key.shape[2], generator=torch.Generator().manual_seed(0))
+    scores = attn.scale * attn.query @ attn.key.mT + bias
+    biased = attn.biased(bias)
+    torch.testing.assert_close(biased.probs(), scores.softmax(-1))
+    torch.testing.assert_close(biased.output(), scores.softmax(-1) @ attn.value, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attn.with_probs(attn.probs()).biased(bias).probs(), scores.softmax(-1))
+    torch.testing.assert_close(biased.biased(-bias).probs(), attn.probs(), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="biased needs numbers"):
+        attn.biased(bias[0])
+
+
+def test_further_keys_share_the_softmax_and_are_not_masked():
+    attn = call()
+    twice = attn.with_keys(torch.cat([attn.key] * 2, 2), torch.cat([attn.value] * 2, 2))
+    torch.testing.assert_close(twice.probs(), torch.cat([attn.probs()] * 2, -1) / 2)
+    torch.testing.assert_close(twice.output(), attn.output(), atol=1e-5, rtol=1e-5)
+    keep = torch.ones(1, 1, attn.query.shape[2], attn.key.shape[2], dtype=torch.bool)
+    keep[..., 0] = False
+    masked = attn.masked(keep)
+    more = masked.with_keys(
+        torch.cat([attn.key, attn.key[:, :, :1]], 2), torch.cat([attn.value] * 2, 2)[:, :, : attn.key.shape[2] + 1]
+    )
+    assert not more.probs()[..., 0].any()
+    torch.testing.assert_close(more.probs()[..., -1], attn.probs()[..., 0])
+    assert torch.equal(attn.with_query(attn.query).probs(), attn.probs())
+    with pytest.raises(ValueError, match="with_keys needs a value"):
+        attn.with_keys(attn.key, attn.value[:, :, :1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import sdprobe
 from sdprobe import Guidance, RescaleGuidance
 from sdprobe.testing import footprint
-from sdprobe.transform.dynamic_threshold import DynamicThreshold
+from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from tests.laws.strategies import run, same_run
 from tests.test_perturbed_attention import cases
 

@@ -11,7 +11,7 @@ import sdprobe
 from sdprobe import HeatMap, HideTokens, RandomizeToken, WordNotInPrompt, on, only
 from sdprobe.core import registry
 from sdprobe.testing.flat_records import same_run
-from sdprobe.transform.share_of_places import ShareOfPlaces
+from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
 from tests.families import FAMILIES, pixart
 from tests.laws.strategies import run
 

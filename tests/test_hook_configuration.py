@@ -137,7 +137,7 @@ def test_a_hook_made_by_name_is_written_as_it_was_asked_for(tiny):
 
 
 def test_a_file_names_hooks_and_no_other_code():
-    for name in ("os:system", "sdprobe.transform.guidance:Guidance", "only_"):
+    for name in ("os:system", "sdprobe.transform.guidances.guidance:Guidance", "only_"):
         with pytest.raises(ValueError, match="no hook is called"):
             sdprobe.from_config([[name, {}]])
     with pytest.raises(ValueError, match="cannot be built with"):

@@ -10,7 +10,7 @@ from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.deletion import Deletion
 from sdprobe.experiments.insertion import Insertion, insertion
 from sdprobe.experiments.sampler import sampler_of
-from sdprobe.transform.share_of_places import ShareOfPlaces
+from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
 
 CASE = Case("a red circle left of a blue star", seed=1)
 SETTINGS = {"steps": 1, "guidance_scale": 3.0}

@@ -16,7 +16,7 @@ from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.knock_out import KnockOut, knock_out, other_heads
 from sdprobe.experiments.sampler import sampler_of
-from sdprobe.transform.share_of_places import ShareOfPlaces
+from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
 from tests.families import FAMILIES
 from tests.laws.strategies import run
 

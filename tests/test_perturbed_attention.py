@@ -13,8 +13,8 @@ from PIL import Image
 import sdprobe
 from sdprobe import AttentionMaps, Guidance, LatentRecorder, LossGuidance, SelfAttentionMaps, only
 from sdprobe.testing import footprint
-from sdprobe.transform.perturbed_attention import PerturbedAttention
-from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
+from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
+from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
 from tests.laws.strategies import affine, run, same_run
 
 scales = st.floats(-2, 8).map(lambda scale: round(scale, 2))

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import sdprobe
-from sdprobe.transform.perturbed_attention import PerturbedAttention
-from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance, _blurred
+from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
+from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance, _blurred
 from tests.laws.strategies import run, same_run
 from tests.test_perturbed_attention import cases
 from tests.tiny import stable_diffusion

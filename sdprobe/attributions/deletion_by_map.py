@@ -16,7 +16,7 @@ from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.condition import Condition, Design, NotInThisCase
 from sdprobe.experiments.curve_result import CurveResult
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.transform.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 
 SHARES = (0.1, 0.2, 0.4)
 

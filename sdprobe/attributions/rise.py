@@ -19,7 +19,7 @@ from sdprobe.experiments.case_runner import CaseRunner, SampleSettings
 from sdprobe.experiments.experiment import experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.sampler import OwnLoop
-from sdprobe.transform.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 
 CLOSE = 0.01
 """How far the latents of the same picture, made again alone, may be from its own."""

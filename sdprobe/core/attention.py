@@ -7,20 +7,19 @@ observing is exact; the probabilities are computed separately.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from sdprobe.core.attention_call import AttentionCall, per_head
 from sdprobe.core.attention_columns import add_mean_columns, can_add_columns
-from sdprobe.core.run import Role, Row, as_slice, rows_of
-from sdprobe.core.short_repr import said
+from sdprobe.core.run import Role, as_slice, rows_of
 
 Rows = Role | Sequence[int] | slice | None
 Index = slice | Tensor
@@ -31,7 +30,7 @@ BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
+class Attention(AttentionCall):
     """The final query, key, value and mask of one attention call (after LoRA, norms and rotary embeddings).
 
     Args:
@@ -46,21 +45,9 @@ class Attention:
         fused: runs the same kernel and returns its output and log Σ exp of the scores, or None if it cannot.
         project: computes key and value of this call from prompt embeddings ``[rows, tokens, width]``.
 
-    An `Attention` does not change: `with_probs`, `masked`, `with_value`, `with_context` and
-    `with_output` return a new one.
+    An `Attention` does not change: `with_probs`, `masked`, `biased`, `with_query`, `with_keys`, `with_value`,
+    `with_context` and `with_output` return a new one.
     """
-
-    query: Shaped[Tensor, "rows heads queries width"]
-    key: Shaped[Tensor, "rows heads keys width"]
-    value: Shaped[Tensor, "rows heads keys width_v"]
-    mask: Shaped[Tensor, ...] | None
-    scale: float
-    rows: tuple[Row, ...]
-    kernel: Callable[[Attention], Tensor] = field(repr=False)
-    fused: Callable[[Attention], tuple[Tensor, Tensor] | None] = field(repr=False)
-    project: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
-    replaced: Shaped[Tensor, "rows heads queries keys"] | None = field(default=None, repr=False)
-    _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def probs(
         self,
@@ -165,61 +152,6 @@ class Attention:
         assert self.mask is not None
         return _of(self.mask.expand(*self.query.shape[:-1], self.key.shape[-2]), r, h, q)
 
-    def with_probs(self, probs: Shaped[Tensor, "rows heads queries keys"]) -> Attention:
-        """Return the same call with other probabilities, given for all rows, heads, queries and keys."""
-        expected = (*self.query.shape[:3], self.key.shape[-2])
-        if tuple(probs.shape) != expected:
-            raise ValueError(f"with_probs needs [rows, heads, queries, keys] = {expected}, not {tuple(probs.shape)}")
-        return replace(self, replaced=probs, _made={})
-
-    def masked(self, keep: Bool[Tensor, "#rows #heads queries keys"]) -> Attention:
-        """Return the same call with some keys masked out: softmax runs over the kept keys only.
-
-        Args:
-            keep: True where a query may attend to a key; broadcasts over rows and heads, ``[1, 1, queries, keys]``.
-
-        Raises ValueError for another shape, and if a query has no key left.
-        """
-        expected = (*self.query.shape[:3], self.key.shape[-2])
-        if (
-            keep.dtype != torch.bool
-            or keep.ndim != 4
-            or any(n not in (1, m) for n, m in zip(keep.shape, expected, strict=True))
-        ):
-            raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {said(keep)}")
-        if self.replaced is not None:
-            kept = self.replaced * keep
-            _refuse_blind(kept > 0)
-            return replace(self, replaced=kept / kept.sum(-1, keepdim=True), _made={})
-        mask = keep if self.mask is None else self.mask
-        if self.mask is not None:
-            mask = mask & keep if mask.dtype == torch.bool else mask.masked_fill(~keep, -math.inf)
-        _refuse_blind(mask if mask.dtype == torch.bool else mask > -math.inf)
-        return replace(self, mask=mask, kernel=by_own_mask, fused=lambda own: None, _made={})
-
-    def with_value(self, value: Shaped[Tensor, "rows heads keys width_v"]) -> Attention:
-        """Return the same call with another value."""
-        if value.shape != self.value.shape:
-            raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
-        return replace(self, value=value, _made={})
-
-    def with_context(self, context: Shaped[Tensor, "rows tokens width"]) -> Attention:
-        """Return the same call with key and value computed from other prompt embeddings, at this site only.
-
-        Raises ValueError in self-attention, which has no prompt embeddings, and in joint attention, which has its own.
-        """
-        if len(context) != len(self.query):
-            raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
-        key, value = self.project(context)
-        return replace(self, key=key, value=value, _made={})
-
-    def with_output(self, output: Shaped[Tensor, "rows heads queries width_v"]) -> Attention:
-        """Return the same call with another output, whatever its probabilities and value."""
-        expected = (*self.query.shape[:3], self.value.shape[-1])
-        if tuple(output.shape) != expected:
-            raise ValueError(f"with_output needs [rows, heads, queries, width] = {expected}, not {tuple(output.shape)}")
-        return replace(self, _made={"output": output})
-
     def output(self) -> Shaped[Tensor, "rows heads queries width_v"]:
         """Return the output of the call: the stock kernel's result, or replaced probabilities times the value."""
         if "output" in self._made:
@@ -250,27 +182,11 @@ class Attention:
         return lse
 
 
-def by_own_mask(attn: Attention) -> Tensor:
-    """Run torch's kernel with the call's own mask, for calls whose mask was replaced."""
-    key, value = (per_head(x, attn.query) for x in (attn.key, attn.value))
-    return F.scaled_dot_product_attention(attn.query, key, value, attn_mask=attn.mask, scale=attn.scale)
-
-
-def per_head(x: Tensor, query: Tensor) -> Tensor:
-    """Return keys or values with an entry for every head of the query, where several heads share one."""
-    return x if x.shape[1] == query.shape[1] else x.repeat_interleave(query.shape[1] // x.shape[1], 1)
-
-
 def in_full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """While this is open, ``torch.autocast`` does not lower the precision of what is computed on a tensor's device."""
     kind = x.device.type
     lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if lowered else nullcontext()
-
-
-def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
-    if not seen.any(-1).all():
-        raise ValueError("masked leaves some query no key to look at")
 
 
 def _index(chosen: Sequence[int] | slice | None, device: torch.device, of: int | None) -> Index:

@@ -19,7 +19,7 @@ from sdprobe.experiments.result import Result
 from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.untouched_run import untouched_run
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.transform.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 
 OWN = "hottest first"
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)

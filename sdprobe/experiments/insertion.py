@@ -10,7 +10,7 @@ from sdprobe.experiments.curve_result import CurveResult
 from sdprobe.experiments.deletion import Deletion, checked_shares, curves
 from sdprobe.experiments.experiment import Cases, How, Measures
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.transform.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7)
 

@@ -18,7 +18,7 @@ from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.seed_of import seed_of
-from sdprobe.transform.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.mix_prompts import MixPrompts
 
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sdprobe.core.attention import Attention, per_head
+from sdprobe.core.attention import Attention
+from sdprobe.core.attention_call import per_head
 from sdprobe.core.hook import Transform
 from sdprobe.core.site import Site
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from sdprobe.core.attention import Attention, per_head
+from sdprobe.core.attention import Attention
+from sdprobe.core.attention_call import per_head
 from sdprobe.core.hook import Observer, Transform, patterns
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run, Step, Text

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdprobe.core.run import Step
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
-from sdprobe.transform.guidance import Guidance, Scale
+from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 THRESHOLDS: Mapping[float, float] = MappingProxyType({0.0: 0.05, 0.2: 0.5, 0.4: 0.8})
 """The thresholds of the paper, for its steps 0, 10 and 20 of 50, by fraction of the run."""

@@ -21,7 +21,7 @@ from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run, Step
 from sdprobe.core.site import Site
-from sdprobe.transform.guidance import Guidance, Scale, checked_scale
+from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 
 Grid = tuple[int, int]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
-from sdprobe.transform.guidance import Scale
+from sdprobe.transform.guidances.guidance import Scale
 
 Box = tuple[float, float, float, float]
 

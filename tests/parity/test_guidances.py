@@ -27,9 +27,9 @@ from PIL import Image
 
 import sdprobe
 from sdprobe import Guidance, RescaleGuidance, only
-from sdprobe.transform.dynamic_threshold import DynamicThreshold
-from sdprobe.transform.perturbed_attention import PerturbedAttention
-from sdprobe.transform.self_attention_guidance import SelfAttentionGuidance
+from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
+from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
+from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
 from tests.families import pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.laws.strategies import run, within
 from tests.parity.stock import RENAMED

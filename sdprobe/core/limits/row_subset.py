@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdprobe.core.attention import Attention, by_own_mask
+from sdprobe.core.attention import Attention
+from sdprobe.core.attention_call import by_own_mask
 from sdprobe.core.call_hook import called, checked
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Role, Row, Run, Step, Text, as_slice
@@ -231,13 +232,14 @@ def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returne
     """Return a call with some rows replaced; the output of the other rows is exactly as before."""
     held: dict[str, Any] = {}
     for name in ("query", "key", "value"):
-        new, own = getattr(returned, name), getattr(attn, name)
-        held[name] = own if new is getattr(given, name) else with_entries(own, entries, new)
+        new, own, was = getattr(returned, name), getattr(attn, name), getattr(given, name)
+        # Further keys of some rows cannot stand beside those of the others: the output alone has them.
+        held[name] = own if new is was or new.shape != was.shape else with_entries(own, entries, new)
     replaced = attn.replaced
     if returned.replaced is not given.replaced and returned.replaced is not None:
         probs = attn.probs()
         replaced = with_entries(probs, entries, returned.replaced.to(probs.dtype))
-    if returned.mask is not given.mask and returned.mask is not None:
+    if returned.mask is not given.mask and returned.mask is not None and returned.key.shape == given.key.shape:
         held |= {"mask": _mask_with_entries(attn, entries, returned.mask), "kernel": by_own_mask}
         held["fused"] = lambda own: None
     output = with_entries(attn.output(), entries, returned.output())

@@ -15,7 +15,7 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Role, Run, Step
 from sdprobe.core.site import Site
-from sdprobe.transform.guidance import Guidance, Scale
+from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 Latents = Shaped[Tensor, "images channels h w"]
 

@@ -11,7 +11,7 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Run, Step
 from sdprobe.core.site import Site
-from sdprobe.transform.guidance import Guidance, Scale
+from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 
 class PerturbedAttention(Transform):

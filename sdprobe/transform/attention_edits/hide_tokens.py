@@ -20,8 +20,8 @@ from sdprobe.core.rows import Role, rows_of, side_of
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
+from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
 from sdprobe.transform.part_of_activation import PartOfActivation
-from sdprobe.transform.share_of_places import ShareOfPlaces
 
 Word = str | int
 

@@ -1,0 +1,167 @@
+"""`AttentionCall`: the tensors of one attention call, and the same call with something replaced."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from sdprobe.core.rows import Row
+from sdprobe.core.short_repr import said
+
+Kind = TypeVar("Kind", bound="AttentionCall")  # not typing.Self, which the runtime type checks do not support
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """The tensors of one attention call. Its methods return the same call with something replaced.
+
+    For the fields see `Attention`, which is derived from it.
+    """
+
+    query: Shaped[Tensor, "rows heads queries width"]
+    key: Shaped[Tensor, "rows heads keys width"]
+    value: Shaped[Tensor, "rows heads keys width_v"]
+    mask: Shaped[Tensor, ...] | None
+    scale: float
+    rows: tuple[Row, ...]
+    kernel: Callable[[Any], Tensor] = field(repr=False)
+    fused: Callable[[Any], tuple[Tensor, Tensor] | None] = field(repr=False)
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] = field(repr=False)
+    replaced: Shaped[Tensor, "rows heads queries keys"] | None = field(default=None, repr=False)
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def with_probs(self: Kind, probs: Shaped[Tensor, "rows heads queries keys"]) -> Kind:
+        """Return the same call with other probabilities, given for all rows, heads, queries and keys."""
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if tuple(probs.shape) != expected:
+            raise ValueError(f"with_probs needs [rows, heads, queries, keys] = {expected}, not {tuple(probs.shape)}")
+        return replace(self, replaced=probs, _made={})
+
+    def masked(self: Kind, keep: Bool[Tensor, "#rows #heads queries keys"]) -> Kind:
+        """Return the same call with some keys masked out: softmax runs over the kept keys only.
+
+        Args:
+            keep: True where a query may attend to a key; broadcasts over rows and heads, ``[1, 1, queries, keys]``.
+
+        Raises ValueError for another shape, and if a query has no key left.
+        """
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if (
+            keep.dtype != torch.bool
+            or keep.ndim != 4
+            or any(n not in (1, m) for n, m in zip(keep.shape, expected, strict=True))
+        ):
+            raise ValueError(f"masked needs booleans [rows, heads, queries, keys] = {expected}, not {said(keep)}")
+        if self.replaced is not None:
+            kept = self.replaced * keep
+            _refuse_blind(kept > 0)
+            return replace(self, replaced=kept / kept.sum(-1, keepdim=True), _made={})
+        mask = keep if self.mask is None else self.mask
+        if self.mask is not None:
+            mask = mask & keep if mask.dtype == torch.bool else mask.masked_fill(~keep, -math.inf)
+        _refuse_blind(mask if mask.dtype == torch.bool else mask > -math.inf)
+        return replace(self, mask=mask, kernel=by_own_mask, fused=lambda own: None, _made={})
+
+    def biased(self: Kind, bias: Float[Tensor, "#rows #heads #queries keys"]) -> Kind:
+        """Return the same call with a number added to every score, before the softmax.
+
+        Args:
+            bias: broadcasts over rows, heads and queries. Where probabilities were replaced, they are multiplied by
+                exp(bias) and sum to 1 again.
+        """
+        expected = (*self.query.shape[:3], self.key.shape[-2])
+        if (
+            not bias.is_floating_point()
+            or bias.ndim != 4
+            or any(n not in (1, m) for n, m in zip(bias.shape, expected, strict=True))
+        ):
+            raise ValueError(f"biased needs numbers [rows, heads, queries, keys] = {expected}, not {said(bias)}")
+        if self.replaced is not None:
+            weighted = self.replaced * bias.exp().to(self.replaced)
+            return replace(self, replaced=weighted / weighted.sum(-1, keepdim=True), _made={})
+        mask = self.mask
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=self.query.dtype).masked_fill(~mask, -math.inf)
+        bias = bias.to(self.query) if mask is None else mask + bias.to(mask)
+        return replace(self, mask=bias, kernel=by_own_mask, fused=lambda own: None, _made={})
+
+    def with_query(self: Kind, query: Shaped[Tensor, "rows heads queries width"]) -> Kind:
+        """Return the same call with another query."""
+        if query.shape != self.query.shape:
+            raise ValueError(f"with_query needs {tuple(self.query.shape)}, not {tuple(query.shape)}")
+        return replace(self, query=query, replaced=None, _made={})
+
+    def with_keys(
+        self: Kind,
+        key: Shaped[Tensor, "rows heads keys_new width"],
+        value: Shaped[Tensor, "rows heads keys_new width_v"],
+    ) -> Kind:
+        """Return the same call with other keys and their values, which may be more or fewer than before.
+
+        Further keys stand best after the call's own, whose positions `Site` knows. A mask keeps its columns for the
+        first keys; further keys are not masked.
+        """
+        count = key.shape[2]
+        for name, new, own in (("key", key, self.key), ("value", value, self.value)):
+            if (*new.shape[:2], *new.shape[3:]) != (*own.shape[:2], *own.shape[3:]) or new.shape[2] != count:
+                raise ValueError(f"with_keys needs a {name} like {list(own.shape)}, of {count} keys, not {said(new)}")
+        if self.mask is None:
+            return replace(self, key=key, value=value, replaced=None, _made={})
+        mask = self.mask.expand(*self.query.shape[:-1], self.key.shape[-2])[..., :count]
+        mask = F.pad(mask, (0, count - mask.shape[-1]), value=mask.dtype == torch.bool)
+        return replace(
+            self,
+            key=key,
+            value=value,
+            mask=mask,
+            kernel=by_own_mask,
+            fused=lambda own: None,
+            replaced=None,
+            _made={},
+        )
+
+    def with_value(self: Kind, value: Shaped[Tensor, "rows heads keys width_v"]) -> Kind:
+        """Return the same call with another value."""
+        if value.shape != self.value.shape:
+            raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
+        return replace(self, value=value, _made={})
+
+    def with_context(self: Kind, context: Shaped[Tensor, "rows tokens width"]) -> Kind:
+        """Return the same call with key and value computed from other prompt embeddings, at this site only.
+
+        Raises ValueError in self-attention, which has no prompt embeddings, and in joint attention, which has its own.
+        """
+        if len(context) != len(self.query):
+            raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
+        key, value = self.project(context)
+        return replace(self, key=key, value=value, _made={})
+
+    def with_output(self: Kind, output: Shaped[Tensor, "rows heads queries width_v"]) -> Kind:
+        """Return the same call with another output, whatever its probabilities and value."""
+        expected = (*self.query.shape[:3], self.value.shape[-1])
+        if tuple(output.shape) != expected:
+            raise ValueError(f"with_output needs [rows, heads, queries, width] = {expected}, not {tuple(output.shape)}")
+        return replace(self, _made={"output": output})
+
+
+def by_own_mask(attn: AttentionCall) -> Tensor:
+    """Run torch's kernel with the call's own mask, for calls whose mask was replaced."""
+    key, value = (per_head(x, attn.query) for x in (attn.key, attn.value))
+    return F.scaled_dot_product_attention(attn.query, key, value, attn_mask=attn.mask, scale=attn.scale)
+
+
+def per_head(x: Tensor, query: Tensor) -> Tensor:
+    """Return keys or values with an entry for every head of the query, where several heads share one."""
+    return x if x.shape[1] == query.shape[1] else x.repeat_interleave(query.shape[1] // x.shape[1], 1)
+
+
+def _refuse_blind(seen: Bool[Tensor, "#rows #heads queries keys"]) -> None:
+    if not seen.any(-1).all():
+        raise ValueError("masked leaves some query no key to look at")

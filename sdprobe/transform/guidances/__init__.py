@@ -1,0 +1,1 @@
+"""Hooks that change how the denoiser's predictions become one noise prediction."""

@@ -1,0 +1,1 @@
+"""Prompt-to-prompt: attention of one prompt in the picture of another."""
