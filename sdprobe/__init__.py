@@ -75,6 +75,7 @@ from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
+from sdprobe.transform.guidances.cut_guidance import CutGuidance
 from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidances.guidance import Guidance
 from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
@@ -218,6 +219,7 @@ __all__ = [
     "Sizes",
     # guidance
     "Guidance",
+    "CutGuidance",
     "RescaleGuidance",
     "DynamicThreshold",
     "PerturbedAttention",

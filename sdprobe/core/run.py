@@ -27,6 +27,7 @@ from sdprobe.core.rows import Row as Row
 from sdprobe.core.rows import as_slice as as_slice
 from sdprobe.core.rows import rows_of as rows_of
 from sdprobe.core.rows import side_of as side_of
+from sdprobe.core.run_control import RunControl
 from sdprobe.core.run_outputs import RunOutputs
 from sdprobe.core.run_settings import Settings as Settings
 from sdprobe.core.schedule import Schedule
@@ -145,6 +146,17 @@ class Step:
         """Return the positions of a role's rows, in the order of their images: ``x[step.rows_of("uncond")]``."""
         return rows_of(self.rows, role)
 
+    def leave_out(self, role: Role) -> None:
+        """Leave the rows of a role out of this step. Call it at ``latents``, before the denoiser has its rows.
+
+        Raises RuntimeError at a later point, and ValueError for a hook that is limited to some of the images.
+        """
+        self.run.control.leave_out(self.index, role)
+
+    def stop(self) -> None:
+        """End the run after this step: what was recorded is there, and the latents are decoded as they are then."""
+        self.run.control.stop(self.index)
+
     def state(self) -> State:
         """Return a copy of the state of the run at this step; at ``latents``, before any hook of this step."""
         return self.to_state(self.latents)
@@ -163,6 +175,7 @@ class Run(RunOutputs):
         latents: the final latents ``[images, channels, h, w]``; None until the loop has ended.
         levels: timestep, sigma, signal and noise of each step, and of the end; `schedule` is made of them.
         coverage: which attention sites were asked for and seen, and how often each hook acted.
+        stopped_at: the step after which a hook ended it (`Step.stop`); None if none did.
         resumed_at: the step it began at; 0 unless it continues another run.
         attached: whether it is a call of a stock pipeline, with `attach`.
         records: each hook given, with this run's own copy of it.
@@ -170,6 +183,7 @@ class Run(RunOutputs):
     """
 
     attached = False
+    stopped_at: int | None
 
     def __init__(
         self,
@@ -187,7 +201,8 @@ class Run(RunOutputs):
         self.latents: torch.Tensor | None = None
         self.levels: Sequence[tuple[float, float, float, float]] = ()
         self.coverage, self.nan_trace = Coverage(), NanTrace()
-        self.resumed_at = 0
+        self.resumed_at, self.stopped_at = 0, None
+        self.control = RunControl()
         self.records: list[tuple[object, Any]] = []
         self.names: dict[str, object] = {}
 
@@ -212,10 +227,7 @@ class Run(RunOutputs):
         return prompts[image // self.settings.images_per_prompt]
 
     def __getitem__(self, hook: object) -> Any:
-        """Return this run's copy of a hook, which holds its records.
-
-        Ask with the hook itself, with its name if it was given by name, or with its class if only one hook has it.
-        """
+        """Return this run's copy of a hook, with its records: ask by the hook, its name, or its class if one has it."""
         asked = self.names.get(hook) if isinstance(hook, str) else hook
         if isinstance(asked, type):
             found = [live for given, live in self.records if isinstance(given, asked)]
@@ -233,7 +245,7 @@ class Run(RunOutputs):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a pickle: all but the model, of which the name and the provenance are kept."""
-        own = {name: value for name, value in vars(self).items() if name not in ("model", "_weights_state")}
+        own = {name: value for name, value in vars(self).items() if name not in ("model", "_weights_state", "control")}
         return own | {"_model_name": self.model_name, "_provenance": self.provenance}
 
     def __copy__(self) -> Run:
@@ -288,7 +300,8 @@ class Run(RunOutputs):
         return (
             f"Run({texts}, {s.images} image{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps of "
             f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {seed}"
-            f"{f', from step {self.resumed_at}' * bool(self.resumed_at)})"
+            f"{f', from step {self.resumed_at}' * bool(self.resumed_at)}"
+            f"{f', stopped after step {self.stopped_at}' * (self.stopped_at is not None)})"
         )
 
     def _repr_html_(self) -> str:

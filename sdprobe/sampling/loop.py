@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import fresh_caches, gradients_past_caches
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
+from sdprobe.model.denoiser.left_out_rows import without_left_out
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.diffusion.scheduler_copies import copied_generator
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
@@ -149,21 +151,24 @@ def loop(
             conditioning = run_model.encode(run, hooks, run.roles)
             x = run_model.start_latents(settings, generator, latents, image) if state is None else state.latents
             grown = GradientLeaves(run_model, run, hooks, conditioning)
-            further, options = predicting(run_model, module_hooks, conditioning), run_model.step_options(generator)
-            for step_at in run_model.steps(run, run.roles, generator, further):
+            further, options = partial(predicting, run_model, module_hooks), run_model.step_options(generator)
+            for step_at in run_model.steps(run, run.roles, generator, further(conditioning)):
                 x = hooks.latents(x, step_at(x))
                 x = x.detach().requires_grad_(hooks.needs_grad)
                 conditioning, leaves = grown.grow(x)
-                step = step_at(x, leaves=leaves)
+                step, told = without_left_out(step_at(x, leaves=leaves), conditioning, module_hooks.has_caches, further)
                 with torch.set_grad_enabled(hooks.needs_grad):
                     with module_hooks.listen(step):
-                        output = run_model.denoise(x, step, conditioning)
+                        output = run_model.denoise(x, step, told)
                     output = hooks.model_output(output, step)
                     noise_pred = run_model.guide(output, step.rows, settings.guidance_scale)
                     step = replace(step, model_output=output)
                     noise_pred = hooks.noise_pred(noise_pred, step)
                 x = hooks.sample(x.detach(), step)
                 x = run_model.advance(noise_pred.detach(), step, x, options)
+                run.stopped_at = run.control.stopped_at
+                if run.stopped_at is not None:
+                    break
             run.latents = hooks.final_latents(x, run)
             run.nan_trace.note_final(run.latents)
             with listen_to_decoder(run_model, run, hooks):

@@ -16,6 +16,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
 from sdprobe.stock_pipelines.call_arguments import CallArguments
+from sdprobe.stock_pipelines.interrupt import interruptible
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
 from sdprobe.stock_pipelines.pipeline_listener import attachable, copy_for_call, intercept_calls, listen_to_pipeline
 from sdprobe.stock_pipelines.prompts_read import read_prompts
@@ -61,6 +62,9 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
       text, where the callback had ``pipe.encode_prompt`` make it, else of embeddings whose words are not known. Hooks
       at the points of the text do not act on it, limited or not. `run.prompts` are those that the run begins with, and
       `AttentionMaps` give a word's map over the steps whose prompt holds it.
+    - ``step.stop()`` sets the pipeline's own ``_interrupt``; a pipeline that has none, as those of PixArt, refuses.
+    - ``step.leave_out("uncond")`` takes rows out of the pipeline's call of its denoiser. Where the pipeline calls its
+      denoiser for each role by itself, as Flux does, no call can be left out, and it is refused.
     - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.
 
     Args:
@@ -144,6 +148,7 @@ def _call_past_hooks(
             gradients_past_caches(model.denoiser, hooks.needs_grad),
         ):
             pipeline_call = PipelineCall(model, run_model, run, hooks, arguments, rows)
-            with listen_to_pipeline(model, pipeline_call), pipeline_call.watched:
+            stopping = interruptible(model.pipe, run.control)
+            with stopping, listen_to_pipeline(model, pipeline_call), pipeline_call.watched:
                 args, kwargs = arguments.replace_callbacks(pipeline_call.on_step_end, pipeline_call.call_aside)
                 return pipeline_call.on_return(call(*args, **kwargs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -24,13 +24,13 @@ from sdprobe.model.outside_modules import listen_to_decoder
 from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
-from sdprobe.stock_pipelines.pipeline_listener import Caller
+from sdprobe.stock_pipelines.left_out_of_call import LeftOutOfCall
+from sdprobe.stock_pipelines.pipeline_listener import Call, Caller
 from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
 from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
 from sdprobe.stock_pipelines.shown_rows import ShownRows
 
-Call = Callable[..., Any]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -63,6 +63,7 @@ class PipelineCall:
         self.unscaled: Tensor | None = None  # the latents before that
         self.told: list[tuple[tuple[Row, ...], DenoiserCall]] = []  # the calls of the denoiser
         self.outputs: list[Tensor] = []  # and what they returned
+        self.asked = LeftOutOfCall((), ())  # the rows of the call under way
 
     # What the pipeline does, in its order.
 
@@ -108,7 +109,9 @@ class PipelineCall:
             args, kwargs = with_shown(args, kwargs, self.put_latents_in(shown_of(args, kwargs)))
         if rows is None:
             return args, self.limit_text_beside(args, kwargs)
-        self.told[-1] = (rows, DenoiserCall(args, kwargs, count))
+        self.asked = LeftOutOfCall.asked(self.current_step(), rows, self.module_hooks.has_caches)
+        call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count)), self.asked.rows
+        self.told[-1], args, kwargs = (rows, call), call.args, dict(call.kwargs)
         step = replace(self.current_step(), rows=rows)
         self.watched.enter_context(self.module_hooks.listen(step))
         self.caller = "denoiser"
@@ -127,9 +130,9 @@ class PipelineCall:
         with self.hear_nothing("hook"):
             new = self.hooks.model_output(own, step)
         self.outputs.append(new)
-        if new is own:
-            return output
-        return self.latents.hand_back(new if own is came else torch.cat([new, came[:, channels:]], dim=1), output)
+        if new is not own:
+            output = self.latents.hand_back(new if own is came else torch.cat([new, came[:, channels:]], dim=1), output)
+        return self.asked.widened(output)
 
     def on_scheduler_step(
         self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
@@ -148,7 +151,7 @@ class PipelineCall:
         torch.set_grad_enabled(False)
         x = self.latents.hand_back(new, x) if self.latents.instead is not None or new is not came else x
         self.step = self.timestep = self.unscaled = self.latents.instead = None
-        self.told, self.outputs = [], []
+        self.told, self.outputs, self.run.stopped_at = [], [], self.run.control.stopped_at
         found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
         if self.steps.is_at_last and not self.arguments.calls_back:
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
@@ -176,13 +179,12 @@ class PipelineCall:
         """A pipeline makes pictures of what the decoder gave; or has none made, for ``output_type="latent"``."""
         if output_type == "latent":
             return stock(image, output_type, *args, **kwargs)
-        processor = self.model.pipe.image_processor
         with self.hear_nothing("hook"):
             pixels = self.hooks.image(stock(image, "pt", *args, **kwargs), self.run)
             self.run.images = self.model.pictures(pixels)
         if output_type == "pt":
             return pixels
-        return processor.pt_to_numpy(pixels) if output_type == "np" else self.run.images
+        return self.model.pipe.image_processor.pt_to_numpy(pixels) if output_type == "np" else self.run.images
 
     def on_return(self, found: Any) -> Any:
         """The call has ended: its pictures are the run's, with what the pipeline has done to them at the very end."""
@@ -218,8 +220,9 @@ class PipelineCall:
                 "that is not yet known at latents: call it at model_output or noise_pred"
             )
         replay = RepeatedDenoiser(self.model, self.timestep)
-        of_role = [call for call in self.told if role is None or any(row.role == role for row in call[0])]
-        asked = of_role or self.told[:1]
+        asked = [call for call in self.told if role is None or any(row.role == role for row in call[0])] or self.told[
+            :1
+        ]
         besides = replay.split(beside, [sum(role in (None, row.role) for row in rows) for rows, _ in asked])
         with self.hear_nothing("hook"):
             parts = [
@@ -281,8 +284,7 @@ class PipelineCall:
 
     def limit_text_beside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a network is told beside the loop's own call, where limited transforms of the text tell it another."""
-        count = len(shown_of(args, kwargs))
-        rows = self.rows.beside(count)
+        rows = self.rows.beside(count := len(shown_of(args, kwargs)))
         if len(rows) != count:
             return kwargs
         told = apply_limited_text(kwargs, replace(self.current_step(), rows=rows))

@@ -18,10 +18,11 @@ from sdprobe.core.attention_call import by_own_mask
 from sdprobe.core.call_hook import called, checked
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Role, Row, Run, Step, Text, as_slice
+from sdprobe.core.run_control import ControlOfSome
 from sdprobe.core.site import OutsideSite, Site
 
 Chosen = Callable[[Row], bool]
-LATER = ("images", "latents", "levels")
+LATER = ("images", "latents", "levels", "stopped_at")
 """What a run has only once its hooks have started."""
 
 
@@ -33,6 +34,8 @@ class PartialRun(Run):
         settings, of = whole.settings, [i // whole.settings.images_per_prompt for i in images]
         seed = tuple(settings.seed[i] for i in images) if isinstance(settings.seed, tuple) else settings.seed
         self._whole, self._chosen = whole, tuple(images)
+        if "control" in vars(whole):  # an opened run makes no more steps
+            self.control = ControlOfSome(whole.control, (len(images), settings.images))
         self.prompts = tuple(whole.prompts[k] for k in of)
         self.negative_prompts = tuple(whole.negative_prompts[k] for k in of)
         self.settings = replace(
@@ -49,8 +52,8 @@ class PartialRun(Run):
             return [self._whole.images[i] for i in self._chosen] if self._whole.images else []
         if name == "latents":
             return None if self._whole.latents is None else self._whole.latents[list(self._chosen)]
-        if name == "levels":
-            return self._whole.levels
+        if name in ("levels", "stopped_at"):
+            return getattr(self._whole, name)
         return super().__getattr__(name)
 
 

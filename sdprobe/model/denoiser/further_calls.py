@@ -31,7 +31,9 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
         if role is not None:
             rows = tuple(row for row in step.rows if row.role == role)
             if not rows:
-                raise ValueError(f"this run has no rows of role {role!r}: its guidance scale needs none")
+                raise ValueError(
+                    f"step {step.index} has no rows of role {role!r}: guidance 1 needs none, or they were left out"
+                )
             told = run_model.narrowed(conditioning, step.rows_of(role))
         told = told if beside is None else replace(told, beside=beside)
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)

@@ -15,7 +15,11 @@ def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
     """Return what differs, by name, each as the two values: settings, the model's name, and the transforms."""
     both: dict[str, tuple[Any, Any]] = {"model": (a.model_name, b.model_name)}
     both |= {own.name: (getattr(a.settings, own.name), getattr(b.settings, own.name)) for own in fields(a.settings)}
-    both |= {"resumed_at": (a.resumed_at, b.resumed_at), "transforms": (_transforms(a), _transforms(b))}
+    both |= {
+        "resumed_at": (a.resumed_at, b.resumed_at),
+        "stopped_at": (a.stopped_at, b.stopped_at),
+        "transforms": (_transforms(a), _transforms(b)),
+    }
     return {name: values for name, values in both.items() if values[0] != values[1]}
 
 

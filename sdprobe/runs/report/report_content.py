@@ -220,6 +220,8 @@ def _settings(run: Run) -> tuple[tuple[str, str], ...]:
             "noise" if own.strength is None else f"a picture, at step {own.start_step}, strength {own.strength:g}",
         ),
     ]
+    if run.stopped_at is not None:
+        rows.append(("Stopped", f"after step {run.stopped_at}"))
     if run.resumed_at:
         rows.append(("Continued", f"another run, from step {run.resumed_at}"))
     hooks = [repr(own.given) for own in hooks_of_run(run)]

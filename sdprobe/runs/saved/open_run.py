@@ -96,6 +96,8 @@ class SavedRun(Run):
             self.settings = read_settings(mapping(content["settings"]))
             self.roles: tuple[Role, ...] = read_roles(content["roles"])
             self.resumed_at = count(content["resumed_at"])
+            # Runs of the first version could not be stopped, and do not say.
+            self.stopped_at = None if (at := content.get("stopped_at")) is None else count(at)
             self.attached = flag(content["attached"])
             self.levels = tuple(map(read_level, listed(content["levels"])))
             self._provenance = read_provenance(mapping(content["provenance"]))

@@ -51,6 +51,7 @@ def _content(run: Run) -> dict[str, Any]:
         "settings": asdict(run.settings),
         "roles": list(run.roles),
         "resumed_at": run.resumed_at,
+        "stopped_at": run.stopped_at,
         "attached": run.attached,
         "levels": [[own if isfinite(own) else str(own) for own in level] for level in run.levels],
         "images": len(run.images),
