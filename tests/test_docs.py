@@ -159,8 +159,8 @@ def test_links_of_the_site_stay_within_it(page):
 
 def test_links_to_examples_become_links_to_the_gallery():
     to_gallery = runpy.run_path(str(ROOT / "docs" / "links.py"))["to_gallery"]
-    text = "[a](../../examples/plot_37_own_hook.py), [b](../../examples/README.md), [c](rows.md)"
-    inside = "[a](../gallery/plot_37_own_hook.md), [b](../gallery/index.md), [c](rows.md)"
+    text = "[a](../../examples/plot_41_own_hook.py), [b](../../examples/README.md), [c](rows.md)"
+    inside = "[a](../gallery/plot_41_own_hook.md), [b](../gallery/index.md), [c](rows.md)"
     assert to_gallery(text, "concepts/x.md") == inside
     assert to_gallery("[a](../examples/plot_10_heat_maps.py#iou)", "x.md") == "[a](gallery/plot_10_heat_maps.md#iou)"
     assert to_gallery("[a](plot_10_heat_maps.py)", "gallery/index.md") == "[a](plot_10_heat_maps.md)"

@@ -52,9 +52,9 @@ SLOW = {
     "plot_32_where_is_colour_kept",
     "plot_33_which_heads",
     "plot_34_which_method",
-    "plot_36_five_hooks",
-    "plot_37_own_hook",
-    "plot_38_own_checkpoint",
+    "plot_40_five_hooks",
+    "plot_41_own_hook",
+    "plot_42_own_checkpoint",
 }
 """More than some seven seconds of one core each."""
 RUNS = [pytest.param(path, id=path.stem, marks=[pytest.mark.gallery] if path.stem in SLOW else []) for path in EXAMPLES]
