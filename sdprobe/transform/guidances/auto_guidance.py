@@ -36,8 +36,8 @@ class AutoGuidance(Transform):
     step, the weaker model is called once, for the conditional rows. With dropout, the run's other transforms act in
     this call too; its observers do not see it.
 
-    The guider of diffusers gives its weak model the negative prompt, in place of the prompt. On the same two
-    predictions it gives the same, up to rounding.
+    The guider of diffusers gives its weak model the negative prompt, in place of the prompt, and drops twice, also in
+    the blocks' feed-forward layers. On the same two predictions it gives the same, up to rounding.
 
     >>> import sdprobe
     >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 1.0, "seed": 0, "progress": False}

@@ -40,7 +40,8 @@ class SkipBlocks(Transform):
         seed: of the dropout. What is dropped is the same for every image, and differs from block to block and from
             step to step.
 
-    Source: `_apply_layer_skip_hook` of diffusers, which does the same, with torch's global random numbers.
+    Source: `TransformerBlockSkipHook` of diffusers, which does the same to blocks of one stream, with torch's global
+    random numbers; the two streams of a joint block it gives in the wrong order.
     """
 
     def __init__(self, blocks: Sequence[str], dropout: float = 1.0, seed: int = 0) -> None:
