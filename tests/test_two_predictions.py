@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from sdprobe import (
 )
 from tests.families import flux, stable_diffusion_3
 from tests.laws.strategies import run, same_run
-from tests.stock_pipelines import instruct_pix2pix
+from tests.stock_pipelines import attached, instruct_pix2pix
 
 SCALED = [AdaptiveProjectedGuidance, MagnitudeAwareGuidance, TangentialGuidance, ZeroStarGuidance]
 EVERY = [*SCALED, FrequencyDecoupledGuidance]
@@ -88,9 +89,8 @@ def _flux():
 
 
 def test_three_predictions_are_refused():
-    stock = instruct_pix2pix()
     with pytest.raises(ValueError, match=r"makes three \(cond, image, uncond\): for another scale of its text"):
-        stock.attached([TangentialGuidance()])
+        attached(instruct_pix2pix(), TangentialGuidance())
 
 
 def test_no_move_at_first_is_for_flows(tiny):
@@ -98,7 +98,7 @@ def test_no_move_at_first_is_for_flows(tiny):
     flow, recorder = sdprobe.load(stable_diffusion_3(with_t5=False)), LatentRecorder(keep=("latents",))
     for count in (None, 1, 2):
         seen = run(flow, ZeroStarGuidance(zero_steps=count), recorder, steps=4)[recorder]["latents"]
-        still = [torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False)]
+        still = [torch.equal(a, b) for a, b in pairwise(seen)]
         assert still[: count or 1] == [True] * (count or 1)
         assert not any(still[count or 1 :])
     for scheduler in ("DDIM", "EulerDiscrete"):
