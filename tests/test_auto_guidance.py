@@ -25,7 +25,7 @@ def pair(family):
     with torch.no_grad():
         for k, parameter in enumerate(weaker.denoiser.parameters()):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(k)))
-    run(weaker, steps=1, height=16, width=16)  # the first call of a network of Flux sets an attribute of it
+    run(weaker, steps=1, height=16, width=16)  # the first call of Flux's network sets an attribute of it
     return model, weaker
 
 

@@ -160,13 +160,6 @@ class Model(PipelineParts, ABC):
         """Return the conditioning of some rows only: those of one role, one for each image."""
         return conditioning.of(rows)
 
-    def answered_by(self: Kind, other: Model) -> Kind:
-        """Return a copy of this model, in its run, with the denoiser of another model of the family."""
-        answering = copy.copy(self)
-        answering.pipe = copy.copy(self.pipe)
-        setattr(answering.pipe, self.network, getattr(other.pipe, self.network))
-        return answering
-
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
         """Return the network's output for the latents, one entry per row."""
         timestep = self.timestep(step)

@@ -23,7 +23,7 @@ from tests.laws.strategies import run
 from tests.parity.test_guidances import Guided
 from tests.tiny import stable_diffusion
 
-SETTINGS = {"steps": 4, "seed": 3, "guidance_scale": 4.0, "height": 16, "width": 16, "prompt": ["a star", "a ring"]}
+SETTINGS = {"steps": 3, "seed": 3, "guidance_scale": 4.0, "height": 16, "width": 16, "prompt": ["a star", "a ring"]}
 FAMILIES = {
     "SD": stable_diffusion,
     "SDXL": stable_diffusion_xl,
@@ -210,7 +210,7 @@ def their_blur(where, numbers, sigma):
     return put
 
 
-@pytest.mark.parametrize("sigma", [None, 0.4, 1.0, 50.0])
+@pytest.mark.parametrize("sigma", [None, 1.0])
 @pytest.mark.parametrize(("family", "where", "numbers"), [*BLOCKS[:3], ("Flux", "transformer_blocks", [0]), BLOCKS[4]])
 def test_smoothed_energy_guidance(family, where, numbers, sigma):
     """Their kernel is of two dimensions, and ours is one of each, so it is the same up to rounding."""

@@ -28,15 +28,14 @@ class TwoPredictions(Transform):
     def start(self, run: Run) -> None:
         if "uncond" not in run.roles:
             raise ValueError(
-                f"{self!r} compares the predictions with the prompt and without it, and {type(run.model).__name__} at "
-                f"guidance_scale {run.settings.guidance_scale:g} makes only the first: set guidance_scale above 1 "
-                f"where the model has this guidance, or use one that needs no unconditional rows, such as "
-                f"PerturbedAttention"
+                f"there are no two predictions to combine: {type(run.model).__name__} at guidance_scale "
+                f"{run.settings.guidance_scale:g} is not asked what it says without the prompt. A guidance that does "
+                f"not need it is PerturbedAttention"
             )
         if len(run.roles) > 2:
             raise ValueError(
                 f"{self!r} combines two predictions, and {type(run.model).__name__} makes three "
-                f"({', '.join(run.roles)}): for another scale of its text use Guidance"
+                f"({', '.join(run.roles)}): use Guidance for another scale of its text"
             )
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
