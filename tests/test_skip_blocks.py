@@ -122,6 +122,26 @@ def test_observers_see_the_run_s_own_calls_alone(tiny):
     assert footprint(tiny.pipe) == before
 
 
+@pytest.mark.parametrize(
+    "hook",
+    [SkipLayerGuidance(2.0, "*"), sdprobe.SmoothedEnergyGuidance(2.0, 1.0, "*"), sdprobe.AutoGuidance(2.0)],
+    ids=["skip", "smooth", "auto"],
+)
+def test_a_loss_is_differentiated_through_it(tiny, hook):
+    """Blocks that are computed again, to save memory, would be computed without the hooks of the further call."""
+
+    def loss(x0):
+        return x0.square().mean((1, 2, 3))
+
+    found = []
+    for checkpoint in (False, True):
+        watched = sdprobe.LossGuidance(loss, 0, space="latent", through="model", checkpoint=checkpoint)
+        found.append(run(tiny, hook, watched, steps=1)[watched].norms)
+    plain = sdprobe.LossGuidance(loss, 0, space="latent", through="model")
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
+    assert not torch.allclose(found[0], run(tiny, plain, steps=1)[plain].norms, rtol=1e-3)
+
+
 def test_errors(tiny):
     with pytest.raises(ValueError, match=r"'transformer_blocks\.7' matches none of the model's blocks: down_blocks\.0"):
         run(tiny, SkipLayerGuidance(modules="transformer_blocks.7"))

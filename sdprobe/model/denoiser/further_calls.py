@@ -13,6 +13,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Step
 from sdprobe.model.denoiser.cache_states import caches_set_aside
+from sdprobe.model.denoiser.gradient_checkpointing import uncheckpointed
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.model_lock import lock
 
@@ -45,7 +46,10 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
                 return answer
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
         aside = caches_set_aside(run_model.denoiser) if module_hooks.has_caches else nullcontext()
-        with frozen, aside, module_hooks.with_hooks(Hooks(*hooks)).listen(at):
+        own = Hooks(*hooks)
+        # A checkpointed block is run again after this call, where its hooks cannot act.
+        kept = uncheckpointed(run_model.denoiser) if len(own) and torch.is_grad_enabled() else nullcontext()
+        with frozen, aside, kept, module_hooks.with_hooks(own).listen(at):
             output: Tensor = run_model.denoise(x, at, told)
             return output
 
