@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import lru_cache
 
 import pytest
@@ -93,6 +94,15 @@ def test_limited_to_a_picture_and_to_steps():
         by_step = run(model, hook, **case)
         hook.scale = 2.0
         assert same_run(by_step, run(model, only(hook, steps={1}), **case))
+
+
+def test_a_pickle_holds_no_model():
+    model, weaker = pair("Stable Diffusion 1")
+    hook = AutoGuidance(2.0, weaker)
+    kept = pickle.loads(pickle.dumps(run(model, hook)))
+    assert torch.equal(kept.latents, run(model, hook).latents)
+    with pytest.raises(ValueError, match="a pickle holds no model: give this hook its weaker model again, StableDiff"):
+        run(model, pickle.loads(pickle.dumps(hook)))
 
 
 def test_dropout_repeats_and_is_that_of_its_seed(tiny):

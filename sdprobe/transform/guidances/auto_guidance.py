@@ -88,8 +88,18 @@ class AutoGuidance(Transform):
     def start(self, run: Run) -> None:
         if self.weaker is None:
             self._blocks = blocks_of(run, self.modules)
+        elif isinstance(self.weaker, str):
+            raise ValueError(f"a pickle holds no model: give this hook its weaker model again, {self.weaker}")
         else:
             _refuse_other(self.weaker, run.model)
+
+    def __copy__(self) -> AutoGuidance:
+        vars(copied := object.__new__(type(self))).update(vars(self))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a pickle, which holds no model: as a run does, it keeps the weaker model's name."""
+        return vars(self) | {"weaker": None if self.weaker is None else repr(self.weaker)}
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         scale = Guidance(self.scale).at(step)
