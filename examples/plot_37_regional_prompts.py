@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import sdprobe
-from sdprobe import Concentrate, HideTokens, RegionalPrompts, ShareAttention, plot, sample
+from sdprobe import Concentrate, HideTokens, RegionalPrompts, plot, sample
 from sdprobe.shapes import detect
 
 model = sdprobe.load()

@@ -75,12 +75,20 @@ from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
+from sdprobe.transform.guidances.adaptive_projected_guidance import AdaptiveProjectedGuidance
+from sdprobe.transform.guidances.auto_guidance import AutoGuidance
 from sdprobe.transform.guidances.cut_guidance import CutGuidance
 from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
+from sdprobe.transform.guidances.frequency_decoupled_guidance import FrequencyDecoupledGuidance
 from sdprobe.transform.guidances.guidance import Guidance
+from sdprobe.transform.guidances.magnitude_aware_guidance import MagnitudeAwareGuidance
 from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
 from sdprobe.transform.guidances.rescale_guidance import RescaleGuidance
 from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
+from sdprobe.transform.guidances.skip_layer_guidance import SkipLayerGuidance
+from sdprobe.transform.guidances.smoothed_energy_guidance import SmoothedEnergyGuidance
+from sdprobe.transform.guidances.tangential_guidance import TangentialGuidance
+from sdprobe.transform.guidances.zero_star_guidance import ZeroStarGuidance
 from sdprobe.transform.inpaint import Inpaint
 from sdprobe.transform.layout_guidance import LayoutGuidance
 from sdprobe.transform.loss_guidance import LossGuidance
@@ -221,9 +229,17 @@ __all__ = [
     "Guidance",
     "CutGuidance",
     "RescaleGuidance",
+    "AdaptiveProjectedGuidance",
+    "ZeroStarGuidance",
+    "TangentialGuidance",
+    "FrequencyDecoupledGuidance",
+    "MagnitudeAwareGuidance",
     "DynamicThreshold",
     "PerturbedAttention",
     "SelfAttentionGuidance",
+    "SkipLayerGuidance",
+    "SmoothedEnergyGuidance",
+    "AutoGuidance",
     "LossGuidance",
 ]
 

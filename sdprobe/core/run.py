@@ -97,7 +97,9 @@ class Step:
     to_denoised: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     to_output: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     to_state: Callable[[Tensor], State] = field(repr=False)
-    to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None, Tensor | None], Tensor] = field(repr=False)
+    to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None, Tensor | None, Any], Tensor] = field(
+        repr=False
+    )
     model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
     further: bool = field(default=False, repr=False)
     leaves: Mapping[str, Shaped[Tensor, ...]] = field(default_factory=dict, repr=False)
@@ -124,6 +126,7 @@ class Step:
         *hooks: Any,
         role: Role | None = None,
         beside: Shaped[Tensor, "rows tokens width"] | None = None,
+        by: Any = None,
     ) -> Shaped[Tensor, "rows channels h w"]:
         """Call the denoiser once more, on any latents at this step, and return its output.
 
@@ -135,12 +138,14 @@ class Step:
             hooks: hooks that act inside the denoiser in this call only, after the run's own transforms.
             role: only the rows of this role (``"cond"``), one for each image; None for all, as in `rows`.
             beside: further tokens for each row, which stand after those of the prompt embeddings in this call.
+            by: another model of the same family, whose denoiser answers, given what the run's own would be given. No
+                hook acts inside it.
 
         Raises:
             RuntimeError: if called inside the denoiser, at ``attention`` or ``activation``.
             ValueError: for a role that this run does not have, and for tokens of another shape.
         """
-        return self.to_prediction(self, latents, hooks, role, beside)
+        return self.to_prediction(self, latents, hooks, role, beside, by)
 
     def rows_of(self, role: Role) -> slice | list[int]:
         """Return the positions of a role's rows, in the order of their images: ``x[step.rows_of("uncond")]``."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -33,6 +34,7 @@ from sdprobe.model.text.tokenize_prompt import read, side_by_side
 from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
 
 Latents = Shaped[Tensor, "images channels h w"]
+Kind = TypeVar("Kind", bound="PipelineParts")  # not typing.Self, which the runtime type checks do not support
 
 
 class PipelineParts:
@@ -63,6 +65,13 @@ class PipelineParts:
         """The network that is called in every step, an `nn.Module`."""
         network = getattr(self.pipe, self.network)
         return getattr(network, "_orig_mod", network)  # torch.compile wraps it
+
+    def answered_by(self: Kind, other: PipelineParts) -> Kind:
+        """Return a copy of this model, in its run, with the denoiser of another model of the family."""
+        answering = copy.copy(self)
+        answering.pipe = copy.copy(self.pipe)
+        setattr(answering.pipe, self.network, getattr(other.pipe, self.network))
+        return answering
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

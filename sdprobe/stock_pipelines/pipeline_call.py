@@ -212,7 +212,9 @@ class PipelineCall:
 
         return call
 
-    def predict(self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None) -> Tensor:
+    def predict(
+        self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None, by: Any
+    ) -> Tensor:
         """`Step.predict`: the pipeline's own call of its denoiser, once more."""
         if not self.told and not self.module_hooks.busy:
             raise RuntimeError(
@@ -226,7 +228,7 @@ class PipelineCall:
         besides = replay.split(beside, [sum(role in (None, row.role) for row in rows) for rows, _ in asked])
         with self.hear_nothing("hook"):
             parts = [
-                predicting(replay, self.module_hooks, told)(replace(step, rows=rows), x, hooks, role, own)
+                predicting(replay, self.module_hooks, told)(replace(step, rows=rows), x, hooks, role, own, by)
                 for (rows, told), own in zip(asked, besides, strict=True)
             ]
         return torch.cat(parts)

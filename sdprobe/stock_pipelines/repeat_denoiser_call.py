@@ -94,6 +94,9 @@ class RepeatedDenoiser:
         frozen: AbstractContextManager[None] = self.model.freeze_parameters()
         return frozen
 
+    def answered_by(self, other: Any) -> RepeatedDenoiser:
+        return RepeatedDenoiser(self.model.answered_by(other), self.timestep)
+
     def narrowed(self, told: DenoiserCall, rows: slice | list[int]) -> DenoiserCall:
         return told.of(rows)
 

@@ -9,14 +9,11 @@ Each line is a mean over seeds with its interval of 95 %. What is drawn is told 
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from rendered_truth import write
 
 import sdprobe
 from sdprobe.experiments.bootstrap import mean_with_interval
@@ -109,8 +106,15 @@ def swap(model) -> str:
             mean_with_interval(np.array(own["beside"])),
             mean_with_interval(share),
         ]
-    head = ("edit", "new colour there, old one not", "IoU of old and new thing", "IoU ≥ .8", "change outside of it",
-            "change of the other thing", "change outside, of the plain change")
+    head = (
+        "edit",
+        "new colour there, old one not",
+        "IoU of old and new thing",
+        "IoU ≥ .8",
+        "change outside of it",
+        "change of the other thing",
+        "change outside, of the plain change",
+    )
     count = len(found["another prompt alone"]["right"])
     print(f"{count} of {len(SEEDS)} seeds: in {left_out} the source does not show the thing")
     return table(head, lines)

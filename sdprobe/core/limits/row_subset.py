@@ -147,7 +147,7 @@ class RowSubset:
         whole, images = step.latents, self.images
 
         def to_prediction(
-            _: Step, x: Tensor, hooks: tuple[Any, ...], role: Role | None, beside: Tensor | None
+            _: Step, x: Tensor, hooks: tuple[Any, ...], role: Role | None, beside: Tensor | None, by: Any
         ) -> Tensor:
             """Return the denoiser's output for the included images; the call itself has all images."""
             rows = [row for row in step.rows if role in (None, row.role)]
@@ -157,7 +157,7 @@ class RowSubset:
                     raise ValueError(f"tokens beside the prompt are for {len(included)} rows here, not {len(beside)}")
                 beside = with_entries(beside.new_zeros(len(rows), *beside.shape[1:]), included, beside)
             given = with_entries(whole.to(x.dtype), images, x)
-            return step.to_prediction(step, given, tuple(map(self.limited, hooks)), role, beside)[included]
+            return step.to_prediction(step, given, tuple(map(self.limited, hooks)), role, beside, by)[included]
 
         return replace(
             step,

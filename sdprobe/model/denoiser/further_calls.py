@@ -13,15 +13,19 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Step
 from sdprobe.model.denoiser.cache_states import caches_set_aside
+from sdprobe.model.denoiser.gradient_checkpointing import uncheckpointed
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
+from sdprobe.model.model_lock import lock
 
-Predict = Callable[[Step, Tensor, Iterable[Any], Role | None, Tensor | None], Tensor]
+Predict = Callable[[Step, Tensor, Iterable[Any], Role | None, Tensor | None, Any], Tensor]
 
 
 def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> Predict:
     """Return the function behind `Step.predict`: a call of the denoiser with this run's conditioning and transforms."""
 
-    def predict(step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None) -> Tensor:
+    def predict(
+        step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None, by: Any
+    ) -> Tensor:
         if module_hooks.busy:
             raise RuntimeError(
                 "step.predict was called at a point inside the denoiser, which is running: call it at latents, "
@@ -37,9 +41,17 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
             told = run_model.narrowed(conditioning, step.rows_of(role))
         told = told if beside is None else replace(told, beside=beside)
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
+        if by is not None:
+            still = by.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
+            with lock([by.denoiser]), still:  # its other parts may be the run's own
+                answer: Tensor = run_model.answered_by(by).denoise(x, at, told)
+                return answer
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
         aside = caches_set_aside(run_model.denoiser) if module_hooks.has_caches else nullcontext()
-        with frozen, aside, module_hooks.with_hooks(Hooks(*hooks)).listen(at):
+        own = Hooks(*hooks)
+        # A checkpointed block is run again after this call, where its hooks cannot act.
+        kept = uncheckpointed(run_model.denoiser) if len(own) and torch.is_grad_enabled() else nullcontext()
+        with frozen, aside, kept, module_hooks.with_hooks(own).listen(at):
             output: Tensor = run_model.denoise(x, at, told)
             return output
 

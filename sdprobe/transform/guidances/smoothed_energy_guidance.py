@@ -1,0 +1,122 @@
+"""`SmoothedEnergyGuidance`: guidance away from a prediction whose self-attention is blurred."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.core.hook import Transform, patterns
+from sdprobe.core.module_names import fits
+from sdprobe.core.run import Run, Step
+from sdprobe.core.site import Site
+from sdprobe.transform.guidances.guidance import Guidance, Scale
+
+KINDS = ("self", "joint")
+
+
+class SmoothedEnergyGuidance(Transform):
+    """SEG: guide away from the denoiser's output with blurred queries: x + scale · (cond − smoothed).
+
+    The queries of self-attention are blurred over the picture, so that neighbouring places look at the same; with an
+    infinite width all places do. In joint attention, which the paper does not treat, the queries of the image are
+    blurred, before norms and rotary embeddings, and those of the text are not. This needs no unconditional rows, and
+    adds to classifier-free guidance if there is any. In every guided step, the denoiser is called once more, for the
+    conditional rows; the run's other transforms act in this call too, and its observers do not see it.
+
+    It is the paper's, and with classifier-free guidance that of the guider of diffusers, up to rounding, except where
+    that differs from the paper: it swaps the two cases of sigma (a number below 9999.9 takes the mean, above it a
+    blur), and takes the positions of any picture, and of image and text together, for a square.
+
+    >>> import sdprobe
+    >>> model, settings = sdprobe.load(), {"steps": 4, "guidance_scale": 1.0, "seed": 0, "progress": False}
+    >>> smooth = sdprobe.SmoothedEnergyGuidance(1.0, modules="up_blocks.*")
+    >>> run = sdprobe.sample(model, "a red circle", hooks=[smooth], **settings)
+    >>> off = sdprobe.sample(model, "a red circle", hooks=[sdprobe.SmoothedEnergyGuidance(0)], **settings)
+    >>> plain = sdprobe.sample(model, "a red circle", **settings)
+    >>> bool((run.latents == plain.latents).all()), bool((off.latents == plain.latents).all())
+    (False, True)
+
+    Args:
+        scale: 0 changes nothing, exactly, and makes no call. One number, one for each call of the denoiser, or a
+            function of the `Step`. The paper uses 3 for Stable Diffusion XL.
+        sigma: the standard deviation of the Gaussian blur, in places of the module's grid; None for an infinite one,
+            the mean, as the paper recommends.
+        modules: where self- or joint attention is smoothed: patterns on dotted module names. None is the middle: for a
+            U-Net its middle block, as in the paper; for a transformer the middle one of its blocks.
+
+    Raises:
+        ValueError: for a pattern that matches no such attention, a sigma that is not above 0, and if the number of
+            scales is not the number of steps.
+
+    Source: Hong 2024, "Smoothed Energy Guidance: Guiding Diffusion Models with Reduced Energy Curvature of Attention",
+    section 4; the size of the kernel is that of the author's code.
+    """
+
+    def __init__(
+        self, scale: Scale = 3.0, sigma: float | None = None, modules: str | Sequence[str] | None = None
+    ) -> None:
+        if sigma is not None and not sigma > 0:
+            raise ValueError(f"sigma is above 0, not {sigma}: it is the width of the blur")
+        self.scale = Guidance(scale).scale
+        self.sigma = None if sigma == math.inf else sigma
+        self.modules = patterns(modules)
+
+    def start(self, run: Run) -> None:
+        kinds = {name: run.model.attention_kind(module) for name, module in run.model.modules.items()}
+        sites = [name for name, kind in kinds.items() if kind in KINDS]
+        asked = (run.model.middle,) if self.modules is None else self.modules
+        for pattern in asked:
+            if not any(fits(name, pattern) for name in sites):
+                raise ValueError(
+                    f"the pattern {pattern!r} matches none of the model's self- and joint attention: {', '.join(sites)}"
+                )
+        self._queries = [f"{name}.to_q" for name in sites if any(fits(name, pattern) for pattern in asked)]
+
+    def noise_pred(self, x: Tensor, step: Step) -> Tensor:
+        scale = Guidance(self.scale).at(step)
+        if not scale:
+            return x
+        assert step.model_output is not None  # at noise_pred there is one
+        smoothed = step.predict(step.latents, SmoothQueries(self._queries, self.sigma), role="cond")
+        return x + scale * (step.model_output[step.rows_of("cond")] - smoothed)
+
+
+class SmoothQueries(Transform):
+    """Blur the queries of the image over the picture, where a projection gives them.
+
+    Args:
+        modules: the names of the projections, ``"....to_q"``.
+        sigma: the standard deviation of the blur, in places; None for the mean.
+    """
+
+    def __init__(self, modules: Sequence[str], sigma: float | None) -> None:
+        self.modules, self.sigma = tuple(modules), sigma
+
+    def activation(self, x: Tensor, site: Site) -> Tensor:
+        if site.grid is None:
+            raise ValueError(f"the positions of {site.name} are not laid out as a picture: choose other modules=")
+        image = x[:, site.image]
+        if self.sigma is None:
+            smooth = image.mean(1, keepdim=True).expand_as(image)
+        else:
+            smooth = blurred(image.mT.unflatten(-1, site.grid), self.sigma).flatten(2).mT
+        if image.shape == x.shape:
+            return smooth.contiguous()
+        return torch.cat([x[:, : site.image.start], smooth, x[:, site.image.stop :]], dim=1)
+
+
+def blurred(x: Shaped[Tensor, "rows channels h w"], sigma: float) -> Shaped[Tensor, "rows channels h w"]:
+    """Blur with a Gaussian; the edges are mirrored. The kernel is cut at 3 σ, and where it is larger than the grid."""
+    for axis, size in ((-2, x.shape[-2]), (-1, x.shape[-1])):
+        reach = min(math.ceil(6 * sigma) // 2, size // 2)
+        places = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
+        weights = torch.exp(-((places / sigma) ** 2) / 2)
+        weights = (weights / weights.sum()).to(x.dtype).expand(x.shape[1], 1, -1)
+        shape, pad = ((-1, 1), (0, 0, reach, reach)) if axis == -2 else ((1, -1), (reach, reach, 0, 0))
+        x = F.conv2d(F.pad(x, pad, mode="reflect"), weights.unflatten(-1, shape), groups=x.shape[1])
+    return x
