@@ -1,7 +1,8 @@
 """`Run`, `Step`, `Text`, `Site`: the record of a run, and the second arguments of the points.
 
 A hook reads from these frozen records. Two things it can ask of the loop: rows left out of a step, and an end after it
-(`Step.leave_out`, `Step.stop`). Rows of the denoiser's batch have labels, so no code has to know in which order a pipeline stacks its conditional and unconditional rows.
+(`Step.leave_out`, `Step.stop`). Rows of the denoiser's batch have labels, so no code has to know in which order a
+pipeline stacks its conditional and unconditional rows.
 """
 
 from __future__ import annotations
