@@ -74,7 +74,7 @@ class Concentrate(Transform):
         word: str | Mapping[str, Any],
         box: Any = None,
         *,
-        strength: float = 1.0,
+        strength: float = 0.5,
         heads: Sequence[int] | None = None,
         modules: str | Sequence[str] | None = None,
         role: Role = "cond",
