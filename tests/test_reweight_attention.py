@@ -85,5 +85,5 @@ def test_errors(embedded):
     with pytest.raises(ValueError, match="there are no words"):
         ReweightAttention({})
     for wrong in ({"red": "much"}, "red", ["red"]):
-        with pytest.raises(TypeError, match="the factor of|words with their factors"):
+        with pytest.raises(TypeError, match=r"the factor of|words with their factors"):
             ReweightAttention(wrong)

@@ -49,7 +49,7 @@ class AttentionTemperature(Transform):
             for a role without rows, and for negative probabilities, which have no power.
 
     Source: Jin et al. 2023, "Training-free Diffusion Model Adaptation for Variable-Sized Text-to-Image Synthesis"
-    (NeurIPS), section 3.2: their factor of the scores, (log_n N)^½, is 1/T in self-attention.
+    (NeurIPS): their factor of the scores of self-attention, (log_n N)^½, is 1/T.
     """
 
     def __init__(

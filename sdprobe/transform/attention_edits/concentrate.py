@@ -60,11 +60,12 @@ class Concentrate(Transform):
         ValueError: for an invalid box or mask, and for a strength that is not finite; in a run, for a head that a site
             does not have, and for a mask with another ratio of height to width than the picture.
 
-    Source: Balaji et al. 2022, "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers", section
-    5, paint-with-words: w' · A with w' = w · log(1 + σ) · max(QKᵀ), in cross-attention. There A is 1 in the region and
-    0 outside, so that nothing is subtracted, and the maximum is over all places and tokens; here it is taken at each
-    place, above the mean, since a number that is added to all scores of a place means nothing to the softmax. In a flow
-    model σ is its own, from 0 to 1.
+    Source: Balaji et al. 2022, "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",
+    paint-with-words: softmax((QKᵀ + w A) / √d) with w = w' · log(1 + σ) · max(QKᵀ), in cross-attention. There A is 1 in
+    the region and 0 outside, so that nothing is subtracted, and the maximum is over all places and tokens. Here the
+    highest score is taken at each place, above the mean, since a number that is added to all scores of a place means
+    nothing to the softmax. In a flow model σ is its own, from 0 to 1, and log(1 + σ) at most 0.7, where it is 2.7 at
+    the first step of Stable Diffusion: a flow may need a larger strength.
     """
 
     kinds = ("cross", "joint")

@@ -65,7 +65,7 @@ class ScaleHeads(Transform):
             fits no attention, for heads that a site does not have, and for another number of factors than heads.
 
     Source: Park et al. 2025, "Cross-Attention Head Position Patterns Can Align with Human Visual Concepts in
-    Text-to-Image Generative Models", section 5, concept strengthening.
+    Text-to-Image Generative Models", concept strengthening.
     """
 
     def __init__(

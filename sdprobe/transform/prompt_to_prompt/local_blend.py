@@ -66,10 +66,10 @@ class LocalBlend(Transform):
         ValueError: for a threshold or a beginning that is not from 0 to 1; in a run of one prompt, for the number of a
             prompt that there is not, and for a grid that no attention to the text has.
 
-    Source: Hertz et al. 2023, "Prompt-to-Prompt Image Editing with Cross-Attention Control", section 4, local editing,
-    and its code's ``LocalBlend``, of which the order of operations, the threshold and the start are taken. There, the
-    maps are of the 16×16 sites of the down and up blocks, and all of a batch have one source; here sites are chosen by
-    their grid alone, and each picture of a prompt has its own source.
+    Source: Hertz et al. 2023, "Prompt-to-Prompt Image Editing with Cross-Attention Control", section 3.2 (local
+    editing). The order of operations, the threshold and the beginning are those of ``LocalBlend`` in the authors' code.
+    There, the maps are of the 16×16 sites of the down and up blocks, and all pictures of a batch have one source; here
+    sites are chosen by their grid alone, and each picture of a prompt has a source of its own.
     """
 
     kinds = ("cross", "joint")
