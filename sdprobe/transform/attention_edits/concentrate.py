@@ -48,7 +48,8 @@ class Concentrate(Transform):
             several: the biases of a token that stands in several of them are added.
         box: the region: a box (left, top, right, bottom), as fractions of the picture from 0 to 1, with (0, 0) the
             upper left corner; or a mask of booleans over the picture, ``[h, w]``, of any size with the picture's ratio.
-        strength: 0 changes nothing, exactly; a negative one keeps the word out of the region.
+        strength: 0 changes nothing, exactly; a negative one keeps the word out of the region. A large one fills the
+            region, whatever shape the thing has.
         heads: numbers of attention heads; None for all.
         modules: patterns on dotted module names; None for every site with text.
         role: ``"cond"`` for the rows of the prompt, ``"uncond"`` for those of the negative prompt.
@@ -64,8 +65,7 @@ class Concentrate(Transform):
     paint-with-words: softmax((QKᵀ + w A) / √d) with w = w' · log(1 + σ) · max(QKᵀ), in cross-attention. There A is 1 in
     the region and 0 outside, so that nothing is subtracted, and the maximum is over all places and tokens. Here the
     highest score is taken at each place, above the mean, since a number that is added to all scores of a place means
-    nothing to the softmax. In a flow model σ is its own, from 0 to 1, and log(1 + σ) at most 0.7, where it is 2.7 at
-    the first step of Stable Diffusion: a flow may need a larger strength.
+    nothing to the softmax. In a flow model σ is its own, from 0 to 1.
     """
 
     kinds = ("cross", "joint")
