@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.transform.attention_edits.region import Box, box_on, refuse_bad_box
+from sdprobe.transform.attention_edits.picture_region import Box, box_on, refuse_bad_box
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
 from sdprobe.transform.guidances.guidance import Scale
 

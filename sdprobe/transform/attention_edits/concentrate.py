@@ -17,7 +17,7 @@ from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
-from sdprobe.transform.attention_edits.region import Region
+from sdprobe.transform.attention_edits.picture_region import PictureRegion
 from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns
 
 
@@ -88,7 +88,7 @@ class Concentrate(Transform):
         if not math.isfinite(strength):
             raise ValueError(f"a strength is finite, not {strength!r}")
         given = word if isinstance(word, Mapping) else {word: box}
-        self._regions = {own: Region.of(region, f"region of {own!r}") for own, region in given.items()}
+        self._regions = {own: PictureRegion.of(region, f"region of {own!r}") for own, region in given.items()}
         self._columns = WordColumns.of(list(self._regions), role)
         plain = {own: region.given for own, region in self._regions.items()}  # which a file can hold
         self.word: Any = plain if isinstance(word, Mapping) else word

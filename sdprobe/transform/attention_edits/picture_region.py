@@ -1,4 +1,4 @@
-"""`Region`: a part of the picture, given as a box or as a mask, on any grid."""
+"""`PictureRegion`: a part of the picture, given as a box or as a mask, on any grid."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Region:
+class PictureRegion:
     """A part of the picture.
 
-    >>> Region.of((0.5, 0.0, 1.0, 0.5)).on((2, 4))
+    >>> PictureRegion.of((0.5, 0.0, 1.0, 0.5)).on((2, 4))
     tensor([[0., 0., 1., 1.],
             [0., 0., 0., 0.]])
-    >>> Region.of([[True, True, False], [False, False, False]]).on((1, 3))
+    >>> PictureRegion.of([[True, True, False], [False, False, False]]).on((1, 3))
     tensor([[0.5000, 0.5000, 0.0000]])
 
     Args:
@@ -35,7 +35,7 @@ class Region:
     given: Any
 
     @classmethod
-    def of(cls, given: Any, name: str = "region") -> Region:
+    def of(cls, given: Any, name: str = "region") -> PictureRegion:
         """Return the region that a user gave: a box, or a mask of booleans as a tensor, an array or lists.
 
         Raises ValueError for what is neither.
