@@ -73,7 +73,11 @@ from sdprobe.text.tokens import Token, Tokens, detokenize, tokens
 from sdprobe.transform.ablate import Ablate
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
+from sdprobe.transform.attention_edits.attention_temperature import AttentionTemperature
+from sdprobe.transform.attention_edits.concentrate import Concentrate
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.scale_heads import ScaleHeads
+from sdprobe.transform.attention_edits.sharpen_attention import SharpenAttention
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.guidances.adaptive_projected_guidance import AdaptiveProjectedGuidance
 from sdprobe.transform.guidances.auto_guidance import AutoGuidance
@@ -97,6 +101,8 @@ from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.noise_prompt import NoisePrompt
 from sdprobe.transform.patch import Patch
+from sdprobe.transform.prompt_to_prompt.local_blend import LocalBlend
+from sdprobe.transform.prompt_to_prompt.reweight_attention import ReweightAttention
 from sdprobe.transform.randomize_token import RandomizeToken
 from sdprobe.transform.read_layer import ReadLayer
 from sdprobe.transform.replace_token import ReplaceToken
@@ -184,6 +190,12 @@ __all__ = [
     "learn_token",
     "LearnedToken",
     "HideTokens",
+    "AttentionTemperature",
+    "SharpenAttention",
+    "Concentrate",
+    "ScaleHeads",
+    "ReweightAttention",
+    "LocalBlend",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",

@@ -26,12 +26,12 @@ class Tried:
 
     Args:
         config: its configuration.
-        prompt: a prompt it can work with.
+        prompt: a prompt it can work with; several for a hook that is about the prompts of one run.
         unrepeatable: names of its records that may differ between equal runs.
     """
 
     config: Callable[[sdprobe.Model], Mapping[str, Any]] = lambda model: {}
-    prompt: str = "a red circle"
+    prompt: str | list[str] = "a red circle"
     unrepeatable: tuple[str, ...] = ()
 
 
@@ -123,6 +123,15 @@ CONFIGURED: Mapping[str, Tried] = {
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
     "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
+    "sharpen-attention": Tried(lambda model: {"words": "circle", "power": 2.0}),
+    "attention-temperature": Tried(lambda model: {"temperature": 1.5}),
+    "concentrate": Tried(lambda model: {"word": "circle", "box": (0.0, 0.0, 0.5, 1.0)}),
+    "scale-heads": Tried(lambda model: {"factors": {"*attn*": {"1": 0.5}}}),
+    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, "<end>": -0.5}}),
+    "local-blend": Tried(
+        lambda model: {"words": ("circle", "star"), "threshold": 0.9999, "targets": [1]},
+        prompt=["a red circle", "a red star"],
+    ),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, by its registered name. One that needs nothing is tried as it is."""

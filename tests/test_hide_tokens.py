@@ -225,8 +225,8 @@ def test_errors(embedded):
 @pytest.mark.parametrize(
     ("error", "words", "arguments"),
     [
-        ("no words to hide", [], {}),
-        ("what is hidden is a word", [0.5], {}),
+        ("there are no words", [], {}),
+        ("a word is a text", [0.5], {}),
         ("give one of them", "red", {"places": left_half(), "order": torch.rand(4, 4), "share": 0.1}),
         ("go together", "red", {"order": torch.rand(4, 4)}),
         ("go together", "red", {"share": 0.5}),

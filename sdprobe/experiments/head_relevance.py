@@ -99,6 +99,22 @@ class HeadVotes(Result):
         rows = sorted(found.rows, key=lambda row: -found[row, concept].value)
         return [(module, int(number)) for module, number in (row.split(" head ") for row in rows)]
 
+    def factors(self, concept: str) -> dict[str, list[float]]:
+        """Return a factor for each head, by module: its share of votes, over the mean share; for `sdprobe.ScaleHeads`.
+
+        Over all heads the factors are 1 on average; heads that look at the concept's words more often than others
+        are strengthened, the others weakened.
+
+        Raises ValueError for a concept that there is not, and for one that no head ever votes for.
+        """
+        found, shares = self.relevance(), dict[str, dict[int, float]]()
+        for module, number in self.ranked(concept):
+            shares.setdefault(module, {})[number] = found[f"{module} head {number}", concept].value
+        mean = float(np.mean([share for own in shares.values() for share in own.values()]))
+        if not mean:
+            raise ValueError(f"no head votes for {concept!r}, so no head is stronger for it than another")
+        return {module: [own[number] / mean for number in sorted(own)] for module, own in shares.items()}
+
     def plot(self) -> Figure:
         """Plot the share of votes of each head and concept, and beside it that with shuffled labels.
 

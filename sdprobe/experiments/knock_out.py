@@ -26,7 +26,8 @@ from sdprobe.experiments.result import Result
 from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.untouched_run import untouched_run
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.transform.attention_edits.hide_tokens import HideTokens, Word
+from sdprobe.transform.attention_edits.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.word_columns import Word
 
 Words = Word | Sequence[Word]
 

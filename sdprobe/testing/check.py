@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -34,7 +34,7 @@ LAWS: tuple[Law, ...] = tuple(
 def check_hook(
     factory: Callable[[], Hook | Hooks],
     *,
-    prompt: str = "a red circle",
+    prompt: str | Sequence[str] = "a red circle",
     unrepeatable: Iterable[str] = (),
     laws: Iterable[Law] = LAWS,
     pipeline: Callable[[], Any] = toy_pipeline,
@@ -62,7 +62,8 @@ def check_hook(
     Args:
         factory: makes a new hook: its class, or ``lambda: MyHook(...)``. On the toy model embeddings have width 16,
             latents are 8 × 8 and images 16 × 16 pixels.
-        prompt: the prompt of the runs, for a hook that needs certain words; at most 8 tokens.
+        prompt: the prompt of the runs, for a hook that needs certain words; at most 8 tokens. Or several, for a hook
+            that needs other prompts beside it in the run, such as the source of an edit.
         unrepeatable: names of records that may differ between equal runs, such as times and amounts of memory.
         laws: the laws to check: ``[law for law in LAWS if law.name != "can be pickled"]``. For one test per law, use
             ``pytest.mark.parametrize``.
@@ -87,7 +88,7 @@ def check_hook(
 def examine(
     factory: Callable[[], Hook | Hooks],
     *,
-    prompt: str = "a red circle",
+    prompt: str | Sequence[str] = "a red circle",
     unrepeatable: Iterable[str] = (),
     laws: Iterable[Law] = LAWS,
     pipeline: Callable[[], Any] = toy_pipeline,
@@ -108,7 +109,8 @@ def examine(
     runs                     not tried       rests on: keeps its kind
     Forgetful(): 2 holds, 1 fails, 1 not tried
     """
-    trial = Trial(factory, prompt, frozenset(unrepeatable), pipeline, way)
+    prompts = prompt if isinstance(prompt, str) else tuple(prompt)
+    trial = Trial(factory, prompts, frozenset(unrepeatable), pipeline, way)
     described = repr(trial.hook())
     findings: list[Finding] = []
     for law in laws:

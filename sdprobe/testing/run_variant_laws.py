@@ -104,6 +104,8 @@ def goes_by_the_labels_of_rows(trial: Trial) -> None:
 def each_picture_as_if_alone(trial: Trial) -> None:
     """In a batch each image is what it is alone, from its own prompt and seed."""
     trial.transforms_only()
+    if not isinstance(trial.prompt, str):
+        raise DoesNotApply("it is given several prompts, one for the sake of another")
     hook = trial.hook()
     batch = trial.run(hook, setting=PROMPTS, seed=[0, 1, 2])
     for i, ending in enumerate(ENDINGS):

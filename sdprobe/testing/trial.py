@@ -56,9 +56,11 @@ class Setting:
     endings: tuple[str, ...] = ()
     variant: Variant = Variant()
 
-    def arguments(self, prompt: str, model: Model) -> dict[str, Any]:
+    def arguments(self, prompt: str | tuple[str, ...], model: Model) -> dict[str, Any]:
         """Return the arguments of `sample` other than the model."""
-        texts = [prompt + ending for ending in self.endings] or prompt
+        given = (prompt,) if isinstance(prompt, str) else prompt
+        ended = [own + ending for ending in self.endings or ("",) for own in given]
+        texts = ended[0] if isinstance(prompt, str) and not self.endings else ended
         usual = {"prompt": texts, "steps": 2, "guidance_scale": 3.0, "seed": 0, "height": SIDE, "width": SIDE}
         of_flows = self.in_a_flow if is_flow(model.pipe.scheduler) else {}
         return {**usual, "progress": False, **self.changed, **of_flows}
@@ -80,14 +82,14 @@ class Trial:
 
     Args:
         factory: makes a new hook.
-        prompt: the prompt of its runs.
+        prompt: the prompt of its runs, or several.
         unrepeatable: names of records that may differ between equal runs.
         pipeline: makes the pipeline of the model.
         way: makes a run, with the arguments of `sample`.
     """
 
     factory: Callable[[], Hook | Hooks]
-    prompt: str = "a red circle"
+    prompt: str | tuple[str, ...] = "a red circle"
     unrepeatable: frozenset[str] = frozenset()
     pipeline: Callable[[], Any] = toy_pipeline
     way: Callable[..., Run] = sample
@@ -177,7 +179,9 @@ def _model(pipeline: Callable[[], Any], way: Callable[..., Run], variant: Varian
 
 
 @lru_cache(maxsize=32)
-def _plain(pipeline: Callable[[], Any], way: Callable[..., Run], setting: Setting, prompt: str) -> Run:
+def _plain(
+    pipeline: Callable[[], Any], way: Callable[..., Run], setting: Setting, prompt: str | tuple[str, ...]
+) -> Run:
     model, _ = _model(pipeline, way, setting.variant)
     return way(model, **setting.arguments(prompt, model))
 

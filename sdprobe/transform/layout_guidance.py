@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.transform.attention_edits.picture_region import Box, box_on, refuse_bad_box
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
 from sdprobe.transform.guidances.guidance import Scale
-
-Box = tuple[float, float, float, float]
 
 
 class LayoutGuidance(AttentionGuidance):
@@ -62,11 +61,7 @@ class LayoutGuidance(AttentionGuidance):
     ) -> None:
         super().__init__(tuple(boxes), scale, stop=stop, repeats=repeats, enough=enough, grids=grids)
         for word, box in boxes.items():
-            if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-                raise ValueError(
-                    f"the box of {word!r} is (left, top, right, bottom), as shares of the picture from 0 to 1, not "
-                    f"{box}"
-                )
+            refuse_bad_box(box, f"box of {word!r}")
         self.boxes = dict(boxes)
 
     def usual_grid(self, grids: Sequence[Grid]) -> Grid:
@@ -85,10 +80,4 @@ class LayoutGuidance(AttentionGuidance):
 
 def inside_of(box: Box, site: Float[Tensor, "heads h w tokens"]) -> Float[Tensor, "h w"]:
     """Return the fraction, from 0 to 1, of each position of a site's grid that is in a box."""
-    (_, h, w, _), (left, top, right, bottom) = site.shape, box
-    return torch.outer(_covered(top, bottom, h), _covered(left, right, w))
-
-
-def _covered(first: float, past: float, count: int) -> Float[Tensor, " count"]:
-    places = torch.arange(count)
-    return (torch.clamp(places + 1, max=past * count) - torch.clamp(places, min=first * count)).clamp(0, 1)
+    return box_on(box, (site.shape[1], site.shape[2]))

@@ -6,6 +6,7 @@ entries are passed on unchanged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -253,6 +254,8 @@ def _mask_with_entries(attn: Attention, entries: Sequence[int], new: Tensor) -> 
     """Return the mask of a call, for every row, with that of some rows replaced."""
     shape = (*attn.query.shape[:3], attn.key.shape[2])
     whole = torch.ones(shape, dtype=torch.bool, device=new.device) if attn.mask is None else attn.mask.expand(shape)
+    if whole.dtype == torch.bool and new.dtype != torch.bool:  # a bias, which the other rows have not
+        whole = torch.zeros_like(whole, dtype=new.dtype).masked_fill(~whole, -math.inf)
     return with_entries(whole, entries, new.expand(len(entries), *shape[1:]))
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,16 +11,14 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
-from sdprobe.core.prompt import Prompt, WordNotInPrompt
-from sdprobe.core.rows import Role, rows_of, side_of
+from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
+from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
 from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
+from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns, as_words
 from sdprobe.transform.part_of_activation import PartOfActivation
-
-Word = str | int
 
 
 class HideTokens(Transform):
@@ -83,60 +78,38 @@ class HideTokens(Transform):
         modules: str | Sequence[str] | None = None,
         role: Role = "cond",
     ) -> None:
-        rows_of((), role)  # raises an error for an unknown one
+        # Lists, which a file can hold.
+        self.words = words if isinstance(words, str) else as_words(words)
+        self._columns = WordColumns.of(self.words, role)
         if places is not None and order is not None:
             raise ValueError("places say where to hide, and so do order and share: give one of them")
         if (order is None) != (share is None):
             raise ValueError("order and share go together, as in order=heat_map.values, share=0.1")
-        PartOfActivation(places, heads=heads)  # raises an error for what is none
         self._part = PartOfActivation(None if places is None else torch.as_tensor(places).cpu())
         self._share = None if order is None else ShareOfPlaces.of(order, share)
-        # Lists, which a file can hold.
-        self.words = words if isinstance(words, str) else _plain(words)
         self.places = None if places is None else torch.as_tensor(places).tolist()
         self.order = None if self._share is None else self._share.order.tolist()
         self.share = None if self._share is None else self._share.share
-        self.heads = None if heads is None else [operator.index(head) for head in heads]
-        self.modules, self.role = patterns(modules), role
+        self.heads, self.modules, self.role = as_heads(heads), patterns(modules), role
 
     def start(self, run: Run) -> None:
-        if self.role not in run.roles:
-            raise ValueError(f"this run has no rows of role {self.role!r}; its roles: {', '.join(run.roles)}")
-        prompts = run.negative_prompts if side_of(self.role) == "uncond" else run.prompts
-        for word in self._every:
-            if not any(_positions(prompt, word) for prompt in prompts):
-                prompts[0].positions(word)  # raises an error that lists the words
+        self._columns.refuse_missing(run)
 
     def attention(self, attn: Attention, site: Site) -> Attention:
-        if site.text is None:
-            return attn
-        hidden = {
-            k: found for k, row in enumerate(attn.rows) if row.role == self.role and (found := self._in(row.prompt))
-        }
+        return self._columns.change(attn, site, self._hidden)
+
+    def _hidden(self, attn: Attention, columns: Columns, site: Site) -> Attention:
         chosen = self._places(attn, site)
-        if not hidden or (self.share is not None and not chosen.any()):
+        if self._share is not None and not chosen.any():
             return attn
-        entries = list(hidden)
-        step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
-        whole = len(entries) == len(attn.query)
-        given = attn if whole else rows_of_attention(attn, entries, step)
-        keys = torch.zeros(len(entries), attn.key.shape[2], dtype=torch.bool)
-        for k, positions in enumerate(hidden.values()):
-            keys[k, site.tokens(positions)] = True
-        queries = chosen if len(chosen) == 1 else chosen[entries]
+        keys = torch.zeros(len(columns), attn.key.shape[2], dtype=torch.bool)
+        for k, words in enumerate(columns):
+            keys[k, [position for positions in words.values() for position in positions]] = True
+        heads = chosen_heads(self.heads, site)
         device = attn.query.device
-        keep = ~(queries[:, None, :, None].to(device) & keys[:, None, None].to(device) & self._heads(site).to(device))
-        self._refuse_blind(given, keys, keep, site)
-        masked = given.masked(keep)
-        return masked if whole else with_rows(attn, entries, given, masked)
-
-    @property
-    def _every(self) -> list[Word]:
-        return [self.words] if isinstance(self.words, str) else self.words
-
-    def _in(self, prompt: Prompt) -> list[int]:
-        """Return the positions that are hidden in a prompt."""
-        return sorted({position for word in self._every for position in _positions(prompt, word)})
+        keep = ~(chosen[:, None, :, None].to(device) & keys[:, None, None].to(device) & heads.to(device))
+        self._refuse_blind(attn, keys, keep, site)
+        return attn.masked(keep)
 
     def _places(self, attn: Attention, site: Site) -> Bool[Tensor, "#rows queries"]:
         """Return which queries cannot look: those of the picture, and of them those that are chosen."""
@@ -151,15 +124,6 @@ class HideTokens(Transform):
         as_activation = torch.empty(len(attn.query), count, 1)
         return image & self._part.chosen(as_activation, site)[..., 0]
 
-    def _heads(self, site: Site) -> Bool[Tensor, "#rows #heads #queries #keys"]:
-        if self.heads is None:
-            return torch.ones(1, 1, 1, 1, dtype=torch.bool)
-        if beyond := [head for head in self.heads if not 0 <= head < site.heads]:
-            raise ValueError(f"{site.name} has {site.heads} heads, counted from 0, and no number {beyond[0]}")
-        found = torch.zeros(site.heads, dtype=torch.bool)
-        found[self.heads] = True
-        return found[None, :, None, None]
-
     def _refuse_blind(self, given: Attention, keys: Tensor, keep: Tensor, site: Site) -> None:
         """Refuse to hide all that a place could look at."""
         mask, blind = given.mask, keys.all(-1)
@@ -172,25 +136,3 @@ class HideTokens(Transform):
                 f"{self!r} hides every token of the prompt {short_repr(prompt.text)} that {site.name} can look at, and "
                 f"in {site.kind}-attention a place must look at something: hide fewer, and leave '<start>' or '<end>'"
             )
-
-
-def _positions(prompt: Prompt, word: Word) -> tuple[int, ...]:
-    with suppress(WordNotInPrompt):
-        return prompt.positions(word)
-    return ()
-
-
-def _plain(words: Any) -> list[Word]:
-    """Return words and positions as a list. Raises TypeError for anything else, and ValueError for none."""
-    several = words if isinstance(words, Sequence) or hasattr(words, "__iter__") else [words]
-    found = [str(word) if isinstance(word, str) else _position(word) for word in several]
-    if not found:
-        raise ValueError("there are no words to hide: name some, such as 'red', '<pad>' or a token's position")
-    return found
-
-
-def _position(word: Any) -> int:
-    try:
-        return operator.index(word)
-    except TypeError:
-        raise TypeError(f"what is hidden is a word, such as 'red', or a token's position, not {word!r:.80}") from None
