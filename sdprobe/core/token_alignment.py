@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class TokenAlignment:
     >>> red, blue, large = map(sdprobe.load().read, ["a red circle", "a blue circle", "a large red circle"])
     >>> align_tokens(red, blue).gaps, align_tokens(red, large).gaps
     ((Gap(source=(2,), target=(2,)),), (Gap(source=(), target=(2,)),))
-    >>> align_tokens(red, large).replacement()
+    >>> align_tokens(red, large).replacement
     Traceback (most recent call last):
     ValueError: 'a large red circle' has 'large' in addition to 'a red circle': ...
 
@@ -56,8 +57,9 @@ class TokenAlignment:
         """Whether words were only put in the place of others: no gap has an empty side."""
         return all(gap.source and gap.target for gap in self.gaps)
 
+    @cached_property
     def replacement(self) -> Float[Tensor, "source target"]:
-        """Return how the attention to the source's tokens is shared by the target's: each row sums to 1.
+        """How the attention to the source's tokens is shared by the target's: each row sums to 1.
 
         A token goes to its counterpart. In a gap of as many tokens on both sides, the first goes to the first, and so
         on; in another, each token of the source is shared by all of the target's in equal parts.
@@ -66,10 +68,8 @@ class TokenAlignment:
         """
         if not self.only_swaps:
             raise ValueError(f"{self.said()}: attention is replaced where words stand in the place of others")
-        shares = torch.zeros(len(self.source.ids), len(self.target.ids))
         inside = {position for gap in self.gaps for position in gap.source}
-        for own, other in (*self.common, *self.left):
-            shares[own, other] = float(own not in inside)
+        shares = self._ones([pair for pair in (*self.common, *self.left) if pair[0] not in inside])
         for gap in self.gaps:
             if len(gap.source) == len(gap.target):
                 shares[list(gap.source), list(gap.target)] = 1
@@ -77,17 +77,23 @@ class TokenAlignment:
                 shares[torch.tensor(gap.source)[:, None], torch.tensor(gap.target)] = 1 / len(gap.target)
         return shares
 
+    @cached_property
     def refinement(self) -> Float[Tensor, "source target"]:
-        """Return 1 where a token of the target is one of the source, else 0; the columns of new tokens are 0."""
-        shares = torch.zeros(len(self.source.ids), len(self.target.ids))
-        for own, other in self.common:
-            shares[own, other] = 1
-        return shares
+        """1 where a token of the target is one of the source, else 0; the columns of new tokens are 0."""
+        return self._ones(self.common)
 
+    @cached_property
     def new(self) -> Bool[Tensor, " target"]:
-        """Return which tokens of the target have no counterpart in the source."""
+        """Which tokens of the target have no counterpart in the source."""
         found = torch.ones(len(self.target.ids), dtype=torch.bool)
         found[[other for _, other in self.common]] = False
+        return found
+
+    def _ones(self, pairs: Sequence[Pair]) -> Float[Tensor, "source target"]:
+        found = torch.zeros(len(self.source.ids), len(self.target.ids))
+        if pairs:
+            own, other = zip(*pairs, strict=True)
+            found[list(own), list(other)] = 1
         return found
 
     def said(self) -> str:
@@ -162,9 +168,7 @@ def _longest(a: Sequence[int], b: Sequence[int]) -> list[Pair]:
     longest = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]  # of the rest from i and k on
     for i in reversed(range(len(a))):
         for k in reversed(range(len(b))):
-            longest[i][k] = (
-                1 + longest[i + 1][k + 1] if a[i] == b[k] else max(longest[i + 1][k], longest[i][k + 1])
-            )
+            longest[i][k] = 1 + longest[i + 1][k + 1] if a[i] == b[k] else max(longest[i + 1][k], longest[i][k + 1])
     pairs, i, k = [], 0, 0
     while i < len(a) and k < len(b):
         if a[i] == b[k]:
@@ -189,7 +193,8 @@ def _of_same_words(
     return [
         (i, k)
         for i, k in pairs
-        if place(source, words.get(own[i], (own[i],)), own[i]) == place(target, others.get(other[k], (other[k],)), other[k])
+        if place(source, words.get(own[i], (own[i],)), own[i])
+        == place(target, others.get(other[k], (other[k],)), other[k])
     ]
 
 
@@ -202,8 +207,7 @@ def _between(pairs: Sequence[Pair], own: Sequence[int], other: Sequence[int]) ->
     """Return the tokens between the common ones."""
     edges = [(-1, -1), *pairs, (len(own), len(other))]
     gaps = [
-        Gap(tuple(own[i + 1 : past_i]), tuple(other[k + 1 : past_k]))
-        for (i, k), (past_i, past_k) in zip(edges, edges[1:], strict=False)
+        Gap(tuple(own[i + 1 : past_i]), tuple(other[k + 1 : past_k])) for (i, k), (past_i, past_k) in pairwise(edges)
     ]
     return [gap for gap in gaps if gap.source or gap.target]
 

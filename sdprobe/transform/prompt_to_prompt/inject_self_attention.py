@@ -1,0 +1,95 @@
+"""`InjectSelfAttention`: an edit has the composition of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.run import Run
+from sdprobe.core.site import Site
+from sdprobe.transform.prompt_to_prompt.source_of_attention import AttentionFromSource, Source, SourceRows
+
+Grid = tuple[int, int]
+
+
+class InjectSelfAttention(AttentionFromSource):
+    """Give an edited prompt the self-attention of its source: the picture's places look at each other as they do there.
+
+    In joint attention these are the columns of the picture in the rows of its places; the text's columns stay, and
+    nothing is scaled. With `ReplaceAttention` all that a place looks at is then the source's.
+
+    >>> import sdprobe
+    >>> prompts = ["a red circle left of a blue square", "a green circle left of a blue square"]
+    >>> settings = {"steps": 4, "seed": [0, 0], "guidance_scale": 5.0, "progress": False}
+    >>> hooks = [sdprobe.ReplaceAttention(until=0.8), sdprobe.InjectSelfAttention()]
+    >>> run = sdprobe.sample(sdprobe.load(), prompts, hooks=hooks, **settings)
+    >>> hooks[1]
+    InjectSelfAttention()
+
+    Args:
+        source: where attention comes from: a number of a prompt of the run, or the record of an earlier run, as in
+            `ReplaceAttention`; made by an `AttentionRecorder` with ``kinds=("cross", "self")``, or with
+            ``columns=("text", "image")`` in joint attention.
+        until: the share of the steps in which it acts, from the first step on.
+        grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for those of at most a quarter
+            of the latents' height and width, 16 × 16 of 64 × 64, which is the paper's; in a transformer, which has one
+            grid, for all.
+        targets: the numbers of the prompts that are edited; None for all but the source.
+        modules: fnmatch patterns on dotted module names; None for every site of self- and joint attention.
+
+    Rows, further calls and errors are as in `ReplaceAttention`.
+
+    Raises:
+        TypeError: in a run, for a source that holds no record.
+        ValueError: for a share that is none, and targets that are none. Before the run: for a source, target or grid
+            that it lacks, one prompt and no record, and rows without the source. In the run, for another size of the
+            picture than the record's.
+        KeyError: in the run, for a step or site that is not in the record.
+
+    Source: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3 and the authors'
+    code, whose limit is 16 × 16 places whatever the size of the picture.
+    """
+
+    kinds = ("self", "joint")
+    columns = "image"
+
+    def __init__(
+        self,
+        source: Source = 0,
+        *,
+        until: float = 0.4,
+        grids: Collection[int | Grid] | None = None,
+        targets: int | Sequence[int] | None = None,
+        modules: str | Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(source, until=until, targets=targets, modules=modules)
+        self.grids = None if grids is None else [(own, own) if isinstance(own, int) else tuple(own) for own in grids]
+
+    def start(self, run: Run) -> None:
+        every = list(run.model.grids(run.settings).values())
+        if not (grids := self._grids(run)):
+            raise ValueError(f"{self!r}: no site can have these grids; at this size they are among {every}")
+        super().start(run)
+        self._chosen = grids
+
+    def acts_at(self, site: Site) -> bool:
+        chosen = vars(self).get("_chosen") or self._grids(site.run)  # a hook given to a further call was not started
+        return super().acts_at(site) and site.grid in chosen
+
+    def edited(
+        self, found: SourceRows, targets: Sequence[Prompt], own: Callable[[], Tensor], count: int
+    ) -> Float[Tensor, "edits heads queries columns"]:
+        return found.probs
+
+    def _grids(self, run: Run) -> list[Grid]:
+        """Return the grids where it acts, of those of the run."""
+        every = list(run.model.grids(run.settings).values())
+        if self.grids is not None:
+            return [grid for grid in every if grid in self.grids]
+        if len(every) == 1:
+            return every
+        h, w = (max(sides) for sides in zip(*every, strict=True))
+        return [(own_h, own_w) for own_h, own_w in every if own_h <= -(-h // 4) and own_w <= -(-w // 4)]
