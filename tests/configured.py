@@ -77,6 +77,14 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
 
 
+@lru_cache(maxsize=4)
+def attended(model: sdprobe.Model) -> sdprobe.ActivationRecord:
+    """The attention of another prompt, of one image, in more steps than a run makes."""
+    keep = sdprobe.AttentionRecorder(kinds=("cross", "self", "joint"), columns=("text", "image"))
+    settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
+
+
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
     record = recorded(model, IN_EVERY_FAMILY)
@@ -123,9 +131,12 @@ CONFIGURED: Mapping[str, Tried] = {
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
     "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
+    "replace-attention": Tried(lambda model: {"source": attended(model)}),
+    "refine-attention": Tried(lambda model: {"source": attended(model)}),
+    "inject-self-attention": Tried(lambda model: {"source": attended(model), "until": 1.0}),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
-"""Every hook that needs something, by its registered name. One that needs nothing is tried as it is."""
+"""Every hook that needs something, by its registered name, and some that need two prompts without it. One that needs nothing is tried as it is."""
 
 
 def ours() -> list[str]:
