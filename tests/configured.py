@@ -28,11 +28,13 @@ class Tried:
         config: its configuration.
         prompt: a prompt it can work with.
         unrepeatable: names of its records that may differ between equal runs.
+        without: names of laws that this configuration cannot be held to: a record of attention is of one size.
     """
 
     config: Callable[[sdprobe.Model], Mapping[str, Any]] = lambda model: {}
     prompt: str = "a red circle"
     unrepeatable: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 def vectors(model: sdprobe.Model, encoder: str | None = None, count: int = 1) -> torch.Tensor:
@@ -131,9 +133,9 @@ CONFIGURED: Mapping[str, Tried] = {
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
     "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
-    "replace-attention": Tried(lambda model: {"source": attended(model)}),
-    "refine-attention": Tried(lambda model: {"source": attended(model)}),
-    "inject-self-attention": Tried(lambda model: {"source": attended(model), "until": 1.0}),
+    "replace-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
+    "refine-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
+    "inject-self-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, by its registered name, and some that need two prompts without it. One that needs nothing is tried as it is."""
