@@ -138,7 +138,7 @@ CONFIGURED: Mapping[str, Tried] = {
     "inject-self-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
-"""Every hook that needs something, by its registered name, and some that need two prompts without it. One that needs nothing is tried as it is."""
+"""Every hook that needs something, or two prompts without it, by its registered name; others are tried as they are."""
 
 
 def ours() -> list[str]:

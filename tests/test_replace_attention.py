@@ -77,9 +77,7 @@ def assert_alike(a, b, tolerance=2e-5):
     assert (a.latents - b.latents).abs().max() < tolerance * b.latents.abs().max()
 
 
-@pytest.mark.parametrize(
-    ("family", "guidance"), [("Stable Diffusion 1", 1.0), *((family, 3.0) for family in FAMILY)]
-)
+@pytest.mark.parametrize(("family", "guidance"), [("Stable Diffusion 1", 1.0), *((family, 3.0) for family in FAMILY)])
 def test_it_is_the_plain_algorithm(family, guidance):
     """Also for words of other numbers of tokens, for several edits at once, and where the picture is no square."""
     model = sdprobe.load(FAMILIES[family]())
@@ -129,7 +127,13 @@ def test_a_record_is_as_good_as_the_batch(family, tmp_path, reopened):
     source = run(model, recorder, written, prompt=RED, **SMALL)
     both = run(model, ReplaceAttention(), prompt=[RED, CHECKERED], **SMALL | {"seed": [0, 0]})
     opened = reopened(run(model, AttentionRecorder(), prompt=RED, **SMALL))
-    given = [opened, source[recorder], source[recorder].record, tmp_path / "record", ActivationRecord.open(tmp_path / "record")]
+    given = [
+        opened,
+        source[recorder],
+        source[recorder].record,
+        tmp_path / "record",
+        ActivationRecord.open(tmp_path / "record"),
+    ]
     edits = [run(model, ReplaceAttention(own), prompt=CHECKERED, **SMALL) for own in given]
     assert torch.allclose(edits[0].latents[0], both.latents[1], atol=1e-4)
     assert all(same_run(own, edits[0]) for own in edits)

@@ -39,7 +39,9 @@ def record_of(source: Source, what: Held = "activations") -> ActivationRecord:
     """
     record = _given(source, what)
     if (held := held_by(record)) != what:
-        raise ValueError(f"{record!r} is a record of {held}, and {what} is needed here: record it with {MADE_BY[what]}")
+        raise ValueError(
+            f"{record!r} is a record of {held}, and one of {what} is needed: record it with {MADE_BY[what]}"
+        )
     return record
 
 

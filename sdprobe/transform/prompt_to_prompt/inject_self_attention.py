@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.hook import asks
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
@@ -35,8 +36,8 @@ class InjectSelfAttention(AttentionFromSource):
             ``columns=("text", "image")`` in joint attention.
         until: the share of the steps in which it acts, from the first step on.
         grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for those of at most a quarter
-            of the latents' height and width, 16 × 16 of 64 × 64, which is the paper's; in a transformer, which has one
-            grid, for all.
+            of the latents' height and width, 16 × 16 of 64 × 64, which is the paper's; where no site has one, for the
+            smallest that there is; so in a transformer for all sites, which have one grid.
         targets: the numbers of the prompts that are edited; None for all but the source.
         modules: fnmatch patterns on dotted module names; None for every site of self- and joint attention.
 
@@ -69,11 +70,8 @@ class InjectSelfAttention(AttentionFromSource):
         self.grids = None if grids is None else [(own, own) if isinstance(own, int) else tuple(own) for own in grids]
 
     def start(self, run: Run) -> None:
-        every = list(run.model.grids(run.settings).values())
-        if not (grids := self._grids(run)):
-            raise ValueError(f"{self!r}: no site can have these grids; at this size they are among {every}")
+        self._chosen = self._grids(run)
         super().start(run)
-        self._chosen = grids
 
     def acts_at(self, site: Site) -> bool:
         chosen = vars(self).get("_chosen") or self._grids(site.run)  # a hook given to a further call was not started
@@ -85,11 +83,15 @@ class InjectSelfAttention(AttentionFromSource):
         return found.probs
 
     def _grids(self, run: Run) -> list[Grid]:
-        """Return the grids where it acts, of those of the run."""
-        every = list(run.model.grids(run.settings).values())
+        """Return the grids where it acts. Raises ValueError if no site has one of those asked for."""
+        model, settings = run.model, run.settings
+        kinds = {name: model.attention_kind(module) for name, module in model.modules.items()}
+        names = [name for name, kind in kinds.items() if kind in self.kinds and asks(self, name, kind)]
+        every = sorted({grid for name in names if (grid := model.grid_at(name, settings)) is not None})
         if self.grids is not None:
-            return [grid for grid in every if grid in self.grids]
-        if len(every) == 1:
-            return every
-        h, w = (max(sides) for sides in zip(*every, strict=True))
-        return [(own_h, own_w) for own_h, own_w in every if own_h <= -(-h // 4) and own_w <= -(-w // 4)]
+            if not (found := [grid for grid in every if grid in self.grids]):
+                raise ValueError(f"{self!r}: no site has one of these grids; at this size they are among {every}")
+            return found
+        h, w = (max(sides) for sides in zip(*model.grids(settings).values(), strict=True))
+        # A side that is odd is halved upwards.
+        return [own for own in every if own[0] <= -(-h // 4) and own[1] <= -(-w // 4)] or every[:1]
