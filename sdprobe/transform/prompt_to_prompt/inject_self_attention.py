@@ -14,6 +14,8 @@ from sdprobe.core.site import Site
 from sdprobe.transform.prompt_to_prompt.source_of_attention import AttentionFromSource, Source, SourceRows
 
 Grid = tuple[int, int]
+PLACES = 16 * 16
+"""The most places of a grid in the authors' code."""
 
 
 class InjectSelfAttention(AttentionFromSource):
@@ -35,9 +37,10 @@ class InjectSelfAttention(AttentionFromSource):
             `ReplaceAttention`; made by an `AttentionRecorder` with ``kinds=("cross", "self")``, or with
             ``columns=("text", "image")`` in joint attention.
         until: the share of the steps in which it acts, from the first step on.
-        grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for those of at most a quarter
-            of the latents' height and width, 16 × 16 of 64 × 64, which is the paper's; where no site has one, for the
-            smallest that there is; so in a transformer for all sites, which have one grid.
+        grids: only sites of these grids, ``(h, w)`` or a number for a square one. None for those of at most 16 × 16
+            places, as in the paper, or of at most a quarter of the latents' height and width, which is the same for
+            Stable Diffusion at 512 × 512; where no site has one, for the smallest grid that there is. A transformer,
+            which has one grid, so has all sites.
         targets: the numbers of the prompts that are edited; None for all but the source.
         modules: fnmatch patterns on dotted module names; None for every site of self- and joint attention.
 
@@ -51,7 +54,7 @@ class InjectSelfAttention(AttentionFromSource):
         KeyError: in the run, for a step or site that is not in the record.
 
     Source: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3 and the authors'
-    code, whose limit is 16 × 16 places whatever the size of the picture.
+    code, whose limit is 16 × 16 places for pictures of every size.
     """
 
     kinds = ("self", "joint")
@@ -94,4 +97,5 @@ class InjectSelfAttention(AttentionFromSource):
             return found
         h, w = (max(sides) for sides in zip(*model.grids(settings).values(), strict=True))
         # A side that is odd is halved upwards.
-        return [own for own in every if own[0] <= -(-h // 4) and own[1] <= -(-w // 4)] or every[:1]
+        few = [g for g in every if g[0] * g[1] <= PLACES or (g[0] <= -(-h // 4) and g[1] <= -(-w // 4))]
+        return few or every[:1]
