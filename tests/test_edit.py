@@ -64,6 +64,20 @@ def test_the_source_as_its_edit_is_the_source(embedded):
     assert torch.allclose(found.latents[0], found.latents[1], atol=1e-3)
 
 
+def test_with_other_hooks_in_one_pass(embedded):
+    """A change of the text, gradients, and observers: each acts, and what is recorded is what came of it."""
+    swap = sdprobe.only(sdprobe.ReplaceToken("circle", with_="star"), rows=[1])
+    loss = sdprobe.LossGuidance(lambda pictures: pictures.mean((1, 2, 3)), 5.0, through="model")
+    maps, recorder = sdprobe.AttentionMaps(), sdprobe.AttentionRecorder()
+    found = edit(embedded, RED, GREEN, hooks=[swap, loss, maps, recorder], cross=1.0, **SHORT)
+    less = [edit(embedded, RED, GREEN, hooks=own, cross=1.0, **SHORT) for own in ([swap], [loss], [])]
+    assert not any(torch.allclose(found.latents[1], own.latents[1], atol=1e-3) for own in less)
+    assert found[maps].heat_map("green", image=1).values.shape == (16, 16)
+    record = found[recorder].record
+    for key in record.keys:
+        assert torch.equal(record.at(0, key)[0], record.at(0, key)[1])  # the words were swapped one for one
+
+
 def test_what_is_refused(embedded):
     with pytest.raises(TypeError, match="source is a text, and target a text or several"):
         edit(embedded, RED, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,11 +21,11 @@ class Plain(sdprobe.Transform):
 
     kinds = ("self", "joint")
 
-    def __init__(self, largest):
-        self.largest = largest
+    def __init__(self, grids=None):
+        self.grids = grids
 
     def attention(self, attn, site):
-        if site.grid[0] * site.grid[1] > self.largest:
+        if self.grids is not None and site.grid not in self.grids:
             return attn
         probs = softmax(attn)
         new = probs.clone()
@@ -37,10 +39,10 @@ class Plain(sdprobe.Transform):
 
 @pytest.mark.parametrize("family", FAMILY)
 def test_it_is_the_plain_algorithm(family):
-    """In a transformer everywhere; these U-Nets have none at a quarter of the latents' sides, so at their smallest."""
+    """In pictures as small as these, at every site."""
     model = sdprobe.load(FAMILIES[family]())
     found, without = run(model, InjectSelfAttention(until=1.0), **TWO), run(model, **TWO)
-    assert_alike(found, run(model, Plain(24), **TWO))
+    assert_alike(found, run(model, Plain(), **TWO))
     assert torch.equal(found.latents[0], without.latents[0])
     assert not torch.equal(found.latents[1], without.latents[1])
 
@@ -77,8 +79,18 @@ def test_a_record_is_as_good_as_the_batch(family):
         run(model, InjectSelfAttention(text_alone), prompt=BLUE, **SMALL)
 
 
+def test_grids_of_large_pictures(tiny):
+    """At most 16 × 16 places, or a quarter of the latents' sides: of 64 × 64 that is the same; or the smallest."""
+    found = run(tiny)
+    for latents, grids in ((64, [(32, 32)]), (128, [(64, 64)]), (32, [(16, 16)])):
+        found.settings = replace(found.settings, height=2 * latents, width=2 * latents)
+        assert InjectSelfAttention()._grids(found) == grids
+
+
 def test_grids(tiny):
     own = {"prompt": [RED, BLUE], "seed": [0, 0]}
+    small = InjectSelfAttention(until=1.0, grids=[4])
+    assert_alike(run(tiny, small, **own), run(tiny, Plain([(4, 4)]), **own))
     assert same_run(*(run(tiny, InjectSelfAttention(grids=grids), **own) for grids in ([4], [(4, 4)])))
     assert not same_run(*(run(tiny, InjectSelfAttention(grids=grids), **own) for grids in ([4], [4, 8])))
     with pytest.raises(ValueError, match="no site has one of these grids"):

@@ -9,6 +9,7 @@ import sdprobe
 from sdprobe import AttentionRecorder, RefineAttention, ReplaceAttention, only
 from sdprobe.core.activations.record import ActivationRecord
 from tests.families import FAMILIES
+from tests.grid import attached
 from tests.laws.strategies import run, same_run
 
 FAMILY = ["Stable Diffusion 1", "Stable Diffusion XL", "Stable Diffusion 3.5", "Flux.1 dev", "PixArt-Σ"]
@@ -98,6 +99,14 @@ def test_image_j_of_an_edit_goes_with_image_j_of_the_source(tiny):
     for j in (0, 1):
         alone = run(tiny, ReplaceAttention(), prompt=[RED, BLUE], seed=[j, j])
         assert torch.allclose(found.latents[2 + j], alone.latents[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["Stable Diffusion XL", "Stable Diffusion 3.5"])
+def test_in_the_stock_pipeline_it_is_the_same(family):
+    model = sdprobe.load(FAMILIES[family]())
+    own = {"hooks": ReplaceAttention(), "seed": [0, 0], "guidance_scale": 3.0, "steps": 2, "height": 16, "width": 24}
+    sampled = sdprobe.sample(model, [RED, BLUE], progress=False, **own)
+    assert same_run(attached(model, [RED, BLUE], **own), sampled)
 
 
 def test_the_source_is_any_prompt_and_targets_say_what_is_edited(tiny):

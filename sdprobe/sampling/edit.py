@@ -99,11 +99,11 @@ def edit(
     seeds = [seed] if isinstance(seed, int) else list(seed)
     prompts, count = (source, *targets), len(seeds)
     own = list(_hooks(model, prompts, count, cross, self_attention, grids, reweight, blend, chunks))
-    by_name = {f"prompt-to-prompt {k}": hook for k, hook in enumerate(own)}
+    by_name: dict[str, Any] = {f"prompt-to-prompt {k}": hook for k, hook in enumerate(own)}
     return sample(
         model,
         prompts,
-        hooks={**by_name, **hooks} if isinstance(hooks, Mapping) else [*own, resolve(hooks)[0]],
+        hooks=by_name | dict(hooks) if isinstance(hooks, Mapping) else [*own, resolve(hooks)[0]],
         negative_prompt=negative_prompt,
         steps=steps,
         guidance_scale=guidance_scale,

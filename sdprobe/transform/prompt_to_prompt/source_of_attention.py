@@ -66,7 +66,7 @@ class AttentionFromSource(Transform):
             raise ValueError(f"until is the share of the steps, from 0 to 1, not {until!r}")
         self.source = operator.index(source) if isinstance(source, Integral) else source
         self.until, self.modules = until, patterns(modules)
-        several = [targets] if isinstance(targets, Integral) else targets
+        several = targets if isinstance(targets, Sequence) or targets is None else [targets]
         self.targets = None if several is None else [*map(operator.index, several)]
         if self.targets == [] or (isinstance(self.source, int) and self.source in (self.targets or ())):
             raise ValueError(f"targets are numbers of prompts to edit, other than the source, not {targets!r}")
