@@ -36,6 +36,7 @@ from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_matrices import AttentionMatrices
 from sdprobe.observe.attention_queries import AttentionQueries
+from sdprobe.observe.attention_recorder import AttentionRecorder
 from sdprobe.observe.attention_shares import AttentionShares
 from sdprobe.observe.checkpoints import Checkpoints
 from sdprobe.observe.concept_outputs import ConceptOutputs
@@ -59,6 +60,7 @@ from sdprobe.sae.features import Features
 from sdprobe.sae.learn_sae import SaeTraining, learn_sae
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 from sdprobe.sampling.add_noise import add_noise
+from sdprobe.sampling.edit import edit
 from sdprobe.sampling.encode_decode import Encoded, Sizes, decode, encode, psnr, sizes
 from sdprobe.sampling.film import Film, film
 from sdprobe.sampling.inversion import Inversion, invert, look
@@ -101,7 +103,10 @@ from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.mix_tokens import MixTokens
 from sdprobe.transform.noise_prompt import NoisePrompt
 from sdprobe.transform.patch import Patch
+from sdprobe.transform.prompt_to_prompt.inject_self_attention import InjectSelfAttention
 from sdprobe.transform.prompt_to_prompt.local_blend import LocalBlend
+from sdprobe.transform.prompt_to_prompt.refine_attention import RefineAttention
+from sdprobe.transform.prompt_to_prompt.replace_attention import ReplaceAttention
 from sdprobe.transform.prompt_to_prompt.reweight_attention import ReweightAttention
 from sdprobe.transform.randomize_token import RandomizeToken
 from sdprobe.transform.read_layer import ReadLayer
@@ -162,6 +167,7 @@ __all__ = [
     "embed",
     "Embeddings",
     "WordNotInPrompt",
+    "ReplaceAttention",
     "ReplaceToken",
     "MixTokens",
     "AddVector",
@@ -171,6 +177,7 @@ __all__ = [
     "ScalePrompt",
     "NoisePrompt",
     "ReadLayer",
+    "RefineAttention",
     "learn_concept",
     "load_concept",
     "Concept",
@@ -178,6 +185,7 @@ __all__ = [
     # attention and heat maps
     "AttentionMaps",
     "AttentionQueries",
+    "AttentionRecorder",
     "SelfAttentionMaps",
     "AttentionMatrices",
     "LabelledMatrix",
@@ -230,9 +238,11 @@ __all__ = [
     "invert",
     "look",
     "Inversion",
+    "InjectSelfAttention",
     "Inpaint",
     "encode",
     "decode",
+    "edit",
     "psnr",
     "sizes",
     "Encoded",

@@ -9,10 +9,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.activations.record import ActivationKey, ActivationRecord, RowLabel
-from sdprobe.core.activations.source import Source, record_of
+from sdprobe.core.activations.source import Held, Source, record_of
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import number_in_whole
 from sdprobe.core.module_names import fits
+from sdprobe.core.rows import Row
 from sdprobe.core.site import Site
 from sdprobe.transform.part_of_activation import rows_in, said_of
 
@@ -25,15 +26,15 @@ def refuse_unrecorded(hook: Transform, record: ActivationRecord) -> None:
             raise ValueError(f"{hook!r}: the record has no module that fits {pattern!r}; its modules: {names}")
 
 
-def record_at(hook: Transform, source: Source, site: Site) -> ActivationRecord | None:
-    """Return the record that a hook takes activations from at a site; None in a further call of the denoiser.
+def record_at(hook: Transform, source: Source, site: Site, what: Held = "activations") -> ActivationRecord | None:
+    """Return the record that a hook takes its values from at a site; None in a further call of the denoiser.
 
     A record holds the loop's own calls. A hook that was given to the further call itself, and so was not started, takes
     them from it.
     """
     held: ActivationRecord | None = vars(hook).get("_record")
     if held is None:
-        return record_of(source)
+        return record_of(source, what)
     return None if site.further else held
 
 
@@ -46,11 +47,20 @@ def rows_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
         KeyError: for a step, module, side or stream that was not kept.
         ValueError: for an image or role that was not kept, or of which there are several, and for another shape.
     """
-    key = _key_at(record, site)
+    key = key_at(record, site)
+    entries = entries_of_rows(record, key, rows_in(x, site), site)
+    return _fitting(record.at(site.index, key)[entries], x, site)
+
+
+def entries_of_rows(record: ActivationRecord, key: ActivationKey, rows: Sequence[Row], site: Site) -> list[int]:
+    """Return which entries of a recorded tensor are those of some rows: of the same image, in the same role.
+
+    Raises ValueError as `rows_of_record`.
+    """
     labels = record.rows_at(site.index, key)
     images = sorted({label.image for label in labels})
     entries = []
-    for row in rows_in(x, site):
+    for row in rows:
         image = images[0] if len(images) == 1 else number_in_whole(site.run, row.image)
         found = [k for k, label in enumerate(labels) if (label.image, label.role) == (image, row.role)]
         if len(found) != 1:
@@ -60,7 +70,7 @@ def rows_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
                 f"record these rows too"
             )
         entries += found
-    return _fitting(record.at(site.index, key)[entries], x, site)
+    return entries
 
 
 def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site: Site) -> Shaped[Tensor, "rows ..."]:
@@ -70,7 +80,7 @@ def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
         KeyError: for a step, module, side or stream that was not kept.
         ValueError: for a role that was not kept, and for another shape.
     """
-    key = _key_at(record, site)
+    key = key_at(record, site)
     labels, values = record.rows_at(site.index, key), record.at(site.index, key)
     means = {}
     for role in {row.role for row in rows_in(x, site)}:
@@ -84,7 +94,8 @@ def mean_of_record(record: ActivationRecord, x: Shaped[Tensor, "rows ..."], site
     return _fitting(torch.stack([means[row.role] for row in rows_in(x, site)]), x, site)
 
 
-def _key_at(record: ActivationRecord, site: Site) -> ActivationKey:
+def key_at(record: ActivationRecord, site: Site) -> ActivationKey:
+    """Return the key of a site. Raises KeyError, with what there is, if it was not kept of the site's step."""
     key = ActivationKey.of(site)
     try:
         forms = record.forms(site.index)

@@ -202,6 +202,13 @@ def number_in_whole(run: Run, image: int) -> int:
     return image
 
 
+def whole_run(run: Run) -> Run:
+    """Return the run that a run is a part of; one that is no part is returned itself."""
+    while isinstance(run, PartialRun):
+        run = run._whole
+    return run
+
+
 def numbers_in_whole(run: Run) -> list[int]:
     """Return the numbers in the whole run of all images of a run."""
     return [number_in_whole(run, image) for image in range(run.settings.images)]
