@@ -28,13 +28,11 @@ class Tried:
         config: its configuration.
         prompt: a prompt it can work with; several for a hook that is about the prompts of one run.
         unrepeatable: names of its records that may differ between equal runs.
-        without: names of laws that this configuration cannot be held to: a record of attention is of one size.
     """
 
     config: Callable[[sdprobe.Model], Mapping[str, Any]] = lambda model: {}
     prompt: str | list[str] = "a red circle"
     unrepeatable: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
 
 
 def vectors(model: sdprobe.Model, encoder: str | None = None, count: int = 1) -> torch.Tensor:
@@ -75,14 +73,6 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     A hook is built many times for one model, and the record is the same each time.
     """
     keep = sdprobe.Activations(modules)
-    settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
-    return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
-
-
-@lru_cache(maxsize=4)
-def attended(model: sdprobe.Model) -> sdprobe.ActivationRecord:
-    """The attention of another prompt, of one image, in more steps than a run makes."""
-    keep = sdprobe.AttentionRecorder(kinds=("cross", "self", "joint"), columns=("text", "image"))
     settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
 
@@ -142,9 +132,9 @@ CONFIGURED: Mapping[str, Tried] = {
         lambda model: {"words": ("circle", "star"), "threshold": 0.9999, "targets": [1]},
         prompt=["a red circle", "a red star"],
     ),
-    "replace-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
-    "refine-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
-    "inject-self-attention": Tried(lambda model: {"source": attended(model)}, without=("not square",)),
+    "replace-attention": Tried(prompt=["a red circle", "a blue circle"]),
+    "refine-attention": Tried(prompt=["a circle", "a red circle"]),
+    "inject-self-attention": Tried(prompt=["a red circle", "a blue circle"]),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, or two prompts without it, by its registered name; others are tried as they are."""
