@@ -29,6 +29,7 @@ from sdprobe.core.rows import Row
 from sdprobe.core.run import Conditioned, Run, Settings, State, Step, Text
 from sdprobe.core.schedule import Schedule
 from sdprobe.core.site import Site
+from sdprobe.core.weighted_text import WeightedText, read_weights
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.observe.activation_dataset import ActivationDataset
@@ -147,6 +148,8 @@ __all__ = [
     "embed",
     "Embeddings",
     "WordNotInPrompt",
+    "read_weights",
+    "WeightedText",
     "ReplaceToken",
     "MixTokens",
     "AddVector",

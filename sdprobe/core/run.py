@@ -49,7 +49,7 @@ class Text:
         encode: encodes other texts, without hooks, and returns prompt embeddings ``[texts, tokens, width]``; at
             ``pooled_embeds``, pooled vectors ``[texts, width]``.
         layers: returns the hidden states of these prompts in every layer, after the transforms at ``token_embeds`` and
-            the encoder's final norm; the last are the values that enter ``prompt_embeds``.
+            the encoder's final norm; the last are the values that enter ``prompt_embeds``, but for weights of words.
         again: encodes these prompts again with the current transforms and returns the result (`Conditioned`).
     """
 
