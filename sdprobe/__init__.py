@@ -75,6 +75,7 @@ from sdprobe.transform.ablate import Ablate
 from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
+from sdprobe.transform.attention_edits.regional_prompts import RegionalPrompts
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidances.guidance import Guidance
@@ -178,6 +179,7 @@ __all__ = [
     "learn_token",
     "LearnedToken",
     "HideTokens",
+    "RegionalPrompts",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",

@@ -123,6 +123,7 @@ CONFIGURED: Mapping[str, Tried] = {
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
     "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
+    "regional-prompts": Tried(lambda model: {"regions": {"a blue star": (0.0, 0.0, 0.5, 1.0), "a ring": right_half()}}),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, by its registered name. One that needs nothing is tried as it is."""

@@ -223,15 +223,19 @@ def pooled_text(run_model: Any, run: Run, hooks: Hooks, role: Role, name: str) -
 
 def _whole(
     run_model: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]], value: str
-) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
-    """Return the functions of a `Text` on whole prompts: ``encode`` (to the value named), ``layers`` and ``again``."""
+) -> tuple[Callable[..., Any], Callable[..., Conditioned], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
+    """Return a `Text`'s functions on whole prompts: ``encode`` (to a value), ``encode_all``, ``layers``, ``again``."""
 
     def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts ..."]:
         made: Tensor = run_model.encoded(list(texts))[value]
         return made
 
+    def encode_all(texts: Sequence[str]) -> Conditioned:
+        told = run_model.encoded(list(texts))
+        return Conditioned(told[EMBEDS], told)
+
     def again() -> Conditioned:
         told = encode_role(run_model, run, hooks.transforms, role)
         return Conditioned(told[EMBEDS], told)
 
-    return encode, layers, again
+    return encode, encode_all, layers, again
