@@ -76,6 +76,7 @@ from sdprobe.transform.add_vector import AddVector
 from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.attention_edits.regional_prompts import RegionalPrompts
+from sdprobe.transform.attention_edits.share_attention import ShareAttention
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidances.guidance import Guidance
@@ -180,6 +181,7 @@ __all__ = [
     "LearnedToken",
     "HideTokens",
     "RegionalPrompts",
+    "ShareAttention",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",

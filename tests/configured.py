@@ -124,6 +124,7 @@ CONFIGURED: Mapping[str, Tried] = {
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
     "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
     "regional-prompts": Tried(lambda model: {"regions": {"a blue star": (0.0, 0.0, 0.5, 1.0), "a ring": right_half()}}),
+    "share-attention": Tried(lambda model: {"words": "circle"}, prompt=["a red circle", "a star"]),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, by its registered name. One that needs nothing is tried as it is."""
