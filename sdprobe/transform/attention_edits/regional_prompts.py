@@ -25,7 +25,10 @@ class RegionalPrompts(Transform):
 
     Cross-attention is computed for every prompt, and at each place of the picture the outputs are averaged, with the
     fractions of the place that lie in the regions. Where regions overlap they have equal parts. The prompts meet in
-    self-attention and convolutions, which nothing divides; so the run's own prompt describes the whole best.
+    self-attention and convolutions, which nothing divides, and one thing may grow over a border: let the run's own
+    prompt describe the whole, and give it a share inside the regions too, or let each region's prompt name the whole.
+    With "a circle left of a square", "a red circle" in the left half and "a blue square" in the right, the embedded
+    model made both in 1 of 16 pictures with base=0, and in all 16 with base=0.5.
 
     >>> import sdprobe
     >>> left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
@@ -60,9 +63,9 @@ class RegionalPrompts(Transform):
         ValueError: for no regions, an invalid box or mask, and a share outside 0 to 1; in a run, for a model without
             cross-attention, and for a mask with another ratio of height to width than the picture.
 
-    Source: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", for prompts at places of
-    one picture by cross-attention; as regional prompting it is known from "Latent Couple" and "Regional Prompter" (mode
-    "attention") for the web UI of AUTOMATIC1111, whose outputs are put together in the same way.
+    Source: the extension "Regional Prompter" of hako-mikan for the web UI of AUTOMATIC1111, mode "Attention", with its
+    base ratio as ``base``; there regions do not overlap. Bar-Tal et al. 2023, "MultiDiffusion", section 4.2, average the
+    predictions of the whole network instead, which takes a call of it for each region.
     """
 
     kinds = ("cross",)
