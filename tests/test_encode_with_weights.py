@@ -141,6 +141,19 @@ def test_a_run_with_weights_is_saved_and_resumed(reopened):
         sdprobe.resume(made, step=1, prompt="a (red", progress=False)
 
 
+@pytest.mark.slow
+def test_the_heavier_a_word_is_the_more_there_is_of_it(embedded):
+    """Of two colours of one thing, red gains on blue with every step of its weight."""
+    settings = {"seed": list(range(8)), "weights": True, "steps": 8, "progress": False}
+    excess = []
+    for weight in (0, 0.5, 1, 1.5, 2):
+        made = sdprobe.sample(embedded, [f"a (red:{weight}) blue circle"] * 8, guidance_scale=3.0, **settings)
+        pixels = sdprobe.decode(embedded, made.latents)
+        excess.append(float((pixels[:, 0] - pixels[:, 2]).mean()))
+    assert excess == sorted(excess)
+    assert excess[0] < -0.1 < 0 < excess[-1]
+
+
 def test_what_cannot_be_weighed_is_refused():
     model = sdprobe.load(stable_diffusion())
     with pytest.raises(ValueError, match="never opened"):

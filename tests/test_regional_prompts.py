@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 import sdprobe
 from sdprobe import AttentionMaps, HideTokens, RegionalPrompts, on, only
+from sdprobe.shapes import detect
 from tests.families import FAMILIES
 from tests.laws.strategies import run
 
@@ -130,6 +132,18 @@ def test_in_joint_attention_it_points_to_the_words_of_one_prompt(family):
     hidden = run(model, HideTokens("red", places=below(16)), maps := AttentionMaps(), **own)
     heat = hidden[maps].heat_map("red").values
     assert heat[heat.shape[0] // 2 :].max() == 0 < heat[: heat.shape[0] // 2].min()
+
+
+@pytest.mark.slow
+def test_each_thing_is_in_its_region(embedded):
+    """Colours that the run's own prompt does not name; without the regions they come together by chance."""
+    regions = RegionalPrompts({"a red circle": LEFT, "a blue square": (0.5, 0.0, 1.0, 1.0)}, base=0.5)
+    prompts, settings = ["a circle left of a square"] * 4, {"seed": [0, 1, 2, 3], "steps": 15, "progress": False}
+    for hooks, expected in (([], 0), ([regions], 4)):
+        made = sdprobe.sample(embedded, prompts, hooks=hooks, guidance_scale=5.0, **settings)
+        found = [detect(np.asarray(picture)) for picture in made.images]
+        sides = [{(own.colour, own.shape, own.centre[0] < 32) for own in each} for each in found]
+        assert sum({("red", "circle", True), ("blue", "square", False)} <= each for each in sides) == expected
 
 
 def test_what_is_no_region_is_refused():

@@ -64,7 +64,7 @@ class RegionalPrompts(Transform):
             cross-attention, and for a mask with another ratio of height to width than the picture.
 
     Source: the extension "Regional Prompter" of hako-mikan for the web UI of AUTOMATIC1111, mode "Attention", with its
-    base ratio as ``base``; there regions do not overlap. Bar-Tal et al. 2023, "MultiDiffusion", section 4.2, average the
+    base ratio as ``base``; there regions do not overlap. Bar-Tal et al. 2023, "MultiDiffusion", section 4.2, average
     predictions of the whole network instead, which takes a call of it for each region.
     """
 
