@@ -29,6 +29,7 @@ from sdprobe.core.rows import Row
 from sdprobe.core.run import Conditioned, Run, Settings, State, Step, Text
 from sdprobe.core.schedule import Schedule
 from sdprobe.core.site import Site
+from sdprobe.core.weighted_text import WeightedText, read_weights
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
 from sdprobe.observe.activation_dataset import ActivationDataset
@@ -80,6 +81,8 @@ from sdprobe.transform.attention_edits.concentrate import Concentrate
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.attention_edits.scale_heads import ScaleHeads
 from sdprobe.transform.attention_edits.sharpen_attention import SharpenAttention
+from sdprobe.transform.attention_edits.regional_prompts import RegionalPrompts
+from sdprobe.transform.attention_edits.share_attention import ShareAttention
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.guidances.adaptive_projected_guidance import AdaptiveProjectedGuidance
 from sdprobe.transform.guidances.auto_guidance import AutoGuidance
@@ -168,6 +171,8 @@ __all__ = [
     "Embeddings",
     "WordNotInPrompt",
     "ReplaceAttention",
+    "read_weights",
+    "WeightedText",
     "ReplaceToken",
     "MixTokens",
     "AddVector",
@@ -204,6 +209,8 @@ __all__ = [
     "ScaleHeads",
     "ReweightAttention",
     "LocalBlend",
+    "RegionalPrompts",
+    "ShareAttention",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",

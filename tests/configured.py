@@ -135,6 +135,8 @@ CONFIGURED: Mapping[str, Tried] = {
     "replace-attention": Tried(prompt=["a red circle", "a blue circle"]),
     "refine-attention": Tried(prompt=["a circle", "a red circle"]),
     "inject-self-attention": Tried(prompt=["a red circle", "a blue circle"]),
+    "regional-prompts": Tried(lambda model: {"regions": {"a blue star": (0.0, 0.0, 0.5, 1.0), "a ring": right_half()}}),
+    "share-attention": Tried(lambda model: {"words": "circle"}, prompt=["a red circle", "a star"]),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, or two prompts without it, by its registered name; others are tried as they are."""

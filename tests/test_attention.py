@@ -265,3 +265,23 @@ def test_further_keys_share_the_softmax_and_are_not_masked():
     assert torch.equal(attn.with_query(attn.query).probs(), attn.probs())
     with pytest.raises(ValueError, match="with_keys needs a value"):
         attn.with_keys(attn.key, attn.value[:, :, :1])
+
+
+def test_another_context_has_its_own_number_of_tokens_and_its_own_mask():
+    def project(context):
+        key = context.unflatten(-1, (3, 8)).transpose(1, 2)
+        return key, 2 * key
+
+    masked, bare = (replace(call(mask), project=project) for mask in (MASKS["boolean"], None))
+    longer, keep = torch.randn(2, 11, 24), torch.arange(11).expand(2, 11) < 7
+    with pytest.raises(ValueError, match="9 tokens, which says nothing of 11 others"):
+        masked.with_context(longer)
+    with pytest.raises(ValueError, match="keep says"):
+        masked.with_context(longer, keep[:, :5])
+    shown, every = masked.with_context(longer, keep), torch.ones(2, 11, dtype=torch.bool)
+    scores = bare.query @ project(longer)[0].mT * bare.scale
+    assert torch.allclose(shown.probs(), scores.masked_fill(~keep[:, None, None], -torch.inf).softmax(-1), atol=1e-6)
+    assert torch.allclose(shown.output(), shown.probs() @ shown.value, atol=1e-6)
+    for unmasked in (bare.with_context(longer), masked.with_context(longer, every)):
+        assert torch.allclose(unmasked.output(), scores.softmax(-1) @ project(longer)[1], atol=1e-6)
+    assert torch.equal(masked.with_context(longer[:, :9]).mask, masked.mask.expand(2, 3, 16, 9))

@@ -37,6 +37,7 @@ def made_by(code, model=None):
             "chunks": True,
         },
         {"prompt": "a red circle", "scheduler": "EulerAncestralDiscrete", "guidance_scale": 2.35, "width": 72},
+        {"prompt": r"a (red:1.3) \(circle", "negative_prompt": "a star--", "seed": 3, "weights": True},
     ],
 )
 def test_it_makes_the_same_run(embedded, settings):

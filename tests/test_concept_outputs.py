@@ -95,7 +95,7 @@ def test_in_cross_attention_a_concepts_output_is_its_value(family):
         def attention(self, attn, site):
             context = torch.zeros(len(attn.query), 3, vectors.shape[-1])
             context[-1] = vectors
-            value = attn.with_context(context).value[-1]
+            value = attn.with_context(context, torch.ones(context.shape[:2], dtype=torch.bool)).value[-1]
             scores = torch.einsum("hpd,hcd->cp", attn.output()[-1], value)
             self.scores.setdefault(site.grid, []).append(scores)
 

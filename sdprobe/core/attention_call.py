@@ -133,15 +133,33 @@ class AttentionCall:
             raise ValueError(f"with_value needs {tuple(self.value.shape)}, not {tuple(value.shape)}")
         return replace(self, value=value, _made={})
 
-    def with_context(self: Kind, context: Shaped[Tensor, "rows tokens width"]) -> Kind:
+    def with_context(
+        self: Kind, context: Shaped[Tensor, "rows tokens width"], keep: Bool[Tensor, "rows tokens"] | None = None
+    ) -> Kind:
         """Return the same call with key and value computed from other prompt embeddings, at this site only.
 
-        Raises ValueError in self-attention, which has no prompt embeddings, and in joint attention, which has its own.
+        Args:
+            context: the prompt embeddings; of more or fewer tokens too, if the call has no mask of its own tokens.
+            keep: which of these tokens are looked at, where that is not for the call's own mask to say; it takes its
+                place.
+
+        Raises ValueError in self-attention, which has no prompt embeddings, and in joint attention, which has its own;
+        and for another number of tokens where the call has a mask and there is no ``keep``.
         """
         if len(context) != len(self.query):
             raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
         key, value = self.project(context)
-        return replace(self, key=key, value=value, _made={})
+        if keep is not None:
+            if keep.shape != context.shape[:2]:
+                raise ValueError(f"keep says of each token {list(context.shape[:2])} if it is seen, not {said(keep)}")
+            bare = replace(self, mask=None, kernel=by_own_mask, fused=lambda own: None).with_keys(key, value)
+            return bare if bool(keep.all()) else bare.masked(keep[:, None, None].to(key.device))
+        if self.mask is not None and key.shape[2] != self.key.shape[2]:
+            raise ValueError(
+                f"the call has a mask of its {self.key.shape[2]} tokens, which says nothing of {key.shape[2]} others: "
+                f"say by keep which of them are looked at"
+            )
+        return self.with_keys(key, value)
 
     def with_output(self: Kind, output: Shaped[Tensor, "rows heads queries width_v"]) -> Kind:
         """Return the same call with another output, whatever its probabilities and value."""

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Shaped
+import torch
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 
@@ -21,6 +22,12 @@ class Conditioned:
 
     embeds: Shaped[Tensor, "batch tokens width"] = field(repr=False)
     arguments: Mapping[str, Shaped[Tensor, "batch ..."]] = field(repr=False)
+
+    @property
+    def seen(self) -> Bool[Tensor, "batch tokens"]:
+        """Which tokens the denoiser looks at: all, or those that its mask of the text keeps."""
+        mask = self.arguments.get("encoder_attention_mask")
+        return torch.ones(self.embeds.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
 
     @property
     def told(self) -> Mapping[str, Shaped[Tensor, "batch ..."]]:

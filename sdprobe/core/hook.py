@@ -158,6 +158,7 @@ class Transform(KeepsRecords):
         needs_grad: run the denoiser with gradients, so that ``model_output`` and ``noise_pred`` depend on leaf tensors:
             True for ``step.latents``; or names among ``"latents"``, ``"prompt_embeds"`` and ``"token_embeds"``, for the
             tensors in ``step.leaves``.
+        reads_text: True for a transform that returns what it is given at the points of the text, and acts at others.
         brings: words that it adds to the prompts of its run, each with its token embeddings (see `UseConcept`).
 
     >>> import sdprobe
@@ -175,6 +176,7 @@ class Transform(KeepsRecords):
     streams: tuple[str, ...] | None = None
     strict: bool = True
     needs_grad: bool | tuple[str, ...] = False
+    reads_text: bool = False
     brings: Mapping[str, Concept] = MappingProxyType({})
 
     def start(self, run: Run) -> None: ...

@@ -50,8 +50,9 @@ class Text:
         lookup: returns a word's token embeddings ``[tokens, width]`` from this encoder's table.
         encode: encodes other texts, without hooks, and returns prompt embeddings ``[texts, tokens, width]``; at
             ``pooled_embeds``, pooled vectors ``[texts, width]``.
+        encode_all: the same, with everything that is made of the texts (`Conditioned`), such as the tokens' mask.
         layers: returns the hidden states of these prompts in every layer, after the transforms at ``token_embeds`` and
-            the encoder's final norm; the last are the values that enter ``prompt_embeds``.
+            the encoder's final norm; the last are the values that enter ``prompt_embeds``, but for weights of words.
         again: encodes these prompts again with the current transforms and returns the result (`Conditioned`).
     """
 
@@ -61,6 +62,7 @@ class Text:
     run: Run = field(repr=False)
     lookup: Callable[[str], Float[Tensor, "tokens width"]] = field(repr=False)
     encode: Callable[[Sequence[str]], Shaped[Tensor, "texts ..."]] = field(repr=False)
+    encode_all: Callable[[Sequence[str]], Conditioned] = field(repr=False)
     layers: Callable[[], tuple[Shaped[Tensor, "batch tokens width"], ...]] = field(repr=False)
     again: Callable[[], Conditioned] = field(repr=False)
 

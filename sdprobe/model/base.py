@@ -1,8 +1,7 @@
 """`Model`: what the loop needs from a family of models.
 
-A `Model` uses a live diffusers pipeline and does not change it. For a run, `prepare_run` returns a copy whose pipeline
-is a shallow copy with its own scheduler: the pipeline's methods work as usual, and the original pipeline and other runs
-are not affected.
+A `Model` does not change its live diffusers pipeline. For a run, `prepare_run` returns a copy whose pipeline is a
+shallow copy with its own scheduler: the pipeline's methods work as usual, and no other run is affected.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
-from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned
+from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned, prompts_of
 from sdprobe.model.text.encoder_stages import table_of
 
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which the runtime type checks do not support
@@ -79,6 +78,10 @@ class Model(PipelineParts, ABC):
     @abstractmethod
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         """Return the result of the pipeline's own `encode_prompt`, by the denoiser's argument names."""
+
+    def encoded_prompts(self, run: Run, role: Role) -> DenoiserArguments:
+        """Return what `encoded` gives for the prompts of a role."""
+        return self.encoded([prompt.text for prompt in prompts_of(run, role)])
 
     @abstractmethod
     def predict(
@@ -139,14 +142,12 @@ class Model(PipelineParts, ABC):
         """Return x_T, or the noisy latents of the image to start from."""
         if image is not None:
             return noised(self, settings, generator, image)
-        made: Tensor = self.prepared(settings, generator, latents)
-        return made
+        return torch.as_tensor(self.prepared(settings, generator, latents))
 
     def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
         """Return the latents that an image-to-image pipeline's own `prepare_latents` makes from images."""
         given = (pixels, timestep, len(settings.prompt), settings.images_per_prompt, self.dtype, self.device)
-        made: Tensor = pipe.prepare_latents(*given, generator)
-        return made
+        return torch.as_tensor(pipe.prepare_latents(*given, generator))
 
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
         """Return the result of the pipeline's own `prepare_latents`."""
@@ -296,9 +297,8 @@ class Model(PipelineParts, ABC):
 
     def advance(self, noise_pred: Latents, step: Step, x: Latents, options: Mapping[str, Any]) -> Latents:
         """Return x_{t-1}, from the scheduler."""
-        made: Sequence[Tensor] = self.pipe.scheduler.step(
-            noise_pred, self.timestep(step), x, **options, return_dict=False
-        )
+        timestep = self.timestep(step)
+        made: Sequence[Tensor] = self.pipe.scheduler.step(noise_pred, timestep, x, **options, return_dict=False)
         return made[0]
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Settings
+from sdprobe.core.weighted_text import read_weights
 from sdprobe.model.base import Model
 from sdprobe.model.seeds import Seed as Seed
 from sdprobe.model.seeds import checked_seed
@@ -35,6 +36,7 @@ def fill(
     strength: float | None,
     start_step: int | None,
     chunks: bool,
+    weights: bool,
 ) -> Settings:
     """Return the settings of a run on a model; None means the pipeline's default.
 
@@ -69,6 +71,7 @@ def fill(
         strength=strength,
         start_step=start_step,
         chunks=_chunks(model, chunks),
+        weights=_weights((*prompts, *negatives), weights),
     )
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
@@ -104,6 +107,7 @@ def changed(
             found |= {"negative_given": True} if name == "negative_prompt" else {}
     if guidance_scale is not None:
         found["guidance_scale"] = _number("guidance_scale", guidance_scale)
+    _weights([*found.get("prompt", ()), *found.get("negative_prompt", ())], settings.weights)
     return replace(settings, **found)
 
 
@@ -125,6 +129,14 @@ def _chunks(model: Model, given: bool) -> bool:
         raise TypeError(f"chunks is True or False, not {given!r}: how many there are follows from the prompts")
     if given:
         refuse_chunks(model)
+    return given
+
+
+def _weights(texts: Sequence[str], given: bool) -> bool:
+    if not isinstance(given, bool):
+        raise TypeError(f"weights is True or False, not {given!r}: the weights themselves stand in the prompt")
+    for text in texts if given else ():
+        read_weights(text)  # raises an error for one that cannot be read
     return given
 
 

@@ -138,6 +138,10 @@ class PipelineParts:
         tokenizer = self.tokenizer_of(encoder)
         return read(tokenizer, text, self.spelt(text, tokenizer), self.length(encoder))
 
+    def plain(self, written: str) -> str:
+        """Return the text of a prompt as a user wrote it: without weights, if the run reads weights."""
+        return written
+
     def read_each(self, texts: Mapping[str, str]) -> Prompt:
         """The prompt as the denoiser is shown it where encoders may be given different texts, by their names."""
         there = {name: texts[name] for name in self.text_encoders}

@@ -27,6 +27,7 @@ from sdprobe.model.loading import load
 from sdprobe.model.outside_modules import listen_to_decoder
 from sdprobe.model.pipeline_parts import generators
 from sdprobe.model.text.encode_in_chunks import reading_in_chunks
+from sdprobe.model.text.encode_with_weights import reading_weights
 from sdprobe.model.text.gradient_leaves import GradientLeaves
 from sdprobe.observe.progress import Progress
 
@@ -49,6 +50,7 @@ def sample(
     strength: float | None = None,
     start_step: int | None = None,
     chunks: bool = False,
+    weights: bool = False,
     progress: bool = True,
 ) -> Run:
     """Generate images from a prompt, with hooks.
@@ -89,6 +91,8 @@ def sample(
             side, instead of cutting them there. All prompts of a run, and its negative prompts, get as many chunks as
             the longest takes, filled up with empty ones. The pooled vector of Stable Diffusion XL is that of the first
             chunk. For models that read prompts by CLIP alone.
+        weights: read the prompts and negative prompts with weights of words, as in ``"a (red:1.3) circle++"`` (see
+            `sdprobe.read_weights`). Pooled vectors, and texts of hooks, have none.
         progress: show a progress bar.
 
     Raises:
@@ -112,6 +116,7 @@ def sample(
         strength=strength,
         start_step=start_step,
         chunks=chunks,
+        weights=weights,
     )
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
 
@@ -131,9 +136,11 @@ def loop(
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
     with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(model.denoiser):
-        run_model = reading_in_chunks(model.prepare_run(scheduler, settings, stack.brings, state), settings)
+        prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
+        run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
-            tuple(map(run_model.read, texts)) for texts in (settings.prompt, settings.negative_prompt)
+            tuple(run_model.read(run_model.plain(text)) for text in texts)
+            for texts in (settings.prompt, settings.negative_prompt)
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)

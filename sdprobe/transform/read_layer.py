@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Role, Text
+from sdprobe.core.run import Role, Run, Text, side_of
 
 
 class ReadLayer(Transform):
@@ -29,13 +29,23 @@ class ReadLayer(Transform):
         role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
 
     Raises:
-        ValueError: for a layer that the encoder does not have.
+        ValueError: for a layer that the encoder does not have, and in a run whose prompts have weights of words
+            (``weights=True``), which the layers have not.
 
     Source: Toker et al. 2024, "Diffusion Lens: Interpreting Text Encoders in Text-to-Image Pipelines", §3.
     """
 
     def __init__(self, layer: int, role: Role = "cond") -> None:
         self.layer, self.role = layer, role
+
+    def start(self, run: Run) -> None:
+        settings, negative = run.settings, side_of(self.role) == "uncond"
+        written = settings.negative_prompt if negative else settings.prompt
+        plain = run.negative_prompts if negative else run.prompts
+        if settings.weights and any(own != prompt.text for own, prompt in zip(written, plain, strict=True)):
+            raise ValueError(
+                "ReadLayer takes the states of a layer, where words have no weights yet: write the prompt without them"
+            )
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
         if text.role != self.role:

@@ -79,7 +79,7 @@ def only(
     points = tuple(point for point in POINTS if overrides(inner, point))
     _refuse(inner, points, limit)
     by_sites = any(own.sites is not None for own in limits)
-    return _class(isinstance(inner, Transform), points, by_sites)(inner, limits)
+    return _class(isinstance(inner, Transform), points, by_sites, _edits_text(inner, points))(inner, limits)
 
 
 def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
@@ -87,7 +87,7 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
     acts = f"{hook!r} acts at {', '.join(points)}"
     if not points:
         raise ValueError(f"{hook!r} acts at no point, so there is nothing to limit")
-    edits_text = isinstance(hook, Transform) and any(point in TEXT for point in points)
+    edits_text = _edits_text(hook, points)
     at_sites = (*AT_SITES, *(SHOWN if isinstance(hook, Transform) else ()))
     if limit.sites is not None and not any(point in at_sites for point in points):
         raise ValueError(f"{acts}, which no site has: only `steps` and `rows` can limit it")
@@ -103,10 +103,13 @@ def _refuse(hook: Hook, points: tuple[str, ...], limit: Limit) -> None:
         raise ValueError(f"{hook!r} needs the gradient of all latents together: rows cannot limit it")
 
 
+def _edits_text(hook: Hook, points: tuple[str, ...]) -> bool:
+    return isinstance(hook, Transform) and not hook.reads_text and any(point in TEXT for point in points)
+
+
 @cache
-def _class(changes: bool, points: tuple[str, ...], by_sites: bool) -> type:
+def _class(changes: bool, points: tuple[str, ...], by_sites: bool, edits_text: bool) -> type:
     """Return the class of a limited hook: it has the points of the inner hook, and those it needs itself."""
-    edits_text = changes and any(point in TEXT for point in points)
     methods: dict[str, Any] = {point: _passing(point) for point in points} | (
         text_points(points, by_sites) if edits_text else {}
     )

@@ -107,11 +107,10 @@ def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str,
 
 def _encoded(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:
     """Encode the prompts of one role with the pipeline, with the hooks at ``token_embeds``."""
-    texts = [prompt.text for prompt in prompts_of(run, role)]
     if _is_zeroed(run_model, run, role):
-        return _zeros_like(run_model.encoded(texts))
+        return _zeros_like(run_model.encoded_prompts(run, role))
     with passing_tokens(run_model, run, hooks, role):
-        return dict(run_model.encoded(texts))
+        return dict(run_model.encoded_prompts(run, role))
 
 
 def _past_points(
@@ -150,12 +149,21 @@ def passing_tokens(run_model: Any, run: Run, hooks: Hooks, role: Role) -> Iterat
         for encoder in run_model.text_encoders if len(hooks.at("token_embeds")) else ():
             text = text_of(run_model, run, hooks, role, encoder)
             table = table_of(getattr(run_model.pipe, encoder))
-            open_hooks.enter_context(passing(table, partial(_at_token_embeds, hooks, text)))
+            open_hooks.enter_context(passing(table, _AtTokenEmbeds(hooks, text)))
         yield
 
 
-def _at_token_embeds(hooks: Hooks, text: Text, x: Tensor) -> Tensor:
-    return hooks.token_embeds(_of_whole_prompts(x, text.prompts), text).reshape(x.shape)
+class _AtTokenEmbeds:
+    """An encoder's token embeddings through their point, once: further passes of the same prompts get the same."""
+
+    def __init__(self, hooks: Hooks, text: Text) -> None:
+        self.hooks, self.text = hooks, text
+        self.made: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.made is None:
+            self.made = self.hooks.token_embeds(_of_whole_prompts(x, self.text.prompts), self.text).reshape(x.shape)
+        return self.made
 
 
 def _of_whole_prompts(x: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -215,15 +223,19 @@ def pooled_text(run_model: Any, run: Run, hooks: Hooks, role: Role, name: str) -
 
 def _whole(
     run_model: Any, run: Run, hooks: Hooks, role: Role, layers: Callable[[], tuple[Tensor, ...]], value: str
-) -> tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
-    """Return the functions of a `Text` on whole prompts: ``encode`` (to the value named), ``layers`` and ``again``."""
+) -> tuple[Callable[..., Any], Callable[..., Conditioned], Callable[[], tuple[Tensor, ...]], Callable[[], Conditioned]]:
+    """Return a `Text`'s functions on whole prompts: ``encode`` (to a value), ``encode_all``, ``layers``, ``again``."""
 
     def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts ..."]:
         made: Tensor = run_model.encoded(list(texts))[value]
         return made
 
+    def encode_all(texts: Sequence[str]) -> Conditioned:
+        told = run_model.encoded(list(texts))
+        return Conditioned(told[EMBEDS], told)
+
     def again() -> Conditioned:
         told = encode_role(run_model, run, hooks.transforms, role)
         return Conditioned(told[EMBEDS], told)
 
-    return encode, layers, again
+    return encode, encode_all, layers, again

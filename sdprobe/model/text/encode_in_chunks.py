@@ -34,7 +34,7 @@ def reading_in_chunks(run_model: Model, settings: Settings) -> Model:
     if not settings.chunks:
         return run_model
     sides = {side_of(role) for role in run_model.roles(settings.guidance_scale)}
-    texts = [*settings.prompt, *(settings.negative_prompt if "uncond" in sides else ())]
+    texts = map(run_model.plain, (*settings.prompt, *(settings.negative_prompt if "uncond" in sides else ())))
     readers = [(run_model.tokenizer_of(name), run_model.length(name)) for name in run_model.text_encoders]
     chunks = max(chunks_of(own, run_model.spelt(text, own), length) for text in texts for own, length in readers)
     if chunks == 1:

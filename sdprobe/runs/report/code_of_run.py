@@ -115,6 +115,8 @@ def _settings(run: Run, hooks: Any) -> list[tuple[str, Any]]:
         found += [("image", ...), ("start_step", own.start_step)]
     if own.chunks:
         found.append(("chunks", True))
+    if own.weights:
+        found.append(("weights", True))
     return found
 
 

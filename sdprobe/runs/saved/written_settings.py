@@ -47,6 +47,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "strength": lambda own: _maybe(number, own),
         "start_step": count,
         "chunks": flag,
+        "weights": flag,
     }
 )
 """How each setting is read."""

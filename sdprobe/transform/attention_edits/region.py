@@ -1,0 +1,94 @@
+"""`Region`: a part of the picture, given as a box or as a mask, on any grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sdprobe.core.short_repr import short_repr
+from sdprobe.core.site import Site
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the picture.
+
+    >>> Region.of((0.5, 0.0, 1.0, 0.5)).on((2, 4))
+    tensor([[0., 0., 1., 1.],
+            [0., 0., 0., 0.]])
+    >>> Region.of([[True, True, False], [False, False, False]]).on((1, 3))
+    tensor([[0.5000, 0.5000, 0.0000]])
+
+    Args:
+        given: a box (left, top, right, bottom), as fractions of the picture from 0 to 1, (0, 0) the upper left corner;
+            or a mask of booleans over the picture, ``[h][w]``. Numbers and lists, which a file can hold.
+    """
+
+    given: Any
+
+    @classmethod
+    def of(cls, given: Any, name: str = "region") -> Region:
+        """Return the region that a user gave: a box, or a mask of booleans as a tensor, an array or lists.
+
+        Raises ValueError for what is neither.
+        """
+        if isinstance(given, Sequence) and all(isinstance(own, (int, float)) for own in given):
+            refuse_bad_box(given, name)
+            return cls([float(own) for own in given])
+        try:
+            mask = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            mask = torch.zeros(0)
+        if mask.dtype != torch.bool or mask.ndim != 2 or not mask.any():
+            said = f"{mask.dtype} {list(mask.shape)}" if isinstance(given, Tensor) else short_repr(given)
+            raise ValueError(
+                f"the {name} is a box (left, top, right, bottom), as shares of the picture from 0 to 1, or a mask of "
+                f"booleans [h, w] with at least one place, not {said}"
+            )
+        return cls(mask.tolist())
+
+    def on(self, grid: tuple[int, int]) -> Float[Tensor, "h w"]:
+        """Return the fraction, from 0 to 1, of each place of a grid that is in the region."""
+        if not isinstance(self.given[0], list):
+            return box_on(self.given, grid)
+        return F.adaptive_avg_pool2d(torch.tensor(self.given).float()[None], grid)[0]
+
+    def at(self, site: Site) -> Float[Tensor, " places"]:
+        """Return the fraction of each place of the picture at a site. Raises ValueError where they are no such grid."""
+        if site.grid is None:
+            raise ValueError(f"the places of {site.name} are no grid over the picture: leave this module out")
+        if isinstance(self.given[0], list):
+            (height, width), (h, w) = (len(self.given), len(self.given[0])), site.grid
+            if height * w != width * h:
+                raise ValueError(
+                    f"the mask is {height}×{width} and the places of {site.name} are {h}×{w}: give a mask with the "
+                    f"picture's ratio of height to width"
+                )
+        return self.on(site.grid).flatten()
+
+
+def refuse_bad_box(box: Sequence[float], name: str) -> None:
+    """Raise ValueError for a box that is not (left, top, right, bottom) within the picture."""
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise ValueError(
+            f"the {name} is (left, top, right, bottom), as shares of the picture from 0 to 1, not {tuple(box)}"
+        )
+
+
+def box_on(box: Sequence[float], grid: tuple[int, int]) -> Float[Tensor, "h w"]:
+    """Return the fraction, from 0 to 1, of each place of a grid that is in a box."""
+    left, top, right, bottom = box
+    return torch.outer(_covered(top, bottom, grid[0]), _covered(left, right, grid[1]))
+
+
+def _covered(first: float, past: float, count: int) -> Float[Tensor, " count"]:
+    places = torch.arange(count)
+    return (torch.clamp(places + 1, max=past * count) - torch.clamp(places, min=first * count)).clamp(0, 1)
