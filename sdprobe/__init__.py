@@ -61,7 +61,9 @@ from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 from sdprobe.sampling.add_noise import add_noise
 from sdprobe.sampling.encode_decode import Encoded, Sizes, decode, encode, psnr, sizes
 from sdprobe.sampling.film import Film, film
-from sdprobe.sampling.inversion import Inversion, invert, look
+from sdprobe.sampling.inversion import Inversion
+from sdprobe.sampling.invert import invert
+from sdprobe.sampling.look import look
 from sdprobe.sampling.loop import sample
 from sdprobe.sampling.resume import resume
 from sdprobe.sampling.schedule import schedule
@@ -77,9 +79,11 @@ from sdprobe.transform.attention_edits.hide_tokens import HideTokens
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidances.guidance import Guidance
+from sdprobe.transform.guidances.null_text import NullText
 from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
 from sdprobe.transform.guidances.rescale_guidance import RescaleGuidance
 from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
+from sdprobe.transform.guidances.steer_to_picture import SteerToPicture
 from sdprobe.transform.inpaint import Inpaint
 from sdprobe.transform.layout_guidance import LayoutGuidance
 from sdprobe.transform.loss_guidance import LossGuidance
@@ -175,6 +179,8 @@ __all__ = [
     "learn_token",
     "LearnedToken",
     "HideTokens",
+    "NullText",
+    "SteerToPicture",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",

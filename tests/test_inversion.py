@@ -14,7 +14,8 @@ from sdprobe.model.diffusion.noise_levels import level_at
 from sdprobe.model.diffusion.schedulers import there_and_back
 from sdprobe.sampling.add_noise import add_noise
 from sdprobe.sampling.encode_decode import decode, encode, psnr
-from sdprobe.sampling.inversion import invert, look
+from sdprobe.sampling.invert import invert
+from sdprobe.sampling.look import look
 from sdprobe.shapes import Object, render, scene
 from sdprobe.testing import footprint
 from tests.laws.strategies import run
