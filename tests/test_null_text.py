@@ -18,7 +18,7 @@ PICTURE = Image.radial_gradient("L").resize((16, 16)).convert("RGB")
 @pytest.mark.slow
 def test_a_guided_run_comes_back_within_a_decibel(embedded):
     """Of what the autoencoder alone loses, at guidance 5, where plain DDIM drifts far away."""
-    scenes = [scene(seed, objects=1 + seed % 2) for seed in (900, 901, 902)]
+    scenes = [scene(seed, objects=1 + seed % 2) for seed in (900, 901)]
     pictures, captions = [own.image for own in scenes], [own.caption for own in scenes]
     settings = {"steps": 20, "progress": False}
     found = invert(embedded, pictures, captions, guidance_scale=5.0, method="null-text", iterations=20, **settings)
@@ -52,25 +52,23 @@ def test_it_equals_a_negative_prompt(tiny):
     settings = {"steps": 3, "guidance_scale": 3.0}
     written = run(tiny, prompt=["a box", "a red box"], negative_prompt=["a ring", "a star"], **settings)
     each = sdprobe.NullText(embeds.expand(3, -1, -1, -1))
-    found = run(tiny, prompt=["a box", "a red box"], hooks=[each], **settings)
+    found = run(tiny, each, prompt=["a box", "a red box"], **settings)
     assert torch.allclose(found.latents, written.latents, atol=1e-4)
     limited = sdprobe.only(sdprobe.NullText(embeds[0].expand(3, -1, -1)), rows=lambda row: row.image == 0)
-    found = run(tiny, prompt=["a box", "a red box"], hooks=[limited], **settings)
+    found = run(tiny, limited, prompt=["a box", "a red box"], **settings)
     mixed = run(tiny, prompt=["a box", "a red box"], negative_prompt=["a ring", ""], **settings)
     assert torch.allclose(found.latents, mixed.latents, atol=1e-4)
 
 
 def test_saved_embeddings_are_the_same_hook(tiny, tmp_path):
-    embeds = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
-    path = sdprobe.NullText(embeds).save(tmp_path / "null.safetensors")
     settings = {"steps": 2, "guidance_scale": 3.0}
     tokens = tiny.text_tokens(tiny.read(""))
     embeds = torch.randn(2, tokens, 16, generator=torch.Generator().manual_seed(0))
     path = sdprobe.NullText(embeds).save(tmp_path / "null.safetensors")
     written = sdprobe.to_config([sdprobe.NullText(str(path))])
     assert torch.equal(
-        run(tiny, hooks=sdprobe.from_config(written), **settings).latents,
-        run(tiny, hooks=[sdprobe.NullText(embeds)], **settings).latents,
+        run(tiny, sdprobe.from_config(written), **settings).latents,
+        run(tiny, sdprobe.NullText(embeds), **settings).latents,
     )
     with pytest.raises(ValueError, match=r"saved as \.safetensors, not as 'null.pt'"):
         sdprobe.NullText(embeds).save(tmp_path / "null.pt")
@@ -87,7 +85,7 @@ def test_refused(tiny):
         (embeds[:, 1:], {}, f"of {tokens - 1} tokens of width 16, but this model's are {tokens} of width 16"),
     ]:
         with pytest.raises(ValueError, match=why):
-            run(tiny, hooks=[sdprobe.NullText(hook)], **{"steps": 3, "guidance_scale": 3.0} | settings)
+            run(tiny, sdprobe.NullText(hook), **{"steps": 3, "guidance_scale": 3.0} | settings)
     with pytest.raises(ValueError, match=r"not \[3\]"):
         sdprobe.NullText(torch.zeros(3))
     with pytest.raises(ValueError, match="iterations is above 0, not 0"):

@@ -134,8 +134,10 @@ class Inversion:
             "seed": 0,
         }
 
-    def _hooks_at(self, guidance_scale: float) -> tuple[Hook, ...]:
-        if "uncond" in self.run.model.roles(guidance_scale):
+    def _hooks_at(self, guidance_scale: float | None) -> tuple[Hook, ...]:
+        model = self.run.model
+        scale = model.default("guidance_scale") if guidance_scale is None else guidance_scale
+        if "uncond" in model.roles(scale):
             return self.hooks
         return tuple(hook for hook in self.hooks if not isinstance(hook, NullText))
 

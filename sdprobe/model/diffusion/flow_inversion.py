@@ -18,6 +18,7 @@ class FlowSolver(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
 
     sigmas: Tensor
     timesteps: Tensor
+    _step_index: int | None
 
     def set_timesteps(
         self,

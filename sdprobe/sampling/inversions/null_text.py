@@ -121,4 +121,5 @@ class FitNullText(Transform):
         scheduler = step.state().scheduler  # a copy
         moved = scheduler.step(guided, scheduler.timesteps[step.index], x, return_dict=False)[0]
         target = self.targets[step.index].to(x.device)
-        return (moved.float() - target.float()).square().mean((1, 2, 3))
+        errors: Tensor = (moved.float() - target.float()).square().mean((1, 2, 3))
+        return errors

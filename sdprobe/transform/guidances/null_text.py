@@ -72,9 +72,13 @@ class NullText(Transform):
         steps, images, tokens, width = self._table.shape
         settings = run.settings
         if steps != settings.steps:
-            raise ValueError(f"null-text embeddings of {steps} steps for a run of {settings.steps}: each step has its own")
+            raise ValueError(
+                f"null-text embeddings of {steps} steps for a run of {settings.steps}: each step has its own"
+            )
         if images not in (1, settings.images):
-            raise ValueError(f"null-text embeddings of {images} images for {settings.images}: give one, or one for each")
+            raise ValueError(
+                f"null-text embeddings of {images} images for {settings.images}: give one, or one for each"
+            )
         expected = run.model.text_tokens(run.negative_prompts[0]), width_of_text(run.model)
         if (tokens, width) != expected:
             raise ValueError(
@@ -97,9 +101,7 @@ class NullText(Transform):
         return self._table[first + step.index]
 
 
-def with_uncond_context(
-    attn: Attention, site: Site, embeddings: Float[Tensor, "#images tokens width"]
-) -> Attention:
+def with_uncond_context(attn: Attention, site: Site, embeddings: Float[Tensor, "#images tokens width"]) -> Attention:
     """Return the call with other prompt embeddings for the unconditional rows, one for all images or one for each."""
     entries = [k for k, row in enumerate(attn.rows) if row.role == "uncond"]
     if not entries:

@@ -60,9 +60,7 @@ class SteerToPicture(Transform):
                 f"{'×'.join(map(str, grid))}: give a picture of {run.settings.height}×{run.settings.width} px"
             )
         if len(self._x0) not in (1, run.settings.images):
-            raise ValueError(
-                f"{len(self._x0)} pictures for {run.settings.images} images: give one, or one for each"
-            )
+            raise ValueError(f"{len(self._x0)} pictures for {run.settings.images} images: give one, or one for each")
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         eta = Guidance(self.eta).at(step)
