@@ -245,7 +245,7 @@ def test_iterations_converge_to_the_exact_inverse():
     """The default is one iteration; with more, each step of DDIM leads back to the latents that it came from."""
     pipe = stable_diffusion()
     with torch.no_grad():
-        pipe.unet.conv_out.weight.mul_(0.1)  # what it predicts changes little with the latents
+        pipe.unet.conv_out.weight.mul_(0.02)  # what it predicts changes little with the latents
     one, plain = (invert(pipe, PICTURE, "a star", steps=4, progress=False, **o) for o in ({"iterations": 1}, {}))
     assert torch.equal(one.latents, plain.latents)
     assert one.residuals == ()

@@ -52,7 +52,7 @@ class NullText(Transform):
 
     def __init__(self, embeddings: Float[Tensor, "steps ..."] | str | Path) -> None:
         self.embeddings = embeddings
-        found = embeddings if isinstance(embeddings, Tensor) else load_file(embeddings)[NAME]
+        found = embeddings if isinstance(embeddings, Tensor) else load_file(embeddings)[NAME].clone()
         if found.ndim not in (3, 4):
             raise ValueError(
                 f"embeddings are [steps, tokens, width] or [steps, images, tokens, width], not {list(found.shape)}"
