@@ -64,7 +64,9 @@ from sdprobe.sampling.add_noise import add_noise
 from sdprobe.sampling.edit import edit
 from sdprobe.sampling.encode_decode import Encoded, Sizes, decode, encode, psnr, sizes
 from sdprobe.sampling.film import Film, film
-from sdprobe.sampling.inversion import Inversion, invert, look
+from sdprobe.sampling.inversion import Inversion
+from sdprobe.sampling.invert import invert
+from sdprobe.sampling.look import look
 from sdprobe.sampling.loop import sample
 from sdprobe.sampling.resume import resume
 from sdprobe.sampling.schedule import schedule
@@ -79,10 +81,10 @@ from sdprobe.transform.attend_and_excite import AttendAndExcite
 from sdprobe.transform.attention_edits.attention_temperature import AttentionTemperature
 from sdprobe.transform.attention_edits.concentrate import Concentrate
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
-from sdprobe.transform.attention_edits.scale_heads import ScaleHeads
-from sdprobe.transform.attention_edits.sharpen_attention import SharpenAttention
 from sdprobe.transform.attention_edits.regional_prompts import RegionalPrompts
+from sdprobe.transform.attention_edits.scale_heads import ScaleHeads
 from sdprobe.transform.attention_edits.share_attention import ShareAttention
+from sdprobe.transform.attention_edits.sharpen_attention import SharpenAttention
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention
 from sdprobe.transform.guidances.adaptive_projected_guidance import AdaptiveProjectedGuidance
 from sdprobe.transform.guidances.auto_guidance import AutoGuidance
@@ -91,11 +93,13 @@ from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidances.frequency_decoupled_guidance import FrequencyDecoupledGuidance
 from sdprobe.transform.guidances.guidance import Guidance
 from sdprobe.transform.guidances.magnitude_aware_guidance import MagnitudeAwareGuidance
+from sdprobe.transform.guidances.null_text import NullText
 from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
 from sdprobe.transform.guidances.rescale_guidance import RescaleGuidance
 from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
 from sdprobe.transform.guidances.skip_layer_guidance import SkipLayerGuidance
 from sdprobe.transform.guidances.smoothed_energy_guidance import SmoothedEnergyGuidance
+from sdprobe.transform.guidances.steer_to_picture import SteerToPicture
 from sdprobe.transform.guidances.tangential_guidance import TangentialGuidance
 from sdprobe.transform.guidances.zero_star_guidance import ZeroStarGuidance
 from sdprobe.transform.inpaint import Inpaint
@@ -170,7 +174,6 @@ __all__ = [
     "embed",
     "Embeddings",
     "WordNotInPrompt",
-    "ReplaceAttention",
     "read_weights",
     "WeightedText",
     "ReplaceToken",
@@ -182,7 +185,6 @@ __all__ = [
     "ScalePrompt",
     "NoisePrompt",
     "ReadLayer",
-    "RefineAttention",
     "learn_concept",
     "load_concept",
     "Concept",
@@ -190,8 +192,8 @@ __all__ = [
     # attention and heat maps
     "AttentionMaps",
     "AttentionQueries",
-    "AttentionRecorder",
     "SelfAttentionMaps",
+    "AttentionRecorder",
     "AttentionMatrices",
     "LabelledMatrix",
     "AttentionShares",
@@ -207,10 +209,14 @@ __all__ = [
     "SharpenAttention",
     "Concentrate",
     "ScaleHeads",
-    "ReweightAttention",
-    "LocalBlend",
     "RegionalPrompts",
     "ShareAttention",
+    "edit",
+    "ReplaceAttention",
+    "RefineAttention",
+    "InjectSelfAttention",
+    "ReweightAttention",
+    "LocalBlend",
     "AttendAndExcite",
     "LayoutGuidance",
     "AttentionGuidance",
@@ -245,11 +251,11 @@ __all__ = [
     "invert",
     "look",
     "Inversion",
-    "InjectSelfAttention",
+    "NullText",
+    "SteerToPicture",
     "Inpaint",
     "encode",
     "decode",
-    "edit",
     "psnr",
     "sizes",
     "Encoded",

@@ -57,6 +57,12 @@ def darkness(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.mean((1, 2, 3))
 
 
+def null_text(model: sdprobe.Model) -> torch.Tensor:
+    """Embeddings of two steps, as wide as those of the model's prompts."""
+    (embeds,) = (x for name, x in model.encoded(["a star"]).items() if name == "encoder_hidden_states")
+    return torch.randn(2, *embeds.shape[1:], generator=torch.Generator().manual_seed(4))
+
+
 IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
 
 
@@ -137,6 +143,8 @@ CONFIGURED: Mapping[str, Tried] = {
     "inject-self-attention": Tried(prompt=["a red circle", "a blue circle"]),
     "regional-prompts": Tried(lambda model: {"regions": {"a blue star": (0.0, 0.0, 0.5, 1.0), "a ring": right_half()}}),
     "share-attention": Tried(lambda model: {"words": "circle"}, prompt=["a red circle", "a star"]),
+    "null-text": Tried(lambda model: {"embeddings": null_text(model)}),
+    "steer-to-picture": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "eta": 0.5}),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, or two prompts without it, by its registered name; others are tried as they are."""

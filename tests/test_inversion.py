@@ -1,7 +1,9 @@
-"""Inversion finds the noise a picture comes from; one look is one call of the denoiser on a noised picture."""
+"""Inversion finds the noise a picture comes from."""
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
@@ -12,10 +14,10 @@ from PIL import Image
 import sdprobe
 from sdprobe.model.diffusion.noise_levels import level_at
 from sdprobe.model.diffusion.schedulers import there_and_back
-from sdprobe.sampling.add_noise import add_noise
 from sdprobe.sampling.encode_decode import decode, encode, psnr
-from sdprobe.sampling.inversion import invert, look
-from sdprobe.shapes import Object, render, scene
+from sdprobe.sampling.invert import invert
+from sdprobe.sampling.look import look
+from sdprobe.shapes import scene
 from sdprobe.testing import footprint
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
@@ -23,14 +25,19 @@ from tests.tiny import stable_diffusion
 PICTURE = Image.radial_gradient("L").resize((16, 16)).convert("RGB")
 
 
+def quietly(*args, **settings):
+    """Invert, whether the iteration converges or not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return invert(*args, progress=False, **settings)
+
+
 class Seen(sdprobe.Observer):
     def start(self, run):
         self.steps = []
-        self.denoised = []
 
     def noise_pred(self, x, step):
         self.steps.append(step)
-        self.denoised.append(step.denoised(x))
 
 
 @pytest.mark.parametrize("objects", [1, 2])
@@ -181,9 +188,12 @@ def test_in_several_threads_at_once(tiny):
 def test_refused(tiny):
     with pytest.raises(ValueError, match="3 prompts for 2 pictures: give one, or one each"):
         invert(tiny, [PICTURE, PICTURE], ["a", "b", "c"], progress=False)
-    for timestep in (-1, 1000):
-        with pytest.raises(ValueError, match=f"lies between 0 and 999, not {timestep}"):
-            look(tiny, PICTURE, "a star", timestep=timestep)
+    with pytest.raises(ValueError, match=r"no method of inversion is called 'edict'; the methods: fixed-point, ddim"):
+        invert(tiny, PICTURE, "a star", method="edict", progress=False)
+    with pytest.raises(ValueError, match=r"'ddim' has no option 'iterations'; its options: none"):
+        invert(tiny, PICTURE, "a star", method="ddim", iterations=3, progress=False)
+    with pytest.raises(ValueError, match="this solves the equation of a flow"):
+        invert(tiny, PICTURE, "a star", method="rf-solver", progress=False)
     flow = stable_diffusion()
     flow.scheduler = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
     with pytest.raises(
@@ -192,42 +202,95 @@ def test_refused(tiny):
         invert(flow, PICTURE, "a star", steps=2, progress=False)
 
 
-@pytest.mark.parametrize("timestep", [0, 1, 400, 999])
-@pytest.mark.parametrize("model", ["tiny", "tiny_v"])
-def test_one_look_is_one_call_at_that_timestep(request, model, timestep):
-    own, seen, maps = request.getfixturevalue(model), Seen(), sdprobe.AttentionMaps()
-    result = look(own, torch.zeros(1, 4, 8, 8), "a red star", timestep=timestep, hooks=[seen, maps], seed=3)
-    (step,) = result[seen].steps
-    table = own.pipe.scheduler.alphas_cumprod
-    assert step.timestep == timestep
-    assert step.sigma == pytest.approx(float(((1 - table[timestep]) / table[timestep]) ** 0.5), rel=1e-4)
-    assert torch.equal(step.latents, add_noise(own, torch.zeros(1, 4, 8, 8), timestep=timestep, seed=3))
-    assert torch.equal(result.latents, result[seen].denoised[0])  # the picture is predicted x0
-    assert result[maps].heat_map("star").values.shape == (8, 8)
-
-
-def test_looks_through_several_noises(tiny):
-    maps = sdprobe.AttentionMaps()
-    several = look(tiny, PICTURE, ["a star"] * 2, timestep=300, seed=[1, 2], hooks=[maps])
-    for i, seed in enumerate((1, 2)):
-        alone = look(tiny, PICTURE, "a star", timestep=300, seed=seed, hooks=[maps])
-        assert torch.allclose(several.latents[i], alone.latents[0], atol=1e-4)
-        assert torch.allclose(
-            several[maps].heat_map("star", image=i).values, alone[maps].heat_map("star").values, atol=1e-5
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("fixed-point", {"iterations": 3}), ("ddim", {}), ("negative-prompt", {}), ("null-text", {"iterations": 2})],
+)
+def test_in_a_stock_pipeline(tiny, method, options):
+    """The run back is a call of the pipeline with the scheduler, the noise and the hooks of the inversion."""
+    inverted = quietly(tiny, PICTURE, "a star", steps=3, guidance_scale=3.0, method=method, **options)
+    own = inverted.sample(progress=False)
+    pipe = type(tiny.pipe)(**tiny.pipe.components, requires_safety_checker=False)
+    pipe.scheduler = inverted.scheduler
+    pipe.set_progress_bar_config(disable=True)
+    with sdprobe.attach(pipe, inverted.hooks) as run:
+        pipe(
+            ["a star"],
+            latents=inverted.latents,
+            num_inference_steps=3,
+            guidance_scale=3.0,
+            negative_prompt=None if inverted.negative_prompt is None else list(inverted.negative_prompt),
+            height=16,
+            width=16,
         )
+    assert torch.equal(run.latents, own.latents)
 
 
-def test_a_look_finds_the_object(embedded):
-    """On a picture that the model never made, the map of a word lies on its object."""
-    own = render([Object("circle", "red", (16, 32), 11), Object("square", "blue", (48, 32), 11)])
-    maps = sdprobe.AttentionMaps()
-    result = look(embedded, own.image, [own.caption] * 4, 500, hooks=[maps], seed=[0, 1, 2, 3])
-    for i in range(4):
-        for word, mask in zip(("red", "blue"), own.masks, strict=True):
-            assert result[maps].heat_map(word, image=i).points_into(torch.from_numpy(mask))
+def test_plain_ddim_is_the_formula_of_the_paper(tiny):
+    """Each step moves along the noise predicted where it begins."""
+    inverted = invert(tiny, PICTURE, "a star", steps=4, method="ddim", progress=False)
+    kept = sdprobe.LatentRecorder(keep=("latents", "noise_pred"))
+    seen = invert(tiny, PICTURE, "a star", steps=4, method="ddim", hooks=[kept], progress=False).run[kept]
+    bars = tiny.pipe.scheduler.alphas_cumprod
+    levels = [bars[t] for t in (0, 1, 251, 501, 751)]
+    x = inverted.x0
+    for i, (left, reached) in enumerate(itertools.pairwise(levels)):
+        assert torch.allclose(seen.at(i)["latents"], x, atol=1e-5)
+        noise = seen.at(i)["noise_pred"]
+        x = reached.sqrt() * (x - (1 - left).sqrt() * noise) / left.sqrt() + (1 - reached).sqrt() * noise
+    assert torch.allclose(inverted.latents, x, atol=1e-5)
 
 
-@pytest.mark.parametrize("timestep", [[100, 200], 100.0, "100", None])
-def test_a_look_is_at_one_timestep(tiny, timestep):
-    with pytest.raises(ValueError, match="timestep is one whole number for the one call, not"):
-        look(tiny, Image.new("RGB", (16, 16)), "a star", timestep)
+def test_iterations_converge_to_the_exact_inverse():
+    """The default is one iteration; with more, each step of DDIM leads back to the latents that it came from."""
+    pipe = stable_diffusion()
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(0.02)  # what it predicts changes little with the latents
+    one, plain = (invert(pipe, PICTURE, "a star", steps=4, progress=False, **o) for o in ({"iterations": 1}, {}))
+    assert torch.equal(one.latents, plain.latents)
+    assert one.residuals == ()
+    many = invert(pipe, PICTURE, "a star", steps=4, iterations=20, progress=False)
+    assert max(many.residuals) < 1e-6
+    apart = [float((own.sample(progress=False).latents - own.x0).abs().max()) for own in (plain, many)]
+    assert apart[1] < 1e-4 < apart[0]
+
+
+def test_an_iteration_that_does_not_converge_says_so(embedded):
+    with pytest.warns(UserWarning, match=r"has not converged in \d of 3 steps: after 2 iterations, the last one still"):
+        inverted = invert(embedded, scene(900).image, "a star", steps=3, iterations=2, progress=False)
+    assert max(inverted.residuals) > 1e-4
+
+
+def test_edit_begins_at_the_inverted_noise(tiny):
+    """Prompt-to-prompt on a given picture: the first image is the reconstruction."""
+    pytest.importorskip("sdprobe.sampling.edit")
+    inverted = quietly(tiny, PICTURE, "a red star", steps=3, guidance_scale=3.0, method="null-text", iterations=2)
+    run = inverted.edit(["a blue star", "a red ring"], progress=False)
+    back = inverted.sample(progress=False)
+    assert run.settings.prompt == ("a red star", "a blue star", "a red ring")
+    assert torch.allclose(run.latents[:1], back.latents, atol=1e-4)
+    assert not torch.allclose(run.latents[1:2], back.latents, atol=1e-3)
+
+
+def test_an_edit_is_of_one_picture(tiny):
+    pytest.importorskip("sdprobe.sampling.edit")
+    inverted = invert(tiny, [PICTURE, PICTURE], "a star", steps=2, progress=False)
+    with pytest.raises(ValueError, match="an edit is of one picture, and 2 were inverted"):
+        inverted.edit("a ring")
+
+
+def test_negative_prompt_inversion_makes_guidance_nothing(tiny):
+    inverted = invert(tiny, PICTURE, "a star", steps=4, guidance_scale=5.0, method="negative-prompt", progress=False)
+    unguided = invert(tiny, PICTURE, "a star", steps=4, progress=False)
+    assert torch.equal(inverted.latents, unguided.latents)
+    guided, plain = inverted.sample(progress=False), unguided.sample(progress=False)
+    assert guided.settings.negative_prompt == ("a star",)
+    assert torch.allclose(guided.latents, plain.latents, atol=1e-4)
+    with pytest.raises(ValueError, match="the negative prompt of negative-prompt inversion is the prompt"):
+        invert(tiny, PICTURE, "a star", negative_prompt="a ring", method="negative-prompt", progress=False)
+
+
+def test_the_negative_prompt_is_that_of_the_inversion(tiny):
+    inverted = invert(tiny, PICTURE, "a star", steps=2, guidance_scale=3.0, negative_prompt="a ring", progress=False)
+    assert inverted.sample(progress=False).settings.negative_prompt == ("a ring",)
+    assert inverted.sample(negative_prompt="a box", progress=False).settings.negative_prompt == ("a box",)

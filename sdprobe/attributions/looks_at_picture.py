@@ -10,7 +10,7 @@ from PIL.Image import Image
 from sdprobe.core.run import Run
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_queries import AttentionQueries
-from sdprobe.sampling.inversion import look
+from sdprobe.sampling.look import look
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """The noise levels, as parts of the model's training timesteps."""

@@ -13,7 +13,7 @@ from sdprobe.experiments.case_runner import SampleSettings
 from sdprobe.experiments.sampler import OwnLoop, opened
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load
-from sdprobe.sampling.inversion import invert
+from sdprobe.sampling.invert import invert
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Run, Step
+from sdprobe.transform.picture_latents import opened_picture, picture_latents
 
 
 class Inpaint(Transform):
@@ -52,14 +52,14 @@ class Inpaint(Transform):
     """
 
     def __init__(self, picture: Any, mask: Any) -> None:
-        self.picture, self.mask = _opened(picture), _opened(mask)
+        self.picture, self.mask = opened_picture(picture), opened_picture(mask)
 
     def start(self, run: Run) -> None:
         size, (h, w) = (run.settings.height, run.settings.width), run.model.latent_size(run.settings)
         self._noise: Tensor | None = None
         device = run.model.device
         self._new = _booleans(self.mask).to(device)
-        self._x0 = _latents(self.picture, run.model, (h, w)).to(device)
+        self._x0 = picture_latents(self.picture, run.model, (h, w)).to(device)
         factor = size[0] // h
         for name, values, own in (
             ("mask", self._new, tuple(self._new.shape[-2:])),
@@ -84,18 +84,6 @@ class Inpaint(Transform):
         assert run.latents is not None  # the loop has ended
         kept = run.model.decode(self._x0.to(run.latents), None)  # the decoder mixes new latents into kept pixels
         return torch.where(self._new.to(x.device), x, kept)
-
-
-def _opened(given: Any) -> Any:
-    return Image.open(given) if isinstance(given, (str, Path)) else given
-
-
-def _latents(picture: Any, model: Any, grid: tuple[int, int]) -> Shaped[Tensor, "images channels h w"]:
-    if isinstance(picture, Tensor) and tuple(picture.shape[-2:]) == grid:
-        return picture
-    found = model.posterior(model.pixels(picture))
-    x0: Tensor = found.scaled(found.mean)
-    return x0
 
 
 def _booleans(mask: Any) -> Bool[Tensor, "images 1 height width"]:

@@ -1,4 +1,4 @@
-"""`CorrectedDDIMInverseScheduler`: DDIM inversion with a small reconstruction error."""
+"""`PlainDDIMInverseScheduler` and `CorrectedDDIMInverseScheduler`: DDIM from picture to noise."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch import Tensor
 
 
-class CorrectedDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
-    """DDIM inversion with two denoiser calls per step: one at the present level, and a correction at the next level.
+class PlainDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
+    """DDIM inversion with one denoiser call per step, at the level that the step leaves.
 
     A step of DDIM from level t down to s uses the noise predicted at t. In the other direction, this is known only
-    after the step; the noise predicted at s is used instead (Song et al. 2020, section 4.3), and the errors add up. So
-    the step is repeated from the same latents with the noise predicted at the level that it reached: one iteration of
-    the fixed-point iteration whose limit inverts DDIM exactly (Pan et al. 2023, "Effective Real Image Editing with
-    Accelerated Iterative Diffusion Inversion", section 3.2).
+    after the step; the noise predicted at s is used instead (Song et al. 2020, section 4.3), and the errors add up.
+
+    The class that it is derived from gives the denoiser the latents of level s with the timestep of level t; here, as
+    in the paper, both are of level s.
     """
 
     timesteps: Tensor
     alpha_bars: Tensor
-    start: Tensor
+    reached: Tensor
     calls: int
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
@@ -30,20 +30,25 @@ class CorrectedDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
         reached, bars = self.timesteps, self.alphas_cumprod.cpu()
         left = reached - self.config.num_train_timesteps // num_inference_steps
         first = torch.where(left < 0, self.initial_alpha_cumprod.to(bars), bars[left.clamp(min=0)])
-        # ᾱ at each call, and at the end
-        alpha_bars = torch.cat([torch.stack([first, bars[reached]], dim=1).flatten(), bars[reached[-1:]]])
-        timesteps = torch.stack([left.clamp(min=0), reached], dim=1).flatten()
-        self.alpha_bars, self.timesteps = (table.to(device, non_blocking=True) for table in (alpha_bars, timesteps))
+        tables = self.of_calls(left.clamp(min=0), reached, first, bars[reached])
+        self.timesteps, self.alpha_bars, self.reached = (table.to(device, non_blocking=True) for table in tables)
         self.calls = 0
 
+    def of_calls(self, left: Tensor, reached: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the timestep of each call, ᾱ at each call and at the end, and ᾱ at the end of each step.
+
+        Args:
+            left: the timestep that each step leaves.
+            reached: the timestep that each step reaches.
+            before: ᾱ of the levels left.
+            after: ᾱ of the levels reached.
+        """
+        return left, torch.cat([before, after[-1:]]), after
+
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
-        half = self.calls % 2
-        self.start = self.start if half else sample
-        now, left, reached = (self.alpha_bars[i] for i in (self.calls, self.calls - half, self.calls - half + 1))
-        noise = self._noise(model_output, sample, now)
-        x0 = (self.start - (1 - left) ** 0.5 * noise) / left**0.5
+        left, reached = self.alpha_bars[self.calls], self.reached[self.calls]
         self.calls += 1
-        moved = reached**0.5 * x0 + (1 - reached) ** 0.5 * noise
+        moved = _moved(sample, self._noise(model_output, sample, left), left, reached)
         return DDIMSchedulerOutput(prev_sample=moved) if return_dict else (moved,)
 
     def _noise(self, output: Tensor, sample: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -55,3 +60,32 @@ class CorrectedDDIMInverseScheduler(DDIMInverseScheduler):  # type: ignore[misc]
         if kind == "sample":
             return (sample - alpha_bar**0.5 * output) / (1 - alpha_bar).clamp(min=1e-6) ** 0.5
         raise ValueError(f"DDIM inversion knows epsilon, v_prediction and sample, not {kind!r}")
+
+
+class CorrectedDDIMInverseScheduler(PlainDDIMInverseScheduler):
+    """DDIM inversion with two denoiser calls per step: one at the present level, and a correction at the next level.
+
+    After a plain step, the step is repeated from the same latents with the noise predicted at the level that it
+    reached: one iteration of the fixed-point iteration whose limit inverts DDIM exactly (Pan et al. 2023, "Effective
+    Real Image Editing with Accelerated Iterative Diffusion Inversion", section 3.2).
+    """
+
+    start: Tensor
+
+    def of_calls(self, left: Tensor, reached: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        timesteps = torch.stack([left, reached], dim=1).flatten()
+        return timesteps, torch.cat([torch.stack([before, after], dim=1).flatten(), after[-1:]]), after
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        half = self.calls % 2
+        self.start = self.start if half else sample
+        now, left, reached = (self.alpha_bars[i] for i in (self.calls, self.calls - half, self.calls - half + 1))
+        self.calls += 1
+        moved = _moved(self.start, self._noise(model_output, sample, now), left, reached)
+        return DDIMSchedulerOutput(prev_sample=moved) if return_dict else (moved,)
+
+
+def _moved(sample: Tensor, noise: Tensor, left: Tensor, reached: Tensor) -> Tensor:
+    """Return latents of another level, with the same predicted noise."""
+    x0 = (sample - (1 - left) ** 0.5 * noise) / left**0.5
+    return reached**0.5 * x0 + (1 - reached) ** 0.5 * noise

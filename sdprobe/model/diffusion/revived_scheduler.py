@@ -10,9 +10,21 @@ from diffusers import schedulers as diffusers_schedulers
 
 from sdprobe.core.plain_values import from_plain
 from sdprobe.core.written_scheduler import WrittenScheduler
-from sdprobe.model.diffusion.ddim_inversion import CorrectedDDIMInverseScheduler
+from sdprobe.model.diffusion.ddim_inversion import CorrectedDDIMInverseScheduler, PlainDDIMInverseScheduler
+from sdprobe.model.diffusion.flow_inversion import CorrectedFlowInverseScheduler, FlowInverseScheduler
+from sdprobe.model.diffusion.rf_solver import RFSolverInverseScheduler, RFSolverScheduler
 
-OWN = {kind.__name__: kind for kind in (CorrectedDDIMInverseScheduler,)}
+OWN: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        CorrectedDDIMInverseScheduler,
+        PlainDDIMInverseScheduler,
+        CorrectedFlowInverseScheduler,
+        FlowInverseScheduler,
+        RFSolverInverseScheduler,
+        RFSolverScheduler,
+    )
+}
 
 
 def revived(written: WrittenScheduler, device: torch.device) -> Any:

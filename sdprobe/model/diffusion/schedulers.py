@@ -7,9 +7,15 @@ import operator
 from typing import Any
 
 from diffusers import schedulers as diffusers_schedulers
-from diffusers.schedulers import DDIMInverseScheduler, DDIMScheduler, KarrasDiffusionSchedulers
+from diffusers.schedulers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    KarrasDiffusionSchedulers,
+)
 
-from sdprobe.model.diffusion.ddim_inversion import CorrectedDDIMInverseScheduler
+from sdprobe.model.diffusion.ddim_inversion import CorrectedDDIMInverseScheduler, PlainDDIMInverseScheduler
+from sdprobe.model.diffusion.flow_inversion import FlowSolver
 from sdprobe.model.diffusion.noise_levels import is_flow
 
 LISTED = frozenset(kind.name for kind in KarrasDiffusionSchedulers)
@@ -62,7 +68,9 @@ def fitting(scheduler: Any) -> list[str]:
     return sorted(known, key=lambda name: (name not in LISTED, name))
 
 
-def there_and_back(pipe: Any) -> tuple[Any, Any]:
+def there_and_back(
+    pipe: Any, there: type[PlainDDIMInverseScheduler] = CorrectedDDIMInverseScheduler
+) -> tuple[Any, Any]:
     """Return schedulers for DDIM inversion and for DDIM, with the same noise levels.
 
     DDIM inversion does not support ``timestep_spacing="linspace"``; for it, both use ``"trailing"``. Nothing is
@@ -74,7 +82,28 @@ def there_and_back(pipe: Any) -> tuple[Any, Any]:
     spacing = spacing if spacing in ("leading", "trailing") else "trailing"
     back = DDIMScheduler.from_config(config, timestep_spacing=spacing, clip_sample=False, thresholding=False)
     known = inspect.signature(DDIMInverseScheduler).parameters  # diffusers warns of any other option
-    return CorrectedDDIMInverseScheduler(**{key: value for key, value in back.config.items() if key in known}), back
+    return there(**{key: value for key, value in back.config.items() if key in known}), back
+
+
+def flow_there_and_back(pipe: Any, there: type[FlowSolver], back: type[FlowSolver] | None = None) -> tuple[Any, Any]:
+    """Return schedulers for a flow from picture to noise and from noise to picture, with the same noise levels.
+
+    Args:
+        pipe: the pipeline.
+        there: the solver from picture to noise.
+        back: that from noise to picture; None for Euler's method, the stock scheduler. It adds no noise on the way.
+
+    Raises ValueError for a model that was not made for a flow.
+    """
+    if not is_flow_matching(pipe.scheduler):
+        raise ValueError(
+            f"this solves the equation of a flow, and the model was made for the noise levels of DDIM "
+            f"({type(pipe.scheduler).__name__})"
+        )
+    stock = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, stochastic_sampling=False)
+    known = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
+    config = {key: value for key, value in stock.config.items() if key in known}
+    return there(**config), stock if back is None else back(**config)
 
 
 def one_call(pipe: Any, timestep: int) -> Any:
@@ -100,8 +129,13 @@ def one_call(pipe: Any, timestep: int) -> Any:
     )
 
 
+def is_flow_matching(scheduler: Any) -> bool:
+    """Whether a model was made for a flow, and so has no noise levels of DDIM."""
+    return is_flow(scheduler) and "prediction_type" not in scheduler.config
+
+
 def _refuse_flow(scheduler: Any) -> None:
-    if is_flow(scheduler) and "prediction_type" not in scheduler.config:
+    if is_flow_matching(scheduler):
         raise ValueError(
             f"this needs the noise levels of DDIM, and the model was made for a flow ({type(scheduler).__name__}), "
             f"which goes straight from noise to picture"

@@ -17,7 +17,7 @@ from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
 from sdprobe.core.rows import Role, rows_of, side_of
 from sdprobe.core.run import Run, Text
 from sdprobe.core.site import Site
-from sdprobe.transform.attention_edits.region import Region
+from sdprobe.transform.attention_edits.picture_region import PictureRegion
 
 
 class RegionalPrompts(Transform):
@@ -84,7 +84,7 @@ class RegionalPrompts(Transform):
             raise ValueError("there are no regions: give each prompt one, as in {'a red circle': (0, 0, 0.5, 1)}")
         if not 0 <= base <= 1:
             raise ValueError(f"base is the share of the run's own prompt inside the regions, from 0 to 1, not {base!r}")
-        self._regions = {text: Region.of(region, f"region of {text!r}") for text, region in regions.items()}
+        self._regions = {text: PictureRegion.of(region, f"region of {text!r}") for text, region in regions.items()}
         self.regions = {text: region.given for text, region in self._regions.items()}  # which a file can hold
         self.base, self.modules, self.role = float(base), patterns(modules), role
 

@@ -1,0 +1,125 @@
+"""`NullTextOptimisation`: unconditional embeddings that bring a guided run back to the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from sdprobe.core.attention import Attention
+from sdprobe.core.hook import Transform
+from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.site import Site
+from sdprobe.observe.latents import LatentRecorder
+from sdprobe.sampling.inversions.fixed_point import FixedPoint
+from sdprobe.sampling.inversions.request import Found, Request, joined
+from sdprobe.transform.guidances.null_text import NullText, refuse_null_text, with_uncond_context
+
+Latents = Shaped[Tensor, "images channels h w"]
+
+
+@dataclass(frozen=True)
+class NullTextOptimisation:
+    """Null-text optimisation: invert without guidance, then fit the unconditional embeddings of every step.
+
+    In each step of the guided run back, the embeddings of the empty prompt are optimised so that the step leads to the
+    latents that the inversion passed there. What is found is a `NullText`, and the prompt can then be edited at this
+    guidance scale. For models with cross-attention.
+
+    Args:
+        iterations: steps of Adam for each step of the run, at most. Each costs one denoiser call with gradients for the
+            unconditional rows.
+        rate: Adam's learning rate in the first step; it falls by half to the last.
+        stop: a picture's optimisation ends where its mean squared error is below ``stop + slack · step``.
+        slack: see ``stop``.
+        inner: as ``iterations`` of `FixedPoint`, for the inversion.
+
+    Source: Mokady et al. 2023, "Null-text Inversion for Editing Real Images using Guided Diffusion Models", section
+    3.2, with the learning rate and the early stop of the authors' code. There the inversion is plain DDIM, and pictures
+    are inverted one at a time; here several are, each with its own embeddings.
+    """
+
+    iterations: int = 10
+    rate: float = 1e-2
+    stop: float = 1e-5
+    slack: float = 2e-5
+    inner: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
+
+    def invert(self, request: Request) -> Found:
+        refuse_null_text(request.model, request.guidance_scale)
+        passed = LatentRecorder(every=2)  # at the first of the two calls of a step, the latents that it leaves
+        unguided = replace(request, guidance_scale=1.0, negative_prompt=None)
+        up = FixedPoint(self.inner).invert(replace(unguided, hooks=joined([passed], request.hooks)))
+        assert up.run.latents is not None  # the run has ended
+        fit = FitNullText(up.run[passed]["latents"].flip(0), self)
+        back = request.run(up.run.latents, up.scheduler, [fit])
+        null_text = NullText(torch.stack(back[fit].found))
+        return replace(up, negative_prompt=request.negative_prompt, hooks=(null_text,))
+
+
+class FitNullText(Transform):
+    """Before each step, fit the unconditional embeddings with which it leads to given latents; then take the step.
+
+    Args:
+        targets: where each step is to lead, ``[steps, images, channels, h, w]``.
+        options: how to optimise.
+
+    Attributes:
+        found: (in a run) the embeddings of each step, ``[images, tokens, width]``.
+    """
+
+    kinds = ("cross",)
+
+    def __init__(self, targets: Shaped[Tensor, "steps images channels h w"], options: NullTextOptimisation) -> None:
+        self.targets, self.options = targets, options
+
+    def start(self, run: Run) -> None:
+        self.found: list[Float[Tensor, "images tokens width"]] = []
+        self._own: Tensor | None = None
+
+    def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
+        if text.role == "uncond":
+            self._own = x.detach().float()
+        return x
+
+    def latents(self, x: Tensor, step: Step) -> Tensor:
+        assert self._own is not None  # the run is guided
+        self._own = leaf = self._own.clone().requires_grad_()
+        options, going = self.options, torch.ones(len(x), dtype=torch.bool, device=x.device)
+        adam = torch.optim.Adam([leaf], lr=options.rate * (1 - step.index / (2 * step.total)))
+        cond = step.predict(x, role="cond")
+        for _ in range(options.iterations):
+            with torch.enable_grad():
+                errors = self._errors(x, step, cond)
+                (leaf.grad,) = torch.autograd.grad(errors.sum(), leaf)
+            going &= errors.detach() >= options.stop + options.slack * step.index
+            if not going.any():
+                break
+            before = leaf.detach().clone()
+            adam.step()
+            with torch.no_grad():
+                leaf.copy_(torch.where(going[:, None, None], leaf, before))
+        self._own = leaf.detach()
+        self.found.append(self._own.cpu())
+        return x
+
+    def attention(self, attn: Attention, site: Site) -> Attention:
+        assert self._own is not None  # the run is guided
+        return with_uncond_context(attn, site, self._own)
+
+    def _errors(self, x: Latents, step: Step, cond: Latents) -> Float[Tensor, " images"]:
+        """Return how far from its target each image is after a step with the present embeddings."""
+        of = {"uncond": step.predict(x, role="uncond"), "cond": cond}
+        guided = step.run.model.guided(of, step.run.settings.guidance_scale)
+        scheduler = step.state().scheduler  # a copy
+        moved = scheduler.step(guided, scheduler.timesteps[step.index], x, return_dict=False)[0]
+        target = self.targets[step.index].to(x.device)
+        errors: Tensor = (moved.float() - target.float()).square().mean((1, 2, 3))
+        return errors
