@@ -26,9 +26,11 @@ from sdprobe.core.provenance import Provenance
 from sdprobe.core.recording import Recording
 from sdprobe.core.registry import create, hooks, register
 from sdprobe.core.rows import Row
-from sdprobe.core.run import Conditioned, Run, Settings, State, Step, Text
+from sdprobe.core.run import Conditioned, Run, Settings, State
 from sdprobe.core.schedule import Schedule
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 from sdprobe.core.weighted_text import WeightedText, read_weights
 from sdprobe.model.base import Model
 from sdprobe.model.loading import load

@@ -8,8 +8,9 @@ import torch
 
 from sdprobe.core.activations.flat import flatten
 from sdprobe.core.prompt import WordNotInPrompt
-from sdprobe.core.run import Row, Run, Step
+from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.observe.activation_selection import at_tokens, form_of
 from sdprobe.observe.activations import Activations
 from tests.laws.strategies import run

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import POINTS, Observer, Transform
-from sdprobe.core.run import Step
 from sdprobe.core.site import OutsideSite, Site
+from sdprobe.core.step import Step
 
 Hook = Observer | Transform
 

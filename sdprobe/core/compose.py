@@ -20,8 +20,10 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.call_hook import called, checked, name_of, step_of
 from sdprobe.core.concept import Concept
 from sdprobe.core.hook import LEAVES, POINTS, SIDES, Observer, Transform, asks, overrides
-from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 
 Hook = Observer | Transform
 Value = TypeVar("Value")

@@ -43,9 +43,11 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.concept import Concept
 from sdprobe.core.hook_records import KeepsRecords
 from sdprobe.core.module_names import fits
-from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 
 POINTS = (
     "token_embeds",

@@ -1,21 +1,18 @@
-"""`Run`, `Step`, `Text`, `Site`: the record of a run, and the second arguments of the points.
+"""`Run`: the record of one run of the loop.
 
-A hook reads from these frozen records. Two things it can ask of the loop: rows left out of a step, and an end after it
-(`Step.leave_out`, `Step.stop`). Rows of the denoiser's batch have labels, so no code has to know in which order a
-pipeline stacks its conditional and unconditional rows.
+Rows of the denoiser's batch have labels (`Row`), so no code has to know in which order a pipeline stacks its conditional
+and unconditional rows.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
 from PIL.Image import Image
-from torch import Tensor
 
 from sdprobe.core.coverage import Coverage as Coverage
 from sdprobe.core.encoded_prompts import Conditioned as Conditioned
@@ -34,140 +31,6 @@ from sdprobe.core.run_settings import Settings as Settings
 from sdprobe.core.schedule import Schedule
 from sdprobe.core.short_repr import short_repr
 from sdprobe.plot.notebook import as_run
-
-
-@dataclass(frozen=True)
-class Text:
-    """The second argument at the text points: which encoder, prompts and role.
-
-    Args:
-        encoder: the encoder's name in the pipeline, for example ``"text_encoder"``. With several encoders,
-            ``token_embeds`` is called for each, and ``prompt_embeds`` once for all together; there the name joins those
-            of the encoders, ``"text_encoder+text_encoder_2"``; at ``pooled_embeds``, of those that made the vector.
-        prompts: one prompt per batch entry, as this encoder reads it; its positions are those of the value's tokens.
-        role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
-        run: the run.
-        lookup: returns a word's token embeddings ``[tokens, width]`` from this encoder's table.
-        encode: encodes other texts, without hooks, and returns prompt embeddings ``[texts, tokens, width]``; at
-            ``pooled_embeds``, pooled vectors ``[texts, width]``.
-        encode_all: the same, with everything that is made of the texts (`Conditioned`), such as the tokens' mask.
-        layers: returns the hidden states of these prompts in every layer, after the transforms at ``token_embeds`` and
-            the encoder's final norm; the last are the values that enter ``prompt_embeds``, but for weights of words.
-        again: encodes these prompts again with the current transforms and returns the result (`Conditioned`).
-    """
-
-    encoder: str
-    prompts: tuple[Prompt, ...]
-    role: Role
-    run: Run = field(repr=False)
-    lookup: Callable[[str], Float[Tensor, "tokens width"]] = field(repr=False)
-    encode: Callable[[Sequence[str]], Shaped[Tensor, "texts ..."]] = field(repr=False)
-    encode_all: Callable[[Sequence[str]], Conditioned] = field(repr=False)
-    layers: Callable[[], tuple[Shaped[Tensor, "batch tokens width"], ...]] = field(repr=False)
-    again: Callable[[], Conditioned] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The second argument at the points of a step: one call of the denoiser.
-
-    Args:
-        index: 0 is the first step, with the most noise.
-        total: the number of steps (calls of the denoiser).
-        timestep: the scheduler's number for the noise level.
-        sigma: noise over signal, σ = sqrt((1 - ᾱ) / ᾱ); for a flow model its own σ, in [0, 1].
-        signal: the factor of x0 in the latents, x_t = signal · x0 + noise · ε, in the scheduler's own scale.
-        noise: the factor of ε.
-        latents: x_t, ``[images, channels, h, w]``, in the scheduler's own scale.
-        rows: what each row of the denoiser's batch is.
-        run: the run.
-        model_output: at ``noise_pred`` and ``sample``, the denoiser's output for every row, after the hooks at
-            ``model_output``; None before.
-        further: whether this is a further call of the denoiser, which a hook made by `predict`.
-        leaves: the leaves for gradients (`Transform.needs_grad`), by name: ``"latents"``; ``"prompt_embeds"`` of the
-            denoiser's rows; ``"token_embeds"`` of the prompts, ``"token_embeds_2"``, ``"negative_token_embeds"``, ...
-    """
-
-    index: int
-    total: int
-    timestep: float
-    sigma: float
-    signal: float = field(repr=False)
-    noise: float = field(repr=False)
-    latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
-    rows: tuple[Row, ...] = field(repr=False)
-    run: Run = field(repr=False)
-    to_denoised: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
-    to_output: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
-    to_state: Callable[[Tensor], State] = field(repr=False)
-    to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None, Tensor | None, Any], Tensor] = field(
-        repr=False
-    )
-    model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
-    further: bool = field(default=False, repr=False)
-    leaves: Mapping[str, Shaped[Tensor, ...]] = field(default_factory=dict, repr=False)
-
-    def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
-        """Return predicted x0: the clean latents that this output of the denoiser predicts at this step.
-
-        Correct for the run's scheduler and prediction type. Differentiable; does not advance the scheduler.
-        """
-        return self.to_denoised(noise_pred, self.latents)
-
-    def output_for(
-        self, x0: Shaped[Tensor, "images channels h w"], latents: Shaped[Tensor, "images channels h w"]
-    ) -> Shaped[Tensor, "images channels h w"]:
-        """Return the denoiser's output that predicts this x0 from these latents: the inverse of `denoised`.
-
-        It is linear: applied to a change of x0 and of the latents, it gives the change of ``noise_pred``.
-        """
-        return self.to_output(x0, latents)
-
-    def predict(
-        self,
-        latents: Shaped[Tensor, "images channels h w"],
-        *hooks: Any,
-        role: Role | None = None,
-        beside: Shaped[Tensor, "rows tokens width"] | None = None,
-        by: Any = None,
-    ) -> Shaped[Tensor, "rows channels h w"]:
-        """Call the denoiser once more, on any latents at this step, and return its output.
-
-        The run's transforms inside the denoiser act in this call too; its observers do not see it. Differentiable if
-        gradients are enabled, and so is the attention that a transform among ``hooks`` receives.
-
-        Args:
-            latents: in the scheduler's own scale.
-            hooks: hooks that act inside the denoiser in this call only, after the run's own transforms.
-            role: only the rows of this role (``"cond"``), one for each image; None for all, as in `rows`.
-            beside: further tokens for each row, which stand after those of the prompt embeddings in this call.
-            by: another model of the same family, whose denoiser answers, given what the run's own would be given. No
-                hook acts inside it.
-
-        Raises:
-            RuntimeError: if called inside the denoiser, at ``attention`` or ``activation``.
-            ValueError: for a role that this run does not have, and for tokens of another shape.
-        """
-        return self.to_prediction(self, latents, hooks, role, beside, by)
-
-    def rows_of(self, role: Role) -> slice | list[int]:
-        """Return the positions of a role's rows, in the order of their images: ``x[step.rows_of("uncond")]``."""
-        return rows_of(self.rows, role)
-
-    def leave_out(self, role: Role) -> None:
-        """Leave the rows of a role out of this step. Call it at ``latents``, before the denoiser has its rows.
-
-        Raises RuntimeError at a later point, and ValueError for a hook that is limited to some of the images.
-        """
-        self.run.control.leave_out(self.index, role)
-
-    def stop(self) -> None:
-        """End the run after this step: what was recorded is there, and the latents are decoded as they are then."""
-        self.run.control.stop(self.index)
-
-    def state(self) -> State:
-        """Return a copy of the state of the run at this step; at ``latents``, before any hook of this step."""
-        return self.to_state(self.latents)
 
 
 class Run(RunOutputs):

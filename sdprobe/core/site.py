@@ -10,7 +10,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.rows import Row
-from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 
 
 @dataclass(frozen=True)

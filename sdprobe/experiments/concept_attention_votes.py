@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer
-from sdprobe.core.run import Run, Text
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.text import Text
 
 
 class ConceptAttentionVotes(Observer):

@@ -9,7 +9,7 @@ from torch import Tensor
 from sdprobe.core.activations.record import ActivationRecord, HeldActivations, Kept
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Text
+from sdprobe.core.text import Text
 from sdprobe.experiments.seed_of import seed_of
 
 

@@ -26,7 +26,8 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept
 from sdprobe.core.limits.expected import expect
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Role, Row, Run, Settings, State, Step, rows_of
+from sdprobe.core.run import Role, Row, Run, Settings, State, rows_of
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed

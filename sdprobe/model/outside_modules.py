@@ -12,8 +12,9 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.hook import asks
 from sdprobe.core.rows import Row
-from sdprobe.core.run import Run, Text
+from sdprobe.core.run import Run
 from sdprobe.core.site import OutsideSite, Site
+from sdprobe.core.text import Text
 from sdprobe.model.activation_listener import ActivationListener, SiteOf
 from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
 from sdprobe.model.denoiser.token_layout import Layout

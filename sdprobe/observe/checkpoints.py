@@ -11,7 +11,8 @@ from torch import Tensor
 from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import Tensors
-from sdprobe.core.run import Run, State, Step
+from sdprobe.core.run import Run, State
+from sdprobe.core.step import Step
 from sdprobe.core.written_scheduler import WrittenScheduler, write_scheduler
 
 

@@ -13,8 +13,10 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.attention_call import per_head
 from sdprobe.core.hook import Observer, Transform, patterns
 from sdprobe.core.prompt import WordNotInPrompt
-from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 from sdprobe.plot.heatmap import at_largest
 
 Grid = tuple[int, int]

@@ -14,8 +14,9 @@ from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.recording import Held, Record, Recording, Restored
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
+from sdprobe.core.step import Step
 from sdprobe.core.torch_names import dtype_of
 from sdprobe.core.written_values import count, listed
 

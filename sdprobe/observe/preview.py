@@ -16,7 +16,8 @@ from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import from_plain
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.core.written_values import count, listed, mapping, text
 
 Decoder = Literal["linear", "vae"]

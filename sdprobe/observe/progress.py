@@ -6,7 +6,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdprobe.core.hook import Observer
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 
 
 class Progress(Observer):

@@ -23,8 +23,9 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.limits.limited_hook import Limit, LimitedHook, NamedLimit
 from sdprobe.core.limits.row_subset import number_in_whole, rows_of_run
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.core.torch_names import name_of as dtype_name
 
 

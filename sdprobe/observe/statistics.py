@@ -14,7 +14,8 @@ from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import Tensors
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.core.written_values import count, listed
 
 Measured = Literal["latents", "noise_pred", "denoised"]

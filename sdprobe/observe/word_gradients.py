@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.observe.attention_leaves import AttentionLeaves, Leaf, Move, Positions
 from sdprobe.observe.place_gradients import gradients_at, slopes_at
 from sdprobe.observe.word_scores import Loss, MakesScores, NoiseChange, PictureScore, Score, Scores

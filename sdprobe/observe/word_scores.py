@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.covered_places import covered_by_half
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.observe.attention_leaves import HiddenWord, Positions
 
 Output = Shaped[Tensor, "images channels h w"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.run import Row, Step
+from sdprobe.core.run import Row
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.left_out_rows import kept_rows
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.run import Role, Row, Run, Step
+from sdprobe.core.run import Role, Row, Run
+from sdprobe.core.step import Step
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
@@ -222,9 +223,7 @@ class PipelineCall:
                 "that is not yet known at latents: call it at model_output or noise_pred"
             )
         replay = RepeatedDenoiser(self.model, self.timestep)
-        asked = [call for call in self.told if role is None or any(row.role == role for row in call[0])] or self.told[
-            :1
-        ]
+        asked = [own for own in self.told if role in (None, *(row.role for row in own[0]))] or self.told[:1]
         besides = replay.split(beside, [sum(role in (None, row.role) for row in rows) for rows, _ in asked])
         with self.hear_nothing("hook"):
             parts = [

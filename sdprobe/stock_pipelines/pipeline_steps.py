@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.set_and_read import call_and_read
 

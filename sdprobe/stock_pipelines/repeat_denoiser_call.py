@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.pipeline_parts import Latents

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.hook import Observer
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.testing.flat_records import difference, records_of, same_run
 from sdprobe.testing.law import Broken, law
 from sdprobe.testing.trial import Trial, Variant

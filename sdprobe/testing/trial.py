@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.hook import Observer, Transform
-from sdprobe.core.run import Run, Text
+from sdprobe.core.run import Run
+from sdprobe.core.text import Text
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.noise_levels import is_flow
 from sdprobe.model.loading import load

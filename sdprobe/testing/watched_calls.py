@@ -17,8 +17,8 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import POINTS, Observer, overrides
-from sdprobe.core.run import Step
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 
 HELD = ("query", "key", "value", "mask")
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.run import Role, Run, Text
+from sdprobe.core.run import Role, Run
+from sdprobe.core.text import Text
 from sdprobe.transform.word_transform import AtWord, Vectors
 
 

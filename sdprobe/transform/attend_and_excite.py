@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance, CrossAttention, Grid, Word
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 

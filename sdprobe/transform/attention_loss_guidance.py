@@ -19,8 +19,9 @@ from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 

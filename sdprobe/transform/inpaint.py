@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.transform.picture_latents import opened_picture, picture_latents
 
 

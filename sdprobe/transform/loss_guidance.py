@@ -17,7 +17,8 @@ from sdprobe import plot
 from sdprobe.core.data_frame import data_frame, each_cell
 from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.hook_records import HookRecords
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 from sdprobe.transform.peak_memory import peak_bytes

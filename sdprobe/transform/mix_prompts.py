@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Role, Text
+from sdprobe.core.run import Role
+from sdprobe.core.text import Text
 
 
 class MixPrompts(Transform):

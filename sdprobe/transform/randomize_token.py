@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sdprobe.core.run import Role, Text
+from sdprobe.core.run import Role
+from sdprobe.core.text import Text
 from sdprobe.transform.word_transform import AtWord, Vectors
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Role, Run, Text, side_of
+from sdprobe.core.run import Role, Run, side_of
+from sdprobe.core.text import Text
 
 
 class ReadLayer(Transform):

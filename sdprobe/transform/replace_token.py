@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sdprobe.core.concept import Concept, load_concept
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.run import Role, Text
+from sdprobe.core.run import Role
+from sdprobe.core.text import Text
 from sdprobe.transform.word_transform import AtWord, Vectors
 
 FILES = (".safetensors", ".bin", ".pt")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.run import Role, Text
+from sdprobe.core.run import Role
+from sdprobe.core.text import Text
 from sdprobe.transform.word_transform import AtWord, Vectors
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Role, Run, Text
+from sdprobe.core.run import Role, Run
+from sdprobe.core.text import Text
 
 Vectors = Shaped[Tensor, "tokens width"]
 

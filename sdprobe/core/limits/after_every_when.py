@@ -14,7 +14,7 @@ from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.function_hooks import name_of
 from sdprobe.core.limits.limited_hook import NamedLimit, Steps
 from sdprobe.core.limits.only import only
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdprobe.core.run import Step
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 
 
 class NotYetKnown(LookupError):

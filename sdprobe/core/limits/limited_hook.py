@@ -11,9 +11,11 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
 from sdprobe.core.module_names import fits
-from sdprobe.core.run import Coverage, Role, Row, Run, Step, Text
+from sdprobe.core.run import Coverage, Role, Row, Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import OutsideSite, Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 
 Steps = Container[int] | Callable[[Step], bool]
 Sites = str | Sequence[str] | Callable[[Site], bool]

@@ -19,8 +19,10 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.limits.row_subset import with_rows_of
-from sdprobe.core.run import Conditioned, Role, Run, Step, Text, side_of
+from sdprobe.core.run import Conditioned, Role, Run, side_of
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 
 TEXT = ("token_embeds", "prompt_embeds", "pooled_embeds")
 Acting = frozenset[int]

@@ -18,9 +18,11 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.attention_call import by_own_mask
 from sdprobe.core.call_hook import called, checked
 from sdprobe.core.hook import Observer, Transform
-from sdprobe.core.run import Role, Row, Run, Step, Text, as_slice
+from sdprobe.core.run import Role, Row, Run, as_slice
 from sdprobe.core.run_control import ControlOfSome
 from sdprobe.core.site import OutsideSite, Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 
 Chosen = Callable[[Row], bool]
 LATER = ("images", "latents", "levels", "stopped_at")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.limits.limited_text_edit import LimitedTextEdit
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 
 
 def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:

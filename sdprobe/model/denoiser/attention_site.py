@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.run import Step
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.attention_calls import Receive, divert, is_receiving, restore
 from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls, kinds_of
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.run import Role, Step
+from sdprobe.core.run import Role
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.cache_states import caches_set_aside
 from sdprobe.model.denoiser.gradient_checkpointing import uncheckpointed
 from sdprobe.model.denoiser.module_hooks import ModuleHooks

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sdprobe.core.run import Row, Step
+from sdprobe.core.run import Row
+from sdprobe.core.step import Step
 from sdprobe.model.text.conditioning import Conditioning
 
 

@@ -22,8 +22,9 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform, asks, matches, overrides
 from sdprobe.core.limits.expected import expect
 from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.run import Coverage, Run, Step
+from sdprobe.core.run import Coverage, Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.model.activation_listener import ActivationListener
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite

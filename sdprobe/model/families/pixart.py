@@ -19,7 +19,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Settings, Step
+from sdprobe.core.run import Settings
+from sdprobe.core.step import Step
 from sdprobe.model.families.transformer import TransformerModel
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Conditioned, Role, Run, Text
+from sdprobe.core.run import Conditioned, Role, Run
+from sdprobe.core.text import Text
 from sdprobe.model.outside_modules import listen_to_encoders
 from sdprobe.model.text.added_tokens import AddedTokens
 from sdprobe.model.text.encoder_stages import layers_during, passing, table_of

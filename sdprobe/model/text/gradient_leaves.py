@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Text
+from sdprobe.core.run import Run
+from sdprobe.core.text import Text
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning
 
 Leaves = Mapping[str, Shaped[Tensor, "entries ..."]]

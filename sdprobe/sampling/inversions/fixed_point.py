@@ -10,7 +10,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.model.diffusion.flow_inversion import CorrectedFlowInverseScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back, is_flow_matching, there_and_back
 from sdprobe.sampling.inversions.request import Found, Request

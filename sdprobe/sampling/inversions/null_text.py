@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Step, Text
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
+from sdprobe.core.text import Text
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.sampling.inversions.fixed_point import FixedPoint
 from sdprobe.sampling.inversions.request import Found, Request, joined

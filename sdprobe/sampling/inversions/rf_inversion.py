@@ -11,7 +11,8 @@ from torch import Tensor
 from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.only import only
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.model.diffusion.flow_inversion import FlowInverseScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back
 from sdprobe.model.fill_settings import Seed

@@ -15,8 +15,9 @@ from sdprobe.core.encoded_prompts import Conditioned
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
 from sdprobe.core.rows import Role, rows_of, side_of
-from sdprobe.core.run import Run, Text
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.text import Text
 from sdprobe.transform.attention_edits.picture_region import PictureRegion
 
 

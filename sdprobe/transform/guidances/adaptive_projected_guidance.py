@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Scale
 from sdprobe.transform.guidances.two_predictions import Latents, ScaledPredictions, projected
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 from sdprobe.transform.guidances.skip_blocks import SkipBlocks, blocks_of
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 
 
 class CutGuidance(Transform):

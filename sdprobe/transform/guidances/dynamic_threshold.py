@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 
 Bound = float | Callable[[Step], float | Float[Tensor, " images"]]
 

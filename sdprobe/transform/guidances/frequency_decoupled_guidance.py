@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.guidances.laplacian_pyramid import from_pyramid, laplacian_pyramid
 from sdprobe.transform.guidances.two_predictions import Latents, TwoPredictions, projected

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 
 Scale = float | Iterable[float] | Callable[[Step], float]
 

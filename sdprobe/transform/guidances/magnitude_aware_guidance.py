@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sdprobe.core.finite import refuse_not_finite
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Scale
 from sdprobe.transform.guidances.two_predictions import Latents, ScaledPredictions
 

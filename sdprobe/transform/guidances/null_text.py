@@ -13,8 +13,9 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 
 NAME = "null_text"
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 

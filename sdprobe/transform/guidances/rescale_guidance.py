@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 
 
 class RescaleGuidance(Transform):

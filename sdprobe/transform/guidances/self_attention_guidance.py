@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.run import Role, Run, Step
+from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 Latents = Shaped[Tensor, "images channels h w"]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.module_names import fits
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 KINDS = ("self", "joint")

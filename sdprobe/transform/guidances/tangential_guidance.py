@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.two_predictions import Latents, ScaledPredictions
 
 

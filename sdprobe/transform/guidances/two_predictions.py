@@ -9,7 +9,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.hook import Transform
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 
 Latents = Shaped[Tensor, "images channels h w"]

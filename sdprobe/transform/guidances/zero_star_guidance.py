@@ -8,7 +8,7 @@ import operator
 import torch
 from torch import Tensor
 
-from sdprobe.core.run import Step
+from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Scale
 from sdprobe.transform.guidances.two_predictions import Latents, ScaledPredictions
 

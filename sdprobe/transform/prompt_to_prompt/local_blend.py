@@ -14,9 +14,10 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
-from sdprobe.core.run import Run, Step
+from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.transform.attention_edits.word_columns import Word, as_words, positions_of
 from sdprobe.transform.attention_edits.word_places import Grid, WordPlaces
 
