@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compel
 import pytest
 import torch
 
@@ -42,7 +43,6 @@ def embeds(model, *given, **settings):
 
 @pytest.mark.parametrize("family", OF_COMPEL)
 def test_the_embeddings_are_those_of_compel(family):
-    compel = pytest.importorskip("compel")
     pipe = EVERY[family]()
     model = sdprobe.load(pipe)
     for written in WRITTEN:

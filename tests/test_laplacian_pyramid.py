@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 from hypothesis import given
@@ -57,7 +55,6 @@ def test_it_is_a_plain_pyramid(size):
         torch.testing.assert_close(level[1, 2], own, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.skipif(find_spec("kornia") is None, reason="compares with kornia")
 @pytest.mark.parametrize(
     ("size", "levels"), [((16, 16), 2), ((16, 16), 3), ((12, 16), 3), ((32, 24), 2), ((17, 31), 1)]
 )

@@ -1,7 +1,7 @@
 """`Run`: the record of one run of the loop.
 
-Rows of the denoiser's batch have labels (`Row`), so no code has to know in which order a pipeline stacks its conditional
-and unconditional rows.
+Rows of the denoiser's batch have labels (`Row`), so no code has to know in which order a pipeline stacks its
+conditional and unconditional rows.
 """
 
 from __future__ import annotations

@@ -26,13 +26,11 @@ from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
 from sdprobe.stock_pipelines.left_out_of_call import LeftOutOfCall
-from sdprobe.stock_pipelines.pipeline_listener import Call, Caller
+from sdprobe.stock_pipelines.pipeline_listener import Arguments, Call, Caller
 from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
 from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
 from sdprobe.stock_pipelines.shown_rows import ShownRows
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class PipelineCall:

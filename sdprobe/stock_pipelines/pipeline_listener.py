@@ -50,6 +50,7 @@ VARIANTS = {
 """By the pipeline that a family is of: its other pipelines that can be attached to."""
 
 Call = Callable[..., Any]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 Caller = Literal["pipeline", "denoiser", "hook", "callback"]
 """Who calls at the moment: the pipeline, its denoiser from within, a hook, or a callback of the caller's own."""

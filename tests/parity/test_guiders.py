@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from importlib.util import find_spec
 
 import diffusers.guiders as guiders
 import pytest
@@ -113,7 +112,6 @@ def test_adaptive_projected_guidance(model, space, momentum, norm, eta):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(find_spec("kornia") is None, reason="the guider needs kornia")
 @pytest.mark.parametrize(
     ("scales", "parallel"), [((10.0, 5.0), 1.0), ((9.0, 1.0), 1.0), ((5.0, 3.0), 0.5), ((5.0, 3.0), (0.2, 0.7))]
 )
