@@ -9,7 +9,8 @@ Prompt-to-prompt makes the edit look where its source looked, and four kinds of 
 # ## A word is swapped
 #
 # `edit` samples source and edit side by side, from the same noise. In the first steps, the places of the edit look at
-# “blue” as those of the source look at “red”. Beside it stands the target prompt alone, with the same seed.
+# “blue” as those of the source look at “red”, and at each other as those of the source do: the more steps of the
+# latter, the more of the outline stays. Beside it stands the target prompt alone, with the same seed.
 
 import numpy as np
 
@@ -22,22 +23,23 @@ source, target = "a red circle left of a green square", "a blue circle left of a
 
 
 def changed(image, other):
-    """Where two pictures differ: white is a difference of 128 levels and more."""
-    difference = np.abs(np.asarray(image).astype(int) - np.asarray(other)).max(-1)
-    return np.uint8(np.clip(2 * difference, 0, 255))
+    """Where two pictures differ, from 0 to 1: by half of the levels, and more."""
+    difference = np.abs(np.asarray(image).astype(float) - np.asarray(other)).max(-1)
+    return np.clip(difference / 128, 0, 1)
 
 
 rows = []
-for seed in range(4):
-    edited = edit(model, source, target, seed=seed, **settings)
-    blended = edit(model, source, target, seed=seed, blend=(["red", "circle"], ["blue", "circle"]), **settings)
+kept = {"self_attention": 0.8, **settings}
+for seed in range(3):
+    edited = edit(model, source, target, seed=seed, **kept)
+    blended = edit(model, source, target, seed=seed, blend=(["red", "circle"], ["blue", "circle"]), **kept)
     alone = sample(model, target, seed=seed, **settings)
     before, after = edited.images
     rows.append([before, alone.images[0], after, blended.images[1]])
-    rows.append([np.zeros((64, 64), np.uint8), *(changed(image, before) for image in rows[-1][1:])])
+    rows.append([None, *(changed(image, before) for image in rows[-1][1:])])
 plot.sheet(
     rows,
-    rows=[label for seed in range(4) for label in (f"seed {seed}", "changed")],
+    rows=[label for seed in range(3) for label in (f"seed {seed}", "changed")],
     columns=["source", "target prompt\nalone", "replaced\nattention", "and local\nblend"],
 )
 
@@ -81,17 +83,18 @@ plot.sheet(weighted, columns=[f"“red” × {own:g}" for own in factors])
 shares = (0.2, 0.4, 0.8)
 lines, maps = [], AttentionMaps()
 for hook in (ReplaceAttention, InjectSelfAttention):
-    runs = [sample(model, [source, target], seed=[3, 3], hooks=[hook(until=s), maps], **settings) for s in shares]
-    lines.append([own for run in runs for own in (run.images[1], run[maps].heat_map("blue", image=1).cell())])
+    runs = [sample(model, [source, target], seed=[2, 2], hooks=[hook(until=s), maps], **settings) for s in shares]
+    edits = [own for run in runs for own in (run.images[1], run[maps].heat_map("blue", image=1).cell())]
+    lines.append([runs[0].images[0], *edits])
 plot.sheet(
     lines,
     rows=["attention\nto the text", "self-attention"],
-    columns=[label for share in shares for label in (f"{share:.0%} of steps", "“blue”")],
+    columns=["source", *(label for share in shares for label in (f"{share:.0%} of steps", "“blue”"))],
 )
 
 # %%
 # A limit of `only` works as with every hook: attention is replaced in one layer alone.
 
 one_layer = only(ReplaceAttention(), sites="up_blocks.2.*")
-run = sample(model, [source, target], seed=[3, 3], hooks=[one_layer], **settings)
+run = sample(model, [source, target], seed=[2, 2], hooks=[one_layer], **settings)
 print(run.coverage)

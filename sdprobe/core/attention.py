@@ -68,11 +68,21 @@ class Attention(AttentionCall):
         Returns:
             ``[rows, heads, queries, tokens]``, in fp32 if the model computes in half precision.
         """
+        if self.replaced:
+            return self._probs_of_each(rows, heads, queries, tokens)
         return self._probs(*self._indices(rows, heads, queries, tokens))
 
+    def _probs_of_each(self, rows: Rows, heads: Any, queries: Any, tokens: Any) -> Tensor:
+        """Return the probabilities of each row: those that replaced its own, or its own."""
+        numbers = rows_of(self.rows, rows) if isinstance(rows, str) else rows
+        every = range(len(self.query))
+        found = []
+        for k in every if numbers is None else every[numbers] if isinstance(numbers, slice) else numbers:
+            r, h, q, t = self._indices([k], heads, queries, tokens)
+            found.append(self.replaced[k][h][:, q][..., t] if k in self.replaced else self._probs(r, h, q, t)[0])
+        return torch.stack(found if len({own.dtype for own in found}) < 2 else [own.float() for own in found])
+
     def _probs(self, r: Index, h: Index, q: Index, t: Index) -> Tensor:
-        if self.replaced is not None:
-            return self.replaced[r][:, h][:, :, q][..., t]
         if (logsumexp := self.logsumexp()) is not None:
             return self._columns(r, h, q, t, logsumexp)
         return self._softmax(r, h, q)[..., t] if _is_all(t) else self._softmax_in_blocks(r, h, q, t)
@@ -88,9 +98,11 @@ class Attention(AttentionCall):
 
         On a GPU this takes one launch and no further memory, if the kernel gives log Σ exp and there is no mask.
         """
+        if self.replaced:
+            total.add_(self._probs_of_each(rows, None, queries, tokens).mean(1))
+            return
         r, h, q, t = self._indices(rows, None, queries, tokens)
-        in_one_launch = self.replaced is None and self.mask is None and can_add_columns(self.query)
-        if in_one_launch and (logsumexp := self.logsumexp()) is not None:
+        if self.mask is None and can_add_columns(self.query) and (logsumexp := self.logsumexp()) is not None:
             add_mean_columns(self.query[r][:, :, q], self.key[r], logsumexp[r][:, :, q], t, self.scale, total)
         else:
             total.add_(self._probs(r, h, q, t).mean(1))
@@ -157,10 +169,14 @@ class Attention(AttentionCall):
         if "output" in self._made:
             made: Tensor = self._made["output"]
             return made
-        if self.replaced is not None:
-            made = self.replaced.to(self.value.dtype) @ per_head(self.value, self.query)
-        else:
+        replaced, values = sorted(self.replaced), per_head(self.value, self.query)
+        if len(replaced) < len(self.query):
             made = self.kernel(self)
+        if replaced:
+            new = torch.stack([self.replaced[k] for k in replaced]).to(values.dtype) @ values[as_slice(replaced)]
+            made = (
+                new if len(new) == len(self.query) else made.index_copy(0, _positions(tuple(replaced), new.device), new)
+            )
         # Do not keep an output that an observer computed without gradients if the model needs gradients of it.
         if torch.is_grad_enabled() or not (self.query.requires_grad or self.value.requires_grad):
             self._made["output"] = made
@@ -168,7 +184,7 @@ class Attention(AttentionCall):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return every tensor that a hook could write into and must not."""
-        held = (self.query, self.key, self.value, self.mask, self.replaced, self._made.get("output"))
+        held = (self.query, self.key, self.value, self.mask, *self.replaced.values(), self._made.get("output"))
         return tuple([tensor for tensor in held if tensor is not None])
 
     def logsumexp(self) -> Float[Tensor, "rows heads queries"] | None:
@@ -176,8 +192,8 @@ class Attention(AttentionCall):
         if "logsumexp" not in self._made:
             both = self.fused(self)
             self._made["logsumexp"] = None if both is None else both[1]
-            if both is not None:
-                self._made.setdefault("output", both[0])  # rows of it may have been replaced
+            if both is not None and not self.replaced:
+                self._made.setdefault("output", both[0])
         lse: Tensor | None = self._made["logsumexp"]
         return lse
 

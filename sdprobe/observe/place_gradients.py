@@ -58,7 +58,7 @@ def parts_at(leaf: Leaf, gradient: Shaped[Tensor, "rows heads queries width"], r
     value = of_row(attn.value, attn, row, tokens)
     out = attn.output()[row][:, image].detach().float()
     along = own @ value.mT - (own * out).sum(-1, keepdim=True)
-    if attn.replaced is not None:
+    if row in attn.replaced:
         along = torch.zeros_like(along)
     probs = attn.probs(rows=[row], queries=image, tokens=tokens)[0].float()
     return Parts(probs, along, attn.query[row][:, image].float() * attn.scale, own)

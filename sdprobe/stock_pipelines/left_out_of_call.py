@@ -46,5 +46,6 @@ class LeftOutOfCall:
         """Return the output of the kept rows as that of every row."""
         if len(self.kept) == len(self.every):
             return output
-        images = [row.image for row in self.rows]
-        return output[[images.index(row.image) for row in self.every]]
+        first = {row.image: k for k, row in reversed(list(enumerate(self.rows)))}
+        places = {number: k for k, number in enumerate(self.kept)}
+        return output[[places.get(number, first[row.image]) for number, row in enumerate(self.every)]]

@@ -224,15 +224,19 @@ def with_entries(x: Tensor, entries: Sequence[int], new: Tensor) -> Tensor:
 def rows_of_attention(attn: Attention, entries: Sequence[int], step: Step) -> Attention:
     """Return the same attention call for some of its rows."""
     at, mask = as_slice(entries), attn.mask
-    logsumexp = None if attn.replaced is not None else attn.logsumexp()
+    given = frozenset(k for k, entry in enumerate(entries) if entry in attn.given)
+    held: dict[str, Any] = {"output": attn.output()[at]} if given else {}
+    if not attn.replaced and (logsumexp := attn.logsumexp()) is not None:
+        held["logsumexp"] = logsumexp[at]  # found once for all rows
     made = replace(
         attn,
         query=attn.query[at],
         key=attn.key[at],
         value=attn.value[at],
         rows=step.rows,
-        replaced=None if attn.replaced is None else attn.replaced[at],
-        _made={} if logsumexp is None else {"logsumexp": logsumexp[at]},  # found once for all rows
+        replaced={k: attn.replaced[entry] for k, entry in enumerate(entries) if entry in attn.replaced},
+        given=given,
+        _made=held,
     )
     if mask is None or mask.ndim < 4 or len(mask) == 1:
         return made
@@ -246,17 +250,24 @@ def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returne
     held: dict[str, Any] = {}
     for name in ("query", "key", "value"):
         new, own, was = getattr(returned, name), getattr(attn, name), getattr(given, name)
-        # Further keys of some rows cannot stand beside those of the others: the output alone has them.
-        held[name] = own if new is was or new.shape != was.shape else with_entries(own, entries, new)
-    replaced = attn.replaced
-    if returned.replaced is not given.replaced and returned.replaced is not None:
-        probs = attn.probs()
-        replaced = with_entries(probs, entries, returned.replaced.to(probs.dtype))
-    if returned.mask is not given.mask and returned.mask is not None and returned.key.shape == given.key.shape:
+        if new is not was and new.shape == was.shape:
+            held[name] = with_entries(own, entries, new)
+    # Further keys of some rows cannot stand beside those of the others: the output alone has them.
+    other_keys = returned.key.shape != given.key.shape
+    if returned.mask is not given.mask and returned.mask is not None and not other_keys:
         held |= {"mask": _mask_with_entries(attn, entries, returned.mask), "kernel": by_own_mask}
         held["fused"] = lambda own: None
+    replaced = {k: own for k, own in attn.replaced.items() if k not in entries}
+    replaced |= {entries[k]: own for k, own in returned.replaced.items()}
+    given_rows = set(entries) if other_keys else {entries[k] for k in returned.given}
     output = with_entries(attn.output(), entries, returned.output())
-    return replace(attn, **held, replaced=replaced, _made={"output": output})
+    return replace(
+        attn,
+        **held,
+        replaced=replaced,
+        given=frozenset(given_rows | (attn.given - set(entries))),
+        _made={"output": output},
+    )
 
 
 def _mask_with_entries(attn: Attention, entries: Sequence[int], new: Tensor) -> Tensor:

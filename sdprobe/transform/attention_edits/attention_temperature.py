@@ -76,23 +76,27 @@ class AttentionTemperature(Transform):
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         entries = [k for k, row in enumerate(attn.rows) if self.role in (None, row.role)]
-        if self.temperature == 1 or not entries:
+        if self.temperature == 1:
             return attn
-        if len(entries) == len(attn.query):
-            return self._tempered(attn, site)
-        step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
-        given = rows_of_attention(attn, entries, step)
-        return with_rows(attn, entries, given, self._tempered(given, site))
+        for own in ([k for k in entries if k not in attn.replaced], [k for k in entries if k in attn.replaced]):
+            if len(own) == len(attn.query):
+                attn = self._tempered(attn, site)
+            elif own:
+                given = rows_of_attention(attn, own, replace(site.step, rows=tuple(attn.rows[k] for k in own)))
+                attn = with_rows(attn, own, given, self._tempered(given, site))
+        return attn
 
     def _tempered(self, attn: Attention, site: Site) -> Attention:
+        """Return a call whose probabilities were replaced in all rows, or in none, at the temperature."""
         heads = chosen_heads(self.heads, site).to(attn.query.device)
-        if attn.replaced is None:
+        if not attn.replaced:
             return attn.with_query(torch.where(heads, attn.query / self.temperature, attn.query))
-        if (attn.replaced < 0).any():
+        probs = attn.probs()
+        if (probs < 0).any():
             raise ValueError(
                 f"{self!r} gets probabilities that another hook has made negative: put it before that hook"
             )
-        powers = attn.replaced ** (1 / self.temperature)
-        total = attn.replaced.sum(-1, keepdim=True)
+        powers = probs ** (1 / self.temperature)
+        total = probs.sum(-1, keepdim=True)
         tempered = powers * (total / powers.sum(-1, keepdim=True).clamp(min=torch.finfo(powers.dtype).tiny))
-        return attn.with_probs(torch.where(heads, tempered, attn.replaced))
+        return attn.with_probs(torch.where(heads, tempered, probs))

@@ -78,7 +78,7 @@ class SharpenAttention(Transform):
 
     def _sharpened(self, attn: Attention, columns: Columns, site: Site) -> Attention:
         probs = attn.probs()
-        if attn.replaced is not None and (probs < 0).any():
+        if attn.replaced and (probs < 0).any():
             raise ValueError(
                 f"{self!r} gets probabilities that another hook has made negative: put it before that hook"
             )
