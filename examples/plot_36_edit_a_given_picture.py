@@ -69,8 +69,8 @@ plot.sheet(
 # %%
 # ## Nothing but the named thing
 #
-# With `LocalBlend` nothing but the named thing changes: outside of it the latents are those of the picture made again, to
-# the last bit.
+# With `LocalBlend` nothing but the named thing changes: outside of it the latents are those of the picture made again,
+# to the last bit.
 
 blended = first.edit(
     swaps["green circle"], self_attention=0.8, blend=(["red", "circle"], ["green", "circle"]), progress=False

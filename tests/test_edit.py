@@ -83,3 +83,26 @@ def test_what_is_refused(embedded):
         edit(embedded, RED, [])
     with pytest.raises(ValueError, match="until is the share of the steps"):
         edit(embedded, RED, GREEN, cross=8)
+
+
+def test_weights_and_blends_are_part_of_it():
+    """Weights of words, re-weighted attention and a local blend, in one pass with maps and a recorder."""
+    maps, recorder = sdprobe.AttentionMaps(), sdprobe.LatentRecorder()
+    run = sdprobe.edit(
+        sdprobe.load(),
+        "a red circle left of a blue square",
+        "a (green:1.2) circle left of a blue square",
+        seed=3,
+        blend=(["red", "circle"], ["green", "circle"]),
+        reweight={"green": 2.0},
+        weights=True,
+        hooks=[maps, recorder],
+        steps=4,
+        progress=False,
+    )
+    assert [prompt.text for prompt in run.prompts][1] == "a green circle left of a blue square"
+    assert run[maps].heat_map("green", image=1).values.shape == (16, 16)
+    blend = next(own for given, own in run.records if isinstance(given, sdprobe.LocalBlend))
+    outside = ~blend.masks[0]
+    assert torch.equal(run.latents[1][:, outside], run.latents[0][:, outside])
+    assert not torch.equal(run.latents[1], run.latents[0])

@@ -11,10 +11,15 @@ from diffusers.hooks import PyramidAttentionBroadcastConfig, apply_pyramid_atten
 
 import sdprobe
 from sdprobe import attach, only, sample
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.rows import Row
+from sdprobe.stock_pipelines.left_out_of_call import LeftOutOfCall
+from tests.configured import made, ours, tried
 from tests.families import FAMILIES
 from tests.grid import SHOWN, WAYS
 from tests.tiny import stable_diffusion
 
+PROMPT = Prompt("", (), (), {})
 SETTINGS = {"steps": 5, "guidance_scale": 4.0, "seed": 0, "height": 16, "width": 16, "progress": False}
 
 
@@ -111,6 +116,29 @@ def test_a_cut_off_is_that_of_diffusers():
     torch.testing.assert_close(stock, kept, atol=1e-5, rtol=1e-4)
 
 
+def test_each_role_of_three_is_left_out_by_itself():
+    """Of InstructPix2Pix: a row that was left out has the output of its image's first row; kept rows have their own."""
+    rows = tuple(Row(0, PROMPT, role) for role in ("cond", "image", "uncond"))
+    output = torch.tensor([[10.0], [20.0]])
+    assert LeftOutOfCall(rows, (0, 1)).widened(output).flatten().tolist() == [10, 20, 10]
+    assert LeftOutOfCall(rows, (0, 2)).widened(output).flatten().tolist() == [10, 10, 20]
+
+
+def test_a_pipeline_that_calls_for_each_role_cannot_leave_one_out():
+    pipe = FAMILIES["Flux.1 dev"]()
+    with pytest.raises(ValueError, match="a call cannot be left out"), attach(pipe, [sdprobe.CutGuidance()]):
+        pipe("a circle", negative_prompt="a star", true_cfg_scale=2.0, num_inference_steps=2, height=16, width=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ours())
+def test_every_hook_goes_on_where_rows_are_left_out(name, way):
+    cut = only(sdprobe.CutGuidance(), steps=[1])
+    settings = {**SETTINGS, "steps": 2}
+    WAYS[way](tiny(), tried(name).prompt, hooks=[cut, made(name, tiny())], **settings)
+
+
 def test_further_calls_of_a_step_know_its_rows():
     class Ask(sdprobe.Transform):
         def noise_pred(self, x, step):
@@ -135,16 +163,19 @@ def test_what_cannot_be_left_out_says_so():
             step.leave_out("uncond")
             return x
 
-    class All(sdprobe.Transform):
+    class Ask(sdprobe.Transform):
+        def __init__(self, role):
+            self.role = role
+
         def latents(self, x, step):
-            step.leave_out("uncond")
-            step.leave_out("cond")
+            step.leave_out(self.role)
             return x
 
     two = ["a red circle", "a star"]
     for hook, error, said in (
         (Late(), RuntimeError, "at latents only"),
-        (All(), ValueError, "without any of the rows"),
+        (Ask("cond"), ValueError, "'cond' cannot be left out of step 0; those that can: 'uncond'"),
+        (Ask("unconditional"), ValueError, "'unconditional' cannot be left out"),
         (only(sdprobe.CutGuidance(), rows=[1]), ValueError, "limited to 1 of them"),
     ):
         for way in WAYS.values():

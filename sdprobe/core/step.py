@@ -105,14 +105,26 @@ class Step:
         return rows_of(self.rows, role)
 
     def leave_out(self, role: Role) -> None:
-        """Leave the rows of a role out of this step. Call it at ``latents``, before the denoiser has its rows.
+        """Leave the rows of a role, such as ``"uncond"``, out of this step. Call it at ``latents``.
 
-        Raises RuntimeError at a later point, and ValueError for a hook that is limited to some of the images.
+        Raises:
+            ValueError: for a role of which the step has no rows, for ``"cond"``, without which there is no prediction,
+                and for a hook that is limited to some of the images. When the denoiser is called: if it has a cache of
+                diffusers; and in a pipeline that calls it for each role by itself, as Flux's.
+            RuntimeError: at a later point, where the denoiser has its rows.
         """
+        known = dict.fromkeys(row.role for row in self.rows)
+        if role == "cond" or role not in known:
+            others = ", ".join(repr(own) for own in known if own != "cond") or "none"
+            raise ValueError(f"rows of role {role!r} cannot be left out of step {self.index}; those that can: {others}")
         self.run.control.leave_out(self.index, role)
 
     def stop(self) -> None:
-        """End the run after this step: what was recorded is there, and the latents are decoded as they are then."""
+        """End the run after this step: what was recorded is there, and the latents are decoded as they are then.
+
+        A step is one call of the denoiser: of a scheduler with two calls to a level, such as Heun, the first may be the
+        last. Raises RuntimeError in an attached pipeline that cannot be interrupted.
+        """
         self.run.control.stop(self.index)
 
     def state(self) -> State:

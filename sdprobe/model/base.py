@@ -1,18 +1,18 @@
 """`Model`: what the loop needs from a family of models.
 
-A `Model` does not change its live diffusers pipeline. For a run, `prepare_run` returns a copy whose pipeline is a
-shallow copy with its own scheduler: the pipeline's methods work as usual, and no other run is affected.
+A `Model` uses a live diffusers pipeline and does not change it. For a run, `prepare_run` returns a copy whose pipeline
+is a shallow copy with its own scheduler: the pipeline's methods work as usual, and the original pipeline and other runs
+are not affected.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from inspect import signature
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept
-from sdprobe.core.limits.expected import expect
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Row, Run, Settings, State, rows_of
 from sdprobe.core.step import Step
@@ -32,11 +31,10 @@ from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.token_layout import Grid, Layout
-from sdprobe.model.diffusion.noise_levels import Level, StepLevels, denoised, level_device, output_for, step_levels
-from sdprobe.model.diffusion.scheduler_copies import copied_state
 from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
+from sdprobe.model.scheduler_steps import SchedulerSteps
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned, prompts_of
 from sdprobe.model.text.encoder_stages import table_of
@@ -44,7 +42,7 @@ from sdprobe.model.text.encoder_stages import table_of
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which the runtime type checks do not support
 
 
-class Model(PipelineParts, ABC):
+class Model(PipelineParts, SchedulerSteps, ABC):
     """A family of models: the methods that the loop calls, implemented with the pipeline's own methods.
 
     A family defines the names of its pipelines, how they encode prompts and what their network gets; this class has
@@ -65,8 +63,7 @@ class Model(PipelineParts, ABC):
 
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
-        self.first = self.begin = 0
-        self.levels: StepLevels | tuple[()] = ()  # of the scheduler's steps, read when they were set
+        self.first, self.begin, self.levels = 0, 0, ()
         self.added_tokens: Mapping[str, AddedTokens] = MappingProxyType({})
 
     # What a family defines.
@@ -248,64 +245,6 @@ class Model(PipelineParts, ABC):
                 given.enter_context(brought.add_to(table_of(getattr(self.pipe, name))))
             yield
 
-    def steps(
-        self, run: Run, roles: Sequence[Role], generator: Any, to_prediction: Callable[..., Tensor]
-    ) -> Iterator[Callable[..., Step]]:
-        """Return a function for every step of the run, which makes the `Step` from its latents."""
-        scheduler = self.pipe.scheduler
-        rows = tuple(Row(i, run.prompt_of(i, role), role) for role in roles for i in range(run.settings.images))
-        levels = self.levels or step_levels(scheduler)
-        device, total = level_device(scheduler), len(levels) - self.first
-        run.levels = levels.from_step(self.first)
-        for index in range(self.begin, total):
-            timestep, sigma, signal, noise, level = levels[self.first + index]
-
-            def to_denoised(output: Tensor, sample: Tensor, level: Level = level) -> Tensor:
-                return denoised(scheduler, output, sample, level.to(device))
-
-            def to_output(x0: Tensor, sample: Tensor, level: Level = level) -> Tensor:
-                return output_for(scheduler, x0, sample, level.to(device))
-
-            def to_state(x: Tensor, index: int = index) -> State:
-                return State(index, x.detach().clone(), *copied_state(scheduler, generator), levels)
-
-            yield partial(
-                Step,
-                *(index, total, timestep, sigma, signal, noise),
-                rows=rows,
-                run=run,
-                to_denoised=to_denoised,
-                to_output=to_output,
-                to_state=to_state,
-                to_prediction=to_prediction,
-            )
-
-    def expected_steps(self, run: Run) -> list[Step]:
-        """Return every step of a run, with placeholder latents."""
-        unknown = torch.empty(0, 0, 0, 0)  # nobody can read it: an expected step refuses
-        return [expect(step_at(unknown)) for step_at in self.steps(run, run.roles, None, _not_yet)]
-
-    def timestep(self, step: Step) -> Tensor:
-        """Return the scheduler's number for a step as the tensor that the network and the scheduler get."""
-        return torch.as_tensor(self.pipe.scheduler.timesteps[self.first + step.index])
-
-    def step_options(self, generator: Any) -> dict[str, Any]:
-        """Return what the scheduler is given in every step of a run beside the latents, by argument name."""
-        if (prepare := getattr(self.pipe, "prepare_extra_step_kwargs", None)) is not None:
-            return dict(prepare(generator, 0.0))
-        # Flow pipelines pass no generator, but noise must come from the seed.
-        return {"generator": generator} if "generator" in signature(self.pipe.scheduler.step).parameters else {}
-
-    def advance(self, noise_pred: Latents, step: Step, x: Latents, options: Mapping[str, Any]) -> Latents:
-        """Return x_{t-1}, from the scheduler."""
-        timestep = self.timestep(step)
-        made: Sequence[Tensor] = self.pipe.scheduler.step(noise_pred, timestep, x, **options, return_dict=False)
-        return made[0]
-
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.denoiser.parameters())
         return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
-
-
-def _not_yet(*asked: Any) -> Tensor:
-    raise RuntimeError("the run has not begun: its denoiser cannot be asked yet")

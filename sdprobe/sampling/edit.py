@@ -11,17 +11,22 @@ from torch import Tensor
 from sdprobe.core.compose import Hook
 from sdprobe.core.given_hooks import Given
 from sdprobe.core.limits.only import only
-from sdprobe.core.registry import create, resolve
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.registry import resolve
 from sdprobe.core.run import Run
 from sdprobe.core.token_alignment import align_tokens
 from sdprobe.model.base import Model
 from sdprobe.model.fill_settings import Seed, of_steps
 from sdprobe.model.loading import load
+from sdprobe.model.seeds import checked_seed
 from sdprobe.model.text.encode_in_chunks import reading_in_chunks
+from sdprobe.model.text.encode_with_weights import reading_weights
 from sdprobe.sampling.loop import sample
 from sdprobe.transform.prompt_to_prompt.inject_self_attention import InjectSelfAttention
+from sdprobe.transform.prompt_to_prompt.local_blend import LocalBlend
 from sdprobe.transform.prompt_to_prompt.refine_attention import RefineAttention
 from sdprobe.transform.prompt_to_prompt.replace_attention import ReplaceAttention
+from sdprobe.transform.prompt_to_prompt.reweight_attention import ReweightAttention
 
 Grid = tuple[int, int]
 
@@ -49,6 +54,7 @@ def edit(
     strength: float | None = None,
     start_step: int | None = None,
     chunks: bool = False,
+    weights: bool = False,
     progress: bool = True,
 ) -> Run:
     """Generate the picture of a prompt, and edits of it: prompt-to-prompt.
@@ -96,9 +102,12 @@ def edit(
     targets = (target,) if isinstance(target, str) else tuple(target)
     if not targets or not all(isinstance(text, str) for text in (source, *targets)):
         raise TypeError(f"source is a text, and target a text or several, not {source!r} and {target!r}")
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    checked = checked_seed(seed)
+    seeds = list(checked) if isinstance(checked, tuple) else [checked]
     prompts, count = (source, *targets), len(seeds)
-    own = list(_hooks(model, prompts, count, cross, self_attention, grids, reweight, blend, chunks))
+    settings = replace(of_steps(model, 1, ""), prompt=prompts, chunks=chunks, weights=weights)
+    read = reading_in_chunks(reading_weights(model, settings), settings).read
+    own = list(_hooks([*map(read, prompts)], count, cross, self_attention, grids, reweight, blend))
     by_name: dict[str, Any] = {f"prompt-to-prompt {k}": hook for k, hook in enumerate(own)}
     return sample(
         model,
@@ -117,25 +126,23 @@ def edit(
         strength=strength,
         start_step=start_step,
         chunks=chunks,
+        weights=weights,
         progress=progress,
     )
 
 
 def _hooks(
-    model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     count: int,
     cross: float,
     self_attention: float,
     grids: Collection[int | Grid] | None,
     reweight: Mapping[str | int, float] | None,
     blend: Any,
-    chunks: bool,
 ) -> Iterator[Hook]:
     """Return the hooks of an edit; ``count`` is the number of images of each prompt."""
     if cross:
-        settings = replace(of_steps(model, 1, ""), prompt=tuple(prompts), chunks=chunks)
-        source, *targets = map(reading_in_chunks(model, settings).read, prompts)
+        source, *targets = prompts
         swapped = [k for k, target in enumerate(targets, 1) if align_tokens(source, target).only_swaps]
         others = [k for k in range(1, len(prompts)) if k not in swapped]
         if swapped:
@@ -145,6 +152,6 @@ def _hooks(
     if self_attention:
         yield InjectSelfAttention(until=self_attention, grids=grids)
     if reweight is not None:
-        yield only(create("reweight-attention", weights=reweight), rows=range(count, count * len(prompts)))
+        yield only(ReweightAttention(reweight), rows=range(count, count * len(prompts)))
     if blend is not None:
-        yield create("local-blend", words=blend)
+        yield LocalBlend(blend)

@@ -62,7 +62,8 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
       text, where the callback had ``pipe.encode_prompt`` make it, else of embeddings whose words are not known. Hooks
       at the points of the text do not act on it, limited or not. `run.prompts` are those that the run begins with, and
       `AttentionMaps` give a word's map over the steps whose prompt holds it.
-    - ``step.stop()`` sets the pipeline's own ``_interrupt``; a pipeline that has none, as those of PixArt, refuses.
+    - ``step.stop()`` sets the pipeline's own ``_interrupt``; a pipeline that has none, as those of PixArt and
+      InstructPix2Pix, refuses.
     - ``step.leave_out("uncond")`` takes rows out of the pipeline's call of its denoiser. Where the pipeline calls its
       denoiser for each role by itself, as Flux does, no call can be left out, and it is refused.
     - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.

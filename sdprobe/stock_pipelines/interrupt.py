@@ -19,8 +19,7 @@ def interruptible(pipe: Any, control: RunControl) -> Iterator[None]:
     def interrupt() -> None:
         if not hasattr(pipe, "interrupt"):
             raise RuntimeError(
-                f"step.stop() ends an attached run by its pipeline's own _interrupt, and {type(pipe).__name__} has "
-                f"none: run the hook by sdprobe.sample"
+                f"step.stop() ends an attached run by its pipeline's own _interrupt, and {type(pipe).__name__} has none"
             )
         pipe._interrupt = True
 

@@ -26,8 +26,8 @@ def kept_rows(step: Step, rows: tuple[Row, ...], has_caches: bool) -> list[int]:
     if not kept:
         roles = ", ".join(dict.fromkeys(row.role for row in rows))
         raise ValueError(
-            f"step {step.index} was left without any of the rows of a call of the denoiser ({roles}): it needs one, so "
-            f"leave out fewer"
+            f"every row of a call of the denoiser was left out of step {step.index} ({roles}): this pipeline calls it "
+            f"for each role by itself, as Flux's does, and a call cannot be left out"
         )
     if has_caches and len(kept) < len(rows):
         raise ValueError(
