@@ -63,7 +63,8 @@ plot.sheet(
         [model.pictures(first.pixels)[0], *edited.images],
         [model.pictures(second.pixels)[0], *of_ring.images],
     ],
-    columns=["given", "made again", "another word", "another word", "another word"],
+    rows=["green circle,\nyellow square,\nstar", "blue, red,\norange"],
+    columns=["given", "made again", "first edit", "second edit", "third edit"],
 )
 
 # %%
