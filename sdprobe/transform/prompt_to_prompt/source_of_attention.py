@@ -16,7 +16,7 @@ from sdprobe.core.activations.source import Source as RecordSource
 from sdprobe.core.activations.source import record_of
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.limits.row_subset import number_in_whole, numbers_in_whole, rows_of_attention, whole_run, with_rows
+from sdprobe.core.limits.row_subset import change_rows, number_in_whole, numbers_in_whole, whole_run
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
@@ -224,13 +224,12 @@ def columns_of(shares: Float[Tensor, "source target"], source: int, target: int)
 
 def _with_block(attn: Attention, site: Site, entries: list[int], keys: slice, new: Tensor) -> Attention:
     """Return a call in which the picture's places look with these probabilities, in some rows; others are exact."""
-    whole = len(entries) == len(attn.query)
-    step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
-    given = attn if whole else rows_of_attention(attn, entries, step)
-    if tuple(new.shape[2:]) == (attn.query.shape[2], attn.key.shape[2]):
-        probs = new
-    else:
+
+    def changed(given: Attention, at: Site) -> Attention:
+        if tuple(new.shape[2:]) == (given.query.shape[2], given.key.shape[2]):
+            return given.with_probs(new)
         probs = given.probs().clone()
-        probs[:, :, site.image, keys] = new.to(probs)
-    changed = given.with_probs(probs)
-    return changed if whole else with_rows(attn, entries, given, changed)
+        probs[:, :, at.image, keys] = new.to(probs)
+        return given.with_probs(probs)
+
+    return change_rows(attn, site, entries, changed)
