@@ -9,7 +9,16 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe import AttentionMaps, AttentionTemperature, InjectSelfAttention, SelfAttentionMaps, ShareAttention, WordNotInPrompt, on, only
+from sdprobe import (
+    AttentionMaps,
+    AttentionTemperature,
+    InjectSelfAttention,
+    SelfAttentionMaps,
+    ShareAttention,
+    WordNotInPrompt,
+    on,
+    only,
+)
 from tests.families import FAMILIES
 from tests.grid import SHOWN
 from tests.laws.strategies import run

@@ -160,7 +160,7 @@ class ShareAttention(Transform):
         return change_rows(attn, site, entries, partial(self._looking_at, query, key, value, places))
 
     def finish(self, run: Run) -> None:
-        if self.words is not None and self.weight and not self._has_shared:
+        if self.words is not None and self.weight and self._places.grids and not self._has_shared:
             warnings.warn(
                 f"{self!r} has shared nothing: where its words are follows from the steps before, so it must get one "
                 f"more before those in which it is to share",

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.hook import asks
+from sdprobe.core.possible_grids import Grid, as_grids
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.transform.prompt_to_prompt.source_of_attention import AttentionFromSource, Source, SourceRows
 
-Grid = tuple[int, int]
 PLACES = 16 * 16
 """The most places of a grid in the authors' code."""
 
@@ -70,7 +70,7 @@ class InjectSelfAttention(AttentionFromSource):
         modules: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(source, until=until, targets=targets, modules=modules)
-        self.grids = None if grids is None else [(own, own) if isinstance(own, int) else tuple(own) for own in grids]
+        self.grids = as_grids(grids)
 
     def start(self, run: Run) -> None:
         self._chosen = self._grids(run)
