@@ -150,7 +150,7 @@ def test_hooks_before_it_are_kept_and_those_after_it_refused():
     with pytest.raises(ValueError, match="put hooks that give an output, such as RegionalPrompts and ShareAttention"):
         run(model, share, soft, **OWN)
     replaced = InjectSelfAttention()
-    with pytest.raises(ValueError, match="has replaced probabilities at .*, which keys of another picture"):
+    with pytest.raises(ValueError, match=r"has replaced probabilities at .*, which keys of another picture"):
         run(model, replaced, share, **OWN)
     with pytest.raises(ValueError, match="put hooks that give an output"):
         run(model, share, replaced, **OWN)

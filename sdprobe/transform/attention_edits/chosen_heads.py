@@ -17,7 +17,7 @@ from sdprobe.core.site import Site
 
 
 def chosen_heads(heads: Sequence[int] | None, site: Site) -> Bool[Tensor, "#rows #heads #queries #keys"]:
-    """Return which heads of a site are chosen; None chooses all, and numbers that the site does not have choose none."""
+    """Return which heads of a site are chosen; None chooses all, and a number that the site does not have none."""
     if heads is None:
         return torch.ones(1, 1, 1, 1, dtype=torch.bool)
     found = torch.zeros(site.heads, dtype=torch.bool)

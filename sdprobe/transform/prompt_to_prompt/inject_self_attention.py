@@ -49,7 +49,7 @@ class InjectSelfAttention(AttentionFromSource):
     Raises:
         TypeError: in a run, for a source that holds no record.
         ValueError: for a share that is none, and targets that are none. Before the run: for a source, target or grid
-            that it lacks, one prompt and no record, and rows without the source. In the run, for another size of the
+            that it lacks, one prompt and no record, rows without the source, and a record of other steps. In the run, for another size of the
             picture than the record's.
         KeyError: in the run, for a step or site that is not in the record.
 

@@ -74,6 +74,8 @@ class AttentionFromSource(Transform):
     def start(self, run: Run) -> None:
         self._record = None if isinstance(self.source, int) else record_of(self.source, "attention")
         self._readings: dict[str, Prompt] = {}
+        if self._record is not None:
+            self._refuse_other_steps(self._record, run)
         whole, images = whole_run(run), numbers_in_whole(run)
         self._refuse_numbers(len(whole.prompts))
         each = whole.settings.images_per_prompt
@@ -186,6 +188,16 @@ class AttentionFromSource(Transform):
         if label.prompt not in held:
             held[label.prompt] = read_prompt(record.description.get("readings", {}).get(label.prompt))
         return held[label.prompt]
+
+    def _refuse_other_steps(self, record: ActivationRecord, run: Run) -> None:
+        """Refuse a record whose steps, which are found by their number, are of other noise."""
+        for name in ("steps", "scheduler"):
+            there, here = record.description.get(name), getattr(run.settings, name)
+            if there is not None and there != here:
+                raise ValueError(
+                    f"{self!r}: the record is of a run with {name}={there!r}, and this run has {name}={here!r}: their "
+                    f"steps, which go together by their numbers, have other noise. Give both the same {name}"
+                )
 
     def _edits(self, image: int, each: int) -> bool:
         number = image // each
