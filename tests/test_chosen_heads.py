@@ -32,7 +32,8 @@ HOOKS = {
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_head_that_some_sites_lack_is_that_of_the_others(uneven, name):
-    hook, counts = HOOKS[name], {own: module.heads for own, module in uneven.modules.items() if uneven.attention_kind(module)}
+    hook = HOOKS[name]
+    counts = {own: module.heads for own, module in uneven.modules.items() if uneven.attention_kind(module)}
     assert set(counts.values()) == {2, 4}
     coarse = [own for own, heads in counts.items() if heads == 4]
     found = run(uneven, hook(heads=[3]))
