@@ -249,6 +249,22 @@ def test_a_bias_is_added_to_the_scores_and_multiplies_replaced_probabilities():
         attn.biased(bias[0])
 
 
+@pytest.mark.parametrize("rows", [(0, 1), (1,)])
+def test_what_is_done_to_replaced_probabilities_leaves_other_heads_and_places_exactly(rows):
+    probs = torch.rand(2, 3, 16, 9, generator=torch.Generator().manual_seed(0))  # whose sums are not 1
+    attn = replace(call(), replaced={row: probs[row] for row in rows})
+    keep, bias = torch.ones(2, 3, 16, 9, dtype=torch.bool), torch.zeros(2, 3, 16, 9)
+    keep[:, 1, 5, :4], bias[:, 1, 5, :4] = False, 1.0
+    others = torch.ones(3, 16, dtype=torch.bool)
+    others[1, 5] = False
+    for changed in (attn.masked(keep), attn.biased(bias)):
+        assert set(changed.replaced) == set(rows)
+        for row in rows:
+            assert torch.equal(changed.replaced[row][others], probs[row][others])
+            assert not torch.allclose(changed.replaced[row][~others], probs[row][~others])
+            torch.testing.assert_close(changed.replaced[row].sum(-1), probs[row].sum(-1))
+
+
 def test_further_keys_share_the_softmax_and_are_not_masked():
     attn = call()
     twice = attn.with_keys(torch.cat([attn.key] * 2, 2), torch.cat([attn.value] * 2, 2))

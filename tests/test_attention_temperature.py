@@ -67,7 +67,7 @@ def test_errors(embedded):
         AttentionTemperature(2.0, kinds="text")
     with pytest.raises(ValueError, match="no rows of role 'uncond'"):
         run(embedded, AttentionTemperature(2.0, role="uncond"), guidance_scale=1.0)
-    with pytest.raises(ValueError, match="has 4 heads, counted from 0, and no number 4"):
+    with pytest.raises(ValueError, match="none of its sites has a head 4; they have up to 4"):
         run(embedded, AttentionTemperature(2.0, heads=[4]))
     with pytest.raises(ValueError, match="put it before that hook"):
         run(embedded, ReweightAttention({"red": -1.0}), AttentionTemperature(2.0))

@@ -83,7 +83,7 @@ def test_it_can_be_written_to_a_file(embedded):
 def test_errors(embedded):
     with pytest.raises(WordNotInPrompt, match="its words are 'a', 'red', 'circle'"):
         run(embedded, Concentrate("star", LEFT))
-    with pytest.raises(ValueError, match="the mask is 2×4 and the places of"):
+    with pytest.raises(ValueError, match="the mask of 'circle' is 2×4, and the places of the picture are"):
         run(embedded, Concentrate("circle", torch.ones(2, 4, dtype=torch.bool)))
     for wrong in ({"word": "circle"}, {"word": {"circle": LEFT}, "box": LEFT}):
         with pytest.raises(ValueError, match="give a word and its region"):

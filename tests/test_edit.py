@@ -25,6 +25,14 @@ def test_it_is_a_run_with_these_hooks(embedded):
     assert torch.allclose(found.latents[:1], sdprobe.sample(embedded, RED, seed=3, **SHORT).latents, atol=1e-4)
 
 
+def test_two_words_in_the_place_of_one_are_refined(embedded):
+    found = edit(embedded, RED, [GREEN, "a red large star"], self_attention=0, **SHORT)
+    assert [(type(hook), hook.targets) for hook, _ in found.records] == [
+        (ReplaceAttention, [1]),
+        (RefineAttention, [2]),
+    ]
+
+
 def test_each_edit_has_the_hook_it_needs(embedded):
     latents = sdprobe.LatentRecorder()
     found = edit(embedded, RED, [LARGE, GREEN], hooks=[latents], **SHORT)

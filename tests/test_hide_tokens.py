@@ -101,7 +101,7 @@ def test_heads(embedded):
     hook, every = HideTokens("red", heads=[0, 2]), HideTokens("red", heads=range(4))
     assert_alike(run(embedded, hook), run(embedded, by_hand(lambda prompt: prompt.positions("red"), heads=[0, 2])))
     assert same_run(run(embedded, every), run(embedded, HideTokens("red")))
-    with pytest.raises(ValueError, match="has 4 heads, counted from 0, and no number 7"):
+    with pytest.raises(ValueError, match="none of its sites has a head 7; they have up to 4"):
         run(embedded, HideTokens("red", heads=[7]))
 
 

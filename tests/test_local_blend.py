@@ -12,6 +12,7 @@ import sdprobe
 from sdprobe import LocalBlend, Transform, WordNotInPrompt, only
 from sdprobe.testing.flat_records import same_run
 from tests.families import FAMILIES
+from tests.grid import attached
 from tests.laws.strategies import run
 
 PROMPTS = ["a red circle left of a blue square", "a red star left of a blue square", "a star above a blue square"]
@@ -106,6 +107,50 @@ def test_source_targets_and_limits(embedded):
     assert same_run(run(embedded, LocalBlend(("circle", "star"), threshold=0.0), **own), plain)
 
 
+def test_limited_to_rows_images_are_those_of_the_whole_run(embedded):
+    own = {"prompt": PROMPTS, "images_per_prompt": 2, "seed": [0, 1] * 3}
+    blend = LocalBlend(("circle", "star"))
+    some = run(embedded, only(blend, rows=[0, 1, 3, 5]), **own)
+    every, plain = run(embedded, LocalBlend(("circle", "star")), **own), run(embedded, **own)
+    assert some[blend].edits == [3, 5]
+    for found in (some, every):
+        assert torch.equal(found.latents[:2], plain.latents[:2])
+    assert torch.equal(some.latents[[2, 4]], plain.latents[[2, 4]])
+    assert torch.allclose(some.latents[[3, 5]], every.latents[[3, 5]], atol=1e-4)
+    with pytest.raises(ValueError, match="blends image 3 into image 1, and is limited to rows without it"):
+        run(embedded, only(blend, rows=[0, 2, 3]), **own)
+    with pytest.raises(ValueError, match="would never act"):
+        run(embedded, only(blend, rows=[0, 1]), **own)
+
+
+class Stop(Transform):
+    def sample(self, x, step):
+        if step.index == 2:
+            step.stop()
+        return x
+
+
+@pytest.mark.parametrize("make", [sdprobe.sample, attached], ids=["sample", "attach"])
+def test_in_a_run_that_ends_early_the_last_latents_are_blended(embedded, make):
+    blend = LocalBlend(("circle", "star"), targets=1)
+    settings = {"seed": [0, 0], "steps": 6, "guidance_scale": 3.0}
+    settings |= {"progress": False} if make is sdprobe.sample else {}
+    found = make(embedded, PROMPTS[:2], hooks=[blend, Stop()], **settings)
+    assert found.stopped_at == 2
+    mask = found[blend].masks[0]
+    assert 0 < mask.float().mean() < 1
+    assert torch.equal(found.latents[1][:, ~mask], found.latents[0][:, ~mask])
+
+
+def test_the_share_of_the_steps_is_not_rounded_down(embedded):
+    """0.58 · 50 is 28.999999999999996 in floating point."""
+    blend = LocalBlend(("circle", "star"), begin=0.58)
+    blend.start(run(embedded, prompt=PROMPTS[:2], seed=[0, 0], steps=1))
+    blend._done = (29, 50)
+    x = torch.zeros(2, 4, 16, 16)
+    assert blend._blended(x) is x
+
+
 def test_it_can_be_written_and_what_it_found_can_be_saved(embedded, reopened):
     blend = LocalBlend(["circle", ["star"]], grids=[16, (8, 8)])
     again = sdprobe.from_config(json.loads(json.dumps(sdprobe.to_config(blend))))
@@ -127,7 +172,7 @@ def test_errors(embedded):
         run(embedded, LocalBlend("square", source=2), **own)
     with pytest.raises(ValueError, match="targets are the prompts other than the source"):
         run(embedded, LocalBlend("square", targets=[0]), **own)
-    with pytest.raises(ValueError, match=r"has a grid of \[\(3, 3\)\]"):
+    with pytest.raises(ValueError, match=r"no site can have a grid of \[\(3, 3\)\]"):
         run(embedded, LocalBlend("square", grids=[3]), **own)
     for wrong in ({"threshold": 2.0}, {"begin": -0.1}):
         with pytest.raises(ValueError, match="is from 0 to 1"):

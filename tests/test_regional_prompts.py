@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe import AttentionMaps, HideTokens, RegionalPrompts, on, only
+from sdprobe import AttentionMaps, Concentrate, HideTokens, RegionalPrompts, ReweightAttention, Transform, on, only
 from sdprobe.shapes import detect
 from tests.families import FAMILIES
 from tests.laws.strategies import run
@@ -102,6 +102,39 @@ def test_hooks_after_it_see_the_call_of_the_runs_own_prompt():
     assert torch.equal(regional.heat_map("red").values, plain)
 
 
+def test_hooks_before_it_are_kept_and_those_after_it_refused():
+    """What a hook does to words is done to the run's own prompt, and to no other."""
+    model = sdprobe.load(FAMILIES["Stable Diffusion 1"]())
+    regions = RegionalPrompts({"a star": LEFT}, base=0.5)
+    for hook in (HideTokens("red"), ReweightAttention({"red": 3.0}), Concentrate("circle", LEFT)):
+        both = run(model, hook, regions, steps=1)
+        own = run(model, hook, by_hand(model, ["a star"], half_left), steps=1)
+        assert (both.latents - own.latents).abs().max() < 1e-5 * own.latents.abs().max()
+        assert not torch.allclose(both.latents, run(model, regions, steps=1).latents, rtol=1e-4)
+        with pytest.raises(ValueError, match="put hooks that give an output, such as RegionalPrompts"):
+            run(model, regions, hook)
+
+
+def half_left(grid):
+    columns = torch.arange(grid[1]).float()
+    return (0.5 * (0.5 * grid[1] - columns).clamp(0, 1)).expand(*grid).flatten()[None]
+
+
+def test_a_mask_fits_where_coarse_grids_are_rounded_up(embedded):
+    """Of 72 × 64 pixels the grids are 18 × 16, 9 × 8 and 5 × 4."""
+    mask = torch.zeros(72, 64, dtype=torch.bool)
+    mask[36:] = True
+    for hook in (RegionalPrompts({"a star": mask}), Concentrate("circle", mask)):
+        assert run(embedded, hook, height=72, width=64).latents.isfinite().all()
+
+
+class Further(Transform):
+    """A further call with a hook that the run itself does not have."""
+
+    def noise_pred(self, x, step):
+        return step.predict(step.latents, RegionalPrompts({"a star": LEFT}))
+
+
 def test_it_acts_where_it_is_asked_to():
     model = sdprobe.load(FAMILIES["Stable Diffusion 1"]())
     hook, plain = RegionalPrompts({"a star": LEFT}), run(model)
@@ -154,5 +187,7 @@ def test_what_is_no_region_is_refused():
         RegionalPrompts({"a star": LEFT}, base=2)
     with pytest.raises(ValueError, match="region of 'a star'"):
         RegionalPrompts({"a star": (0, 0, 2, 1)})
+    with pytest.raises(ValueError, match="give it to the run itself"):
+        run(model, Further())
     with pytest.raises(ValueError, match="4×8"):
         run(model, RegionalPrompts({"a star": torch.ones(4, 8, dtype=torch.bool)}))

@@ -162,8 +162,14 @@ def test_records_of_one_image_and_of_several(tiny):
         run(tiny, ReplaceAttention(several[recorder]), prompt=[RED, BLUE, RED])
     with pytest.raises(ValueError, match="the record must be of pictures of this size"):
         run(tiny, ReplaceAttention(alone), prompt="a blue star", height=24)
-    with pytest.raises(KeyError, match="step 2 was not recorded"):
+    with pytest.raises(ValueError, match="the record is of a run with steps=2, and this run has steps=3"):
         run(tiny, ReplaceAttention(alone), prompt="a blue star", steps=3)
+    other = "EulerDiscreteScheduler"
+    with pytest.raises(ValueError, match=f"and this run has scheduler='{other}'"):
+        run(tiny, ReplaceAttention(alone), prompt="a blue star", scheduler=other)
+    first = run(tiny, only(AttentionRecorder(), steps=[0]), prompt=text)
+    with pytest.raises(KeyError, match="step 1 was not recorded"):
+        run(tiny, ReplaceAttention(first), prompt="a blue star")
 
 
 def test_steps(tiny):

@@ -84,12 +84,15 @@ def test_errors(embedded):
         run(embedded, ScaleHeads({"*attn2": 2.0}, words="blue"))
     with pytest.raises(ValueError, match=r"'mid\*' has 2 factors, and mid.*attn1 has 4 heads"):
         run(embedded, ScaleHeads({"mid*": [1.0, 2.0]}))
-    with pytest.raises(ValueError, match="has 4 heads, counted from 0, and no number 4"):
+    with pytest.raises(ValueError, match=r"no site that fits 'mid\*' has a head 4; they have up to 4"):
         run(embedded, ScaleHeads({("mid*", 4): 2.0}))
     with pytest.raises(ValueError, match="nowhere"):
         run(embedded, ScaleHeads({"nowhere*": 2.0}))
     with pytest.raises(ValueError, match="no rows of role 'uncond'"):
         run(embedded, ScaleHeads({"*": 2.0}, role="uncond"), guidance_scale=1.0)
+    for both in ({"mid*": [1.0, 0.0], ("mid*", 1): 2.0}, {("mid*", 1): 2.0, "mid*": 1.0}):
+        with pytest.raises(ValueError, match=r"by the pattern alone, and by the pair \('mid\*', 1\)"):
+            ScaleHeads(both)
     for wrong in ({}, [1.0]):
         with pytest.raises(ValueError, match="factors are given by a module's name"):
             ScaleHeads(wrong)

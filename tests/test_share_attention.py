@@ -9,7 +9,16 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe import AttentionMaps, SelfAttentionMaps, ShareAttention, WordNotInPrompt, on, only
+from sdprobe import (
+    AttentionMaps,
+    AttentionTemperature,
+    InjectSelfAttention,
+    SelfAttentionMaps,
+    ShareAttention,
+    WordNotInPrompt,
+    on,
+    only,
+)
 from tests.families import FAMILIES
 from tests.grid import SHOWN
 from tests.laws.strategies import run
@@ -47,6 +56,17 @@ def by_hand(source=0, normalise=True, weight=1.0, places=lambda site: slice(None
         return attn.with_output(made)
 
     return on("attention", attention, kinds=("self", "joint"))
+
+
+class Further(sdprobe.Transform):
+    """A further call with a hook that the run itself does not have."""
+
+    def __init__(self, hook):
+        self.hook = hook
+
+    def noise_pred(self, x, step):
+        step.predict(step.latents, self.hook)
+        return x
 
 
 def assert_alike(a, b):
@@ -103,8 +123,9 @@ def test_with_words_only_their_places_are_shared(family):
 def test_it_is_limited_like_any_other_hook():
     model = sdprobe.load(FAMILIES["Stable Diffusion 1"]())
     plain, hook = run(model, **OWN), ShareAttention()
-    some = run(model, only(hook, rows=[1, 2]), **OWN).latents  # of which the first is the reference
+    some = run(model, only(ShareAttention(1), rows=[1, 2]), **OWN).latents  # images are counted in the whole run
     assert torch.equal(some[:2], plain.latents[:2])
+    assert (some[2] - run(model, ShareAttention(1), **OWN).latents[2]).abs().max() < 1e-5
     assert not torch.equal(some[2], plain.latents[2])
     late = run(model, only(hook, steps=[1]), **OWN)
     assert not torch.equal(late.latents, plain.latents)
@@ -119,9 +140,25 @@ def test_hooks_after_it_see_each_picture_by_itself():
     assert torch.equal(plain, shared)
 
 
+def test_hooks_before_it_are_kept_and_those_after_it_refused():
+    """Softer attention to the places of both pictures, written out by its query."""
+    model = sdprobe.load(FAMILIES["Stable Diffusion 1"]())
+    soft, share = AttentionTemperature(2.0, kinds="self"), ShareAttention(adain=False)
+    both = run(model, soft, share, **OWN)
+    assert_alike(both, run(model, soft, by_hand(normalise=False), **OWN))
+    assert not torch.allclose(both.latents[2], run(model, share, **OWN).latents[2], atol=1e-4)
+    with pytest.raises(ValueError, match="put hooks that give an output, such as RegionalPrompts and ShareAttention"):
+        run(model, share, soft, **OWN)
+    replaced = InjectSelfAttention()
+    with pytest.raises(ValueError, match=r"has replaced probabilities at .*, which keys of another picture"):
+        run(model, replaced, share, **OWN)
+    with pytest.raises(ValueError, match="put hooks that give an output"):
+        run(model, share, replaced, **OWN)
+
+
 def test_it_is_written_to_a_file():
     config = json.loads(json.dumps(sdprobe.to_config([ShareAttention(1, words="star", adain=False, weight=2.0)])))
-    assert config == [["share-attention", {"source": 1, "words": ["star"], "adain": False, "weight": 2.0}]]
+    assert config == [["share-attention", {"reference": 1, "words": ["star"], "adain": False, "weight": 2.0}]]
     model = sdprobe.load(FAMILIES["Stable Diffusion 1"]())
     written = ShareAttention(1, words="star", adain=False, weight=2.0)
     assert torch.equal(run(model, *config, **OWN).latents, run(model, written, **OWN).latents)
@@ -131,8 +168,15 @@ def test_what_cannot_be_shared_is_refused():
     model = sdprobe.load(FAMILIES["Stable Diffusion 1"]())
     with pytest.raises(ValueError, match="this run has one"):
         run(model, ShareAttention())
-    with pytest.raises(ValueError, match="this run has one"):
-        run(model, only(ShareAttention(), rows=[1]), **OWN)
+    for rows in ([1], [1, 2], [0]):
+        with pytest.raises(ValueError, match=r"needs its reference, image 0, and another"):
+            run(model, only(ShareAttention(), rows=rows), **OWN)
+    with pytest.raises(ValueError, match="by the rows of the prompt, and gets none"):
+        run(model, only(ShareAttention(words="red"), rows="uncond"), **OWN)
+    with pytest.warns(UserWarning, match="has shared nothing"):
+        run(model, only(ShareAttention(words="red"), steps=[1]), **OWN)
+    with pytest.raises(ValueError, match="give it to the run itself"):
+        run(model, Further(ShareAttention(words="red")), **OWN)
     with pytest.raises(ValueError, match="one of this run's 3 images, counted from 0, not 3"):
         run(model, ShareAttention(3), **OWN)
     with pytest.raises(WordNotInPrompt, match="'star' is not in the prompt 'a red circle'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -50,7 +51,7 @@ def test_no_attention_is_lost_where_words_are_swapped(a, b):
     if alignment.only_swaps:
         assert torch.allclose(alignment.replacement.sum(1), torch.ones(len(a) + 4))
     else:
-        with pytest.raises(ValueError, match=r"in addition to|lacks"):
+        with pytest.raises(ValueError, match=r"in addition to|lacks|in the place of"):
             _ = alignment.replacement
     assert torch.equal(alignment.new, alignment.refinement.sum(0) == 0)
 
@@ -83,6 +84,24 @@ def test_a_token_of_another_word_is_no_counterpart_in_a_swap():
     alignment = align_tokens(one, two)
     assert alignment.common == ((1, 0), (2, 1))
     assert torch.equal(alignment.replacement, torch.tensor([[1.0, 0], [1, 0], [0, 1]]))
+
+
+@pytest.mark.parametrize("family", ["Stable Diffusion 1", "Stable Diffusion 3.5"])
+def test_two_words_in_the_place_of_one_are_no_swap(family):
+    read = sdprobe.load(FAMILIES[family]()).read
+    alignment = align_tokens(read("a red circle"), read("a red large star"))
+    assert not alignment.only_swaps
+    with pytest.raises(ValueError, match="has 'large star' in the place of 'circle' in 'a red circle'"):
+        _ = alignment.replacement
+    assert align_tokens(read("a red circle"), read("a checkered square")).only_swaps  # of other numbers of tokens
+
+
+def test_prompts_that_differ_in_their_parts_alone_are_aligned_each_for_itself():
+    one, halves = (replace(spelt("ab"), parts=parts) for parts in ({"x": range(6)}, {"x": range(2), "y": range(2, 6)}))
+    assert one == halves
+    with pytest.raises(ValueError, match="attention is taken from a run of the same model"):
+        align_tokens(one, halves)
+    assert align_tokens(one, one).source.parts != align_tokens(halves, halves).source.parts
 
 
 @pytest.mark.parametrize("family", ["Stable Diffusion XL", "Stable Diffusion 3.5"])

@@ -28,6 +28,13 @@ A, B = 1.1, 0.9
         ("a ratio: (a 2:1 ratio:1.5)", [("a ratio: ", 1), ("a 2:1 ratio", 1.5)]),
         ("<my-cat>+, red", [("<my-cat>", A), (", red", 1)]),
         ("[red] {circle} a_b.swap", [("[red] {circle} a_b.swap", 1)]),
+        ("well--known star, c++11, red+-blue", [("well--known star, c++11, red+-blue", 1)]),
+        ("(red)--blue", [("red", A), ("--blue", 1)]),
+        ("(red circle)2. then", [("red circle", 2), (". then", 1)]),
+        ("(red)1.", [("red.", 1)]),
+        ("(red)3d star", [("red", A), ("3d star", 1)]),
+        ("(red)1.5-fold", [("red", A), ("1.5-fold", 1)]),
+        ("(at 3\\:00)1.3 (a mp3 : 1.3)", [("at 3:00 a mp3 ", 1.3)]),
     ],
 )
 def test_a_text_is_read_in_pieces(written, pieces):
@@ -51,6 +58,13 @@ def test_a_text_is_read_in_pieces(written, pieces):
         ("a (red:-1) circle", "'-1', which is no weight"),
         ("a (red:1,3) circle", "'1,3', which is no weight"),
         ("((red)", "at character 0"),
+        ("(it's 3:00)", "at character 7 .* colon between two numbers"),
+        ("(at 12:30)", "at character 6 .* colon between two numbers"),
+        ("(star:30)", "'30', a weight above 10"),
+        ("(star)11", "at character 6 .* a weight above 10"),
+        ("a" + "+" * 8000, "at character 1 .* a weight above 10"),
+        ('("a circle", "a star").blend(1, 1)', r"at character 22 .* '.blend\(', which compel reads as a command"),
+        ("a circle.swap(star)", "at character 8 .* compel"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(written, said):

@@ -54,8 +54,14 @@ class TokenAlignment:
 
     @property
     def only_swaps(self) -> bool:
-        """Whether words were only put in the place of others: no gap has an empty side."""
-        return all(gap.source and gap.target for gap in self.gaps)
+        """Whether each word was only put in the place of one other: every gap has as many words on both sides.
+
+        A word of several tokens is one. Signs that are no words count too.
+        """
+        return not any(self._uneven(gap) for gap in self.gaps)
+
+    def _uneven(self, gap: Gap) -> bool:
+        return _count(self.source, gap.source) != _count(self.target, gap.target)
 
     @cached_property
     def replacement(self) -> Float[Tensor, "source target"]:
@@ -64,7 +70,8 @@ class TokenAlignment:
         A token goes to its counterpart. In a gap of as many tokens on both sides, the first goes to the first, and so
         on; in another, each token of the source is shared by all of the target's in equal parts.
 
-        Raises ValueError, naming the words, if the target has words in addition, or lacks some.
+        Raises ValueError, naming the words, if the target has words in addition, or lacks some, or has two in the place
+        of one.
         """
         if not self.only_swaps:
             raise ValueError(f"{self.said()}: attention is replaced where words stand in the place of others")
@@ -102,10 +109,13 @@ class TokenAlignment:
         lost = dict.fromkeys(_words(self.source, gap.source) for gap in self.gaps if not gap.target)
         parts = [f"has {', '.join(map(repr, added))} in addition to"] * bool(added)
         parts += [f"lacks {', '.join(map(repr, lost))} of"] * bool(lost)
+        for gap in self.gaps:
+            if gap.source and gap.target and self._uneven(gap):
+                old, new = _words(self.source, gap.source), _words(self.target, gap.target)
+                parts.append(f"has {new!r} in the place of {old!r} in")
         return f"{short_repr(self.target.text)} {' and '.join(parts)} {short_repr(self.source.text)}"
 
 
-@lru_cache(maxsize=256)
 def align_tokens(source: Prompt, target: Prompt) -> TokenAlignment:
     """Align the tokens of two prompts by the longest common subsequence, for each part of the denoiser's token axis.
 
@@ -124,6 +134,12 @@ def align_tokens(source: Prompt, target: Prompt) -> TokenAlignment:
 
     Raises ValueError for a prompt of which only the embeddings are known, and for prompts of different models.
     """
+    # Prompts are equal whatever their parts are.
+    return _aligned(source, target, *(tuple(prompt.parts.items()) for prompt in (source, target)))
+
+
+@lru_cache(maxsize=256)
+def _aligned(source: Prompt, target: Prompt, *parts: tuple[tuple[str, range], ...]) -> TokenAlignment:
     common: list[Pair] = []
     gaps: list[Gap] = []
     left: list[Pair] = []
@@ -210,6 +226,16 @@ def _between(pairs: Sequence[Pair], own: Sequence[int], other: Sequence[int]) ->
         Gap(tuple(own[i + 1 : past_i]), tuple(other[k + 1 : past_k])) for (i, k), (past_i, past_k) in pairwise(edges)
     ]
     return [gap for gap in gaps if gap.source or gap.target]
+
+
+def _count(prompt: Prompt, positions: Sequence[int]) -> int:
+    """Return the number of words, and of signs outside words, that tokens stand for."""
+    words = _words_of(prompt)
+
+    def is_seen(i: int) -> bool:
+        return i in words or not prompt.spans or bool(prompt.text[slice(*prompt.spans[i])].strip())
+
+    return len({words.get(i, (i,)) for i in positions if is_seen(i)})
 
 
 def _words(prompt: Prompt, positions: Sequence[int]) -> str:

@@ -2,6 +2,7 @@ r"""`read_weights`: a text with weights of words, such as ``a (red:1.3) circle++
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,9 +18,14 @@ BASES = {"+": 1.1, "-": 0.9}
 """The weight that each sign after a word or a bracket multiplies by."""
 
 ESCAPED = frozenset("()\\:+-")
+MOST = 10.0
+"""The largest weight of a word or of brackets: a larger number is a slip, such as a time of day."""
+
 NUMBER = re.compile(r"\d+\.?\d*|\.\d+")
-SIGNS = re.compile(r"(\++|-+)(?!\w)")
+AFTER_BRACKET = re.compile(r"(?:\d+(?:\.\d+)?|\.\d+)(?!-?\w|\.\d)")  # not of "(red)3d", nor a full stop
+SIGNS = re.compile(r"(?:\++|-+)(?![\w+-])")  # not those within a word, as in "red--blue" and "c++11"
 AFTER_COLON = re.compile(r":([^():]*)\)")
+CALL = re.compile(r"\.(?:blend|and|swap)\s*\(")
 
 
 class Piece(NamedTuple):
@@ -77,7 +83,9 @@ def read_weights(written: str) -> WeightedText:
     ``(red:1.3)`` and ``(red)1.3`` give the words in brackets a weight; ``(red)`` is 1.1; each ``+`` after a word or a
     bracket is a factor of 1.1, each ``-`` one of 0.9; weights in weights are multiplied. What belongs to the text
     itself is written with a backslash: ``\(``, ``\)``, ``\:``, ``\+``, ``\-``, ``\\``. Signs within a word, as in
-    "black-and-white", and those between spaces are text.
+    "black-and-white", "red--blue" and "c++11", and those between spaces are text, and so are a number after brackets
+    that goes on as a word, ``(red)3d``, and a full stop after it. A weight is from 0 to 10. A number before the colon,
+    as in ``(at 3:00)``, could be a time, and is refused: write ``\:``, or the weight behind the brackets.
 
     >>> read_weights("a (red:1.3) circle++ and a ((small)0.5 star)0.5").pieces  # doctest: +ELLIPSIS
     (Piece(text='a ', weight=1.0), Piece(text='red ', weight=1.3), Piece(text='circle ', weight=1.21...),
@@ -89,11 +97,13 @@ def read_weights(written: str) -> WeightedText:
         written: the text with its weights.
 
     Raises:
-        ValueError: for a bracket without its other, for brackets with nothing in them or with two weights, and for a
-            weight that is no number, with the position.
+        ValueError: for a bracket without its other, for brackets with nothing in them or with two weights, for a
+            weight that is no number from 0 to 10, for a weight that may be a time, and for ``.blend(``, ``.and(`` and
+            ``.swap(``, with the position.
 
-    Source: the signs and ``(red)1.3`` are those of the library compel, ``(red:1.3)`` and ``(red)`` those of the web UI
-    of AUTOMATIC1111, in which compel reads plain brackets.
+    Source: the signs and ``(red)1.3`` are those of the library compel, whose ``.blend``, ``.and`` and ``.swap`` are not
+    read here; ``(red:1.3)`` and ``(red)`` are those of the web UI of AUTOMATIC1111, in which compel reads plain
+    brackets.
     """
     open_groups, at = [_Group()], 0
     while at < len(written):
@@ -106,6 +116,8 @@ def read_weights(written: str) -> WeightedText:
             at += 1
         elif sign == ")":
             open_groups, at = _closed(written, open_groups, at, None, at + 1)
+        elif sign == "." and (called := CALL.match(written, at)):
+            raise _error(written, at, f"{called.group()!r}, which compel reads as a command, and which is none here")
         elif sign == ":" and len(open_groups) > 1 and (found := AFTER_COLON.match(written, at)):
             weight = _number(written, found.group(1), at + 1)
             open_groups, at = _closed(written, open_groups, at, weight, found.end())
@@ -114,7 +126,7 @@ def read_weights(written: str) -> WeightedText:
             said = word.group() if word else sign
             at += len(said)
             signs = SIGNS.match(written, at) if word else None
-            group.parts.append(said if signs is None else _Group(at, _of_signs(signs.group()), [said]))
+            group.parts.append(said if signs is None else _Group(at, _weight(written, signs.group(), at), [said]))
             at += 0 if signs is None else len(signs.group())
     if len(open_groups) > 1:
         raise _error(written, open_groups[-1].begin, "a bracket that is never closed")
@@ -130,12 +142,11 @@ def _closed(
     *outer, group = open_groups
     if not any(isinstance(part, _Group) or part.strip() for part in group.parts):
         raise _error(written, group.begin, "brackets with nothing in them")
-    after = NUMBER.match(written, past) or SIGNS.match(written, past)
+    after = AFTER_BRACKET.match(written, past) or SIGNS.match(written, past)
     if after and weight is not None:
         raise _error(written, past, "a second weight of one bracket")
     if after:
-        said = after.group()
-        weight = _of_signs(said) if said[0] in BASES else float(said)
+        weight = _weight(written, after.group(), past)
     group.weight = ALONE if weight is None else weight
     outer[-1].parts.append(group)
     return outer, past if after is None else after.end()
@@ -152,14 +163,27 @@ def _merged(pieces: Iterator[Piece]) -> list[Piece]:
     return found
 
 
-def _of_signs(signs: str) -> float:
-    return float(BASES[signs[0]] ** len(signs))
-
-
 def _number(written: str, said: str, at: int) -> float:
+    """Return the weight after a colon. Raises ValueError for what is none, or may be a time or a ratio."""
     if not NUMBER.fullmatch(said.strip()):
         raise _error(written, at, f"{said.strip()!r}, which is no weight: a number from 0 upward, such as 1.3")
-    return float(said)
+    if written[at - 2 : at - 1].isdigit() and said[:1].isdigit():
+        raise _error(
+            written, at - 1, "a colon between two numbers, which may be a time, or a weight as in '(route 66)1.3'"
+        )
+    return _weight(written, said.strip(), at)
+
+
+def _weight(written: str, said: str, at: int) -> float:
+    """Return the weight that a number, or signs, give. Raises ValueError for one that is too large."""
+    try:
+        weight = float(BASES[said[0]] ** len(said) if said[0] in BASES else float(said))
+    except OverflowError:
+        weight = math.inf
+    if weight > MOST:
+        shown = said if len(said) < 20 else f"{said[:8]}…"
+        raise _error(written, at, f"{shown!r}, a weight above {MOST:g}, the largest that is read")
+    return weight
 
 
 def _error(written: str, at: int, what: str) -> ValueError:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import patterns
 from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.possible_grids import as_grids, possible_grids
 from sdprobe.core.rows import read_roles
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
@@ -28,7 +29,7 @@ from sdprobe.observe.expected_sums import ExpectedSums, expected_sums
 from sdprobe.observe.maps_of_words import MapsOfWords
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
-from sdprobe.observe.recorded_sites import as_grids, checked_budget, checked_rows, possible_grids, roles_of_rows
+from sdprobe.observe.recorded_sites import checked_budget, checked_rows, roles_of_rows
 from sdprobe.observe.token_labels import Labels, TokenLabels
 
 # Sums per layer and head, needed for DAAM's map, are kept without request up to this size.

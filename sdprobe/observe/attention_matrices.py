@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import patterns
 from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.possible_grids import as_grids, possible_grids
 from sdprobe.core.rows import read_roles
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
@@ -27,7 +28,7 @@ from sdprobe.observe.matrix_sums import (
 )
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
-from sdprobe.observe.recorded_sites import as_grids, checked_budget, checked_rows, possible_grids, roles_of_rows
+from sdprobe.observe.recorded_sites import checked_budget, checked_rows, roles_of_rows
 
 Grid = tuple[int, int]
 

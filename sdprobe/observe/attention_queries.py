@@ -16,6 +16,7 @@ from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.hook import patterns
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import Tensors
+from sdprobe.core.possible_grids import as_grids
 from sdprobe.core.rows import Role, as_slice
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said, short_repr
@@ -26,7 +27,7 @@ from sdprobe.observe.attention_of_queries import SiteQueries
 from sdprobe.observe.expected_queries import QuerySize, expected_queries
 from sdprobe.observe.maps_of_texts import MapsOfTexts
 from sdprobe.observe.memory_budget import MemoryBudget, written
-from sdprobe.observe.recorded_sites import as_grids, checked_budget
+from sdprobe.observe.recorded_sites import checked_budget
 
 Grid = tuple[int, int]
 

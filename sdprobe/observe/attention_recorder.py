@@ -13,12 +13,12 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import patterns
 from sdprobe.core.limits.limited_hook import Limit, Rows, Steps
 from sdprobe.core.limits.row_subset import number_in_whole
+from sdprobe.core.possible_grids import Grid, as_grids, possible_grids
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import dtype_of
 from sdprobe.core.written_prompt import write_prompt
 from sdprobe.observe.record_of_steps import RecordOfSteps
-from sdprobe.observe.recorded_sites import Grid, as_grids, possible_grids
 
 Columns = Literal["text", "image"]
 COLUMNS: Mapping[str, tuple[Columns, ...]] = {"cross": ("text",), "self": ("image",), "joint": ("text", "image")}

@@ -1,13 +1,11 @@
-"""What hooks of attention are told to record: which rows, which grids, and how many bytes they may hold."""
+"""What hooks of attention are told to record: which rows, and how many bytes they may hold."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Literal
 
 from sdprobe.core.run import Role, Run
 
-Grid = tuple[int, int]
 Rows = Role | Literal["both"]
 
 
@@ -30,22 +28,3 @@ def checked_budget(budget: Any) -> int | float | None:
     if budget is not None and (isinstance(budget, (bool, str)) or not budget > 0):
         raise ValueError(f"budget is a number of bytes, such as 2e9, or None, not {budget!r}")
     return budget
-
-
-def as_grids(given: Collection[int | Grid] | None) -> list[Grid] | None:
-    """Return grids as pairs; a number is a square one, and None is every grid.
-
-    >>> as_grids([8, (8, 12)])
-    [(8, 8), (8, 12)]
-    """
-    if given is None:
-        return None
-    return [(own, own) if isinstance(own, int) else tuple(own) for own in given]  # type: ignore[misc]
-
-
-def possible_grids(run: Run, asked: list[Grid] | None) -> list[Grid]:
-    """Return the grids that can be recorded in a run, of those asked for. Raises ValueError if there are none."""
-    every = list(run.model.grids(run.settings).values())
-    if not (found := [grid for grid in every if asked is None or grid in asked]):
-        raise ValueError(f"no site can have a grid of {asked}; at this size they are among {every}")
-    return found

@@ -15,10 +15,10 @@ from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.possible_grids import as_grids
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.written_values import count, listed
-from sdprobe.observe.recorded_sites import as_grids
 from sdprobe.plot.heatmap import HeatMap
 
 Grid = tuple[int, int]

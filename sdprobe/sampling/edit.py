@@ -60,7 +60,7 @@ def edit(
     """Generate the picture of a prompt, and edits of it: prompt-to-prompt.
 
     All start from the same noise. In the first steps an edit has the source's attention to the text, by
-    `ReplaceAttention` where words were only swapped, else by `RefineAttention`, and its self-attention, by
+    `ReplaceAttention` where words were only swapped, one for one, else by `RefineAttention`, and its self-attention, by
     `InjectSelfAttention`.
 
     >>> import sdprobe

@@ -270,6 +270,24 @@ def with_rows(attn: Attention, entries: Sequence[int], given: Attention, returne
     )
 
 
+def change_rows(
+    attn: Attention, site: Site, entries: Sequence[int], change: Callable[[Attention, Site], Attention]
+) -> Attention:
+    """Return a call of which some rows are changed, by a function of the call and site of these alone.
+
+    The output of the other rows is exactly as before. Without rows, and where the function changes nothing, it is the
+    very call.
+    """
+    if not entries:
+        return attn
+    if len(entries) == len(attn.query):
+        return change(attn, site)
+    step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
+    given = rows_of_attention(attn, entries, step)
+    changed = change(given, replace(site, step=step))
+    return attn if changed is given else with_rows(attn, entries, given, changed)
+
+
 def _mask_with_entries(attn: Attention, entries: Sequence[int], new: Tensor) -> Tensor:
     """Return the mask of a call, for every row, with that of some rows replaced."""
     shape = (*attn.query.shape[:3], attn.key.shape[2])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
+from sdprobe.core.limits.row_subset import change_rows
 from sdprobe.core.rows import Role, rows_of
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
-from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
+from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads, refuse_missing_heads
 
 KINDS = ("cross", "self", "joint", "image_prompt")
 
@@ -45,7 +44,7 @@ class AttentionTemperature(Transform):
     To limit it to steps or images, use `sdprobe.only`.
 
     Raises:
-        ValueError: for a temperature that is not above 0 and finite; in a run, for a head that a site does not have,
+        ValueError: for a temperature that is not above 0 and finite; in a run, for a head that no site has,
             for a role without rows, and for negative probabilities, which have no power.
 
     Source: Jin et al. 2023, "Training-free Diffusion Model Adaptation for Variable-Sized Text-to-Image Synthesis"
@@ -71,6 +70,7 @@ class AttentionTemperature(Transform):
         self.temperature, self.heads, self.modules, self.role = temperature, as_heads(heads), patterns(modules), role
 
     def start(self, run: Run) -> None:
+        refuse_missing_heads(self, run)
         if self.role is not None and self.role not in run.roles:
             raise ValueError(f"this run has no rows of role {self.role!r}; its roles: {', '.join(run.roles)}")
 
@@ -79,11 +79,7 @@ class AttentionTemperature(Transform):
         if self.temperature == 1:
             return attn
         for own in ([k for k in entries if k not in attn.replaced], [k for k in entries if k in attn.replaced]):
-            if len(own) == len(attn.query):
-                attn = self._tempered(attn, site)
-            elif own:
-                given = rows_of_attention(attn, own, replace(site.step, rows=tuple(attn.rows[k] for k in own)))
-                attn = with_rows(attn, own, given, self._tempered(given, site))
+            attn = change_rows(attn, site, own, self._tempered)
         return attn
 
     def _tempered(self, attn: Attention, site: Site) -> Attention:

@@ -10,22 +10,31 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from sdprobe.core.hook import asks
+from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 
 
 def chosen_heads(heads: Sequence[int] | None, site: Site) -> Bool[Tensor, "#rows #heads #queries #keys"]:
-    """Return which heads of a site are chosen; None chooses all.
-
-    Raises ValueError for a head that the site does not have.
-    """
+    """Return which heads of a site are chosen; None chooses all, and a number that the site does not have none."""
     if heads is None:
         return torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    if beyond := [head for head in heads if not 0 <= head < site.heads]:
-        raise ValueError(f"{site.name} has {site.heads} heads, counted from 0, and no number {beyond[0]}")
     found = torch.zeros(site.heads, dtype=torch.bool)
-    found[list(heads)] = True
+    found[[head for head in heads if head < site.heads]] = True
     return found[None, :, None, None]
+
+
+def refuse_missing_heads(hook: Any, run: Run) -> None:
+    """Raise ValueError for a head that none of a hook's sites has. Sites of one model may have different numbers."""
+    if hook.heads is None:
+        return
+    kinds = {name: run.model.attention_kind(module) for name, module in run.model.modules.items()}
+    counts = [run.model.modules[name].heads for name, kind in kinds.items() if kind and asks(hook, name, kind)]
+    if counts and (beyond := [head for head in hook.heads if not 0 <= head < max(counts)]):
+        raise ValueError(
+            f"{hook!r}: none of its sites has a head {beyond[0]}; they have up to {max(counts)}, counted from 0"
+        )
 
 
 def as_heads(heads: Any) -> list[int] | None:

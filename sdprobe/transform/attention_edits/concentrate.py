@@ -16,7 +16,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
-from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
+from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads, refuse_missing_heads
 from sdprobe.transform.attention_edits.picture_region import PictureRegion
 from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns
 
@@ -58,8 +58,8 @@ class Concentrate(Transform):
 
     Raises:
         WordNotInPrompt: in a run, for a word that no prompt has; the message lists the prompt's words.
-        ValueError: for an invalid box or mask, and for a strength that is not finite; in a run, for a head that a site
-            does not have, and for a mask with another ratio of height to width than the picture.
+        ValueError: for an invalid box or mask, and for a strength that is not finite; in a run, for a head that no
+            site has, and for a mask with another ratio of height to width than the picture.
 
     Source: Balaji et al. 2022, "eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers",
     paint-with-words: softmax((QKᵀ + w A) / √d) with w = w' · log(1 + σ) · max(QKᵀ), in cross-attention. There A is 1 in
@@ -97,6 +97,9 @@ class Concentrate(Transform):
 
     def start(self, run: Run) -> None:
         self._columns.refuse_missing(run)
+        refuse_missing_heads(self, run)
+        for word, region in self._regions.items():
+            region.refuse_other_ratio(run, f"mask of {word!r}")
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         return attn if self.strength == 0 else self._columns.change(attn, site, self._concentrated)

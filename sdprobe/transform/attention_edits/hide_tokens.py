@@ -15,7 +15,7 @@ from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
-from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
+from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads, refuse_missing_heads
 from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
 from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns, as_words
 from sdprobe.transform.part_of_activation import PartOfActivation
@@ -58,7 +58,7 @@ class HideTokens(Transform):
     Raises:
         WordNotInPrompt: in a run, for a word that no prompt has; the message lists the prompt's words.
         ValueError: for no words, for places with an order, and for an order without a share; in a run, where a place
-            would have no token left to look at, and for places or heads that a site does not have.
+            would have no token left to look at, and for places that a site does not have, and a head that none has.
         TypeError: for places that are not booleans, and for an order that is not numbers.
 
     Source: Geva et al. 2023, "Dissecting Recall of Factual Associations in Auto-Regressive Language Models", section 4
@@ -94,6 +94,7 @@ class HideTokens(Transform):
 
     def start(self, run: Run) -> None:
         self._columns.refuse_missing(run)
+        refuse_missing_heads(self, run)
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         return self._columns.change(attn, site, self._hidden)

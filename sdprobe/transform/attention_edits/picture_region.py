@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 
@@ -65,14 +67,22 @@ class PictureRegion:
         """Return the fraction of each place of the picture at a site. Raises ValueError where they are no such grid."""
         if site.grid is None:
             raise ValueError(f"the places of {site.name} are no grid over the picture: leave this module out")
-        if isinstance(self.given[0], list):
-            (height, width), (h, w) = (len(self.given), len(self.given[0])), site.grid
-            if height * w != width * h:
-                raise ValueError(
-                    f"the mask is {height}×{width} and the places of {site.name} are {h}×{w}: give a mask with the "
-                    f"picture's ratio of height to width"
-                )
         return self.on(site.grid).flatten()
+
+    def refuse_other_ratio(self, run: Run, name: str) -> None:
+        """Raise ValueError for a mask with another ratio of height to width than the picture of a run.
+
+        Coarse grids may have another, as a side that is odd is halved upwards; a mask covers all of each.
+        """
+        if not isinstance(self.given[0], list):
+            return
+        (height, width), settings = (len(self.given), len(self.given[0])), run.settings
+        largest = max(run.model.grids(settings).values(), key=math.prod)
+        if not any(height * w == width * h for h, w in (largest, (settings.height, settings.width))):
+            raise ValueError(
+                f"the {name} is {height}×{width}, and the places of the picture are {largest[0]}×{largest[1]}: give a "
+                f"mask with the picture's ratio of height to width, or a box"
+            )
 
 
 def refuse_bad_box(box: Sequence[float], name: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.encoded_prompts import Conditioned
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
+from sdprobe.core.limits.row_subset import change_rows
 from sdprobe.core.rows import Role, rows_of, side_of
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
@@ -44,7 +44,8 @@ class RegionalPrompts(Transform):
     >>> bool((star.latents == written.latents).all())
     True
 
-    A hook after this one sees the call of the run's own prompt: maps of its words are what they would be. In joint
+    An observer after this one sees the call of the run's own prompt: maps of its words are what they would be. A hook
+    that changes attention stands before this one, and what it does to words is done to the run's own prompt. In joint
     attention, where the text's own stream sees the picture, no text can be put in the place of another; there
     `HideTokens` with ``places`` keeps places from words of one prompt.
 
@@ -98,13 +99,8 @@ class RegionalPrompts(Transform):
                 "write one prompt, and keep the places outside a region from its words by HideTokens(words, "
                 "places=mask)"
             )
-        height, width = max(run.model.grids(run.settings).values())
-        for text, region in self.regions.items():
-            if isinstance(region[0], list) and len(region) * width != len(region[0]) * height:
-                raise ValueError(
-                    f"the mask of {text!r} is {len(region)}×{len(region[0])}, and the places of the picture are "
-                    f"{height}×{width}: give a mask with the picture's ratio of height to width, or a box"
-                )
+        for text, region in self._regions.items():
+            region.refuse_other_ratio(run, f"mask of {text!r}")
         self._shown: tuple[Conditioned, ...] = ()
 
     def prompt_embeds(self, x: Tensor, text: Text) -> Tensor:
@@ -115,27 +111,25 @@ class RegionalPrompts(Transform):
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         entries = [k for k, row in enumerate(attn.rows) if row.role == self.role]
-        if not entries or self.base == 1:
-            return attn
-        step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
-        whole = len(entries) == len(attn.query)
-        given = attn if whole else rows_of_attention(attn, entries, step)
-        changed = given.with_output(self._averaged(given, site))
-        return changed if whole else with_rows(attn, entries, given, changed)
+        return attn if self.base == 1 else change_rows(attn, site, entries, self._averaged)
 
-    def _averaged(self, attn: Attention, site: Site) -> Tensor:
-        """Return the mean of the outputs for every prompt, by their shares of each place."""
+    def _averaged(self, attn: Attention, site: Site) -> Attention:
+        """Return a call whose output is the mean of those for every prompt, by their shares of each place."""
+        if not vars(self).get("_shown"):
+            raise ValueError(
+                f"{self!r} has not read its prompts, which it does before the first step: give it to the run itself, "
+                f"in hooks=, and not to a further call alone"
+            )
         own, count = attn.output(), len(attn.query)
+        plain = replace(attn, replaced={}, _made={})  # what was replaced is of the tokens of the run's own prompt
         shares = self._shares(site).to(own)[..., None]
         mixed = own * (1 - shares.sum(0))
         for share, shown in zip(shares, self._shown, strict=True):
             keep = shown.seen.expand(count, -1)
-            mixed = mixed + share * attn.with_context(shown.embeds.expand(count, -1, -1), keep).output()
-        return mixed
+            mixed = mixed + share * plain.with_context(shown.embeds.expand(count, -1, -1), keep).output()
+        return attn.with_output(mixed)
 
     def _shares(self, site: Site) -> Float[Tensor, "regions places"]:
         """Return the share of each region's prompt at each place of a site."""
-        if site.grid is None:
-            raise ValueError(f"the places of {site.name} are no grid over the picture: leave this module out")
-        inside = torch.stack([region.on(site.grid).flatten() for region in self._regions.values()])
+        inside = torch.stack([region.at(site) for region in self._regions.values()])
         return (1 - self.base) * inside / inside.sum(0).clamp(min=1)

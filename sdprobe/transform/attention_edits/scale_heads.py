@@ -50,7 +50,8 @@ class ScaleHeads(Transform):
     Args:
         factors: by a pattern on dotted module names, one factor for all heads, one for each head, or a dictionary of
             factors by number of the head; or by a pair of a pattern and a number. Where several patterns fit a module,
-            their factors are multiplied. Heads without a factor stay as they are.
+            their factors are multiplied. Heads without a factor stay as they are, and so do the sites that lack a head
+            of that number.
         words: words or phrases, ``"<start>"``, ``"<end>"``, ``"<pad>"``, or token positions; every occurrence, in the
             tokens of every text encoder. The rows of a prompt that has none of them are not changed. None scales the
             whole output.
@@ -62,7 +63,7 @@ class ScaleHeads(Transform):
     Raises:
         WordNotInPrompt: in a run, for a word that no prompt has; the message lists the prompt's words.
         ValueError: for no factors, and for one that is not finite; in a run, before the first step, for a pattern that
-            fits no attention, for heads that a site does not have, and for another number of factors than heads.
+            fits no attention, for a head that no site of its pattern has, and for another number of factors than heads.
 
     Source: Park et al. 2025, "Cross-Attention Head Position Patterns Can Align with Human Visual Concepts in
     Text-to-Image Generative Models", concept strengthening.
@@ -83,13 +84,11 @@ class ScaleHeads(Transform):
         self.kinds = None if words is None else ("cross", "joint")
 
     def start(self, run: Run) -> None:
+        self._refuse_missing_heads(run)
         if self._columns is not None:
             self._columns.refuse_missing(run)
         elif self.role not in run.roles:
             raise ValueError(f"this run has no rows of role {self.role!r}; its roles: {', '.join(run.roles)}")
-        for name, module in run.model.modules.items():
-            if run.model.attention_kind(module) and any(fits(name, pattern) for pattern in self.factors):
-                self._at(name, module.heads)  # raises an error for heads that there are not
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         factors = self._at(site.name, site.heads)
@@ -111,10 +110,24 @@ class ScaleHeads(Transform):
                 raise ValueError(f"{pattern!r} has {len(own)} factors, and {name} has {heads} heads")
             given = own if isinstance(own, dict) else dict(enumerate(own if isinstance(own, list) else [own] * heads))
             for head, factor in given.items():
-                if not 0 <= int(head) < heads:
-                    raise ValueError(f"{name} has {heads} heads, counted from 0, and no number {head}")
-                found[int(head)] *= factor
+                if int(head) < heads:
+                    found[int(head)] *= factor
         return found
+
+    def _refuse_missing_heads(self, run: Run) -> None:
+        """Refuse other numbers of factors than heads, and a number that no site of its pattern has."""
+        counts: dict[str, int] = {
+            name: module.heads for name, module in run.model.modules.items() if run.model.attention_kind(module)
+        }
+        for name, heads in counts.items():
+            self._at(name, heads)
+        for pattern, own in self.factors.items():
+            most = max((heads for name, heads in counts.items() if fits(name, pattern)), default=0)
+            for head in own if isinstance(own, dict) and most else ():
+                if not 0 <= int(head) < most:
+                    raise ValueError(
+                        f"no site that fits {pattern!r} has a head {head}; they have up to {most}, counted from 0"
+                    )
 
 
 def _of_words(of_heads: Tensor, attn: Attention, columns: Columns, site: Site) -> Attention:
@@ -141,9 +154,13 @@ def _by_pattern(factors: Any) -> dict[str, Any]:
     for where, own in factors.items():
         if isinstance(where, str):
             found[where] = _plain(own)
-        else:
-            pattern, head = where
-            found.setdefault(pattern, {})[str(int(head))] = _plain(own)
+    for pattern, head in (where for where in factors if not isinstance(where, str)):
+        if pattern in factors:
+            raise ValueError(
+                f"the factors of {pattern!r} are given by the pattern alone, and by the pair {(pattern, head)!r}: give "
+                f"them in one way"
+            )
+        found.setdefault(pattern, {})[str(int(head))] = _plain(factors[pattern, head])
     return found
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -14,7 +15,7 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.covered_places import covered_by_half
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
+from sdprobe.core.limits.row_subset import change_rows, number_in_whole, numbers_in_whole, whole_run
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.plot.heatmap import HeatMap
@@ -54,7 +55,8 @@ class ShareAttention(Transform):
     than before. A hook after this one sees the call of each picture by itself: only the output is changed.
 
     Args:
-        source: the number of the reference among the images of the run, counted from 0.
+        reference: the number of the reference among the images of the run, counted from 0; of the whole run, also where
+            the hook is limited to some of its images.
         adain: whether queries and keys are normalised to the reference's.
         words: a word or phrase of the reference's prompt, or several: where they are in the reference follows from the
             attention to them in the steps before, so in the first step nothing is shared.
@@ -67,12 +69,17 @@ class ShareAttention(Transform):
     Attributes:
         mask: (in a run) with ``words``, which places of the reference were shared last, ``[h, w]``; else None.
 
-    To limit it to steps or rows, use `sdprobe.only`; limited to some images, ``source`` counts those. The authors share
-    in every step.
+    To limit it to steps or rows, use `sdprobe.only`; the reference must be among the rows. The authors share in every
+    step. With ``words``, it must get a step before those in which it is to share, and the rows of the prompt; a run
+    that goes on from a checkpoint begins the map of the words anew, and shares nothing in its first step.
+
+    Warns:
+        UserWarning: with ``words``, at the end of a run in which nothing was shared.
 
     Raises:
         ValueError: for a negative weight and a threshold outside 0 to 1; in a run, for a single image, for the number
-            of an image that there is not, and where no attention to the words was seen.
+            of an image that there is not, for rows without the reference's, where no attention to the words was seen,
+            and where a hook before it has replaced probabilities of a site in which it acts.
         WordNotInPrompt: in a run, for a word that the reference's prompt does not have.
 
     Source: Hertz et al. 2023, "Style Aligned Image Generation via Shared Attention", section 3. The authors' code also
@@ -86,7 +93,7 @@ class ShareAttention(Transform):
 
     def __init__(
         self,
-        source: int = 0,
+        reference: int = 0,
         *,
         adain: bool = True,
         words: Word | Sequence[Word] | None = None,
@@ -98,48 +105,67 @@ class ShareAttention(Transform):
             raise ValueError(f"weight is a number from 0 upward, not {weight!r}")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is from 0 to 1, not {threshold!r}")
-        self.source, self.adain, self.weight, self.threshold = operator.index(source), adain, weight, threshold
+        self.reference, self.adain, self.weight, self.threshold = operator.index(reference), adain, weight, threshold
         self.words = None if words is None else as_words(words)
         self.modules = patterns(modules)
 
     def start(self, run: Run) -> None:
-        count = run.settings.images
+        count, images = whole_run(run).settings.images, numbers_in_whole(run)
         if count < 2:
             raise ValueError(
                 "attention is shared between pictures of one run, and this run has one: give several prompts, or "
                 "images_per_prompt"
             )
-        if not 0 <= self.source < count:
-            raise ValueError(f"the reference is one of this run's {count} images, counted from 0, not {self.source}")
+        if not 0 <= self.reference < count:
+            raise ValueError(f"the reference is one of this run's {count} images, counted from 0, not {self.reference}")
+        if self.reference not in images or images == [self.reference]:
+            raise ValueError(
+                f"{self!r} gets the images {images} alone, and needs its reference, image {self.reference}, and another"
+                f" that looks at it: leave both among the rows"
+            )
         self.mask: Bool[Tensor, "h w"] | None = None
         if self.words is None:
             return
-        prompt = run.prompt_of(self.source)
+        own = images.index(self.reference)
+        prompt = run.prompt_of(own)
         for word in self.words:
             if not positions_of(prompt, word):
                 prompt.positions(word)  # raises an error that lists the words
         self.kinds = ("self", "joint", "cross")
-        self._places = WordPlaces([self.words if image == self.source else [] for image in range(count)])
+        self._places = WordPlaces([self.words if image == own else [] for image in range(len(images))])
         self._step: int | None = None
+        self._own, self._has_shared, self._sees_prompt = own, False, False
 
     def attention(self, attn: Attention, site: Site) -> Attention:
-        if self.words is not None and not site.further:
+        if self.words is not None:
             self._look(attn, site)
-        entries = [k for k, row in enumerate(attn.rows) if row.image != self.source]
+        numbers = [number_in_whole(site.run, row.image) for row in attn.rows]
+        entries = [k for k, number in enumerate(numbers) if number != self.reference]
         if site.kind == "cross" or self.weight == 0 or not entries or (places := self._shared_places(site)) is None:
             return attn
-        sources = {row.role: k for k, row in enumerate(attn.rows) if row.image == self.source}
+        sources = {row.role: k for k, row in enumerate(attn.rows) if numbers[k] == self.reference}
         if lost := {attn.rows[k].role for k in entries} - set(sources):
             raise ValueError(
-                f"{site.name} ran for rows of role {', '.join(sorted(lost))} without that of image {self.source}, "
+                f"{site.name} ran for rows of role {', '.join(sorted(lost))} without that of image {self.reference}, "
                 f"which they look at"
             )
-        own = rows_of_attention(attn, entries, replace(site.step, rows=tuple(attn.rows[k] for k in entries)))
-        reference = [sources[row.role] for row in own.rows]
+        if attn.replaced.keys() & set(entries):
+            raise ValueError(
+                f"a hook before {self!r} has replaced probabilities at {site.name}, which keys of another picture "
+                f"have no part in: limit one of both to other sites or steps, by modules= or sdprobe.only"
+            )
+        self._has_shared = True
+        reference = [sources[attn.rows[k].role] for k in entries]
         query, key, value = (x[reference][:, :, site.image] for x in (attn.query, attn.key, attn.value))
-        return with_rows(attn, entries, own, self._looking_at(query, key, value, places, own, site))
+        return change_rows(attn, site, entries, partial(self._looking_at, query, key, value, places))
 
     def finish(self, run: Run) -> None:
+        if self.words is not None and self.weight and self._places.grids and not self._has_shared:
+            warnings.warn(
+                f"{self!r} has shared nothing: where its words are follows from the steps before, so it must get one "
+                f"more before those in which it is to share",
+                stacklevel=2,
+            )
         self.mask = None if self.mask is None else self.mask.cpu()
 
     def _looking_at(
@@ -168,6 +194,14 @@ class ShareAttention(Transform):
 
     def _look(self, attn: Attention, site: Site) -> None:
         """See where the words are; what is shared in a step follows from the steps before."""
+        if "_places" not in vars(self):
+            raise ValueError(
+                f"{self!r} finds its words in the steps of a run: give it to the run itself, in hooks=, and not to a "
+                f"further call alone"
+            )
+        if site.further:
+            return
+        self._sees_prompt |= any(row.role == self._places.role for row in attn.rows)
         if site.index != self._step:
             before, self._step = self._step, site.index
             if before is not None:
@@ -175,11 +209,16 @@ class ShareAttention(Transform):
         self._places.add(attn, site)
 
     def _found(self) -> Bool[Tensor, "h w"]:
+        if not self._sees_prompt:
+            raise ValueError(
+                f"{self!r} finds its words by the rows of the prompt, and gets none: leave those of role "
+                f"{self._places.role!r} among its rows"
+            )
         if not self._places.grids:
             raise ValueError(
                 f"{self!r} saw no attention to the words {self.words}: let its modules include sites with text"
             )
-        seen = self._places.at(grids=[self._places.usual_grid()])[self.source]
+        seen = self._places.at(grids=[self._places.usual_grid()])[self._own]
         return HeatMap(seen).mask(self.threshold)
 
     def _shared_places(self, site: Site) -> Places | None:

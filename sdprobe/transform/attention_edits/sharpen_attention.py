@@ -14,7 +14,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
-from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
+from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads, refuse_missing_heads
 from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns, as_words
 
 
@@ -46,8 +46,8 @@ class SharpenAttention(Transform):
 
     Raises:
         WordNotInPrompt: in a run, for a word that no prompt has; the message lists the prompt's words.
-        ValueError: for no words, and for a power that is negative or not finite; in a run, for a head that a site does
-            not have, and for negative probabilities, which have no power.
+        ValueError: for no words, and for a power that is negative or not finite; in a run, for a head that no
+            site has, and for negative probabilities, which have no power.
 
     Source: this package. It is a temperature of 1/p as in `AttentionTemperature`, over the places that look at a token
     instead of over the tokens that a place looks at.
@@ -72,6 +72,7 @@ class SharpenAttention(Transform):
 
     def start(self, run: Run) -> None:
         self._columns.refuse_missing(run)
+        refuse_missing_heads(self, run)
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         return attn if self.power == 1 else self._columns.change(attn, site, self._sharpened)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
-from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
+from sdprobe.core.limits.row_subset import change_rows
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.rows import Role, rows_of, side_of
 from sdprobe.core.run import Run
@@ -72,15 +72,8 @@ class WordColumns:
         for k, row in enumerate(attn.rows):
             if row.role == self.role and (own := self._in(row.prompt)):
                 found[k] = {word: site.tokens(positions) for word, positions in own.items()}
-        if not found:
-            return attn
-        entries, columns = list(found), list(found.values())
-        if len(entries) == len(attn.query):
-            return changed(attn, columns, site)
-        step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
-        given = rows_of_attention(attn, entries, step)
-        new = changed(given, columns, replace(site, step=step))
-        return attn if new is given else with_rows(attn, entries, given, new)
+        columns = list(found.values())
+        return change_rows(attn, site, list(found), lambda given, at: changed(given, columns, at))
 
     def _in(self, prompt: Prompt) -> dict[Word, tuple[int, ...]]:
         return {word: found for word in self.words if (found := positions_of(prompt, word))}

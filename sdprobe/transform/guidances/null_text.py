@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
-from sdprobe.core.limits.row_subset import rows_of_attention, with_rows
+from sdprobe.core.limits.row_subset import change_rows
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
@@ -105,15 +104,10 @@ class NullText(Transform):
 def with_uncond_context(attn: Attention, site: Site, embeddings: Float[Tensor, "#images tokens width"]) -> Attention:
     """Return the call with other prompt embeddings for the unconditional rows, one for all images or one for each."""
     entries = [k for k, row in enumerate(attn.rows) if row.role == "uncond"]
-    if not entries:
-        return attn
     context = embeddings.to(attn.query)
     images = [attn.rows[k].image for k in entries]
     context = context[images] if len(context) > 1 else context.expand(len(entries), -1, -1)
-    if len(entries) == len(attn.query):
-        return attn.with_context(context)
-    given = rows_of_attention(attn, entries, replace(site.step, rows=tuple(attn.rows[k] for k in entries)))
-    return with_rows(attn, entries, given, given.with_context(context))
+    return change_rows(attn, site, entries, lambda given, at: given.with_context(context))
 
 
 def refuse_null_text(model: Any, guidance_scale: float) -> None:

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.hook import asks
+from sdprobe.core.possible_grids import Grid, as_grids
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.transform.prompt_to_prompt.source_of_attention import AttentionFromSource, Source, SourceRows
 
-Grid = tuple[int, int]
 PLACES = 16 * 16
 """The most places of a grid in the authors' code."""
 
@@ -49,8 +49,8 @@ class InjectSelfAttention(AttentionFromSource):
     Raises:
         TypeError: in a run, for a source that holds no record.
         ValueError: for a share that is none, and targets that are none. Before the run: for a source, target or grid
-            that it lacks, one prompt and no record, and rows without the source. In the run, for another size of the
-            picture than the record's.
+            that it lacks, one prompt and no record, rows without the source, and a record of another number of steps
+            or another scheduler. In the run, for another size of the picture than the record's.
         KeyError: in the run, for a step or site that is not in the record.
 
     Source: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3 and the authors'
@@ -70,7 +70,7 @@ class InjectSelfAttention(AttentionFromSource):
         modules: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__(source, until=until, targets=targets, modules=modules)
-        self.grids = None if grids is None else [(own, own) if isinstance(own, int) else tuple(own) for own in grids]
+        self.grids = as_grids(grids)
 
     def start(self, run: Run) -> None:
         self._chosen = self._grids(run)

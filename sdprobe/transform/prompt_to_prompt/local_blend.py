@@ -13,13 +13,15 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
+from sdprobe.core.limits.row_subset import numbers_in_whole, whole_run
+from sdprobe.core.possible_grids import Grid, as_grids, possible_grids
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.transform.attention_edits.word_columns import Word, as_words, positions_of
-from sdprobe.transform.attention_edits.word_places import Grid, WordPlaces
+from sdprobe.transform.attention_edits.word_places import WordPlaces
 
 Latents = Shaped[Tensor, "images channels h w"]
 
@@ -58,14 +60,16 @@ class LocalBlend(Transform):
     Attributes:
         masks: (in a run, like all that follow) ``[edits, h, w]``, where each edit may change, after the last step that
             it acted in; None before the first.
-        edits: the number of the picture of each mask.
+        edits: the number of the picture of each mask, in the whole run.
 
-    It sees attention as the hooks before it have left it, and the latents of the hooks before it.
+    It sees attention as the hooks before it have left it, and the latents of the hooks before it. In a run that a hook
+    ends early (`Step.stop`) the last step made is the last. A run that goes on from a checkpoint begins the maps anew.
+    Limited by ``only(rows=...)``, the source's rows must be among those that it gets.
 
     Raises:
         WordNotInPrompt: in a run, for a word that the source, or an edit, does not have.
         ValueError: for a threshold or a beginning that is not from 0 to 1; in a run of one prompt, for the number of a
-            prompt that there is not, and for a grid that no attention to the text has.
+            prompt that there is not, for rows without the source, and for grids that no attention to the text has.
 
     Source: Hertz et al. 2023, "Prompt-to-Prompt Image Editing with Cross-Attention Control", section 3.2 (local
     editing). The order of operations, the threshold and the beginning are those of ``LocalBlend`` in the authors' code.
@@ -83,7 +87,7 @@ class LocalBlend(Transform):
         threshold: float = 0.3,
         grids: Collection[int | Grid] | None = None,
         begin: float = 0.2,
-        targets: Sequence[int] | None = None,
+        targets: int | Sequence[int] | None = None,
     ) -> None:
         for name, share in (("threshold", threshold), ("begin", begin)):
             if not 0 <= share <= 1:
@@ -91,31 +95,42 @@ class LocalBlend(Transform):
         self.words = words
         self._of_source, self._of_edit = _pair(words)
         self.source, self.threshold = operator.index(source), threshold
-        self.grids = None if grids is None else [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
-        self.targets = None if targets is None else [operator.index(number) for number in targets]
+        self.grids = as_grids(grids)
+        several = targets if isinstance(targets, Sequence) or targets is None else [targets]
+        self.targets = None if several is None else [*map(operator.index, several)]
         self.begin = begin
 
     def start(self, run: Run) -> None:
-        if len(run.prompts) < 2:
+        whole, images = whole_run(run), numbers_in_whole(run)
+        if len(whole.prompts) < 2:
             raise ValueError(
                 f"{self!r} blends an edit into its source, and this run has one prompt: give both, as in sample(model, "
                 f"['a red circle', 'a blue circle'], seed=[0, 0])"
             )
-        numbers = range(len(run.prompts))
+        numbers = range(len(whole.prompts))
         targets = [k for k in numbers if k != self.source] if self.targets is None else self.targets
         if unknown := [k for k in (self.source, *targets) if k not in numbers]:
-            raise ValueError(f"there is no prompt {unknown[0]} in this run of {len(run.prompts)}, counted from 0")
+            raise ValueError(f"there is no prompt {unknown[0]} in this run of {len(whole.prompts)}, counted from 0")
         if self.source in targets or not targets:
             raise ValueError(f"targets are the prompts other than the source, {self.source}, not {targets}")
-        _refuse_missing(self._of_source, run.prompts[self.source], "source")
-        for k in targets:
-            _refuse_missing(self._of_edit, run.prompts[k], "edit")
-        each = run.settings.images_per_prompt
-        self._sources = [self.source * each + i for _ in targets for i in range(each)]
-        self.edits = [k * each + i for k in targets for i in range(each)]
-        words: list[list[Word]] = [[] for _ in range(run.settings.images)]
-        for image, own in (*((i, self._of_source) for i in self._sources), *((i, self._of_edit) for i in self.edits)):
-            words[image] = own
+        each = whole.settings.images_per_prompt
+        self.edits = [image for k in targets for image in range(k * each, (k + 1) * each) if image in images]
+        if not self.edits:
+            raise ValueError(f"{self!r} would never act: it gets no image of a prompt that it edits")
+        sources = [self.source * each + image % each for image in self.edits]
+        if lost := [pair for pair in zip(sources, self.edits, strict=True) if pair[0] not in images]:
+            raise ValueError(
+                f"{self!r} blends image {lost[0][1]} into image {lost[0][0]}, and is limited to rows without it: leave "
+                f"the source among the rows, and say what is edited with targets="
+            )
+        _refuse_missing(self._of_source, whole.prompts[self.source], "source")
+        for k in dict.fromkeys(image // each for image in self.edits):
+            _refuse_missing(self._of_edit, whole.prompts[k], "edit")
+        self._chosen = None if self.grids is None else possible_grids(run, self.grids)
+        self._from, self._at = ([images.index(image) for image in own] for own in (sources, self.edits))
+        words: list[list[Word]] = [[] for _ in images]
+        for k, own in (*((k, self._of_source) for k in self._from), *((k, self._of_edit) for k in self._at)):
+            words[k] = own
         self._places, self._done = WordPlaces(words), (0, 1)
         self.masks: Bool[Tensor, "edits h w"] | None = None
 
@@ -130,24 +145,25 @@ class LocalBlend(Transform):
 
     def final_latents(self, x: Latents, run: Run) -> Latents:
         done, total = self._done
-        return self._blended(x) if done == total else x  # else it was limited to earlier steps
+        last = total if run.stopped_at is None else run.stopped_at + 1
+        return self._blended(x) if done == last else x  # else it was limited to earlier steps
 
     def finish(self, run: Run) -> None:
         self.masks = None if self.masks is None else self.masks.cpu()
 
     def _blended(self, x: Latents) -> Latents:
         done, total = self._done
-        if not done or done <= int(self.begin * total):
+        if not done or done <= int(self.begin * total + 1e-6):
             return x
         masks = self._found((x.shape[-2], x.shape[-1]))
-        self.masks = masks[self._sources] | masks[self.edits]
+        self.masks = masks[self._from] | masks[self._at]
         blended = x.clone()
-        blended[self.edits] = torch.where(self.masks[:, None], x[self.edits], x[self._sources])
+        blended[self._at] = torch.where(self.masks[:, None], x[self._at], x[self._from])
         return blended
 
     def _found(self, size: Grid) -> Bool[Tensor, "images h w"]:
         """Return where the words of each picture are."""
-        grids = [self._places.usual_grid()] if self.grids is None else self.grids
+        grids = [self._places.usual_grid()] if self._chosen is None else self._chosen
         widened = F.max_pool2d(self._places.at(grids=grids), 3, stride=1, padding=1)
         maps = F.interpolate(widened[None], size)[0]
         return maps > self.threshold * maps.amax((-2, -1), keepdim=True)

@@ -40,7 +40,8 @@ class RefineAttention(AttentionFromSource):
     Raises:
         TypeError: in a run, for a source that holds no record.
         ValueError: for a share that is none, and targets that are none. Before the run: for a source or target that it
-            lacks, one prompt and no record, and rows without the source. In the run, for another size of the picture.
+            lacks, one prompt and no record, rows without the source, and a record of other steps. In the run, for
+            another size of the picture.
         KeyError: in the run, for a step or site that is not in the record.
 
     Source: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3, "adding a new

@@ -48,8 +48,9 @@ class ReplaceAttention(AttentionFromSource):
     Raises:
         TypeError: in a run, for a source that holds no record.
         ValueError: for a share that is none, and targets that are none. Before the run: for a source or target that it
-            lacks, one prompt and no record, rows without the source, and prompts that differ in more than swapped
-            words, which `RefineAttention` edits. In the run, for another size of the picture than the record's.
+            lacks, one prompt and no record, rows without the source, a record of another number of steps or another
+            scheduler, and prompts that differ in more than swapped words, which `RefineAttention` edits. In the run,
+            for another size of the picture than the record's.
         KeyError: in the run, for a step or site that is not in the record.
 
     Source: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3, "word swap".

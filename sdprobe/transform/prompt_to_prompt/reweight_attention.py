@@ -13,7 +13,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
-from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads
+from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads, refuse_missing_heads
 from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns, as_words, scaled_columns
 
 
@@ -44,7 +44,7 @@ class ReweightAttention(Transform):
 
     Raises:
         WordNotInPrompt: in a run, for a word that no prompt has; the message lists the prompt's words.
-        ValueError: for no words, and for a factor that is not finite; in a run, for a head that a site does not have.
+        ValueError: for no words, and for a factor that is not finite; in a run, for a head that no site has.
         TypeError: for a factor that is not a number.
 
     Source: Hertz et al. 2023, "Prompt-to-Prompt Image Editing with Cross-Attention Control", section 3.2, attention
@@ -71,6 +71,7 @@ class ReweightAttention(Transform):
 
     def start(self, run: Run) -> None:
         self._columns.refuse_missing(run)
+        refuse_missing_heads(self, run)
 
     def attention(self, attn: Attention, site: Site) -> Attention:
         if all(factor == 1 for factor in self._factors.values()):

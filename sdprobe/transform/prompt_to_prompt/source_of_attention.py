@@ -16,7 +16,7 @@ from sdprobe.core.activations.source import Source as RecordSource
 from sdprobe.core.activations.source import record_of
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform, patterns
-from sdprobe.core.limits.row_subset import number_in_whole, numbers_in_whole, rows_of_attention, whole_run, with_rows
+from sdprobe.core.limits.row_subset import change_rows, number_in_whole, numbers_in_whole, whole_run
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
@@ -74,6 +74,8 @@ class AttentionFromSource(Transform):
     def start(self, run: Run) -> None:
         self._record = None if isinstance(self.source, int) else record_of(self.source, "attention")
         self._readings: dict[str, Prompt] = {}
+        if self._record is not None:
+            self._refuse_other_steps(self._record, run)
         whole, images = whole_run(run), numbers_in_whole(run)
         self._refuse_numbers(len(whole.prompts))
         each = whole.settings.images_per_prompt
@@ -187,6 +189,16 @@ class AttentionFromSource(Transform):
             held[label.prompt] = read_prompt(record.description.get("readings", {}).get(label.prompt))
         return held[label.prompt]
 
+    def _refuse_other_steps(self, record: ActivationRecord, run: Run) -> None:
+        """Refuse a record whose steps, which are found by their number, are of other noise."""
+        for name in ("steps", "scheduler"):
+            there, here = record.description.get(name), getattr(run.settings, name)
+            if there is not None and there != here:
+                raise ValueError(
+                    f"{self!r}: the record is of a run with {name}={there!r}, and this run has {name}={here!r}: their "
+                    f"steps, which go together by their numbers, have other noise. Give both the same {name}"
+                )
+
     def _edits(self, image: int, each: int) -> bool:
         number = image // each
         return number != self.source if self.targets is None else number in self.targets
@@ -224,13 +236,12 @@ def columns_of(shares: Float[Tensor, "source target"], source: int, target: int)
 
 def _with_block(attn: Attention, site: Site, entries: list[int], keys: slice, new: Tensor) -> Attention:
     """Return a call in which the picture's places look with these probabilities, in some rows; others are exact."""
-    whole = len(entries) == len(attn.query)
-    step = replace(site.step, rows=tuple(attn.rows[k] for k in entries))
-    given = attn if whole else rows_of_attention(attn, entries, step)
-    if tuple(new.shape[2:]) == (attn.query.shape[2], attn.key.shape[2]):
-        probs = new
-    else:
+
+    def changed(given: Attention, at: Site) -> Attention:
+        if tuple(new.shape[2:]) == (given.query.shape[2], given.key.shape[2]):
+            return given.with_probs(new)
         probs = given.probs().clone()
-        probs[:, :, site.image, keys] = new.to(probs)
-    changed = given.with_probs(probs)
-    return changed if whole else with_rows(attn, entries, given, changed)
+        probs[:, :, at.image, keys] = new.to(probs)
+        return given.with_probs(probs)
+
+    return change_rows(attn, site, entries, changed)
