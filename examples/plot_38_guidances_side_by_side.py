@@ -68,8 +68,9 @@ sheet()
 # ## A third prediction
 #
 # In four steps without classifier-free guidance, some objects are broken. Guidance away from a worse prediction of the
-# same denoiser mends most of them: one whose blocks are skipped, one whose self-attention looks at blurred queries, one
-# with dropout. Each costs one more call of the denoiser in a step, and no unconditional rows.
+# same denoiser mends some of them: one whose blocks are skipped, one whose self-attention looks at blurred queries, one
+# with dropout. Each costs one more call of the denoiser in a step, and no unconditional rows. The gain is small: over 64
+# other captions, the interval of each overlaps with that of no guidance.
 
 few = {"guidance_scale": 1.0, "steps": 4}
 draw("no guidance", [], **few)

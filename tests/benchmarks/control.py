@@ -20,7 +20,7 @@ import torch
 from rendered_truth import write
 
 import sdprobe
-from sdprobe.experiments.bootstrap import mean_with_interval
+from sdprobe.experiments.bootstrap import Estimate, mean_with_interval
 from sdprobe.shapes.detect import Found, adherence, detect
 from sdprobe.shapes.evaluate import held_out
 
@@ -49,6 +49,12 @@ def grown(mask: np.ndarray, by: int = 2) -> np.ndarray:
     """A mask and its rim, whose pixels hold something of both sides."""
     x = torch.as_tensor(mask)[None, None].float()
     return (torch.nn.functional.max_pool2d(x, 2 * by + 1, stride=1, padding=by)[0, 0] > 0).numpy()
+
+
+def share(answers: Sequence[bool]) -> Estimate:
+    """The share of yes among answers, or the mean of shares, with its interval within 0 and 1."""
+    found = mean_with_interval(np.array(answers, float), bounded=True)
+    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def batches(values: Sequence[int]) -> Iterable[list[int]]:
@@ -103,9 +109,9 @@ def swap(model) -> str:
     for name, pictures in found.items():
         each = {field: np.array([getattr(own, field) for own in pictures], float) for field in vars(pictures[0])}
         lines[name] = [
-            mean_with_interval(each["right"], bounded=True),
+            share(each["right"]),
             mean_with_interval(each["overlap"]),
-            mean_with_interval((each["overlap"] >= 0.8).astype(float), bounded=True),
+            share(each["overlap"] >= 0.8),
             mean_with_interval(each["beside"]),
             mean_with_interval(each["outside"]),
             mean_with_interval(each["outside"] / plain),
@@ -196,7 +202,7 @@ def regions(model) -> str:
             for seeds in batches(SEEDS):
                 run = sdprobe.sample(model, [prompt] * len(seeds), hooks=hooks(), seed=seeds, **SETTINGS)
                 there += [in_place(image) for image in run.images]
-            cells.append(mean_with_interval(np.array(there, float), bounded=True))
+            cells.append(share(there))
         lines[name] = cells
     return table(("how", "“… and …”", "the prompt says the opposite"), lines)
 
@@ -291,7 +297,7 @@ def guidances(model) -> str:
                     drawn.append(np.mean(adherence(scene.objects, scene.background, np.asarray(image)).shapes))
                     clipped.append(np.mean((pixels(image) == 0) | (pixels(image) == 255)))
             lines[name] = [
-                mean_with_interval(np.array(drawn, float), bounded=True),
+                share(drawn),
                 mean_with_interval(np.array(clipped, float)),
             ]
         tables.append(table((said, "objects drawn", "values clipped"), lines))
