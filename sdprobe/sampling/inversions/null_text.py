@@ -16,7 +16,7 @@ from sdprobe.core.step import Step
 from sdprobe.core.text import Text
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.sampling.inversions.fixed_point import FixedPoint
-from sdprobe.sampling.inversions.request import Found, Request, joined
+from sdprobe.sampling.inversions.request import FoundNoise, Request, joined
 from sdprobe.transform.guidances.null_text import NullText, refuse_null_text, with_uncond_context
 
 Latents = Shaped[Tensor, "images channels h w"]
@@ -54,7 +54,7 @@ class NullTextOptimisation:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is above 0, not {getattr(self, name)}")
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         refuse_null_text(request.model, request.guidance_scale)
         passed = LatentRecorder(every=2)  # at the first of the two calls of a step, the latents that it leaves
         unguided = replace(request, guidance_scale=1.0, negative_prompt=None)
