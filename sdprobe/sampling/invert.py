@@ -63,7 +63,7 @@ def invert(
       changes nothing (Miyake et al. 2023). Option ``iterations``, as above.
     - ``"null-text"`` inverts without guidance, and fits unconditional embeddings for each step with which the guided
       run leads back to the image (Mokady et al. 2023): `NullText`, for models with cross-attention. Options
-      ``iterations`` (10) and ``rate`` (0.01) of the optimisation, ``stop`` (1e-5) and ``slack`` (2e-5) of its early
+      ``iterations`` (30) and ``rate`` (0.01) of the optimisation, ``stop`` (1e-5) and ``slack`` (2e-5) of its early
       stop, and ``inner``, the iterations of the inversion.
     - ``"euler"``, for flows, is as ``"ddim"`` for the others.
     - ``"rf-solver"``, for flows, takes steps of second order in both directions (Wang et al. 2024).
@@ -99,7 +99,8 @@ def invert(
 
     Raises:
         ValueError: if the number of prompts is neither 1 nor that of the images; for an unknown method or option, and a
-            method that this model cannot use; if a hook ends the run to noise; and as for `sdprobe.encode` and `sdprobe.sample`.
+            method that this model cannot use; if a hook ends the run to noise; and as for `sdprobe.encode` and
+            `sdprobe.sample`.
 
     Warns:
         UserWarning: if a fixed-point iteration of more than one has not converged, or goes past a hook (a transform at

@@ -52,7 +52,7 @@ class RFInversion:
         up, down = flow_there_and_back(request.model.pipe, FlowInverseScheduler)
         noise = request.model.noise_like(request.x0, self.seed)
         run = request.run_to_noise(up, hooks=[SteerToNoise(noise, self.gamma)] if self.gamma else [])
-        steered = math.ceil(self.until * request.steps)
+        steered = math.ceil(self.until * request.steps - 1e-9)  # 0.07 · 100 is a little more than 7
         hook: Hook = SteerToPicture(request.x0, self.eta)
         hook = hook if steered == request.steps else only(hook, steps=range(steered))
         return FoundNoise(run, down, request.negative_prompt, hooks=(hook,) if steered else ())
