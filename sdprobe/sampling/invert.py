@@ -63,7 +63,7 @@ def invert(
       changes nothing (Miyake et al. 2023). Option ``iterations``, as above.
     - ``"null-text"`` inverts without guidance, and fits unconditional embeddings for each step with which the guided
       run leads back to the image (Mokady et al. 2023): `NullText`, for models with cross-attention. Options
-      ``iterations`` (30) and ``rate`` (0.01) of the optimisation, ``stop`` (1e-5) and ``slack`` (2e-5) of its early
+      ``iterations`` (30) and ``rate`` (0.01) of the optimisation, ``stop`` (1e-5) and ``slack`` (5e-6) of its early
       stop, and ``inner``, the iterations of the inversion.
     - ``"euler"``, for flows, is as ``"ddim"`` for the others.
     - ``"rf-solver"``, for flows, takes steps of second order in both directions (Wang et al. 2024).

@@ -42,14 +42,15 @@ class NullTextOptimisation:
         inner: as ``iterations`` of `FixedPoint`, for the inversion.
 
     Source: Mokady et al. 2023, "Null-text Inversion for Editing Real Images using Guided Diffusion Models", section
-    3.2, with the learning rate and the early stop of the authors' code. There the inversion is plain DDIM, and pictures
-    are inverted one at a time; here several are, each with its own embeddings.
+    3.2, with the learning rate and the form of the early stop of the authors' code. There the inversion is plain DDIM,
+    pictures are inverted one at a time, iterations are 10 and slack is 2e-5; here several are, each with its own
+    embeddings, and with the embedded model those numbers lost about a decibel more in 50 steps.
     """
 
     iterations: int = 30
     rate: float = 1e-2
     stop: float = 1e-5
-    slack: float = 2e-5
+    slack: float = 5e-6
     inner: int | None = None
 
     def __post_init__(self) -> None:
