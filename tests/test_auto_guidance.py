@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from functools import lru_cache
 
@@ -103,6 +104,14 @@ def test_a_pickle_holds_no_model():
     assert torch.equal(kept.latents, run(model, hook).latents)
     with pytest.raises(ValueError, match="a pickle holds no model: give this hook its weaker model again, StableDiff"):
         run(model, pickle.loads(pickle.dumps(hook)))
+
+
+def test_a_deep_copy_has_the_same_weaker_model():
+    model, weaker = pair("Stable Diffusion 1")
+    hook = AutoGuidance([2.0, 1.5], weaker)
+    copied = copy.deepcopy(hook)
+    assert copied.weaker is weaker
+    assert same_run(run(model, copied), run(model, hook))
 
 
 def test_dropout_repeats_and_is_that_of_its_seed(tiny):

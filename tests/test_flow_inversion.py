@@ -99,6 +99,20 @@ def test_in_a_stock_pipeline(method):
     assert torch.equal(run.latents, own.latents)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_exact_to_that_rounding(dtype):
+    model = sdprobe.load(FAMILIES["Flux.1 dev"]().to(dtype))
+    inverted = invert(model, PICTURES, ["a red star", "a ring"], steps=5, guidance_scale=3.0, progress=False)
+    latents = inverted.sample(progress=False).latents
+    left = (latents - inverted.x0).float().square().mean().sqrt() / inverted.x0.float().square().mean().sqrt()
+    assert float(left) < 1.5 * torch.finfo(dtype).eps
+
+
+def test_a_share_of_steps_is_not_rounded_up_by_a_rounding_error():
+    found = inverted_by("Flux.1 dev", "rf-inversion", steps=25, until=0.28)  # 0.28 · 25 is 7.000000000000001
+    assert "steps=range(0, 7)" in repr(found.hooks[0])
+
+
 def test_refused():
     flux = model_of("Flux.1 dev")
     for method, why in {

@@ -241,24 +241,21 @@ def test_plain_ddim_is_the_formula_of_the_paper(tiny):
     assert torch.allclose(inverted.latents, x, atol=1e-5)
 
 
-def test_iterations_converge_to_the_exact_inverse():
-    """The default is one iteration; with more, each step of DDIM leads back to the latents that it came from."""
-    pipe = stable_diffusion()
-    with torch.no_grad():
-        pipe.unet.conv_out.weight.mul_(0.02)  # what it predicts changes little with the latents
-    one, plain = (invert(pipe, PICTURE, "a star", steps=4, progress=False, **o) for o in ({"iterations": 1}, {}))
-    assert torch.equal(one.latents, plain.latents)
-    assert one.residuals == ()
-    many = invert(pipe, PICTURE, "a star", steps=4, iterations=20, progress=False)
-    assert max(many.residuals) < 1e-6
-    apart = [float((own.sample(progress=False).latents - own.x0).abs().max()) for own in (plain, many)]
-    assert apart[1] < 1e-4 < apart[0]
+def test_what_the_inversion_determines_is_no_setting_of_the_run_back(tiny):
+    inverted = invert(tiny, PICTURE, "a star", steps=2, progress=False)
+    with pytest.raises(ValueError, match="the inversion determines steps, latents: leave it out, or invert again"):
+        inverted.sample(steps=3, latents=inverted.latents, progress=False)
+    with pytest.raises(ValueError, match="the inversion determines scheduler: leave it out"):
+        inverted.edit("a ring", scheduler="Euler", progress=False)
 
 
-def test_an_iteration_that_does_not_converge_says_so(embedded):
-    with pytest.warns(UserWarning, match=r"has not converged in \d of 3 steps: after 2 iterations, the last one still"):
-        inverted = invert(embedded, scene(900).image, "a star", steps=3, iterations=2, progress=False)
-    assert max(inverted.residuals) > 1e-4
+def test_names_of_hooks_and_a_way_that_ends_early(tiny):
+    taken = {"inversion 0": sdprobe.LatentRecorder()}
+    with pytest.raises(ValueError, match="the name 'inversion 0' is that of a hook of the inversion itself"):
+        invert(tiny, PICTURE, "a star", steps=2, iterations=2, hooks=taken, progress=False)
+    stop = sdprobe.watch("latents", lambda x, step: step.stop() if step.index == 1 else None)
+    with pytest.raises(ValueError, match=r"a hook ended the run to noise after step 1 \(Step.stop\)"):
+        invert(tiny, PICTURE, "a star", steps=2, hooks=[stop], progress=False)
 
 
 def test_edit_begins_at_the_inverted_noise(tiny):

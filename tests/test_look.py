@@ -69,3 +69,8 @@ def test_a_timestep_beyond_training_is_refused(tiny, timestep):
 def test_a_look_is_at_one_timestep(tiny, timestep):
     with pytest.raises(ValueError, match="timestep is one whole number for the one call, not"):
         look(tiny, Image.new("RGB", (16, 16)), "a star", timestep)
+
+
+def test_what_the_one_call_determines_is_no_setting(tiny):
+    with pytest.raises(ValueError, match="one call of the denoiser at one timestep, which determines steps, strength"):
+        look(tiny, PICTURE, "a star", 300, steps=3, strength=0.5)

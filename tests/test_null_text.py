@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +49,21 @@ def test_each_step_leads_nearer_to_the_inverted_way(family):
     assert torch.equal(found.sample(guidance_scale=1.0, progress=False).latents, plain.sample(progress=False).latents)
 
 
+def test_what_is_left_is_measured_and_told(tiny):
+    """The residuals are the errors of the run back with the embeddings, and a warning tells where they stay above."""
+    settings = {"steps": 3, "guidance_scale": 4.0, "method": "null-text", "iterations": 2, "progress": False}
+    passed, back = sdprobe.LatentRecorder(every=2), sdprobe.LatentRecorder()
+    with pytest.warns(UserWarning, match=r"has not reached its goal in 3 of 3 steps: after 2 iterations, step \d ends"):
+        found = invert(tiny, [PICTURE, PICTURE.rotate(90)], "a star", hooks=[passed], **settings)
+    targets = found.run[passed]["latents"].flip(0)
+    latents = found.sample(hooks=[back], progress=False)[back]["latents"]
+    for target, reached, error in zip(targets[:-1], latents[1:], found.residuals[:-1], strict=True):
+        assert float((reached - target).square().mean((1, 2, 3)).max()) == pytest.approx(error, rel=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        invert(tiny, PICTURE, "a star", stop=1e9, **settings)
+
+
 def test_it_equals_a_negative_prompt(tiny):
     embeds = sdprobe.embed(tiny, ["a ring", "a star"]).last_hidden_state
     settings = {"steps": 3, "guidance_scale": 3.0}
@@ -90,5 +107,13 @@ def test_refused(tiny):
         sdprobe.NullText(torch.zeros(3))
     with pytest.raises(ValueError, match="iterations is above 0, not 0"):
         invert(tiny, PICTURE, "a star", method="null-text", iterations=0, guidance_scale=3.0, progress=False)
+    for options, why in [
+        ({"iterations": 2.5}, "iterations is a whole number, not 2.5"),
+        ({"stop": -1.0}, "stop is 0 or above, not -1"),
+        ({"slack": float("nan")}, "slack is 0 or above, not nan"),
+        ({"inner": 0}, "iterations is 1 or more, not 0"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            invert(tiny, PICTURE, "a star", method="null-text", guidance_scale=3.0, progress=False, **options)
     with pytest.raises(ValueError, match="ask for guidance above 1"):
         invert(tiny, PICTURE, "a star", method="null-text", progress=False)

@@ -74,7 +74,13 @@ def test_a_picture_for_each_image(tiny):
 def test_refused(tiny):
     for picture, why in [
         (target(tiny, 2), "2 pictures for 1 images"),
+        (torch.zeros(1, 3, 8, 8), "latents of 3 channels, but this model's have 4"),
         (torch.zeros(1, 3, 32, 32), "latents are 16×16, but the run's are 8×8: give a picture of 16×16 px"),
     ]:
         with pytest.raises(ValueError, match=why):
             sdprobe.sample(tiny, "a star", hooks=[sdprobe.SteerToPicture(picture)], **SETTINGS)
+    for eta in (-0.1, 1.5, [0.5, 2.0, 0.5], float("nan")):
+        with pytest.raises(ValueError, match=r"eta lies between 0, which changes nothing, and 1|not finite|NaN|nan"):
+            sdprobe.SteerToPicture(target(tiny), eta)
+    with pytest.raises(ValueError, match="which is the picture, not at 2"):
+        sdprobe.sample(tiny, "a star", hooks=[sdprobe.SteerToPicture(target(tiny), lambda step: 2)], **SETTINGS)

@@ -106,6 +106,21 @@ def test_no_move_at_first_is_for_flows(tiny):
         assert same_run(own, none)
 
 
+def test_in_a_run_from_an_image_no_step_is_zero(tiny):
+    from_image = {"image": torch.zeros(1, 4, 8, 8), "start_step": 1, "steps": 3, "height": 16, "width": 16}
+    own, none = (run(tiny, ZeroStarGuidance(zero_steps=count), **from_image) for count in (2, 0))
+    assert same_run(own, none)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_step_whose_guidance_is_cut_off_is_left_as_it_is(tiny, kind):
+    hook = kind(zero_steps=1) if kind is ZeroStarGuidance else kind()
+    cut = only(sdprobe.CutGuidance(), steps=[0])
+    plain, seen = (noise_of(tiny, cut, *own, steps=3) for own in ([], [hook]))
+    assert torch.equal(seen[0], plain[0])
+    assert not torch.allclose(seen[1], plain[1], atol=1e-3)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="space is 'output' or 'x0', not 'y'"):
         AdaptiveProjectedGuidance(space="y")

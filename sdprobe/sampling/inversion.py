@@ -17,6 +17,9 @@ from sdprobe.sampling.inversions.request import joined
 from sdprobe.sampling.loop import sample
 from sdprobe.transform.guidances.null_text import NullText
 
+DETERMINED = ("steps", "scheduler", "height", "width", "latents", "image", "strength", "start_step")
+"""The arguments of `sdprobe.sample` with others of which a run does not lead back to the images."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inversion:
@@ -48,7 +51,9 @@ class Inversion:
         negative_prompt: that of the run back, likewise.
         hooks: the hooks that the method needs in the run back; they come before others.
         residuals: for each step of a fixed-point iteration of more than one, how much the last iteration changed the
-            latents: the root mean square, relative to theirs, of the image where it is most. Empty for other methods.
+            latents: the root mean square, relative to theirs, of the image where it is most. For each step back with
+            null-text, the mean squared error of its latents from those of the inversion, of the image where it is most.
+            Empty for other methods.
     """
 
     run: Run
@@ -81,8 +86,11 @@ class Inversion:
                 which reads none.
             settings: other arguments of `sdprobe.sample`, except those that the inversion determines;
                 ``guidance_scale`` and ``negative_prompt`` are those of the inversion by default.
+
+        Raises:
+            ValueError: for a setting that the inversion determines, and as for `sdprobe.sample`.
         """
-        given = self._settings | settings
+        given = self._with(settings)
         return sample(
             self.run.model,
             self.run.settings.prompt if prompt is None else prompt,
@@ -102,7 +110,8 @@ class Inversion:
             settings: other arguments of `sdprobe.edit`, except those that the inversion determines.
 
         Raises:
-            ValueError: for an inversion of several images, and as for `sdprobe.edit`.
+            ValueError: for an inversion of several images, for a setting that the inversion determines, and as for
+                `sdprobe.edit`.
         """
         from sdprobe.sampling.edit import edit
 
@@ -110,7 +119,7 @@ class Inversion:
             raise ValueError(
                 f"an edit is of one picture, and {len(self.latents)} were inverted: invert each by itself to edit it"
             )
-        given = self._settings | settings
+        given = self._with(settings)
         own = joined(self._hooks_at(given["guidance_scale"]), hooks)
         run: Run = edit(self.run.model, self.run.settings.prompt[0], target, hooks=own, **given)
         return run
@@ -119,9 +128,13 @@ class Inversion:
         """Return how close a run's images are to the images given, in dB (see `sdprobe.psnr`)."""
         return psnr(run.images, self.pixels)
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """The arguments of `sdprobe.sample` that the inversion determines, or has a default for."""
+    def _with(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments of `sdprobe.sample`: what the inversion determines, its defaults, and the settings given."""
+        if fixed := [name for name in settings if name in DETERMINED]:
+            raise ValueError(
+                f"the inversion determines {', '.join(fixed)}: leave it out, or invert again with other settings; "
+                f"sdprobe.sample with latents=inverted.latents takes any"
+            )
         own = self.run.settings
         return {
             "steps": own.steps,
@@ -132,6 +145,7 @@ class Inversion:
             "guidance_scale": self.guidance_scale,
             "negative_prompt": self.negative_prompt,
             "seed": 0,
+            **settings,
         }
 
     def _hooks_at(self, guidance_scale: float | None) -> tuple[Hook, ...]:

@@ -20,7 +20,7 @@ from sdprobe.sampling.inversions.fixed_point import FixedPoint
 from sdprobe.sampling.inversions.negative_prompt import NegativePrompt
 from sdprobe.sampling.inversions.null_text import NullTextOptimisation
 from sdprobe.sampling.inversions.plain import PlainDDIM, PlainEuler
-from sdprobe.sampling.inversions.request import Request, Way
+from sdprobe.sampling.inversions.request import Method, Request
 from sdprobe.sampling.inversions.rf_inversion import RFInversion
 from sdprobe.sampling.inversions.rf_solver import RFSolver
 
@@ -63,7 +63,7 @@ def invert(
       changes nothing (Miyake et al. 2023). Option ``iterations``, as above.
     - ``"null-text"`` inverts without guidance, and fits unconditional embeddings for each step with which the guided
       run leads back to the image (Mokady et al. 2023): `NullText`, for models with cross-attention. Options
-      ``iterations`` (10) and ``rate`` (0.01) of the optimisation, ``stop`` (1e-5) and ``slack`` (2e-5) of its early
+      ``iterations`` (30) and ``rate`` (0.01) of the optimisation, ``stop`` (1e-5) and ``slack`` (5e-6) of its early
       stop, and ``inner``, the iterations of the inversion.
     - ``"euler"``, for flows, is as ``"ddim"`` for the others.
     - ``"rf-solver"``, for flows, takes steps of second order in both directions (Wang et al. 2024).
@@ -99,16 +99,19 @@ def invert(
 
     Raises:
         ValueError: if the number of prompts is neither 1 nor that of the images; for an unknown method or option, and a
-            method that this model cannot use; and as for `sdprobe.encode` and `sdprobe.sample`.
+            method that this model cannot use; if a hook ends the run to noise; and as for `sdprobe.encode` and
+            `sdprobe.sample`.
 
     Warns:
-        UserWarning: if a fixed-point iteration of more than one has not converged.
+        UserWarning: if a fixed-point iteration of more than one has not converged, or goes past a hook (a transform at
+            ``model_output``, ``noise_pred`` or ``sample``, which acts once in each step); and if null-text optimisation
+            has not reached its goal.
 
     Source: Song et al. 2020, "Denoising Diffusion Implicit Models", section 4.3; Dhariwal & Nichol 2021, appendix F;
     for each method its class in ``sdprobe.sampling.inversions``.
     """
     name = "fixed-point" if method is None else method
-    way = _way(name, options)
+    chosen = _method(name, options)
     own = load(model)
     encoded = encode(own, images)
     height, width = (side - side % 8 for side in encoded.pixels.shape[-2:])
@@ -119,7 +122,7 @@ def invert(
     if len(prompts) != count:
         raise ValueError(f"{len(prompts)} prompts for {count} pictures: give one, or one each")
     x0 = encoded.mean
-    found = way.invert(
+    found = chosen.invert(
         Request(own, x0, prompts, negative_prompt, steps, guidance_scale, height, width, hooks, progress)
     )
     return Inversion(
@@ -135,7 +138,7 @@ def invert(
     )
 
 
-def _way(name: str, options: Mapping[str, Any]) -> Way:
+def _method(name: str, options: Mapping[str, Any]) -> Method:
     if name not in METHODS:
         raise ValueError(f"no method of inversion is called {name!r}; the methods: {', '.join(METHODS)}")
     known = [field.name for field in fields(METHODS[name])]
@@ -144,5 +147,5 @@ def _way(name: str, options: Mapping[str, Any]) -> Way:
             raise ValueError(
                 f"inversion by {name!r} has no option {option!r}; its options: {', '.join(known) or 'none'}"
             )
-    way: Way = METHODS[name](**options)
-    return way
+    chosen: Method = METHODS[name](**options)
+    return chosen

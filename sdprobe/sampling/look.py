@@ -16,6 +16,9 @@ from sdprobe.model.loading import load
 from sdprobe.model.pictures.autoencoder import pictures_of
 from sdprobe.sampling.loop import sample
 
+DETERMINED = ("steps", "scheduler", "strength", "start_step", "latents")
+"""The arguments of `sdprobe.sample` that the one call has no use for."""
+
 
 def look(
     model: Model | Any,
@@ -50,10 +53,15 @@ def look(
         settings: other arguments of `sdprobe.sample`; ``guidance_scale`` is 1, no guidance, by default.
 
     Raises:
-        ValueError: for a timestep that the model was not trained on, and as for `sdprobe.sample`.
+        ValueError: for a timestep that the model was not trained on, for a setting that the one call determines
+            (``steps``, ``scheduler``, ``strength``, ``start_step``, ``latents``), and as for `sdprobe.sample`.
 
     Source: as representations are read in Tang et al. 2023, "Emergent Correspondence from Image Diffusion", section 4.
     """
+    if fixed := [name for name in DETERMINED if name in settings]:
+        raise ValueError(
+            f"a look is one call of the denoiser at one timestep, which determines {', '.join(fixed)}: leave it out"
+        )
     own = load(model)
     settings = {"guidance_scale": 1.0, "progress": False} | settings
     scheduler = one_call(own.pipe, timestep)

@@ -145,6 +145,8 @@ def loop(
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)
         run.resumed_at = run_model.begin
+        if run_model.levels:
+            run.levels = run_model.levels.from_step(run_model.first)
         generator = generators(run.seed) if state is None else copied_generator(state.generator)
         with (
             run_model.add_tokens(),

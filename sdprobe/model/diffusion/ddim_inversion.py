@@ -68,6 +68,11 @@ class CorrectedDDIMInverseScheduler(PlainDDIMInverseScheduler):
     After a plain step, the step is repeated from the same latents with the noise predicted at the level that it
     reached: one iteration of the fixed-point iteration whose limit inverts DDIM exactly (Pan et al. 2023, "Effective
     Real Image Editing with Accelerated Iterative Diffusion Inversion", section 3.2).
+
+    The output of the second call is read with the latents that are given to `step`, those that the network had.
+
+    A level without signal (zero terminal SNR) has noise alone, so that there the latents say nothing of predicted x0,
+    and the output nothing of the noise: it is the noise that lies between predicted x0 and the latents left.
     """
 
     start: Tensor
@@ -81,8 +86,16 @@ class CorrectedDDIMInverseScheduler(PlainDDIMInverseScheduler):
         self.start = self.start if half else sample
         now, left, reached = (self.alpha_bars[i] for i in (self.calls, self.calls - half, self.calls - half + 1))
         self.calls += 1
-        moved = _moved(self.start, self._noise(model_output, sample, now), left, reached)
+        noise = self._noise(model_output, sample, now)
+        if half:
+            noise = torch.where(reached > 0, noise, self._noise_beside(model_output, left))
+        moved = _moved(self.start, noise, left, reached)
         return DDIMSchedulerOutput(prev_sample=moved) if return_dict else (moved,)
+
+    def _noise_beside(self, output: Tensor, left: Tensor) -> Tensor:
+        """Return the noise of the latents left, beside what the network predicts at a level without signal."""
+        x0 = -output if self.config.prediction_type == "v_prediction" else output
+        return (self.start - left**0.5 * x0) / (1 - left).clamp(min=1e-6) ** 0.5
 
 
 def _moved(sample: Tensor, noise: Tensor, left: Tensor, reached: Tensor) -> Tensor:

@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sdprobe.core.hook import Transform
+from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
 from sdprobe.model.diffusion.flow_inversion import CorrectedFlowInverseScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back, is_flow_matching, there_and_back
-from sdprobe.sampling.inversions.request import Found, Request
+from sdprobe.sampling.inversions.request import FoundNoise, Request
 
 Latents = Shaped[Tensor, "images channels h w"]
-ROUNDING = 8
-"""Latents count as equal if they differ, in the root mean square, by less than so many times the dtype's precision."""
+OUTSIDE = ("model_output", "noise_pred", "sample")
+"""The points outside the denoiser, where a hook acts once in a step, and not in its further iterations."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class FixedPoint:
         iterations: denoiser calls per step at the level that it reaches, at most: the iteration ends as soon as a
             further one would change nothing but the rounding. None is 1 with the noise levels of DDIM, which is a
             correction and claims nothing, and 30 in a flow. With more than 1, a warning tells if a step did not
-            converge.
+            converge; and if transforms at ``model_output``, ``noise_pred`` or ``sample`` are among the hooks, as they
+            act once in each step and not in its iterations.
 
     Source: Pan et al. 2023, "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion", section 3.2,
     without its acceleration. The iteration starts from a plain step, not from x_s.
@@ -49,17 +50,18 @@ class FixedPoint:
         if self.iterations is not None and self.iterations < 1:
             raise ValueError(f"iterations is 1 or more, not {self.iterations}: without any, it is 'ddim' or 'euler'")
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         flows = is_flow_matching(request.model.pipe.scheduler)
         pipe, count = request.model.pipe, self.iterations or (30 if flows else 1)
         up, down = flow_there_and_back(pipe, CorrectedFlowInverseScheduler) if flows else there_and_back(pipe)
         if count == 1:
-            return Found(request.run_to_noise(up), down, request.negative_prompt)
+            return FoundNoise(request.run_to_noise(up), down, request.negative_prompt)
         iterate = Iterate(count)
         run = request.run_to_noise(up, hooks=[iterate])
         residuals = tuple(run[iterate].residuals)
+        _warn_of_bypassed(run, iterate)
         _warn_if_apart(residuals, request.x0.dtype, count)
-        return Found(run, down, request.negative_prompt, residuals=residuals)
+        return FoundNoise(run, down, request.negative_prompt, residuals=residuals)
 
 
 class Iterate(Transform):
@@ -87,21 +89,27 @@ class Iterate(Transform):
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         if step.index % 2 == 0:
             return x
-        x_t, left, settings = step.latents, self._left, step.run.settings
+        ends, left, change = step.latents, self._left, torch.inf
+        rounding = _rounding(ends.dtype)
         for number in range(self.iterations):
             if number:
-                output = step.predict(x_t)
-                x = step.run.model.guide(output, step.rows, settings.guidance_scale)
-            ends = _ends(x, replace(step, latents=x_t), left)
-            change = _apart(ends, x_t)
-            x_t = ends
-            if change < ROUNDING * torch.finfo(x_t.dtype).eps:
+                output = step.predict(ends)
+                x = step.run.model.guide(output, step.rows, step.run.settings.guidance_scale)
+            self._asked, before = ends, change
+            ends = _ends(x, replace(step, latents=ends), left)
+            change = _apart(ends, self._asked)
+            if change < rounding / 8 or before <= change < rounding:
                 break
         self.residuals.append(change)
         return x
 
+    def sample(self, x: Tensor, step: Step) -> Tensor:
+        # The scheduler reads noise from an output together with the latents for which it was predicted.
+        return x if step.index % 2 == 0 else self._asked
+
     def finish(self, run: Run) -> None:
-        vars(self).pop("_left", None)  # a step cannot be pickled with the run
+        for name in ("_left", "_asked"):  # a step cannot be pickled with the run
+            vars(self).pop(name, None)
 
 
 def _ends(output: Latents, step: Step, left: Step) -> Latents:
@@ -110,6 +118,8 @@ def _ends(output: Latents, step: Step, left: Step) -> Latents:
     if is_flow_matching(step.run.model.pipe.scheduler):
         return (left.latents.float() + (step.sigma - left.sigma) * output).to(x_t.dtype)
     x0 = step.denoised(output)
+    if not step.signal:  # noise alone: that of the latents left, beside predicted x0
+        return (left.latents - left.signal * x0) / left.noise
     noise = (x_t - step.signal * x0) / step.noise
     return step.signal * (left.latents - left.noise * noise) / left.signal + step.noise * noise
 
@@ -120,8 +130,30 @@ def _apart(a: Latents, b: Latents) -> float:
     return float(((a - b).float().square().mean((1, 2, 3)).sqrt() / size).max())
 
 
+def _rounding(dtype: torch.dtype) -> float:
+    """Return by how much latents may differ, relative to their size, and count as equal."""
+    return max(torch.finfo(dtype).eps, 8 * torch.finfo(torch.float32).eps)
+
+
+def _warn_of_bypassed(run: Run, own: Iterate) -> None:
+    acting = [(given, getattr(live, "inner", live)) for given, live in run.records if given is not own]
+    found = [
+        (given, point)
+        for given, hook in acting
+        for point in OUTSIDE
+        if isinstance(hook, Transform) and overrides(hook, point)
+    ]
+    if found:
+        warnings.warn(
+            f"{found[0][0]!r} acts at {found[0][1]!r}, once in each step of the inversion, and not in the iterations "
+            f"of the fixed point: where these converge, the picture still does not come back exactly. Give it to the "
+            f"run back only, or invert with iterations=1",
+            stacklevel=4,
+        )
+
+
 def _warn_if_apart(residuals: tuple[float, ...], dtype: torch.dtype, count: int) -> None:
-    least = ROUNDING * torch.finfo(dtype).eps
+    least = _rounding(dtype)
     worst = max(range(len(residuals)), key=lambda i: residuals[i] if residuals[i] == residuals[i] else torch.inf)
     if not residuals[worst] < least:
         apart = sum(not residual < least for residual in residuals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sdprobe.sampling.inversions.fixed_point import FixedPoint
-from sdprobe.sampling.inversions.request import Found, Request
+from sdprobe.sampling.inversions.request import FoundNoise, Request
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class NegativePrompt:
 
     iterations: int | None = None
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         model = request.model
         if request.negative_prompt is not None:
             raise ValueError("the negative prompt of negative-prompt inversion is the prompt: give no other")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sdprobe.model.diffusion.ddim_inversion import PlainDDIMInverseScheduler
 from sdprobe.model.diffusion.flow_inversion import FlowInverseScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back, there_and_back
-from sdprobe.sampling.inversions.request import Found, Request
+from sdprobe.sampling.inversions.request import FoundNoise, Request
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class PlainDDIM:
     Source: Song et al. 2020, "Denoising Diffusion Implicit Models", section 4.3; Dhariwal & Nichol 2021, appendix F.
     """
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         up, down = there_and_back(request.model.pipe, PlainDDIMInverseScheduler)
-        return Found(request.run_to_noise(up), down, request.negative_prompt)
+        return FoundNoise(request.run_to_noise(up), down, request.negative_prompt)
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,6 @@ class PlainEuler:
     Source: Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow".
     """
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         up, down = flow_there_and_back(request.model.pipe, FlowInverseScheduler)
-        return Found(request.run_to_noise(up), down, request.negative_prompt)
+        return FoundNoise(request.run_to_noise(up), down, request.negative_prompt)

@@ -1,4 +1,4 @@
-"""`Request`, `Found` and `Way`: what an inversion is asked for, what it finds, and what finds it."""
+"""`Request`, `FoundNoise` and `Method`: what an inversion is asked for, what it finds, and what finds it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Request:
         prompts: one for each picture.
         negative_prompt: as for `sdprobe.sample`.
         steps: number of steps in each direction.
-        guidance_scale: of the run back to pictures, and of that to noise if the way guides it.
+        guidance_scale: of the run back to pictures, and of that to noise if the method guides it.
         height: of the pictures, in pixels.
         width: of the pictures, in pixels.
         hooks: hooks of the run to noise.
@@ -45,8 +45,17 @@ class Request:
     progress: bool
 
     def run_to_noise(self, scheduler: Any, *, hooks: Sequence[Hook] = (), **changed: Any) -> Run:
-        """Run from the pictures to noise; the hooks of the way come before the user's."""
-        return self.run(self.x0, scheduler, joined(hooks, self.hooks), **changed)
+        """Run from the pictures to noise; the hooks of the method come before the user's.
+
+        Raises ValueError if a hook ends it on the way.
+        """
+        run = self.run(self.x0, scheduler, joined(hooks, self.hooks), **changed)
+        if run.stopped_at is not None:
+            raise ValueError(
+                f"a hook ended the run to noise after step {run.stopped_at} (Step.stop), so that it did not reach "
+                f"noise: let it run to its end"
+            )
+        return run
 
     def run(self, latents: Tensor, scheduler: Any, hooks: Given, **changed: Any) -> Run:
         """Run from latents, with the request's settings."""
@@ -67,15 +76,15 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What a way has found.
+class FoundNoise:
+    """The noise that a method has found, and what the run back needs.
 
     Args:
         run: the run from picture to noise.
         scheduler: that of the run back.
         hooks: the hooks that the run back needs, before any other.
         negative_prompt: that of the run back.
-        residuals: how far each step of a fixed-point iteration is from its end (see `sdprobe.Inversion`).
+        residuals: how far each step is from its goal, where the method has one (see `sdprobe.Inversion`).
     """
 
     run: Run
@@ -85,10 +94,10 @@ class Found:
     residuals: tuple[float, ...] = ()
 
 
-class Way(Protocol):
-    """A way of inversion: a dataclass whose fields are its options."""
+class Method(Protocol):
+    """A method of inversion: a dataclass whose fields are its options."""
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         """Find the noise."""
         ...
 
@@ -98,5 +107,8 @@ def joined(own: Sequence[Hook], given: Given) -> Given:
     if not own:
         return given
     if isinstance(given, Mapping):
-        return {**{f"inversion {i}": hook for i, hook in enumerate(own)}, **given}
+        named = {f"inversion {i}": hook for i, hook in enumerate(own)}
+        if taken := [name for name in given if name in named]:
+            raise ValueError(f"the name {taken[0]!r} is that of a hook of the inversion itself: give yours another")
+        return {**named, **given}
     return [*own, *each(given)]

@@ -16,7 +16,7 @@ from sdprobe.core.step import Step
 from sdprobe.model.diffusion.flow_inversion import FlowInverseScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back
 from sdprobe.model.fill_settings import Seed
-from sdprobe.sampling.inversions.request import Found, Request
+from sdprobe.sampling.inversions.request import FoundNoise, Request
 from sdprobe.transform.guidances.steer_to_picture import SteerToPicture
 
 
@@ -48,14 +48,14 @@ class RFInversion:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} lies between 0 and 1, not at {getattr(self, name)}")
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         up, down = flow_there_and_back(request.model.pipe, FlowInverseScheduler)
         noise = request.model.noise_like(request.x0, self.seed)
         run = request.run_to_noise(up, hooks=[SteerToNoise(noise, self.gamma)] if self.gamma else [])
-        steered = math.ceil(self.until * request.steps)
+        steered = math.ceil(self.until * request.steps - 1e-9)  # 0.07 · 100 is a little more than 7
         hook: Hook = SteerToPicture(request.x0, self.eta)
         hook = hook if steered == request.steps else only(hook, steps=range(steered))
-        return Found(run, down, request.negative_prompt, hooks=(hook,) if steered else ())
+        return FoundNoise(run, down, request.negative_prompt, hooks=(hook,) if steered else ())
 
 
 class SteerToNoise(Transform):

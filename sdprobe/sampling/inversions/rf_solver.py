@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sdprobe.model.diffusion.rf_solver import RFSolverInverseScheduler, RFSolverScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back
-from sdprobe.sampling.inversions.request import Found, Request
+from sdprobe.sampling.inversions.request import FoundNoise, Request
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class RFSolver:
     Source: Wang et al. 2024, "Taming Rectified Flow for Inversion and Editing", section 3.2.
     """
 
-    def invert(self, request: Request) -> Found:
+    def invert(self, request: Request) -> FoundNoise:
         up, down = flow_there_and_back(request.model.pipe, RFSolverInverseScheduler, RFSolverScheduler)
-        return Found(request.run_to_noise(up), down, request.negative_prompt)
+        return FoundNoise(request.run_to_noise(up), down, request.negative_prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,12 @@ class AutoGuidance(Transform):
 
     def __copy__(self) -> AutoGuidance:
         vars(copied := object.__new__(type(self))).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AutoGuidance:
+        memo[id(self.weaker)] = self.weaker  # the same model, as a copy of a run has the same
+        memo[id(self)] = copied = object.__new__(type(self))
+        vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return copied
 
     def __getstate__(self) -> dict[str, Any]:

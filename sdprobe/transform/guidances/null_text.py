@@ -75,6 +75,8 @@ class NullText(Transform):
             raise ValueError(
                 f"null-text embeddings of {steps} steps for a run of {settings.steps}: each step has its own"
             )
+        if run.levels:  # in an attached pipeline, they are known at the first step
+            self._refuse_other(len(run.levels) - 1 + settings.start_step)
         if images not in (1, settings.images):
             raise ValueError(
                 f"null-text embeddings of {images} images for {settings.images}: give one, or one for each"
@@ -93,12 +95,15 @@ class NullText(Transform):
     def at(self, step: Step) -> Float[Tensor, "#images tokens width"]:
         """Return the embeddings of a step."""
         first = step.run.settings.start_step
-        if step.total + first != len(self._table):
-            raise ValueError(
-                f"{len(self._table)} steps of null-text embeddings for {step.total + first} calls of the denoiser: "
-                f"take a scheduler with one call in each step, such as DDIM"
-            )
+        self._refuse_other(step.total + first)
         return self._table[first + step.index]
+
+    def _refuse_other(self, calls: int) -> None:
+        if calls != len(self._table):
+            raise ValueError(
+                f"{len(self._table)} steps of null-text embeddings for {calls} calls of the denoiser: take a scheduler "
+                f"with one call in each step, such as DDIM"
+            )
 
 
 def with_uncond_context(attn: Attention, site: Site, embeddings: Float[Tensor, "#images tokens width"]) -> Attention:

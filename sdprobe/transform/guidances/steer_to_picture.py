@@ -42,8 +42,9 @@ class SteerToPicture(Transform):
             number, one for each call of the denoiser, or a function of the `Step`.
 
     Raises:
-        ValueError: in a run, for a picture of another size, for a number of pictures that is neither 1 nor that of the
-            images, and if the number of values of eta is not that of the steps.
+        ValueError: for an eta outside 0 to 1; in a run, for a picture of another size, latents of another number of
+            channels, a number of pictures that is neither 1 nor that of the images, and if the number of values of eta
+            is not that of the steps.
 
     Source: Rout et al. 2024, "Semantic Image Inversion and Editing using Rectified Stochastic Differential Equations",
     algorithm 2. There the model is a flow, and eta is constant up to a stopping time.
@@ -51,6 +52,9 @@ class SteerToPicture(Transform):
 
     def __init__(self, picture: Any, eta: Scale = 0.9) -> None:
         self.picture, self.eta = opened_picture(picture), Guidance(eta).scale
+        if not callable(self.eta):
+            for number in self.eta if isinstance(self.eta, tuple) else (self.eta,):
+                _refuse_outside(number)
 
     def start(self, run: Run) -> None:
         grid = run.model.latent_size(run.settings)
@@ -60,13 +64,23 @@ class SteerToPicture(Transform):
                 f"the picture's latents are {'×'.join(map(str, self._x0.shape[-2:]))}, but the run's are "
                 f"{'×'.join(map(str, grid))}: give a picture of {run.settings.height}×{run.settings.width} px"
             )
+        if self._x0.shape[1] != run.model.channels:
+            raise ValueError(
+                f"latents of {self._x0.shape[1]} channels, but this model's have {run.model.channels}; of a picture, "
+                f"sdprobe.encode gives them"
+            )
         if len(self._x0) not in (1, run.settings.images):
             raise ValueError(f"{len(self._x0)} pictures for {run.settings.images} images: give one, or one for each")
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
-        eta = Guidance(self.eta).at(step)
+        _refuse_outside(eta := Guidance(self.eta).at(step))
         if not eta or not step.noise:  # latents without noise are the picture already
             return x
         straight = step.output_for(self._x0.to(x).expand_as(x), step.latents.to(x))
         steered: Tensor = torch.lerp(x, straight.to(x), eta)
         return steered
+
+
+def _refuse_outside(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta lies between 0, which changes nothing, and 1, which is the picture, not at {eta}")

@@ -34,7 +34,8 @@ class ZeroStarGuidance(ScaledPredictions):
         scale: one number, one for each call of the denoiser, or a function of the `Step`; None for the run's own
             ``guidance_scale``.
         zero_steps: the number of first calls of the denoiser whose prediction is zero. The paper uses the first 4% of
-            the steps. None for 1 in a flow, and 0 elsewhere.
+            the steps. None for 1 in a flow, and 0 elsewhere. In a run from an image none is: the steps that are meant
+            are those that it leaves out. Nor is a step whose guidance is cut off (`CutGuidance`), as this is not in it.
 
     Raises:
         ValueError: in a run without guidance, and for a negative number of steps.
@@ -49,7 +50,9 @@ class ZeroStarGuidance(ScaledPredictions):
         self.zero_steps = zero_steps
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
-        if self.zero_steps is None:
+        if step.run.settings.start_step or not any(row.role == "uncond" for row in step.rows):
+            still = False
+        elif self.zero_steps is None:
             still = step.index == 0 and _is_of_flow(step)
         else:
             still = step.index < self.zero_steps
