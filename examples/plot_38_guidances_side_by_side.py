@@ -69,8 +69,8 @@ sheet()
 #
 # In four steps without classifier-free guidance, some objects are broken. Guidance away from a worse prediction of the
 # same denoiser mends some of them: one whose blocks are skipped, one whose self-attention looks at blurred queries, one
-# with dropout. Each costs one more call of the denoiser in a step, and no unconditional rows. The gain is small: over 64
-# other captions, the interval of each overlaps with that of no guidance.
+# with dropout. Each costs one more call of the denoiser in a step, and no unconditional rows. The gain is small: over
+# 64 other captions, the interval of each overlaps with that of no guidance.
 
 few = {"guidance_scale": 1.0, "steps": 4}
 draw("no guidance", [], **few)

@@ -53,7 +53,9 @@ def test_what_is_left_is_measured_and_told(tiny):
     """The residuals are the errors of the run back with the embeddings, and a warning tells where they stay above."""
     settings = {"steps": 3, "guidance_scale": 4.0, "method": "null-text", "iterations": 2, "progress": False}
     passed, back = sdprobe.LatentRecorder(every=2), sdprobe.LatentRecorder()
-    with pytest.warns(UserWarning, match=r"has not reached its goal in 3 of 3 steps: after 2 iterations, step \d ends"):
+    with pytest.warns(
+        UserWarning, match=r"stayed far from the picture's latents in 3 of 3 steps: after 2 iterations, step \d ends"
+    ):
         found = invert(tiny, [PICTURE, PICTURE.rotate(90)], "a star", hooks=[passed], **settings)
     targets = found.run[passed]["latents"].flip(0)
     latents = found.sample(hooks=[back], progress=False)[back]["latents"]

@@ -24,6 +24,10 @@ from sdprobe.transform.guidances.null_text import NullText, refuse_null_text, wi
 Latents = Shaped[Tensor, "images channels h w"]
 
 
+FAR = 0.01
+"""The error of a step, as a share of the latents' mean square, that is warned of."""
+
+
 @dataclass(frozen=True)
 class NullTextOptimisation:
     """Null-text optimisation: invert without guidance, then fit the unconditional embeddings of every step.
@@ -36,8 +40,9 @@ class NullTextOptimisation:
         iterations: steps of Adam for each step of the run, at most. Each costs one denoiser call with gradients for the
             unconditional rows.
         rate: Adam's learning rate in the first step; it falls by half to the last.
-        stop: a picture's optimisation ends where its mean squared error is below ``stop + slack · step``. A warning
-            tells in how many steps it stayed above; the errors are `Inversion.residuals`.
+        stop: a picture's optimisation ends where its mean squared error is below ``stop + slack · step``. The errors
+            are `Inversion.residuals`; a warning tells in how many steps they stayed above a hundredth of the latents'
+            mean square.
         slack: see ``stop``.
         inner: as ``iterations`` of `FixedPoint`, for the inversion.
 
@@ -77,18 +82,17 @@ class NullTextOptimisation:
         fit = FitNullText(up.run[passed]["latents"].flip(0), self)
         back = request.run(up.run.latents, up.scheduler, [fit])
         null_text, errors = NullText(torch.stack(back[fit].found)), tuple(back[fit].errors)
-        self._warn_if_apart(errors)
+        self._warn_if_far(errors, float(fit.targets.square().mean()))
         return replace(up, negative_prompt=request.negative_prompt, hooks=(null_text,), residuals=errors)
 
-    def _warn_if_apart(self, errors: tuple[float, ...]) -> None:
-        above = [index for index, error in enumerate(errors) if not error < self.goal(index)]
-        if above:
-            worst = max(above, key=lambda index: errors[index] / (self.goal(index) or 1))
+    def _warn_if_far(self, errors: tuple[float, ...], square: float) -> None:
+        far = [k for k, error in enumerate(errors) if not error < max(FAR * square, self.goal(k))]
+        if far:
+            worst = max(far, key=errors.__getitem__)
             warnings.warn(
-                f"null-text optimisation has not reached its goal in {len(above)} of {len(errors)} steps: after "
-                f"{self.iterations} iterations, step {worst} ends at a mean squared error of {errors[worst]:.1g} from "
-                f"the latents of the inversion, and {self.goal(worst):.1g} was asked for (Inversion.residuals). More "
-                f"iterations, more steps or less guidance bring it closer",
+                f"null-text optimisation stayed far from the picture's latents in {len(far)} of {len(errors)} steps: "
+                f"after {self.iterations} iterations, step {worst} ends at a mean squared error of {errors[worst]:.1g} "
+                f"(Inversion.residuals). More iterations, more steps or less guidance bring it closer",
                 stacklevel=4,
             )
 
