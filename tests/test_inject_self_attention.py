@@ -37,12 +37,12 @@ class Plain(sdprobe.Transform):
         return attn.with_probs(new)
 
 
-@pytest.mark.parametrize("family", FAMILY)
-def test_it_is_the_plain_algorithm(family):
+@pytest.mark.parametrize(("family", "width"), [*((family, 16) for family in FAMILY), ("Stable Diffusion 1", 24)])
+def test_it_is_the_plain_algorithm(family, width):
     """In pictures as small as these, at every site."""
-    model = sdprobe.load(FAMILIES[family]())
-    found, without = run(model, InjectSelfAttention(until=1.0), **TWO), run(model, **TWO)
-    assert_alike(found, run(model, Plain(), **TWO))
+    model, asked = sdprobe.load(FAMILIES[family]()), TWO | {"width": width}
+    found, without = run(model, InjectSelfAttention(until=1.0), **asked), run(model, **asked)
+    assert_alike(found, run(model, Plain(), **asked))
     assert torch.equal(found.latents[0], without.latents[0])
     assert not torch.equal(found.latents[1], without.latents[1])
 
