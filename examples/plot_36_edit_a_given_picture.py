@@ -24,7 +24,7 @@ scenes = [
     render([Object("ring", "purple", (30, 33), 16)], background="striped"),
 ]
 pictures, captions = [own.image for own in scenes], [own.caption for own in scenes]
-settings = {"steps": 20, "progress": False}
+settings = {"steps": 14, "progress": False}
 
 columns, reconstructed = [], []
 for guidance_scale, methods in ((1.0, ("ddim", "fixed-point")), (5.0, ("ddim", "negative-prompt", "null-text"))):
@@ -42,7 +42,8 @@ plot.sheet(
 # ## Edits
 #
 # The inverted picture is the source of `edit`: the first picture of each run is made again from its noise, and the
-# others take their attention from it.
+# others take their attention from it. The upper row is inverted by null text, the lower by a negative prompt. Not all
+# that is not named stays: a yellow square tints the circle beside it, and the background of a ring takes some colour.
 
 first = invert(model, pictures[0], captions[0], method="null-text", guidance_scale=5.0, **settings)
 print(captions[0])
@@ -54,7 +55,7 @@ swaps = {
     "star": captions[0].replace("circle", "star"),
 }
 edited = first.edit([own for own in swaps.values() if own], self_attention=0.8, progress=False)
-second = invert(model, pictures[2], captions[2], method="null-text", guidance_scale=5.0, **settings)
+second = invert(model, pictures[2], captions[2], method="negative-prompt", guidance_scale=5.0, **settings)
 others = [captions[2].replace("purple", colour) for colour in ("blue", "red", "orange")]
 of_ring = second.edit(others, self_attention=0.8, progress=False)
 # mkdocs_gallery_thumbnail_panel = 1

@@ -120,25 +120,34 @@ def write_probs(self, attn, site):
     attn.probs().mul_(0)
 
 
+def write_replaced(self, attn, site):
+    attn.replaced[0].mul_(0)
+
+
+class Halve(sdprobe.Transform):
+    def attention(self, attn, site):
+        return attn.with_probs(attn.probs() / 2)
+
+
 @pytest.mark.parametrize(
-    ("point", "act", "first"),
+    ("point", "act"),
     [
-        ("noise_pred", write_latents, None),
-        ("attention", write_site_latents, None),
-        ("attention", write_output, None),
-        ("attention", write_probs, lambda self, attn, site: attn.with_probs(attn.probs())),
+        ("noise_pred", write_latents),
+        ("attention", write_site_latents),
+        ("attention", write_output),
+        ("attention", write_replaced),
     ],
 )
-def test_what_a_hook_reaches_around_its_value_is_shared_too(tiny, point, act, first):
+def test_what_a_hook_reaches_around_its_value_is_shared_too(tiny, point, act):
     scribbler = type("Scribbler", (sdprobe.Observer,), {point: act})()
-    before = [type("First", (sdprobe.Transform,), {point: first})()] if first else []
     with pytest.raises(ValueError, match="wrote into its value in place"):
-        run(tiny, *before, scribbler)
+        run(tiny, Halve(), scribbler)
 
 
-def test_probabilities_a_hook_computes_are_its_own_to_write_into(tiny):
+@pytest.mark.parametrize("before", [(), (Halve(),)], ids=["the call's own", "replaced"])
+def test_probabilities_a_hook_asks_for_are_its_own_to_write_into(tiny, before):
     scribbler = type("Scribbler", (sdprobe.Observer,), {"attention": write_probs})()
-    assert same_run(run(tiny, scribbler), run(tiny))
+    assert same_run(run(tiny, *before, scribbler), run(tiny, *before))
 
 
 class Backward(sdprobe.Transform):
