@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -94,6 +94,7 @@ class FoundNoise:
     residuals: tuple[float, ...] = ()
 
 
+@runtime_checkable
 class Method(Protocol):
     """A method of inversion: a dataclass whose fields are its options."""
 
