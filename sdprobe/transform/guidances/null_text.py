@@ -9,6 +9,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import change_rows
@@ -64,7 +65,8 @@ class NullText(Transform):
         path = Path(path)
         if path.suffix != ".safetensors":
             raise ValueError(f"null-text embeddings are saved as .safetensors, not as {path.name!r}")
-        save_file({NAME: self._table.cpu().contiguous()}, path)
+        with write_atomically(path) as beside:
+            save_file({NAME: self._table.cpu().contiguous()}, beside)
         return path
 
     def start(self, run: Run) -> None:
