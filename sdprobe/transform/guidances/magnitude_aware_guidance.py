@@ -35,7 +35,7 @@ class MagnitudeAwareGuidance(ScaledPredictions):
     Raises:
         ValueError: in a run without guidance.
 
-    Source: Zhu et al. 2025, "MAMBO-G: Magnitude-Aware Mitigation for Boosted Guidance", section 3.
+    Source: "MAMBO-G: Magnitude-Aware Mitigation for Boosted Guidance", arXiv 2508.03442, as diffusers has it.
     """
 
     def __init__(self, scale: Scale | None = None, *, alpha: float = 8.0) -> None:
