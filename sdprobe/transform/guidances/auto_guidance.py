@@ -65,8 +65,8 @@ class AutoGuidance(Transform):
             block, a weaker model that cannot be given the same, and if the number of scales is not the number of steps.
         TypeError: for a weaker model that is none.
 
-    Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", section 4 and eq. 3; dropout in
-    the model itself is one of its synthetic degradations.
+    Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", section 4 and eq. 3; dropout
+    in the model itself is one of its synthetic degradations.
     """
 
     def __init__(
