@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -189,3 +190,17 @@ class Prompt:
 
     def _listed(self) -> str:
         return printable(", ".join(repr(word) for word in self.words), 500) or "(none)"
+
+
+def positions_of(prompt: Prompt, word: str | int) -> tuple[int, ...]:
+    """Return the token positions of every occurrence of a word in a prompt, none if it does not occur."""
+    with suppress(WordNotInPrompt):
+        return prompt.positions(word)
+    return ()
+
+
+def refuse_missing(prompts: Sequence[Prompt], words: Iterable[str | int]) -> None:
+    """Raise `WordNotInPrompt`, which lists the words of the first prompt, for a word that none of the prompts has."""
+    for word in words:
+        if not any(positions_of(prompt, word) for prompt in prompts):
+            prompts[0].positions(word)

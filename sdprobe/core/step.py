@@ -57,6 +57,11 @@ class Step:
     further: bool = field(default=False, repr=False)
     leaves: Mapping[str, Shaped[Tensor, ...]] = field(default_factory=dict, repr=False)
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of its rows: those of the run, or fewer where rows are left out."""
+        return tuple(dict.fromkeys(row.role for row in self.rows))
+
     def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
         """Return predicted x0: the clean latents that this output of the denoiser predicts at this step.
 
@@ -113,9 +118,8 @@ class Step:
                 diffusers; and in a pipeline that calls it for each role by itself, as Flux's.
             RuntimeError: at a later point, where the denoiser has its rows.
         """
-        known = dict.fromkeys(row.role for row in self.rows)
-        if role == "cond" or role not in known:
-            others = ", ".join(repr(own) for own in known if own != "cond") or "none"
+        if role == "cond" or role not in self.roles:
+            others = ", ".join(repr(own) for own in self.roles if own != "cond") or "none"
             raise ValueError(f"rows of role {role!r} cannot be left out of step {self.index}; those that can: {others}")
         self.run.control.leave_out(self.index, role)
 

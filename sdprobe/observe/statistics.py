@@ -89,7 +89,7 @@ class Statistics(Observer):
 
     def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
         assert step.model_output is not None  # at noise_pred there is one
-        if not any(row.role == "uncond" for row in step.rows):
+        if "uncond" not in step.roles:
             return x.new_full((len(x),), torch.nan, dtype=torch.float32)
         cond, uncond = (step.model_output[step.rows_of(role)].flatten(1).float() for role in ("cond", "uncond"))
         return torch.cosine_similarity(cond, uncond)

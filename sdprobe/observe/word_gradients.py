@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.hook import Observer, patterns
-from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.core.prompt import Prompt, positions_of, refuse_missing
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
 from sdprobe.observe.attention_leaves import AttentionLeaves, Leaf, Move, Positions
@@ -103,9 +102,7 @@ class WordGradients(Observer):
     def start(self, run: Run) -> None:
         self.run = run
         prompts = [run.prompt_of(image) for image in range(run.settings.images)]
-        for word in self.words or ():
-            if not any(_positions(prompt, word) for prompt in prompts):
-                prompts[0].positions(word)  # raises an error that lists the words
+        refuse_missing(prompts, self.words or ())
         if self.path and any(map(_is_joint, map(run.model.attention_kind, run.model.modules.values()))):
             raise ValueError(
                 "integrated gradients move a word's keys and values from a baseline to themselves, and in this model's "
@@ -186,7 +183,9 @@ class WordGradients(Observer):
 
     def _tokens(self, prompts: Sequence[Prompt], number: int) -> Positions:
         """Return where the word of a number stands in each prompt that has it."""
-        found = {row: _positions(prompts[row], own[number]) for row, own in enumerate(self.names) if number < len(own)}
+        found = {
+            row: positions_of(prompts[row], own[number]) for row, own in enumerate(self.names) if number < len(own)
+        }
         return {row: positions for row, positions in found.items() if positions}
 
     def values(self, word: Word, kind: Kind, image: int = 0) -> Float[Tensor, "h w"]:
@@ -266,11 +265,5 @@ def _name(word: Word) -> Word:
 
 def _recorded(prompt: Prompt, words: Sequence[Word] | None) -> list[Word]:
     """Return the words to record of a prompt: all of its own, or those asked for that it has."""
-    names = prompt.words if words is None else [word for word in words if _positions(prompt, word)]
+    names = prompt.words if words is None else [word for word in words if positions_of(prompt, word)]
     return list(dict.fromkeys(map(_name, names)))
-
-
-def _positions(prompt: Prompt, word: Word) -> tuple[int, ...]:
-    with suppress(WordNotInPrompt):
-        return prompt.positions(word)
-    return ()

@@ -16,10 +16,11 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.covered_places import covered_by_half
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.limits.row_subset import change_rows, number_in_whole, numbers_in_whole, whole_run
+from sdprobe.core.prompt import refuse_missing
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.plot.heatmap import HeatMap
-from sdprobe.transform.attention_edits.word_columns import Word, as_words, positions_of
+from sdprobe.transform.attention_edits.word_columns import Word, as_words
 from sdprobe.transform.attention_edits.word_places import WordPlaces
 
 EPSILON = 1e-5
@@ -127,10 +128,7 @@ class ShareAttention(Transform):
         if self.words is None:
             return
         own = images.index(self.reference)
-        prompt = run.prompt_of(own)
-        for word in self.words:
-            if not positions_of(prompt, word):
-                prompt.positions(word)  # raises an error that lists the words
+        refuse_missing([run.prompt_of(own)], self.words)
         self.kinds = ("self", "joint", "cross")
         self._places = WordPlaces([self.words if image == own else [] for image in range(len(images))])
         self._step: int | None = None

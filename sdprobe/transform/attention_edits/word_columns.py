@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.limits.row_subset import change_rows
-from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.core.prompt import Prompt, positions_of, refuse_missing
 from sdprobe.core.rows import Role, rows_of, side_of
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
@@ -52,9 +51,7 @@ class WordColumns:
         if self.role not in run.roles:
             raise ValueError(f"this run has no rows of role {self.role!r}; its roles: {', '.join(run.roles)}")
         prompts = run.negative_prompts if side_of(self.role) == "uncond" else run.prompts
-        for word in self.words:
-            if not any(positions_of(prompt, word) for prompt in prompts):
-                prompts[0].positions(word)  # raises an error that lists the words
+        refuse_missing(prompts, self.words)
 
     def change(
         self, attn: Attention, site: Site, changed: Callable[[Attention, Columns, Site], Attention]
@@ -77,13 +74,6 @@ class WordColumns:
 
     def _in(self, prompt: Prompt) -> dict[Word, tuple[int, ...]]:
         return {word: found for word in self.words if (found := positions_of(prompt, word))}
-
-
-def positions_of(prompt: Prompt, word: Word) -> tuple[int, ...]:
-    """Return the token positions of every occurrence of a word in a prompt, none if it does not occur."""
-    with suppress(WordNotInPrompt):
-        return prompt.positions(word)
-    return ()
 
 
 def as_words(words: Any) -> list[Word]:

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.prompt import positions_of
 from sdprobe.core.rows import Role
 from sdprobe.core.site import Site
 from sdprobe.plot.heatmap import at_largest, resize
-from sdprobe.transform.attention_edits.word_columns import Word, positions_of
+from sdprobe.transform.attention_edits.word_columns import Word
 
 Grid = tuple[int, int]
 USUAL = 16 * 16

@@ -41,6 +41,6 @@ class CutGuidance(Transform):
             )
 
     def latents(self, x: Tensor, step: Step) -> Tensor:
-        if any(row.role == "uncond" for row in step.rows):
+        if "uncond" in step.roles:
             step.leave_out("uncond")
         return x

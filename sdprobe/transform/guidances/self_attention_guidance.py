@@ -16,6 +16,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
+from sdprobe.transform.guidances.gaussian_blur import gaussian_blur
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 Latents = Shaped[Tensor, "images channels h w"]
@@ -105,7 +106,7 @@ class SelfAttentionGuidance(Transform):
 
 def _guided(step: Step) -> Role:
     """Whose answer is guided: the unconditional rows', or where a call has none, the conditional ones'."""
-    return "uncond" if any(row.role == "uncond" for row in step.rows) else "cond"
+    return "uncond" if "uncond" in step.roles else "cond"
 
 
 def _blurred(x: Latents, sigma: float) -> Latents:
@@ -114,8 +115,4 @@ def _blurred(x: Latents, sigma: float) -> Latents:
     if reach >= min(x.shape[-2:]):
         size = "×".join(map(str, x.shape[-2:]))
         raise ValueError(f"a blur of sigma {sigma:g} reaches {reach} positions beyond the edges of {size} latents")
-    places = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
-    weights = torch.exp(-((places / sigma) ** 2) / 2)
-    weights = (weights / weights.sum()).to(x.dtype).expand(x.shape[1], 1, -1)
-    padded = F.pad(x, (reach,) * 4, mode="reflect")
-    return F.conv2d(F.conv2d(padded, weights[:, :, None], groups=x.shape[1]), weights[..., None], groups=x.shape[1])
+    return gaussian_blur(x, sigma, (reach, reach))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from sdprobe.core.module_names import fits
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
+from sdprobe.transform.guidances.gaussian_blur import gaussian_blur
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 
 KINDS = ("self", "joint")
@@ -113,11 +113,5 @@ class SmoothQueries(Transform):
 
 def blurred(x: Shaped[Tensor, "rows channels h w"], sigma: float) -> Shaped[Tensor, "rows channels h w"]:
     """Blur with a Gaussian; the edges are mirrored. The kernel is cut at 3 σ, and where it is larger than the grid."""
-    for axis, size in ((-2, x.shape[-2]), (-1, x.shape[-1])):
-        reach = min(math.ceil(6 * sigma) // 2, size // 2)
-        places = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
-        weights = torch.exp(-((places / sigma) ** 2) / 2)
-        weights = (weights / weights.sum()).to(x.dtype).expand(x.shape[1], 1, -1)
-        shape, pad = ((-1, 1), (0, 0, reach, reach)) if axis == -2 else ((1, -1), (reach, reach, 0, 0))
-        x = F.conv2d(F.pad(x, pad, mode="reflect"), weights.unflatten(-1, shape), groups=x.shape[1])
-    return x
+    down, across = (min(math.ceil(6 * sigma) // 2, side // 2) for side in x.shape[-2:])
+    return gaussian_blur(x, sigma, (down, across))

@@ -41,7 +41,7 @@ class TwoPredictions(Transform):
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         assert step.model_output is not None  # at noise_pred there is one
-        if not any(row.role == "uncond" for row in step.rows):
+        if "uncond" not in step.roles:
             return x  # the guidance of this step was cut off
         cond, uncond = (step.model_output[step.rows_of(role)] for role in ("cond", "uncond"))
         return self.combined(cond, uncond, step)

@@ -50,7 +50,7 @@ class ZeroStarGuidance(ScaledPredictions):
         self.zero_steps = zero_steps
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
-        if step.run.settings.start_step or not any(row.role == "uncond" for row in step.rows):
+        if step.run.settings.start_step or "uncond" not in step.roles:
             still = False
         elif self.zero_steps is None:
             still = step.index == 0 and _is_of_flow(step)

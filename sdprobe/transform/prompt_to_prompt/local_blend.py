@@ -15,12 +15,12 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import numbers_in_whole, whole_run
 from sdprobe.core.possible_grids import Grid, as_grids, possible_grids
-from sdprobe.core.prompt import Prompt, WordNotInPrompt
+from sdprobe.core.prompt import Prompt, WordNotInPrompt, positions_of
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
-from sdprobe.transform.attention_edits.word_columns import Word, as_words, positions_of
+from sdprobe.transform.attention_edits.word_columns import Word, as_words
 from sdprobe.transform.attention_edits.word_places import WordPlaces
 
 Latents = Shaped[Tensor, "images channels h w"]
