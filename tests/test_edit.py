@@ -114,3 +114,8 @@ def test_weights_and_blends_are_part_of_it():
     outside = ~blend.masks[0]
     assert torch.equal(run.latents[1][:, outside], run.latents[0][:, outside])
     assert not torch.equal(run.latents[1], run.latents[0])
+
+
+def test_what_it_determines_is_refused(embedded):
+    with pytest.raises(ValueError, match="an image for each seed: give a list of seeds"):
+        edit(embedded, RED, GREEN, images_per_prompt=2, **SHORT)

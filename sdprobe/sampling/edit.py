@@ -43,19 +43,10 @@ def edit(
     reweight: Mapping[str | int, float] | None = None,
     blend: Any = None,
     hooks: Given = (),
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    negative_prompt: str | None = None,
-    scheduler: str | type | Any | None = None,
-    height: int | None = None,
-    width: int | None = None,
     latents: Tensor | None = None,
-    image: Any = None,
-    strength: float | None = None,
-    start_step: int | None = None,
     chunks: bool = False,
     weights: bool = False,
-    progress: bool = True,
+    **settings: Any,
 ) -> Run:
     """Generate the picture of a prompt, and edits of it: prompt-to-prompt.
 
@@ -87,8 +78,9 @@ def edit(
         hooks: further hooks, which act after these; as in `sample`.
         latents: the initial noise of the source's images, ``[images, channels, h, w]``, such as `invert` finds for a
             picture; an edit's images have the same.
-
-    The other arguments are those of `sample`.
+        chunks: as in `sample`.
+        weights: as in `sample`.
+        settings: other arguments of `sdprobe.sample`; not ``images_per_prompt``, of which there is one for each seed.
 
     Returns:
         The run: the source's images first, then those of each edit.
@@ -105,29 +97,22 @@ def edit(
     checked = checked_seed(seed)
     seeds = list(checked) if isinstance(checked, tuple) else [checked]
     prompts, count = (source, *targets), len(seeds)
-    settings = replace(of_steps(model, 1, ""), prompt=prompts, chunks=chunks, weights=weights)
-    read = reading_in_chunks(reading_weights(model, settings), settings).read
+    if "images_per_prompt" in settings:
+        raise ValueError("an edit has an image for each seed: give a list of seeds, and leave images_per_prompt out")
+    written = replace(of_steps(model, 1, ""), prompt=prompts, chunks=chunks, weights=weights)
+    read = reading_in_chunks(reading_weights(model, written), written).read
     own = list(_hooks([*map(read, prompts)], count, cross, self_attention, grids, reweight, blend))
     by_name: dict[str, Any] = {f"prompt-to-prompt {k}": hook for k, hook in enumerate(own)}
     return sample(
         model,
         prompts,
         hooks=by_name | dict(hooks) if isinstance(hooks, Mapping) else [*own, resolve(hooks)[0]],
-        negative_prompt=negative_prompt,
-        steps=steps,
-        guidance_scale=guidance_scale,
         seed=seeds * len(prompts),
-        scheduler=scheduler,
-        height=height,
-        width=width,
         images_per_prompt=count,
         latents=None if latents is None else latents.repeat(len(prompts), *[1] * (latents.ndim - 1)),
-        image=image,
-        strength=strength,
-        start_step=start_step,
         chunks=chunks,
         weights=weights,
-        progress=progress,
+        **settings,
     )
 
 
