@@ -119,3 +119,5 @@ def test_weights_and_blends_are_part_of_it():
 def test_what_it_determines_is_refused(embedded):
     with pytest.raises(ValueError, match="an image for each seed: give a list of seeds"):
         edit(embedded, RED, GREEN, images_per_prompt=2, **SHORT)
+    with pytest.raises(ValueError, match="the name 'prompt-to-prompt 0' is that of a hook of prompt-to-prompt itself"):
+        edit(embedded, RED, GREEN, hooks={"prompt-to-prompt 0": sdprobe.LatentRecorder()}, **SHORT)

@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from sdprobe.core.compose import Hook
-from sdprobe.core.given_hooks import Given
+from sdprobe.core.given_hooks import Given, put_before
 from sdprobe.core.limits.only import only
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.registry import resolve
 from sdprobe.core.run import Run
 from sdprobe.core.token_alignment import align_tokens
 from sdprobe.model.base import Model
@@ -102,11 +101,10 @@ def edit(
     written = replace(of_steps(model, 1, ""), prompt=prompts, chunks=chunks, weights=weights)
     read = reading_in_chunks(reading_weights(model, written), written).read
     own = list(_hooks([*map(read, prompts)], count, cross, self_attention, grids, reweight, blend))
-    by_name: dict[str, Any] = {f"prompt-to-prompt {k}": hook for k, hook in enumerate(own)}
     return sample(
         model,
         prompts,
-        hooks=by_name | dict(hooks) if isinstance(hooks, Mapping) else [*own, resolve(hooks)[0]],
+        hooks=put_before(own, hooks, "prompt-to-prompt"),
         seed=seeds * len(prompts),
         images_per_prompt=count,
         latents=None if latents is None else latents.repeat(len(prompts), *[1] * (latents.ndim - 1)),

@@ -10,10 +10,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.compose import Hook
-from sdprobe.core.given_hooks import Given
+from sdprobe.core.given_hooks import Given, put_before
 from sdprobe.core.run import Run
 from sdprobe.sampling.encode_decode import decode, psnr
-from sdprobe.sampling.inversions.request import joined
 from sdprobe.sampling.loop import sample
 from sdprobe.transform.guidances.null_text import NullText
 
@@ -94,7 +93,7 @@ class Inversion:
         return sample(
             self.run.model,
             self.run.settings.prompt if prompt is None else prompt,
-            hooks=joined(self._hooks_at(given["guidance_scale"]), hooks),
+            hooks=put_before(self._hooks_at(given["guidance_scale"]), hooks, "the inversion"),
             **given,
         )
 
@@ -120,7 +119,7 @@ class Inversion:
                 f"an edit is of one picture, and {len(self.latents)} were inverted: invert each by itself to edit it"
             )
         given = self._with(settings)
-        own = joined(self._hooks_at(given["guidance_scale"]), hooks)
+        own = put_before(self._hooks_at(given["guidance_scale"]), hooks, "the inversion")
         run: Run = edit(self.run.model, self.run.settings.prompt[0], target, hooks=own, **given)
         return run
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.given_hooks import put_before
 from sdprobe.core.hook import Transform
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
@@ -18,7 +19,7 @@ from sdprobe.core.step import Step
 from sdprobe.core.text import Text
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.sampling.inversions.fixed_point import FixedPoint
-from sdprobe.sampling.inversions.request import FoundNoise, Request, joined
+from sdprobe.sampling.inversions.request import FoundNoise, Request
 from sdprobe.transform.guidances.null_text import NullText, refuse_null_text, with_uncond_context
 
 Latents = Shaped[Tensor, "images channels h w"]
@@ -77,7 +78,9 @@ class NullTextOptimisation:
         refuse_null_text(request.model, request.guidance_scale)
         passed = LatentRecorder(every=2)  # at the first of the two calls of a step, the latents that it leaves
         unguided = replace(request, guidance_scale=1.0, negative_prompt=None)
-        up = FixedPoint(self.inner).invert(replace(unguided, hooks=joined([passed], request.hooks)))
+        up = FixedPoint(self.inner).invert(
+            replace(unguided, hooks=put_before([passed], request.hooks, "the inversion"))
+        )
         assert up.run.latents is not None  # the run has ended
         fit = FitNullText(up.run[passed]["latents"].flip(0), self)
         back = request.run(up.run.latents, up.scheduler, [fit])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.compose import Hook
-from sdprobe.core.given_hooks import Given, each
+from sdprobe.core.given_hooks import Given, put_before
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.sampling.loop import sample
@@ -49,7 +49,7 @@ class Request:
 
         Raises ValueError if a hook ends it on the way.
         """
-        run = self.run(self.x0, scheduler, joined(hooks, self.hooks), **changed)
+        run = self.run(self.x0, scheduler, put_before(hooks, self.hooks, "the inversion"), **changed)
         if run.stopped_at is not None:
             raise ValueError(
                 f"a hook ended the run to noise after step {run.stopped_at} (Step.stop), so that it did not reach "
@@ -101,15 +101,3 @@ class Method(Protocol):
     def invert(self, request: Request) -> FoundNoise:
         """Find the noise."""
         ...
-
-
-def joined(own: Sequence[Hook], given: Given) -> Given:
-    """Return hooks of our own before those given, which keep their names."""
-    if not own:
-        return given
-    if isinstance(given, Mapping):
-        named = {f"inversion {i}": hook for i, hook in enumerate(own)}
-        if taken := [name for name in given if name in named]:
-            raise ValueError(f"the name {taken[0]!r} is that of a hook of the inversion itself: give yours another")
-        return {**named, **given}
-    return [*own, *each(given)]
