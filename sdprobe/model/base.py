@@ -33,6 +33,7 @@ from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
+from sdprobe.model.latents_form import LatentsForm
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
 from sdprobe.model.scheduler_steps import SchedulerSteps
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
@@ -42,7 +43,7 @@ from sdprobe.model.text.encoder_stages import table_of
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which the runtime type checks do not support
 
 
-class Model(PipelineParts, SchedulerSteps, ABC):
+class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     """A family of models: the methods that the loop calls, implemented with the pipeline's own methods.
 
     A family defines the names of its pipelines, how they encode prompts and what their network gets; this class has
@@ -50,13 +51,24 @@ class Model(PipelineParts, SchedulerSteps, ABC):
 
     Attributes (and those of `PipelineParts`):
         pipelines: the class names of the pipelines.
+        variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
+        separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
+        ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
+        guidance_argument: the name of the guidance scale in the pipeline's call.
+        encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
+            those of the whole prompt.
         img2img: the pipeline that encodes an image to start from and adds noise to it, None if there is none; and
             ``img2img_options``, the arguments of its constructor.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
+    separate_calls: ClassVar[bool] = False
+    ragged: ClassVar[bool] = False
+    guidance_argument: ClassVar[str] = "guidance_scale"
+    encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
     img2img: ClassVar[Any] = None
     img2img_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     settings: Settings  # set by `prepare_run`
@@ -97,6 +109,10 @@ class Model(PipelineParts, SchedulerSteps, ABC):
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         """Return the roles of the denoiser's rows at this guidance scale, in the order of its batch."""
         return ("uncond", "cond") if guidance_scale > 1 else ("cond",)
+
+    def roles_asked(self, asked: Mapping[str, Any], settings: Settings) -> tuple[Role, ...]:
+        """Return the roles of a call of the pipeline with these arguments."""
+        return self.roles(settings.guidance_scale)
 
     @property
     def sets_begin_index(self) -> bool:
@@ -158,6 +174,15 @@ class Model(PipelineParts, SchedulerSteps, ABC):
     def narrowed(self, conditioning: Conditioning, rows: slice | list[int]) -> Conditioning:
         """Return the conditioning of some rows only: those of one role, one for each image."""
         return conditioning.of(rows)
+
+    def passes(self, step: Step, conditioning: Conditioning) -> list[tuple[Step, Conditioning]]:
+        """Return the calls of the denoiser in a step: one for all of its rows, or one for each role."""
+        if not self.separate_calls:
+            return [(step, conditioning)]
+        each = ((tuple(row for row in step.rows if row.role == role), step.rows_of(role)) for role in step.roles)
+        return [
+            (replace(step, rows=rows), replace(conditioning.of(places), role=rows[0].role)) for rows, places in each
+        ]
 
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
         """Return the network's output for the latents, one entry per row."""

@@ -55,7 +55,7 @@ def fill(
             f"picture: it starts from noise, without an image"
         )
     strength, start_step = _entered(model, image, steps, strength, start_step)
-    usual_scale = model.default("guidance_scale")
+    usual_scale = model.default(model.guidance_argument)
     usual_height, usual_width = model.default_size() if image is None else model.size_of(image)
     made = Settings(
         prompt=prompts,

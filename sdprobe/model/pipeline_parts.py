@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -214,6 +215,15 @@ class PipelineParts:
         """Return the height and width of the latents."""
         factor = self.pipe.vae_scale_factor
         return settings.height // factor, settings.width // factor
+
+    def latent_shape(self, settings: Settings) -> tuple[int, ...]:
+        """Return the axes of the latents after the channels: ``(h, w)``."""
+        return self.latent_size(settings)
+
+    def settings_of_size(self, settings: Settings, *size: int) -> Settings:
+        """Return the settings of a run whose latents have another size, ``(h, w)``."""
+        height, width = (int(side) * self.pipe.vae_scale_factor for side in size)
+        return replace(settings, height=height, width=width)
 
     def pixels(
         self, images: Any, height: int | None = None, width: int | None = None

@@ -149,7 +149,7 @@ class Inversion:
 
     def _hooks_at(self, guidance_scale: float | None) -> tuple[Hook, ...]:
         model = self.run.model
-        scale = model.default("guidance_scale") if guidance_scale is None else guidance_scale
+        scale = model.default(model.guidance_argument) if guidance_scale is None else guidance_scale
         if "uncond" in model.roles(scale):
             return self.hooks
         return tuple(hook for hook in self.hooks if not isinstance(hook, NullText))

@@ -167,9 +167,12 @@ def loop(
                 conditioning, leaves = grown.grow(x)
                 step, told = without_left_out(step_at(x, leaves=leaves), conditioning, module_hooks.has_caches, further)
                 with torch.set_grad_enabled(hooks.needs_grad):
-                    with module_hooks.listen(step):
-                        output = run_model.denoise(x, step, told)
-                    output = hooks.model_output(output, step)
+                    outputs = []
+                    for part, own in run_model.passes(step, told):
+                        with module_hooks.listen(part):
+                            output = run_model.denoise(x, part, own)
+                        outputs.append(hooks.model_output(output, part))
+                    output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
                     noise_pred = run_model.guide(output, step.rows, settings.guidance_scale)
                     step = replace(step, model_output=output)
                     noise_pred = hooks.noise_pred(noise_pred, step)

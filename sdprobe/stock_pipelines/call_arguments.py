@@ -83,7 +83,7 @@ class CallArguments:
         height, width = self._size(model)
         schedules = (self.get("timesteps"), self.get("sigmas"))
         schedule = next((own for own in schedules if own is not None), None)
-        scale, strength = self.get("guidance_scale"), self.get("strength")
+        scale, strength = self.get(model.guidance_argument), self.get("strength")
         texts, negative = texts_of(self.bound.arguments, "prompt"), texts_of(self.bound.arguments, "negative_prompt")
         return Settings(
             prompt=texts,

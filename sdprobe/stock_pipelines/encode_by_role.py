@@ -22,15 +22,6 @@ from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, te
 
 Call = Callable[..., Any]
 
-RETURNED: Mapping[str, Mapping[Role, tuple[int, ...]]] = {
-    "StableDiffusionPipeline": {"cond": (0,), "uncond": (1,)},
-    "StableDiffusionXLPipeline": {"cond": (0, 2), "uncond": (1, 3)},
-    "StableDiffusion3Pipeline": {"cond": (0, 2), "uncond": (1, 3)},
-    "PixArtAlphaPipeline": {"cond": (0,), "uncond": (2,)},
-    "PixArtSigmaPipeline": {"cond": (0,), "uncond": (2,)},
-}
-"""Where in what ``encode_prompt`` returns the embeddings of a side stand: those of its tokens, then the pooled."""
-
 BOTH = ("lora_scale", "max_sequence_length", "clean_caption")
 GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 
@@ -67,7 +58,7 @@ def encode_by_role(
     }
     if isinstance(returned, Tensor):  # all rows as one: with three-way guidance, cond, image and uncond
         return torch.cat([each["cond"][0], each["uncond"][0], each["uncond"][0]]) if len(each) > 1 else each["cond"][0]
-    places = places_of(run_model)
+    places = run_model.encoded_at
     found = list(returned)
     for role in roles:
         for place, x in zip(places[role], each[role], strict=False):
@@ -80,16 +71,11 @@ def prefix_of(role: Role, given: Mapping[str, Any]) -> str:
     return "negative_" if role == "uncond" and "negative_prompt" in given else ""
 
 
-def places_of(run_model: Model) -> Mapping[Role, tuple[int, ...]]:
-    """Where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then others."""
-    return RETURNED.get(type(run_model).pipelines[0], {"cond": (0, 1), "uncond": (0, 1)})
-
-
 def embeddings_of(run_model: Model, returned: Any, roles: Sequence[Role]) -> dict[Role, Tensor]:
     """Of what a call of ``encode_prompt`` returned, the embeddings of the tokens of each role."""
     if isinstance(returned, Tensor):  # with three-way guidance, cond, image and uncond
         return dict(zip(roles, returned.chunk(3 if len(roles) > 1 else 1), strict=False))
-    return {role: returned[places_of(run_model)[role][0]] for role in roles}
+    return {role: returned[run_model.encoded_at[role][0]] for role in roles}
 
 
 def read_encoded(

@@ -93,23 +93,23 @@ class PipelineCall:
     def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline shows its latents to ControlNet."""
         if self.timestep is None:
-            args, kwargs = with_shown(args, kwargs, self.put_latents_in(shown_of(args, kwargs)))
+            args, kwargs = self.show_latents(args, kwargs)
         return args, self.limit_text_beside(args, kwargs)
 
     def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline calls its denoiser."""
-        count, before = len(shown_of(args, kwargs)), tuple(row for rows, _ in self.told for row in rows)
+        count, before = len(self.rows_shown(args, kwargs)), tuple(row for rows, _ in self.told for row in rows)
         rows = self.rows.of_call(count, embeds_of(args, kwargs), before)
         if rows is not None:
-            self.told.append((rows, DenoiserCall(args, kwargs, count)))
+            self.told.append((rows, DenoiserCall(args, kwargs, count, self.model)))
         if self.step is None:
             args, kwargs = self.begin_step_at_denoiser(args, kwargs)
         elif self.timestep is None:
-            args, kwargs = with_shown(args, kwargs, self.put_latents_in(shown_of(args, kwargs)))
+            args, kwargs = self.show_latents(args, kwargs)
         if rows is None:
             return args, self.limit_text_beside(args, kwargs)
         self.asked = LeftOutOfCall.asked(self.current_step(), rows, self.module_hooks.has_caches)
-        call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count)), self.asked.rows
+        call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count, self.model)), self.asked.rows
         self.told[-1], args, kwargs = (rows, call), call.args, dict(call.kwargs)
         step = replace(self.current_step(), rows=rows)
         self.watched.enter_context(self.module_hooks.listen(step))
@@ -118,19 +118,20 @@ class PipelineCall:
         self.step = replace(self.current_step(), leaves={**step.leaves, **leaves})
         return args, kwargs
 
-    def on_denoised(self, output: Tensor) -> Tensor:
+    def on_denoised(self, output: Any) -> Any:
         """The denoiser returns."""
         self.watched.close()
         step = replace(self.current_step(), rows=self.told[-1][0])
         channels = step.latents.shape[1]
-        came = self.latents.show(output)
+        came = self.run_model.output_of(output, *self.run_model.latent_shape(self.run.settings))
         own = came if came.shape[1] == channels else came[:, :channels]  # the rest is its own spread: learned sigma
         self.caller = "pipeline"
         with self.hear_nothing("hook"):
             new = self.hooks.model_output(own, step)
         self.outputs.append(new)
         if new is not own:
-            output = self.latents.hand_back(new if own is came else torch.cat([new, came[:, channels:]], dim=1), output)
+            whole = new if own is came else torch.cat([new, came[:, channels:]], dim=1)
+            output = self.run_model.answer_of(whole, output)
         return self.asked.widened(output)
 
     def on_scheduler_step(
@@ -240,14 +241,23 @@ class PipelineCall:
 
     def begin_step_at_denoiser(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Begin a step with the call of its denoiser, which can be repeated from then on."""
-        shown = shown_of(args, kwargs) if self.unscaled is None else self.unscaled
+        shown = self.rows_shown(args, kwargs) if self.unscaled is None else self.unscaled
         rows = self.put_latents_in(shown)
         if self.latents.instead is None:
             return args, kwargs
         if self.timestep is not None:
             with self.hear_nothing("hook"):
                 rows = self.model.pipe.scheduler.scale_model_input(rows, self.timestep)
-        return DenoiserCall(args, kwargs, len(shown)).showing(rows)
+        return DenoiserCall(args, kwargs, len(shown), self.model).showing(rows)
+
+    def rows_shown(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The rows that a network is shown, in the form in which the pipeline holds its latents."""
+        return self.model.rows_of(shown_of(args, kwargs))
+
+    def show_latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The arguments of a call of a network, with what stands for the pipeline's latents."""
+        shown = shown_of(args, kwargs)
+        return with_shown(args, kwargs, self.model.shown_as(self.put_latents_in(self.model.rows_of(shown)), shown))
 
     def begin_step(self, rows: Tensor) -> None:
         """Begin a step: its latents pass their point."""
@@ -275,15 +285,13 @@ class PipelineCall:
 
     def fit_size(self, x: Tensor) -> None:
         """Set the run's size to that of its latents, where the arguments had not told it."""
-        if tuple(x.shape[-2:]) != self.run_model.latent_size(self.run.settings):
-            factor = self.model.pipe.vae_scale_factor
-            height, width = (int(side) * factor for side in x.shape[-2:])
-            self.run.settings = replace(self.run.settings, height=height, width=width)
+        if tuple(x.shape[2:]) != self.run_model.latent_shape(self.run.settings):
+            self.run.settings = self.run_model.settings_of_size(self.run.settings, *x.shape[2:])
             self.module_hooks = ModuleHooks.of_run(self.run_model, self.run, self.hooks)
 
     def limit_text_beside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a network is told beside the loop's own call, where limited transforms of the text tell it another."""
-        rows = self.rows.beside(count := len(shown_of(args, kwargs)))
+        rows = self.rows.beside(count := len(self.rows_shown(args, kwargs)))
         if len(rows) != count:
             return kwargs
         told = apply_limited_text(kwargs, replace(self.current_step(), rows=rows))

@@ -24,31 +24,6 @@ from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
 from sdprobe.model.loading import FAMILIES
 from sdprobe.model.text.added_tokens import add_to_tokenizers
 
-VARIANTS = {
-    "StableDiffusionPipeline": (
-        "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionInpaintPipeline",
-        "StableDiffusionControlNetPipeline",
-        "StableDiffusionControlNetImg2ImgPipeline",
-        "StableDiffusionControlNetInpaintPipeline",
-    ),
-    "StableDiffusionXLPipeline": (
-        "StableDiffusionXLImg2ImgPipeline",
-        "StableDiffusionXLInpaintPipeline",
-        "StableDiffusionXLControlNetPipeline",
-        "StableDiffusionXLControlNetImg2ImgPipeline",
-    ),
-    "StableDiffusion3Pipeline": (
-        "StableDiffusion3Img2ImgPipeline",
-        "StableDiffusion3InpaintPipeline",
-        "StableDiffusion3ControlNetPipeline",
-    ),
-    "FluxPipeline": ("FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxControlNetPipeline"),
-    "PixArtAlphaPipeline": (),
-    "PixArtSigmaPipeline": (),
-}
-"""By the pipeline that a family is of: its other pipelines that can be attached to."""
-
 Call = Callable[..., Any]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -72,7 +47,7 @@ class PipelineListener(Protocol):
     def on_scale_model_input(self, stock: Call, rows: Tensor, timestep: Any) -> Tensor: ...
     def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
     def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
-    def on_denoised(self, output: Tensor) -> Tensor: ...
+    def on_denoised(self, output: Any) -> Any: ...
     def on_scheduler_step(
         self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
     ) -> Any: ...
@@ -92,14 +67,10 @@ def attachable(pipe: Any) -> Model:
         raise TypeError(f"attach takes a live diffusers pipeline, not {kinds[0]}")
     known: tuple[type[Model], ...] = (InstructPix2Pix, *FAMILIES)
     for family in known:
-        if any(kind in _attached_by(family) for kind in kinds):
+        if any(kind in (*family.pipelines, *family.variants) for kind in kinds):
             return family(pipe)
-    names = ", ".join(name for family in known for name in _attached_by(family))
+    names = ", ".join(name for family in known for name in (*family.pipelines, *family.variants))
     raise ValueError(f"attach does not know how a {kinds[0]} calls its parts; it knows: {names}")
-
-
-def _attached_by(family: type[Model]) -> tuple[str, ...]:
-    return tuple(name for own in family.pipelines for name in (own, *VARIANTS.get(own, ())))
 
 
 def copy_for_call(model: Model, settings: Settings, words: Mapping[str, Concept], asked: Mapping[str, Any]) -> Model:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
-from sdprobe.model.families.flux import Flux
+from sdprobe.model.latents_form import LatentsForm
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, join
 
@@ -26,12 +26,14 @@ class DenoiserCall:
         args: by their places.
         kwargs: by their names.
         rows: how many rows there are.
+        form: how the denoiser is shown latents.
         beside: further tokens, which stand after the prompt embeddings when the call is repeated.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     rows: int
+    form: LatentsForm
     beside: Shaped[Tensor, "rows tokens width"] | None = None
 
     def of(self, rows: slice | list[int]) -> DenoiserCall:
@@ -45,20 +47,21 @@ class DenoiserCall:
             return {name: taken(own) for name, own in value.items()} if isinstance(value, dict) else value
 
         args, kwargs = taken(self.args), taken(dict(self.kwargs))
-        return replace(self, args=args, kwargs=kwargs, rows=len(shown_of(args, kwargs)))
+        return replace(self, args=args, kwargs=kwargs, rows=len(self.form.rows_of(shown_of(args, kwargs))))
 
     def showing(self, rows: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with other latents; what is shown beside them, in further channels, stays."""
-        old = shown_of(self.args, self.kwargs)
+        shown = shown_of(self.args, self.kwargs)
+        old = self.form.rows_of(shown)
         rows = rows.to(old.dtype)
         if old.ndim == 4 and old.shape[1] > rows.shape[1]:
             rows = torch.cat([rows, old[:, rows.shape[1] :]], dim=1)
-        return with_shown(self.args, dict(self.kwargs), rows)
+        return with_shown(self.args, dict(self.kwargs), self.form.shown_as(rows, shown))
 
 
-def shown_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shaped[Tensor, "rows ..."]:
+def shown_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a network is shown, among the arguments of a call of it."""
-    shown: Tensor = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
+    shown: Any = args[0] if args else kwargs["hidden_states" if "hidden_states" in kwargs else "sample"]
     return shown
 
 
@@ -68,7 +71,7 @@ def embeds_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shaped[Tensor
     return told
 
 
-def with_shown(args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def with_shown(args: tuple[Any, ...], kwargs: dict[str, Any], x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call of a network, with something else shown to it."""
     if args:
         return (x, *args[1:]), kwargs
@@ -97,6 +100,9 @@ class RepeatedDenoiser:
     def answered_by(self, other: Any) -> RepeatedDenoiser:
         return RepeatedDenoiser(self.model.answered_by(other), self.timestep)
 
+    def passes(self, step: Step, told: DenoiserCall) -> list[tuple[Step, DenoiserCall]]:
+        return [(step, told)]
+
     def narrowed(self, told: DenoiserCall, rows: slice | list[int]) -> DenoiserCall:
         return told.of(rows)
 
@@ -110,10 +116,12 @@ class RepeatedDenoiser:
     def denoise(self, x: Latents, step: Step, told: DenoiserCall) -> Shaped[Tensor, "rows channels h w"]:
         scheduler, pipe = self.model.pipe.scheduler, self.model.pipe
         rows = torch.cat([x] * (told.rows // len(x)))
-        rows = self.model.packed(rows) if isinstance(self.model, Flux) else rows
+        rows = self.model.packed(rows)
         if self.timestep is not None:
             rows = scheduler.scale_model_input(rows, self.timestep)
-        if getattr(pipe, "controlnet", None) is not None and not torch.equal(rows, shown_of(told.args, told.kwargs)):
+        if getattr(pipe, "controlnet", None) is not None and not torch.equal(
+            rows, told.form.rows_of(shown_of(told.args, told.kwargs))
+        ):
             raise RuntimeError(
                 "step.predict cannot ask for other latents here: what ControlNet adds was made of the loop's own"
             )
@@ -122,7 +130,6 @@ class RepeatedDenoiser:
         if told.beside is not None:
             kwargs = join(kwargs, told.beside)
         output = getattr(pipe, self.model.network)(*args, **kwargs)
-        made: Tensor = output[0] if isinstance(output, tuple) else output.sample
-        if isinstance(self.model, Flux):
-            return self.model.unpacked(made, *x.shape[-2:])
+        answer = output[0] if isinstance(output, tuple) else output.sample
+        made: Tensor = self.model.output_of(answer, *x.shape[2:])
         return made[:, : x.shape[1]]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
-from sdprobe.model.families.flux import Flux
 from sdprobe.model.pipeline_parts import Latents
 
 
@@ -30,13 +29,11 @@ class ReplacedLatents:
 
     def show(self, x: Tensor) -> Latents:
         """Latents of the pipeline as hooks are shown them: a picture."""
-        if not isinstance(self.run_model, Flux):
-            return x
-        return self.run_model.unpacked(x, *self.run_model.latent_size(self.run.settings))
+        return self.run_model.unpacked(x, *self.run_model.latent_shape(self.run.settings))
 
     def hand_back(self, x: Latents, like: Tensor) -> Tensor:
         """Latents of a hook as the pipeline goes on with them, in the form of those that they replace."""
-        return (self.run_model.packed(x) if isinstance(self.run_model, Flux) else x).to(like.dtype)
+        return self.run_model.packed(x).to(like.dtype)
 
     def replace_in(self, rows: Tensor) -> Shaped[Tensor, "rows ..."]:
         """Rows of the pipeline's latents with those that stand for them, where any do."""

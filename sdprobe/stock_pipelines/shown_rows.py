@@ -17,11 +17,10 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.prompt_of_embeddings import PromptOfEmbeddings
 from sdprobe.core.run import Role, Row, Run, side_of
 from sdprobe.model.base import Model
-from sdprobe.model.families.flux import Flux
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 
 EACH_BY_ITSELF: tuple[Role, ...] = ("cond", "uncond")
-"""The order in which Flux calls its denoiser, and its encoders, where it has two groups of rows."""
+"""The order of the groups of rows where a pipeline calls its denoiser, and its encoders, for each by itself."""
 
 
 class ShownRows:
@@ -35,17 +34,13 @@ class ShownRows:
 
     def __init__(self, model: Model, run: Run, arguments: CallArguments) -> None:
         self.model, self.run = model, run
-        self.each_by_itself = isinstance(model, Flux)
+        self.each_by_itself = model.separate_calls
         self.may_switch = arguments.own_callback is not None
         self.called_back = False
         self.embeddings: list[tuple[Prompt, Tensor]] = []
         self.encodings = 0
         self.prompts: dict[Role, tuple[Prompt, ...]] = {}
-        if self.each_by_itself:
-            guided = arguments.negative_given and (arguments.get("true_cfg_scale") or 1.0) > 1
-            run.roles = EACH_BY_ITSELF[: 2 if guided else 1]
-        else:
-            run.roles = model.roles(run.settings.guidance_scale)
+        run.roles = model.roles_asked(arguments.bound.arguments, run.settings)
         self.roles = run.roles
 
     def roles_of(self, groups: int) -> tuple[Role, ...]:

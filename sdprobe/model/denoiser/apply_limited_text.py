@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdprobe.core.limits.limited_text_edit import LimitedTextEdit
 from sdprobe.core.step import Step
+from sdprobe.model.text.conditioning import to_length
 
 
 def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
@@ -29,5 +30,7 @@ def _with(told: Mapping[str, Any], rows: Tensor, instead: Mapping[str, Tensor]) 
         if isinstance(value, dict):
             found[name] = _with(value, rows, instead)
         elif name in instead and value is not None:
-            found[name] = value.index_copy(0, rows.to(value.device, non_blocking=True), instead[name].to(value))
+            new = instead[name].to(value)
+            fitting = to_length(new, value.shape[1]) if value.ndim > 1 and new.shape[1] != value.shape[1] else new
+            found[name] = value.index_copy(0, rows.to(value.device, non_blocking=True), fitting)
     return found

@@ -45,15 +45,19 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
         if by is not None:
             still = by.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
             with lock([by.denoiser]), still:  # its other parts may be the run's own
-                answer: Tensor = run_model.answered_by(by).denoise(x, at, told)
-                return answer
+                answering = run_model.answered_by(by)
+                return torch.cat([answering.denoise(x, part, own) for part, own in run_model.passes(at, told)])
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
         aside = caches_set_aside(run_model.denoiser) if module_hooks.has_caches else nullcontext()
         own = Hooks(*hooks)
         # A checkpointed block is run again after this call, where its hooks cannot act.
         kept = uncheckpointed(run_model.denoiser) if len(own) and torch.is_grad_enabled() else nullcontext()
-        with frozen, aside, kept, module_hooks.with_hooks(own).listen(at):
-            output: Tensor = run_model.denoise(x, at, told)
-            return output
+        listening = module_hooks.with_hooks(own)
+        with frozen, aside, kept:
+            outputs = []
+            for part, asked in run_model.passes(at, told):
+                with listening.listen(part):
+                    outputs.append(run_model.denoise(x, part, asked))
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     return predict

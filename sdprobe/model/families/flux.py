@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -27,9 +28,11 @@ class Flux(TransformerModel):
     """
 
     pipelines = ("FluxPipeline",)
+    variants = ("FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxControlNetPipeline")
     token_axis = (("text_encoder_2",),)
     pooling = ("text_encoder",)
     text_first = True
+    separate_calls = True
     img2img = FluxImg2ImgPipeline
     patch = 2
     _places: tuple[Any, Tensor] | None = None
@@ -40,6 +43,10 @@ class Flux(TransformerModel):
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         return ("cond",)
+
+    def roles_asked(self, asked: Mapping[str, Any], settings: Settings) -> tuple[Role, ...]:
+        guided = settings.negative_given and (asked.get("true_cfg_scale") or 1.0) > 1
+        return ("cond", "uncond") if guided else ("cond",)
 
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         embeds, pooled, _ = self.pipe.encode_prompt(texts, None, self.device, 1)
@@ -114,8 +121,8 @@ class Flux(TransformerModel):
         packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)
         return packed
 
-    def unpacked(self, packed: Shaped[Tensor, "rows places packed"], h: int, w: int) -> Latents:
+    def unpacked(self, packed: Shaped[Tensor, "rows places packed"], *size: int) -> Latents:
         """Return packed latents as ``[images, channels, h, w]``."""
         factor = self.pipe.vae_scale_factor
-        latents: Tensor = self.pipe._unpack_latents(packed, h * factor, w * factor, factor)
+        latents: Tensor = self.pipe._unpack_latents(packed, *(side * factor for side in size), factor)
         return latents

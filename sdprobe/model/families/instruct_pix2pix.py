@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from sdprobe.core.run import Role
 from sdprobe.model.families.stable_diffusion import StableDiffusion
@@ -17,6 +18,7 @@ class InstructPix2Pix(StableDiffusion):
     """
 
     pipelines = ("StableDiffusionInstructPix2PixPipeline",)
+    variants: ClassVar[tuple[str, ...]] = ()
     image_guidance_scale = 1.5
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class PixArt(TransformerModel):
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property
     def multiple(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
@@ -21,6 +21,14 @@ class StableDiffusion(UNetModel):
     """Stable Diffusion 1.x and 2.x, with epsilon and v-prediction."""
 
     pipelines = ("StableDiffusionPipeline",)
+    variants: ClassVar[tuple[str, ...]] = (
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionControlNetPipeline",
+        "StableDiffusionControlNetImg2ImgPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+    )
+    encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     img2img = StableDiffusionImg2ImgPipeline
     img2img_options = MappingProxyType({"requires_safety_checker": False})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ class StableDiffusion3(TransformerModel):
     """
 
     pipelines = ("StableDiffusion3Pipeline",)
+    variants = (
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+    )
+    encoded_at = MappingProxyType({"cond": (0, 2), "uncond": (1, 3)})
     token_axis = (("text_encoder", "text_encoder_2"), ("text_encoder_3",))
     pooling = ("text_encoder", "text_encoder_2")
     img2img = StableDiffusion3Img2ImgPipeline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ class StableDiffusionXL(UNetModel):
     """
 
     pipelines = ("StableDiffusionXLPipeline",)
+    variants = (
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+    )
+    encoded_at = MappingProxyType({"cond": (0, 2), "uncond": (1, 3)})
     token_axis = (("text_encoder", "text_encoder_2"),)
     pooling = ("text_encoder_2",)
     img2img = StableDiffusionXLImg2ImgPipeline

@@ -23,7 +23,7 @@ from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
 EMBEDS = "encoder_hidden_states"
 """The denoiser's argument that gets the value of the point ``prompt_embeds``."""
 
-MASK, PLACES = "encoder_attention_mask", "txt_ids"
+MASKS, PLACES = ("encoder_attention_mask", "encoder_hidden_states_mask", "prompt_attention_mask"), "txt_ids"
 """The denoiser's arguments with an entry for each token: which of them it may look at, and where Flux has them."""
 
 POOLED = ("text_embeds", "pooled_projections")
@@ -39,11 +39,15 @@ class Conditioning:
     Args:
         arguments: tensors by the denoiser's argument names, with an entry for each row.
         groups: the number of roles; each has one row per image.
+        lengths: the number of tokens of each row, where rows have different numbers; else empty.
+        role: the role of all rows, in a call of the denoiser for one role alone.
         beside: further tokens, which stand after the prompt embeddings in one call.
     """
 
     arguments: DenoiserArguments
     groups: int
+    lengths: tuple[int, ...] = ()
+    role: Role | None = None
     beside: Shaped[Tensor, "rows tokens width"] | None = None
 
     @property
@@ -52,12 +56,31 @@ class Conditioning:
         return int(self.arguments[EMBEDS].shape[1])
 
     def of(self, rows: slice | list[int]) -> Conditioning:
-        """Return the conditioning of some rows only: those of one role, one for each image."""
-        return Conditioning({name: tensor[rows] for name, tensor in self.arguments.items()}, 1)
+        """Return the conditioning of some rows only: those of one role, one for each image.
+
+        Where rows have different numbers of tokens, it ends with the longest of these; where these have the same
+        number, no mask is left.
+        """
+        told = {name: tensor[rows] for name, tensor in self.arguments.items()}
+        beside = None if self.beside is None else self.beside[rows]
+        if not self.lengths:
+            return Conditioning(told, 1, beside=beside)
+        places = range(len(self.lengths))[rows] if isinstance(rows, slice) else rows
+        lengths = tuple(self.lengths[k] for k in places)
+        padded, longest, alike = self.tokens, max(lengths), len(set(lengths)) == 1
+        cut = {
+            name: x[:, :longest] if x.ndim > 1 and x.shape[1] == padded and name in (EMBEDS, *MASKS) else x
+            for name, x in told.items()
+            if not (alike and name in MASKS)
+        }
+        return Conditioning(cut, 1, lengths, beside=beside)
 
     def joined(self) -> Conditioning:
         """Return the conditioning with the further tokens among the arguments."""
-        return self if self.beside is None else Conditioning(join(self.arguments, self.beside), self.groups)
+        if self.beside is None:
+            return self
+        lengths = tuple(length + self.beside.shape[1] for length in self.lengths)
+        return replace(self, arguments=join(self.arguments, self.beside), lengths=lengths, beside=None)
 
 
 def join(told: Mapping[str, Any], beside: Shaped[Tensor, "rows tokens width"]) -> dict[str, Any]:
@@ -72,11 +95,31 @@ def join(told: Mapping[str, Any], beside: Shaped[Tensor, "rows tokens width"]) -
             f"{list(beside.shape)}"
         )
     found = {**told, EMBEDS: torch.cat([embeds, beside.to(embeds)], dim=1)}
-    if (mask := found.get(MASK)) is not None:
-        found[MASK] = torch.cat([mask, mask.new_ones(len(mask), beside.shape[1])], dim=1)
+    for name in MASKS:
+        if (mask := found.get(name)) is not None:
+            found[name] = torch.cat([mask, mask.new_ones(len(mask), beside.shape[1])], dim=1)
     if (places := found.get(PLACES)) is not None:
         found[PLACES] = torch.cat([places, places.new_zeros(*places.shape[:-2], beside.shape[1], places.shape[-1])], -2)
     return found
+
+
+def joined_rows(sides: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Return what was encoded for each role as one batch, padded with zeros, and the number of tokens of each row."""
+    name = next((name for name in MASKS if any(name in side for side in sides)), MASKS[0])
+    masks = [side.get(name, torch.ones(side[EMBEDS].shape[:2], device=side[EMBEDS].device)) for side in sides]
+    lengths = tuple(int(count) for mask in masks for count in mask.sum(1).tolist())
+    longest = max(mask.shape[1] for mask in masks)
+    dtype = next((side[name].dtype for side in sides if name in side), torch.long)
+    every: list[dict[str, Tensor]] = [{**side, name: mask.to(dtype)} for side, mask in zip(sides, masks, strict=True)]
+    padded = [{own: to_length(x, longest) if own in (EMBEDS, name) else x for own, x in side.items()} for side in every]
+    return {own: torch.cat([side[own] for side in padded]) for own in every[0]}, lengths
+
+
+def to_length(x: Shaped[Tensor, "rows tokens ..."], tokens: int) -> Shaped[Tensor, "rows tokens ..."]:
+    """Return values of tokens for so many of them: zeros follow, or the last are cut."""
+    if x.shape[1] >= tokens:
+        return x[:, :tokens]
+    return torch.cat([x, x.new_zeros(len(x), tokens - x.shape[1], *x.shape[2:])], dim=1)
 
 
 def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -> Conditioning:
@@ -92,12 +135,15 @@ def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -
             encoded[own] = _encoded(run_model, run, hooks, own)
         found = encoded[own] if own == role else _zeros_like(encoded[own])
         sides.append(_past_points(run_model, run, hooks, role, found))
-    told = {
-        name: torch.cat([side[name].repeat_interleave(settings.images_per_prompt, dim=0) for side in sides])
-        for name in sides[0]
-    }
+    each = [
+        {name: x.repeat_interleave(settings.images_per_prompt, dim=0) for name, x in side.items()} for side in sides
+    ]
+    told, lengths = (
+        joined_rows(each) if run_model.ragged else ({n: torch.cat([o[n] for o in each]) for n in each[0]}, ())
+    )
     besides = run_model.besides(settings)
-    return Conditioning(told | {name: torch.cat([x] * len(roles)) for name, x in besides.items()}, len(roles))
+    every = told | {name: torch.cat([x] * len(roles)) for name, x in besides.items()}
+    return Conditioning(every, len(roles), lengths)
 
 
 def encode_role(run_model: Any, run: Run, hooks: Hooks, role: Role) -> dict[str, Tensor]:

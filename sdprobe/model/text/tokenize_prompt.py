@@ -46,6 +46,49 @@ def read(tokenizer: Any, text: str, spelt: str | None = None, length: int | None
     return Prompt.from_spans(text, ids, tokenizer.convert_ids_to_tokens(ids), roles, spans)
 
 
+def read_in_template(
+    tokenizer: Any,
+    text: str,
+    before: str = "",
+    after: str = "",
+    *,
+    length: int | None = None,
+    padded: bool = False,
+    dropped: int = 0,
+) -> Prompt:
+    """Return the prompt as a language model reads it, inside the text of a template.
+
+    The template's tokens before the text have the role ``"start"``, those after it ``"end"``.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        text: the text as the user wrote it.
+        before: what the template has before it.
+        after: what it has after it.
+        length: the number of tokens that are read, those of the template included; None for the tokenizer's context.
+        padded: whether shorter texts are padded to that length.
+        dropped: how many of the first tokens the denoiser is not shown.
+
+    Raises TypeError for a tokenizer that does not report offsets of its tokens.
+    """
+    length = tokenizer.model_max_length if length is None else length
+    padding = "max_length" if padded else False
+    encoded = _tokenized(tokenizer, before + text + after, padding=padding, max_length=length, truncation=True)
+    ids: list[int] = encoded["input_ids"]
+    first, past = len(before), len(before) + len(text)
+    own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < b and a < past and b > first]
+    begin = own[0] if own else sum(b <= first for _, b in encoded["offset_mapping"] if b)
+    roles: list[TokenRole] = []
+    for i, kept in enumerate(encoded["attention_mask"]):
+        roles.append("pad" if not kept else "word" if i in own else "start" if i < begin else "end")
+    spans = [
+        (max(a, first) - first, min(b, past) - first) if role == "word" else (0, 0)
+        for (a, b), role in zip(encoded["offset_mapping"], roles, strict=True)
+    ]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    return Prompt.from_spans(text, ids[dropped:], tokens[dropped:], roles[dropped:], spans[dropped:])
+
+
 def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
     """Return what a tokenizer gives for each token of a text, in so many chunks, one after the other.
 
@@ -65,19 +108,17 @@ def chunks_of(tokenizer: Any, text: str, length: int) -> int:
 
 def _encoded(tokenizer: Any, text: str, length: int) -> dict[str, list[list[Any]]]:
     """Return what a tokenizer gives for each token of a text, in as many chunks as it takes."""
+    options = {"padding": "max_length", "max_length": length, "truncation": True, "return_overflowing_tokens": True}
+    return _tokenized(tokenizer, text, **options)
+
+
+def _tokenized(tokenizer: Any, text: str, **options: Any) -> dict[str, list[Any]]:
+    """Return what a tokenizer gives for each token of a text."""
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
             f"{type(tokenizer).__name__} does not say where in the text its tokens come from; load its fast version"
         )
-    encoded = tokenizer(
-        text,
-        padding="max_length",
-        max_length=length,
-        truncation=True,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
+    encoded = tokenizer(text, **options, return_offsets_mapping=True, return_special_tokens_mask=True)
     names = ("input_ids", "attention_mask", "special_tokens_mask", "offset_mapping")
     return {name: encoded[name] for name in names}
 
