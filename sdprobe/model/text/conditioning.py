@@ -112,7 +112,11 @@ def joined_rows(sides: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor
     dtype = next((side[name].dtype for side in sides if name in side), torch.long)
     every: list[dict[str, Tensor]] = [{**side, name: mask.to(dtype)} for side, mask in zip(sides, masks, strict=True)]
     padded = [{own: to_length(x, longest) if own in (EMBEDS, name) else x for own, x in side.items()} for side in every]
-    return {own: torch.cat([side[own] for side in padded]) for own in every[0]}, lengths
+    return _joined(padded), lengths
+
+
+def _joined(sides: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([side[name] for side in sides]) for name in sides[0]}
 
 
 def to_length(x: Shaped[Tensor, "rows tokens ..."], tokens: int) -> Shaped[Tensor, "rows tokens ..."]:
@@ -138,9 +142,7 @@ def conditioned(run_model: Any, run: Run, hooks: Hooks, roles: Sequence[Role]) -
     each = [
         {name: x.repeat_interleave(settings.images_per_prompt, dim=0) for name, x in side.items()} for side in sides
     ]
-    told, lengths = (
-        joined_rows(each) if run_model.ragged else ({n: torch.cat([o[n] for o in each]) for n in each[0]}, ())
-    )
+    told, lengths = joined_rows(each) if run_model.ragged else (_joined(each), ())
     besides = run_model.besides(settings)
     every = told | {name: torch.cat([x] * len(roles)) for name, x in besides.items()}
     return Conditioning(every, len(roles), lengths)
