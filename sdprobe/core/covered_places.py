@@ -7,8 +7,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 
-def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, int]) -> Bool[Tensor, "*images gh gw"]:
+def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, ...]) -> Bool[Tensor, "*images_and_grid"]:
     """Return which places of a grid a mask, of the same ratio of height to width, covers by at least half.
+
+    On the grid of a video, ``(frames, h, w)``, they are the same in every frame.
 
     >>> import torch
     >>> mask = torch.zeros(4, 4, dtype=torch.bool)
@@ -18,4 +20,6 @@ def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, int]) ->
             [False, False]])
     """
     every = mask.reshape(-1, 1, *mask.shape[-2:])
-    return (F.adaptive_avg_pool2d(every.float(), grid) >= 0.5).view(*mask.shape[:-2], *grid)
+    *frames, h, w = grid
+    found = (F.adaptive_avg_pool2d(every.float(), (h, w)) >= 0.5).view(*mask.shape[:-2], *[1] * len(frames), h, w)
+    return found.expand(*mask.shape[:-2], *grid)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from sdprobe.core.run import Run
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
 
 
 def as_grids(given: Collection[int | Sequence[int]] | None) -> list[Grid] | None:
@@ -17,7 +17,7 @@ def as_grids(given: Collection[int | Sequence[int]] | None) -> list[Grid] | None
     """
     if given is None:
         return None
-    return [(own, own) if isinstance(own, int) else tuple(own) for own in given]  # type: ignore[misc]
+    return [(own, own) if isinstance(own, int) else tuple(own) for own in given]
 
 
 def possible_grids(run: Run, asked: list[Grid] | None) -> list[Grid]:

@@ -33,7 +33,7 @@ class Record(ABC):
     @abstractmethod
     def _read(self, index: int | None) -> Mapping[str, Tensor] | None: ...
 
-    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels h w"]]:
+    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels *size"]]:
         """Return everything kept of one step, by name. Raises KeyError for a step that was not kept."""
         found = self._read(index)
         if found is None:
@@ -53,7 +53,7 @@ class Record(ABC):
         return torch.stack(found)
 
     @property
-    def final(self) -> Shaped[Tensor, "images channels h w"]:
+    def final(self) -> Shaped[Tensor, "images channels *size"]:
         """The final latents. Raises KeyError if the run has not finished."""
         found = self._read(None)
         if found is None:

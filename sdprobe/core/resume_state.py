@@ -23,7 +23,7 @@ class State:
     """
 
     index: int
-    latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
+    latents: Shaped[Tensor, "images channels *size"] = field(repr=False)
     scheduler: Any = field(repr=False)
     generator: Any = field(repr=False)
     levels: Any = field(default=(), repr=False)

@@ -42,7 +42,7 @@ class Run(RunOutputs):
         prompts: one `Prompt` per text; `prompt_of(image)` returns the prompt of an image.
         negative_prompts: the negative prompts, likewise.
         roles: the roles of the denoiser's rows, in their order.
-        images: the images (PIL), prompt by prompt.
+        images: the images (PIL), prompt by prompt; of videos all frames.
         latents: the final latents ``[images, channels, h, w]``; None until the loop has ended.
         levels: timestep, sigma, signal and noise of each step, and of the end; `schedule` is made of them.
         coverage: which attention sites were asked for and seen, and how often each hook acted.
@@ -131,6 +131,17 @@ class Run(RunOutputs):
         memo[id(self)] = copied
         vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return copied
+
+    @property
+    def videos(self) -> list[list[Image]]:
+        """The frames of each video, of a run of a model of videos; `images` has those of all, one after the other.
+
+        Raises ValueError for a run of images.
+        """
+        if self.settings.frames is None:
+            raise ValueError("this run made images, and no videos: run.images")
+        each = len(self.images) // self.settings.images
+        return [self.images[first : first + each] for first in range(0, len(self.images), each or 1)]
 
     @property
     def schedule(self) -> Schedule:

@@ -15,6 +15,7 @@ class Settings:
     an unknown seed. ``scheduler`` is a class name of diffusers. ``negative_given`` is False if no negative prompt was
     given, which some models distinguish from an empty one. ``strength`` is None in a run from pure noise; a run from an
     image leaves out the first ``start_step`` steps. ``chunks``: whether prompts are read in chunks beyond the context.
+    ``frames`` is the number of frames of each video, None for images.
     ``weights``: whether prompts are read with weights of words; ``prompt`` has them as they were written.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     start_step: int = 0
     chunks: bool = False
     weights: bool = False
+    frames: int | None = None
 
     def __repr__(self) -> str:
         own = ((name.name, getattr(self, name.name)) for name in fields(self))

@@ -23,7 +23,8 @@ class Site:
         name: the module's dotted name.
         kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
         place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
-        grid: ``(h, w)`` of the image positions there, or None if they do not form a grid.
+        grid: ``(h, w)`` of the image positions there, ``(frames, h, w)`` of those of a video, frame by frame; None if
+            they do not form a grid.
         heads: number of attention heads; of an activation, how many heads its width is divided into, side by side, as
             at the input of ``to_out.0``; 0 if it is not.
         step: the step. Sites outside the steps have none: those in a text encoder or the autoencoder.
@@ -44,7 +45,7 @@ class Site:
     name: str
     kind: str
     place: str
-    grid: tuple[int, int] | None
+    grid: tuple[int, ...] | None
     heads: int
     step: Step = field(repr=False)
     image: slice = field(default_factory=lambda: slice(None), repr=False, compare=False)

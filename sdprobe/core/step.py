@@ -44,7 +44,7 @@ class Step:
     sigma: float
     signal: float = field(repr=False)
     noise: float = field(repr=False)
-    latents: Shaped[Tensor, "images channels h w"] = field(repr=False)
+    latents: Shaped[Tensor, "images channels *size"] = field(repr=False)
     rows: tuple[Row, ...] = field(repr=False)
     run: Run = field(repr=False)
     to_denoised: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
@@ -53,7 +53,7 @@ class Step:
     to_prediction: Callable[[Step, Tensor, tuple[Any, ...], Role | None, Tensor | None, Any], Tensor] = field(
         repr=False
     )
-    model_output: Shaped[Tensor, "rows channels h w"] | None = field(default=None, repr=False)
+    model_output: Shaped[Tensor, "rows channels *size"] | None = field(default=None, repr=False)
     further: bool = field(default=False, repr=False)
     leaves: Mapping[str, Shaped[Tensor, ...]] = field(default_factory=dict, repr=False)
 
@@ -62,7 +62,7 @@ class Step:
         """The roles of its rows: those of the run, or fewer where rows are left out."""
         return tuple(dict.fromkeys(row.role for row in self.rows))
 
-    def denoised(self, noise_pred: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
+    def denoised(self, noise_pred: Shaped[Tensor, "images channels *size"]) -> Shaped[Tensor, "images channels *size"]:
         """Return predicted x0: the clean latents that this output of the denoiser predicts at this step.
 
         Correct for the run's scheduler and prediction type. Differentiable; does not advance the scheduler.
@@ -70,8 +70,8 @@ class Step:
         return self.to_denoised(noise_pred, self.latents)
 
     def output_for(
-        self, x0: Shaped[Tensor, "images channels h w"], latents: Shaped[Tensor, "images channels h w"]
-    ) -> Shaped[Tensor, "images channels h w"]:
+        self, x0: Shaped[Tensor, "images channels *size"], latents: Shaped[Tensor, "images channels *size"]
+    ) -> Shaped[Tensor, "images channels *size"]:
         """Return the denoiser's output that predicts this x0 from these latents: the inverse of `denoised`.
 
         It is linear: applied to a change of x0 and of the latents, it gives the change of ``noise_pred``.
@@ -80,12 +80,12 @@ class Step:
 
     def predict(
         self,
-        latents: Shaped[Tensor, "images channels h w"],
+        latents: Shaped[Tensor, "images channels *size"],
         *hooks: Any,
         role: Role | None = None,
         beside: Shaped[Tensor, "rows tokens width"] | None = None,
         by: Any = None,
-    ) -> Shaped[Tensor, "rows channels h w"]:
+    ) -> Shaped[Tensor, "rows channels *size"]:
         """Call the denoiser once more, on any latents at this step, and return its output.
 
         The run's transforms inside the denoiser act in this call too; its observers do not see it. Differentiable if

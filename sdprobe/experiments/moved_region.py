@@ -13,7 +13,7 @@ from sdprobe.experiments.condition import NotInThisCase
 
 
 def moved_region(
-    mask: Bool[Tensor, "h w"], grids: Iterable[tuple[int, int]], seed: Sequence[int]
+    mask: Bool[Tensor, "h w"], grids: Iterable[tuple[int, ...]], seed: Sequence[int]
 ) -> Bool[Tensor, "h w"]:
     """Return a region of the same shape and area, moved at random; what leaves the picture comes in on the other side.
 

@@ -20,6 +20,7 @@ import torch
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_processor import Attention as AttentionModule
 from jaxtyping import Float, Shaped
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
@@ -96,7 +97,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     @abstractmethod
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
-    ) -> Shaped[Tensor, "rows channels h w"]:
+    ) -> Shaped[Tensor, "rows channels *size"]:
         """Return the network's output for rows in its own input scale, at the scheduler's number of a noise level."""
 
     def refuse_picture_prompt(self) -> None:
@@ -139,7 +140,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return how many tokens of text the denoiser gets in a run with this prompt."""
         return len(prompt.ids)
 
-    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
+    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""
         vae = self.pipe.vae
         shift = getattr(vae.config, "shift_factor", None)
@@ -165,7 +166,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
         """Return the result of the pipeline's own `prepare_latents`."""
-        factor = self.pipe.vae_scale_factor
+        factor = self.scale_factor
         height, width = (side * factor for side in self.latent_size(settings))
         return self.pipe.prepare_latents(
             settings.images, self.channels, height, width, self.dtype, self.device, generator, latents
@@ -184,7 +185,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             (replace(step, rows=rows), replace(conditioning.of(places), role=rows[0].role)) for rows, places in each
         ]
 
-    def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels h w"]:
+    def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels *size"]:
         """Return the network's output for the latents, one entry per row."""
         timestep = self.timestep(step)
         rows = torch.cat([x] * conditioning.groups) if conditioning.groups > 1 else x
@@ -214,8 +215,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         return Layout(self.grids(settings), self.text_first)
 
     def guide(
-        self, output: Shaped[Tensor, "rows channels h w"], rows: Sequence[Row], scale: float
-    ) -> Shaped[Tensor, "images channels h w"]:
+        self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float
+    ) -> Shaped[Tensor, "images channels *size"]:
         """Combine the denoiser's output for all rows into one noise prediction for each image."""
         of = {role: output[rows_of(rows, role)] for role in dict.fromkeys(row.role for row in rows)}
         return of["cond"] if len(of) == 1 else self.guided(of, scale)
@@ -224,9 +225,15 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
-    def finished(self, decoded: Tensor) -> Float[Tensor, "images 3 height width"]:
+    def finished(self, decoded: Tensor) -> Float[Tensor, "images *frames 3 height width"]:
         """Return the autoencoder's decoder output as images in [0, 1]."""
-        return torch.as_tensor(self.pipe.image_processor.postprocess(decoded, output_type="pt"))
+        return torch.as_tensor(self.processor.postprocess(decoded, output_type="pt"))
+
+    def returned(self, pixels: Tensor, pictures: Sequence[Image], output_type: str) -> Any:
+        """Return the decoded tensor as the pipeline returns it: ``"pt"``, ``"np"`` or ``"pil"``."""
+        if output_type == "pt":
+            return pixels
+        return self.processor.pt_to_numpy(pixels) if output_type == "np" else list(pictures)
 
     def checkpointed(self) -> AbstractContextManager[None]:
         """While this is open, gradients through the denoiser take less memory and more time."""

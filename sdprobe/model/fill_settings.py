@@ -37,6 +37,7 @@ def fill(
     start_step: int | None,
     chunks: bool,
     weights: bool,
+    frames: int | None = None,
 ) -> Settings:
     """Return the settings of a run on a model; None means the pipeline's default.
 
@@ -72,10 +73,11 @@ def fill(
         start_step=start_step,
         chunks=_chunks(model, chunks),
         weights=_weights((*prompts, *negatives), weights),
+        frames=_frames(model, frames),
     )
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
-    _refuse(made, latents, (model.channels, *model.latent_size(made)))
+    _refuse(made, latents, (model.channels, *model.latent_shape(made)))
     # An image's own size is rounded for the autoencoder; a size that was asked for must fit the pipeline's rule.
     unit = model.multiple
     if any(size is not None and (size % unit or size < unit) for size in (height, width)):
@@ -86,7 +88,8 @@ def fill(
 def of_steps(model: Model, steps: int, scheduler: str) -> Settings:
     """Return settings with a placeholder prompt, at the model's own size."""
     height, width = model.default_size()
-    return Settings(("",), ("",), steps, 1.0, 0, scheduler, height, width, images_per_prompt=1)
+    frames = model.default_frames
+    return Settings(("",), ("",), steps, 1.0, 0, scheduler, height, width, images_per_prompt=1, frames=frames)
 
 
 def changed(
@@ -140,6 +143,21 @@ def _weights(texts: Sequence[str], given: bool) -> bool:
     return given
 
 
+def _frames(model: Model, given: int | None) -> int | None:
+    usual = model.default_frames
+    if given is None or usual is None:
+        if given is not None:
+            raise ValueError(f"frames is for models of videos: {type(model).__name__} makes images")
+        return usual
+    factor = model.temporal_factor
+    if (frames := _whole("frames", given)) < 1 or (frames - 1) % factor:
+        fitting = max(frames - 1, 0) // factor * factor + 1
+        raise ValueError(
+            f"frames is 1 more than a multiple of {factor}, such as {fitting} or {fitting + factor}, not {frames}"
+        )
+    return frames
+
+
 def _whole(name: str, given: Any) -> int:
     try:
         return operator.index(given)
@@ -188,7 +206,8 @@ def _refuse(made: Settings, latents: Tensor | None, shape: tuple[int, ...]) -> N
         raise TypeError(f"latents are a tensor [images, channels, h, w], not {type(latents).__name__}")
     if latents is not None and tuple(latents.shape) != (made.images, *shape):
         raise ValueError(
-            f"latents must be [images, channels, h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}"
+            f"latents must be [{'images' if made.frames is None else 'videos'}, channels, "
+            f"{'' if made.frames is None else 'frames, '}h, w] = {(made.images, *shape)}, not {tuple(latents.shape)}"
         )
     if latents is not None:
         refuse_not_finite("latents", latents)

@@ -34,7 +34,7 @@ from sdprobe.model.text.encoder_stages import States, states
 from sdprobe.model.text.tokenize_prompt import read, side_by_side
 from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 Kind = TypeVar("Kind", bound="PipelineParts")  # not typing.Self, which the runtime type checks do not support
 
 
@@ -188,6 +188,26 @@ class PipelineParts:
         """Heights and widths in pixels must be multiples of this."""
         return 8
 
+    @property
+    def scale_factor(self) -> int:
+        """How many pixels, each way, are one position of the latents."""
+        return int(self.pipe.vae_scale_factor)
+
+    @property
+    def processor(self) -> Any:
+        """The part of the pipeline that turns pictures into tensors and back."""
+        return getattr(self.pipe, "image_processor", None) or self.pipe.video_processor
+
+    @property
+    def default_frames(self) -> int | None:
+        """The number of frames that the model was trained for; None for a model of images."""
+        return None
+
+    @property
+    def temporal_factor(self) -> int:
+        """How many frames, after the first, are one position of the latents in time."""
+        return 1
+
     def default(self, name: str) -> Any:
         """Return the pipeline's default for an argument of its call."""
         return CallSignature.of(self.pipe).default(name)
@@ -200,20 +220,20 @@ class PipelineParts:
         """The height and width, in pixels, that the model was trained for."""
         size = getattr(self.pipe, "default_sample_size", None) or self.denoiser.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        return height * self.pipe.vae_scale_factor, width * self.pipe.vae_scale_factor
+        return height * self.scale_factor, width * self.scale_factor
 
     def size_of(self, image: Any) -> tuple[int, int]:
         """Return the height and width, in pixels, to which an image to start from is resized."""
-        processor = self.pipe.image_processor
+        processor = self.processor
         pixels = processor.preprocess(image)
         height, width = processor.get_default_height_width(pixels)
         is_latents = pixels.shape[1] == self.channels
-        factor = self.pipe.vae_scale_factor if is_latents else 1
+        factor = self.scale_factor if is_latents else 1
         return height * factor, width * factor
 
     def latent_size(self, settings: Settings) -> tuple[int, int]:
         """Return the height and width of the latents."""
-        factor = self.pipe.vae_scale_factor
+        factor = self.scale_factor
         return settings.height // factor, settings.width // factor
 
     def latent_shape(self, settings: Settings) -> tuple[int, ...]:
@@ -222,14 +242,14 @@ class PipelineParts:
 
     def settings_of_size(self, settings: Settings, *size: int) -> Settings:
         """Return the settings of a run whose latents have another size, ``(h, w)``."""
-        height, width = (int(side) * self.pipe.vae_scale_factor for side in size)
+        height, width = (int(side) * self.scale_factor for side in size)
         return replace(settings, height=height, width=width)
 
     def pixels(
         self, images: Any, height: int | None = None, width: int | None = None
     ) -> Float[Tensor, "images 3 height width"]:
         """Return images in [-1, 1], as input of the autoencoder, at a given size or their own."""
-        return pixels_of(self.pipe.image_processor, images, height, width).to(self.device, self.pipe.vae.dtype)
+        return pixels_of(self.processor, images, height, width).to(self.device, self.pipe.vae.dtype)
 
     def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
         """Return the autoencoder's distribution of the latents of images in [-1, 1], in its own scale."""
@@ -251,9 +271,9 @@ class PipelineParts:
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
             return picture_of(vae, x0)
 
-    def pictures(self, image: Float[Tensor, "images 3 height width"]) -> list[Image]:
+    def pictures(self, image: Float[Tensor, "images *frames 3 height width"]) -> list[Image]:
         """Return the decoded tensor as PIL images."""
-        processor = self.pipe.image_processor
+        processor = self.processor
         pictures: list[Image] = processor.numpy_to_pil(processor.pt_to_numpy(image))
         return pictures
 

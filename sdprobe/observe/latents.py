@@ -103,10 +103,10 @@ class LatentRecorder(Observer):
         return self.record.indices
 
     @property
-    def final(self) -> Shaped[Tensor, "images channels h w"]:
+    def final(self) -> Shaped[Tensor, "images channels *size"]:
         return self.record.final
 
-    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels h w"]]:
+    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels *size"]]:
         """Return what was recorded of one step, by name."""
         return self.record.at(index)
 

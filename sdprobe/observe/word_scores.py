@@ -13,7 +13,7 @@ from sdprobe.core.covered_places import covered_by_half
 from sdprobe.core.step import Step
 from sdprobe.observe.attention_leaves import HiddenWord, Positions
 
-Output = Shaped[Tensor, "images channels h w"]
+Output = Shaped[Tensor, "images channels *size"]
 Scores = Float[Tensor, " images"]
 Score = Callable[[Output], Scores]
 Loss = Callable[[Float[Tensor, "images 3 height width"]], Scores]

@@ -34,7 +34,7 @@ class SparseActivations(NamedTuple):
     values: CpuCopy | SavedCopy
     indices: CpuCopy | SavedCopy
     rows: tuple[RowLabel, ...]
-    grid: tuple[int, int] | None
+    grid: tuple[int, ...] | None
     image: slice
 
 

@@ -17,14 +17,14 @@ from sdprobe.sampling.schedule import schedule
 
 def add_noise(
     model: Model | Any,
-    latents: Shaped[Tensor, "images channels h w"],
+    latents: Shaped[Tensor, "images channels *size"],
     step: int | None = None,
     *,
     timestep: int | None = None,
     steps: int | None = None,
     scheduler: str | type | Any | None = None,
     seed: Seed = 0,
-) -> Shaped[Tensor, "images channels h w"]:
+) -> Shaped[Tensor, "images channels *size"]:
     """Add noise to clean latents, to the level of a run's step or of a timestep: x_t = signal · x0 + noise · ε.
 
     The same seed gives the same noise at every level. Image-to-image starts from the same latents: a run with

@@ -99,16 +99,16 @@ class Encoded:
     posterior: Posterior
 
     @property
-    def mean(self) -> Shaped[Tensor, "images channels h w"]:
+    def mean(self) -> Shaped[Tensor, "images channels *size"]:
         """The means: the latents to use by default."""
         return self.posterior.scaled(self.posterior.mean)
 
     @property
-    def std(self) -> Shaped[Tensor, "images channels h w"]:
+    def std(self) -> Shaped[Tensor, "images channels *size"]:
         """The standard deviations."""
         return self.posterior.std * self.posterior.scale
 
-    def sample(self, seed: Seed = 0) -> Shaped[Tensor, "images channels h w"]:
+    def sample(self, seed: Seed = 0) -> Shaped[Tensor, "images channels *size"]:
         """Draw latents from the distribution: those from which image-to-image starts with this seed.
 
         Args:
@@ -182,7 +182,7 @@ def encode(
 
 
 def decode(
-    model: Model | Any, latents: Shaped[Tensor, "images channels h w"]
+    model: Model | Any, latents: Shaped[Tensor, "images channels *size"]
 ) -> Float[Tensor, "images 3 height width"]:
     """Decode latents to images in [0, 1], as at the end of a run. `model.pictures` makes PIL images of the result.
 

@@ -58,7 +58,7 @@ class Inversion:
     run: Run
     pixels: Float[Tensor, "images 3 height width"]
     scheduler: Any
-    x0: Shaped[Tensor, "images channels h w"]
+    x0: Shaped[Tensor, "images channels *size"]
     method: str
     guidance_scale: float
     negative_prompt: str | Sequence[str] | None = None
@@ -66,7 +66,7 @@ class Inversion:
     residuals: tuple[float, ...] = ()
 
     @property
-    def latents(self) -> Shaped[Tensor, "images channels h w"]:
+    def latents(self) -> Shaped[Tensor, "images channels *size"]:
         """The noise that inversion found: the ``latents`` for `sdprobe.sample`."""
         assert self.run.latents is not None  # the run has ended
         return self.run.latents

@@ -51,6 +51,7 @@ def sample(
     start_step: int | None = None,
     chunks: bool = False,
     weights: bool = False,
+    frames: int | None = None,
     progress: bool = True,
 ) -> Run:
     """Generate images from a prompt, with hooks.
@@ -93,6 +94,8 @@ def sample(
             chunk. For models that read prompts by CLIP alone.
         weights: read the prompts and negative prompts with weights of words, as in ``"a (red:1.3) circle++"`` (see
             `sdprobe.read_weights`). Pooled vectors, and texts of hooks, have none.
+        frames: the number of frames of each video, for models of videos: 1 more than a multiple of the autoencoder's
+            factor in time, such as 81.
         progress: show a progress bar.
 
     Raises:
@@ -117,6 +120,7 @@ def sample(
         start_step=start_step,
         chunks=chunks,
         weights=weights,
+        frames=frames,
     )
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
 

@@ -95,7 +95,8 @@ class CallArguments:
             scheduler=type(model.pipe.scheduler).__name__,
             height=height,
             width=width,
-            images_per_prompt=int(self.get("num_images_per_prompt") or 1),
+            images_per_prompt=int(self.get("num_images_per_prompt") or self.get("num_videos_per_prompt") or 1),
+            frames=self.get("num_frames") or model.default_frames,
             strength=None if strength is None else float(strength),
         )
 

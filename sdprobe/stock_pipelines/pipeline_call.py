@@ -182,13 +182,13 @@ class PipelineCall:
         with self.hear_nothing("hook"):
             pixels = self.hooks.image(stock(image, "pt", *args, **kwargs), self.run)
             self.run.images = self.model.pictures(pixels)
-        if output_type == "pt":
-            return pixels
-        return self.model.pipe.image_processor.pt_to_numpy(pixels) if output_type == "np" else self.run.images
+        return self.model.returned(pixels, self.run.images, output_type)
 
     def on_return(self, found: Any) -> Any:
         """The call has ended: its pictures are the run's, with what the pipeline has done to them at the very end."""
-        images = getattr(found, "images", found[0] if isinstance(found, tuple) else None)
+        images = getattr(found, "images", found[0] if isinstance(found, tuple) else getattr(found, "frames", None))
+        if isinstance(images, list) and images and isinstance(images[0], list):
+            images = [frame for frames in images for frame in frames]
         if isinstance(images, list) and len(images) == len(self.run.images):
             self.run.images = images
         return found

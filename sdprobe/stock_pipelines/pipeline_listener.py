@@ -135,7 +135,8 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
         wire(pipe.scheduler, "scale_model_input", pipeline=listener.on_scale_model_input)
         wire(pipe.scheduler, "step", pipeline=listener.on_scheduler_step)
         wire(pipe.vae, "decode", pipeline=listener.on_decode)
-        wire(pipe.image_processor, "postprocess", pipeline=listener.on_postprocess)
+        finishing = "postprocess" if hasattr(pipe, "image_processor") else "postprocess_video"
+        wire(model.processor, finishing, pipeline=listener.on_postprocess)
         network, beside = getattr(pipe, model.network), getattr(pipe, "controlnet", None)
         wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))
         if beside is not None:

@@ -113,7 +113,7 @@ class RepeatedDenoiser:
             return [beside] * len(counts)
         return list(beside.split(counts))
 
-    def denoise(self, x: Latents, step: Step, told: DenoiserCall) -> Shaped[Tensor, "rows channels h w"]:
+    def denoise(self, x: Latents, step: Step, told: DenoiserCall) -> Shaped[Tensor, "rows channels *size"]:
         scheduler, pipe = self.model.pipe.scheduler, self.model.pipe
         rows = torch.cat([x] * (told.rows // len(x)))
         rows = self.model.packed(rows)

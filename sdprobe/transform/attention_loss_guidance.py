@@ -25,9 +25,9 @@ from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
 Word = str | int | tuple[str, int]
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 PerImage = Float[Tensor, " images"]
 MEASURED = ("losses", "pushes", "changes")
 

@@ -27,7 +27,7 @@ Space = Literal["image", "latent"]
 Through = Literal["x0", "model"]
 Apply = Literal["noise", "sample"]
 Bad = Literal["raise", "skip"]
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 PerImage = Float[Tensor, " images"]
 MEASURED = ("losses", "norms", "changes")
 

@@ -15,7 +15,7 @@ def opened_picture(given: Any) -> Any:
     return Image.open(given) if isinstance(given, (str, Path)) else given
 
 
-def picture_latents(picture: Any, model: Any, grid: tuple[int, int]) -> Shaped[Tensor, "images channels h w"]:
+def picture_latents(picture: Any, model: Any, grid: tuple[int, int]) -> Shaped[Tensor, "images channels *size"]:
     """Return the mean latents of pictures, or latents of this grid as they are."""
     if isinstance(picture, Tensor) and tuple(picture.shape[-2:]) == grid:
         return picture

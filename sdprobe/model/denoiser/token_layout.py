@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
+"""``(h, w)``, or ``(frames, h, w)`` in a model of videos."""
 
 
 class Parts(NamedTuple):
@@ -24,7 +25,7 @@ class Layout:
     """The token layout of a run's denoiser.
 
     Args:
-        grids: ``(h, w)`` by number of image positions, for every size that the image has inside the network.
+        grids: the grid by number of image positions, for every size that the image has inside the network.
         text_first: whether the text comes before the image if both are on one axis.
     """
 
@@ -33,8 +34,8 @@ class Layout:
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
-        if x.ndim == 4:
-            return int(x.shape[-2]), int(x.shape[-1])
+        if x.ndim in (4, 5):
+            return tuple(map(int, x.shape[2:]))
         return self.grids.get(x.shape[1]) if x.ndim == 3 else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:

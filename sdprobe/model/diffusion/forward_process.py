@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Latents = Float[Tensor, "images channels h w"]
+Latents = Float[Tensor, "images channels *size"]
 TARGETS = ("epsilon", "v_prediction", "sample")
 
 

@@ -150,10 +150,10 @@ def _alpha_bar(scheduler: Any, index: int) -> Tensor:
 
 def denoised(
     scheduler: Any,
-    model_output: Shaped[Tensor, "images channels h w"],
-    sample: Shaped[Tensor, "images channels h w"],
+    model_output: Shaped[Tensor, "images channels *size"],
+    sample: Shaped[Tensor, "images channels *size"],
     level: Level,
-) -> Shaped[Tensor, "images channels h w"]:
+) -> Shaped[Tensor, "images channels *size"]:
     """Return predicted x0 for a model output, its sample, and the level of the sample."""
     x0 = _predicted(scheduler, model_output, sample, level)
     if type(scheduler).__name__ in UNCLIPPED:
@@ -168,10 +168,10 @@ def denoised(
 
 def output_for(
     scheduler: Any,
-    x0: Shaped[Tensor, "images channels h w"],
-    sample: Shaped[Tensor, "images channels h w"],
+    x0: Shaped[Tensor, "images channels *size"],
+    sample: Shaped[Tensor, "images channels *size"],
     level: Level,
-) -> Shaped[Tensor, "images channels h w"]:
+) -> Shaped[Tensor, "images channels *size"]:
     """Return the model output that predicts this x0 for a sample: the inverse of `denoised` without clipping.
 
     The prediction is linear in output and sample together: from changes of x0 and sample, it gives the output's change.

@@ -12,7 +12,7 @@ from sdprobe.core.run import Settings
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
 
 
-def noised(run_model: Any, settings: Settings, generator: Any, image: Any) -> Shaped[Tensor, "images channels h w"]:
+def noised(run_model: Any, settings: Settings, generator: Any, image: Any) -> Shaped[Tensor, "images channels *size"]:
     """Return the latents of images with noise, at the level of the run's first step."""
     # The constructor may change the configuration of its scheduler, so it gets a copy.
     parts = {**run_model.pipe.components, "scheduler": fresh_scheduler(run_model.pipe, None)}

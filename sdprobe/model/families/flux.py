@@ -98,7 +98,7 @@ class Flux(TransformerModel):
 
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
-    ) -> Shaped[Tensor, "rows channels h w"]:
+    ) -> Shaped[Tensor, "rows channels *size"]:
         h, w = rows.shape[-2:]
         with self.pipe.transformer.cache_context("cond"):
             output = self.pipe.transformer(
@@ -123,6 +123,6 @@ class Flux(TransformerModel):
 
     def unpacked(self, packed: Shaped[Tensor, "rows places packed"], *size: int) -> Latents:
         """Return packed latents as ``[images, channels, h, w]``."""
-        factor = self.pipe.vae_scale_factor
+        factor = self.scale_factor
         latents: Tensor = self.pipe._unpack_latents(packed, *(side * factor for side in size), factor)
         return latents

@@ -62,7 +62,7 @@ class PixArt(TransformerModel):
 
     def latent_size(self, settings: Settings) -> tuple[int, int]:
         height, width = self._worked_at(settings)
-        return height // self.pipe.vae_scale_factor, width // self.pipe.vae_scale_factor
+        return height // self.scale_factor, width // self.scale_factor
 
     def read(self, text: str, encoder: str | None = None) -> Prompt:
         told = self.spelt(text, self.tokenizer)
@@ -91,7 +91,7 @@ class PixArt(TransformerModel):
 
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
-    ) -> Shaped[Tensor, "rows channels h w"]:
+    ) -> Shaped[Tensor, "rows channels *size"]:
         output: Tensor = self.pipe.transformer(
             rows,
             timestep=timestep.to(rows.device).expand(len(rows)),

@@ -36,7 +36,7 @@ class StableDiffusion(UNetModel):
         return {EMBEDS: self.pipe.encode_prompt(texts, self.device, 1, False)[0]}
 
     @torch.no_grad()
-    def latents_of(self, pictures: Sequence[Image]) -> Float[Tensor, "images channels h w"]:
+    def latents_of(self, pictures: Sequence[Image]) -> Float[Tensor, "images channels *size"]:
         """Return images as clean latents x0, resized to the model's own size with a centre crop.
 
         These are the means of the autoencoder's distribution; its variance is far below that of the noise in training.

@@ -53,7 +53,7 @@ class StableDiffusion3(TransformerModel):
 
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
-    ) -> Shaped[Tensor, "rows channels h w"]:
+    ) -> Shaped[Tensor, "rows channels *size"]:
         output: Tensor = self.pipe.transformer(
             hidden_states=rows, timestep=timestep.expand(len(rows)), **conditioning.arguments, return_dict=False
         )[0]

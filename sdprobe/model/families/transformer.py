@@ -21,7 +21,7 @@ class TransformerModel(Model):
 
     @property
     def multiple(self) -> int:
-        return int(self.pipe.vae_scale_factor) * self.patch
+        return self.scale_factor * self.patch
 
     def left_out(self, steps: int, strength: float) -> int:
         return int(max(steps - steps * strength, 0))  # these pipelines round differently

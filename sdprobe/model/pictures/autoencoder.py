@@ -15,12 +15,12 @@ from torch import Tensor
 class Posterior(NamedTuple):
     """The normal distribution q(z | image) in the autoencoder's own scale; the denoiser's is (z - shift) · scale."""
 
-    mean: Shaped[Tensor, "images channels h w"]
-    std: Shaped[Tensor, "images channels h w"]
+    mean: Shaped[Tensor, "images channels *size"]
+    std: Shaped[Tensor, "images channels *size"]
     scale: float
     shift: float
 
-    def scaled(self, z: Shaped[Tensor, "images channels h w"]) -> Shaped[Tensor, "images channels h w"]:
+    def scaled(self, z: Shaped[Tensor, "images channels *size"]) -> Shaped[Tensor, "images channels *size"]:
         """Return latents of the autoencoder in the denoiser's scale."""
         return (z - self.shift) * self.scale
 
@@ -82,7 +82,7 @@ def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Po
     return Posterior(mean, std, vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0)
 
 
-def picture_of(vae: Any, latents: Shaped[Tensor, "images channels h w"]) -> Float[Tensor, "images 3 height width"]:
+def picture_of(vae: Any, latents: Shaped[Tensor, "images channels *size"]) -> Float[Tensor, "images 3 height width"]:
     """Decode latents in the denoiser's scale to images in [0, 1], differentiably.
 
     A pixel that was clipped to 0 or 1 has a gradient too, as otherwise it could not change again.

@@ -14,7 +14,7 @@ PICTURES, SIDE = 16, 16  # images for the fit, and the side of their latents: ma
 _fitted: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 
 
-def linear_rgb(model: Any, latents: Shaped[Tensor, "images channels h w"]) -> Float[Tensor, "images 3 h w"]:
+def linear_rgb(model: Any, latents: Shaped[Tensor, "images channels *size"]) -> Float[Tensor, "images 3 h w"]:
     """Return clean latents as images in [0, 1], one pixel per position.
 
     The map is fitted by least squares, once per autoencoder, to the latents of images of four coloured quarters.
@@ -27,7 +27,7 @@ def linear_rgb(model: Any, latents: Shaped[Tensor, "images channels h w"]) -> Fl
 
 @torch.no_grad()
 def _fit(model: Any) -> Float[Tensor, "channels_and_one rgb"]:
-    factor = model.pipe.vae_scale_factor
+    factor = model.scale_factor
     colours = torch.rand(PICTURES, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     pictures = F.interpolate(colours, size=(SIDE * factor, SIDE * factor))
     posterior = model.posterior(model.pixels(pictures))
@@ -39,5 +39,5 @@ def _fit(model: Any) -> Float[Tensor, "channels_and_one rgb"]:
     return matrix
 
 
-def _with_one(latents: Shaped[Tensor, "images channels h w"]) -> Float[Tensor, "images h w channels_and_one"]:
+def _with_one(latents: Shaped[Tensor, "images channels *size"]) -> Float[Tensor, "images h w channels_and_one"]:
     return F.pad(latents.float().movedim(1, -1), (0, 1), value=1.0)

@@ -34,7 +34,7 @@ class ConceptTraining:
         model: StableDiffusion,
         begun: Concept,
         process: ForwardProcess,
-        x0: Float[Tensor, "images channels h w"],
+        x0: Float[Tensor, "images channels *size"],
         templates: Sequence[str],
         batch: int,
         lr: float,

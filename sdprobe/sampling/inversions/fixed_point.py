@@ -16,7 +16,7 @@ from sdprobe.model.diffusion.flow_inversion import CorrectedFlowInverseScheduler
 from sdprobe.model.diffusion.schedulers import flow_there_and_back, is_flow_matching, there_and_back
 from sdprobe.sampling.inversions.request import FoundNoise, Request
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 OUTSIDE = ("model_output", "noise_pred", "sample")
 """The points outside the denoiser, where a hook acts once in a step, and not in its further iterations."""
 

@@ -22,7 +22,7 @@ from sdprobe.sampling.inversions.fixed_point import FixedPoint
 from sdprobe.sampling.inversions.request import FoundNoise, Request
 from sdprobe.transform.guidances.null_text import NullText, refuse_null_text, with_uncond_context
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 
 
 FAR = 0.01

@@ -34,7 +34,7 @@ class Request:
     """
 
     model: Model
-    x0: Shaped[Tensor, "images channels h w"]
+    x0: Shaped[Tensor, "images channels *size"]
     prompts: Sequence[str]
     negative_prompt: str | Sequence[str] | None
     steps: int

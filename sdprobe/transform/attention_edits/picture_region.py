@@ -57,11 +57,12 @@ class PictureRegion:
             )
         return cls(mask.tolist())
 
-    def on(self, grid: tuple[int, int]) -> Float[Tensor, "h w"]:
-        """Return the fraction, from 0 to 1, of each place of a grid that is in the region."""
+    def on(self, grid: tuple[int, ...]) -> Float[Tensor, "*frames h w"]:
+        """Return the fraction, from 0 to 1, of each place of a grid that is in the region; the same in every frame."""
         if not isinstance(self.given[0], list):
             return box_on(self.given, grid)
-        return F.adaptive_avg_pool2d(torch.tensor(self.given).float()[None], grid)[0]
+        *_, h, w = grid
+        return F.adaptive_avg_pool2d(torch.tensor(self.given).float()[None], (h, w))[0].expand(grid)
 
     def at(self, site: Site) -> Float[Tensor, " places"]:
         """Return the fraction of each place of the picture at a site. Raises ValueError where they are no such grid."""
@@ -77,7 +78,7 @@ class PictureRegion:
         if not isinstance(self.given[0], list):
             return
         (height, width), settings = (len(self.given), len(self.given[0])), run.settings
-        largest = max(run.model.grids(settings).values(), key=math.prod)
+        largest = max(run.model.grids(settings).values(), key=math.prod)[-2:]
         if not any(height * w == width * h for h, w in (largest, (settings.height, settings.width))):
             raise ValueError(
                 f"the {name} is {height}×{width}, and the places of the picture are {largest[0]}×{largest[1]}: give a "
@@ -93,10 +94,10 @@ def refuse_bad_box(box: Sequence[float], name: str) -> None:
         )
 
 
-def box_on(box: Sequence[float], grid: tuple[int, int]) -> Float[Tensor, "h w"]:
-    """Return the fraction, from 0 to 1, of each place of a grid that is in a box."""
+def box_on(box: Sequence[float], grid: tuple[int, ...]) -> Float[Tensor, "*frames h w"]:
+    """Return the fraction, from 0 to 1, of each place of a grid that is in a box; the same in every frame."""
     left, top, right, bottom = box
-    return torch.outer(_covered(top, bottom, grid[0]), _covered(left, right, grid[1]))
+    return torch.outer(_covered(top, bottom, grid[-2]), _covered(left, right, grid[-1])).expand(grid)
 
 
 def _covered(first: float, past: float, count: int) -> Float[Tensor, " count"]:

@@ -55,15 +55,15 @@ class ShareOfPlaces:
     def chosen(self, site: Site) -> Bool[Tensor, " places"]:
         """Return which places of a site are chosen. Raises ValueError where the places are no grid like the order."""
         height, width = self.order.shape
-        if site.grid is None or height * site.grid[1] != width * site.grid[0]:
-            grid = "are no grid" if site.grid is None else f"are {site.grid[0]}×{site.grid[1]}"
+        if site.grid is None or len(site.grid) != 2 or height * site.grid[1] != width * site.grid[0]:
+            grid = "are no grid" if site.grid is None else f"are {'×'.join(map(str, site.grid))}"
             raise ValueError(
                 f"the order is {height}×{width} and the places of {site.name} {grid}: give an order with the picture's "
                 f"ratio of height to width, or leave this module out"
             )
         return self.at(site.grid).flatten()
 
-    def at(self, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    def at(self, grid: tuple[int, ...]) -> Bool[Tensor, "h w"]:
         """Return which places of a grid are chosen. Of places with equal numbers the first are, in reading order.
 
         The order is averaged over the area of each place of a coarser grid, and interpolated at a finer one.

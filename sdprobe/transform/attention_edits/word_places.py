@@ -16,7 +16,7 @@ from sdprobe.core.site import Site
 from sdprobe.plot.heatmap import at_largest, resize
 from sdprobe.transform.attention_edits.word_columns import Word
 
-Grid = tuple[int, int]
+Grid = tuple[int, ...]
 USUAL = 16 * 16
 """The number of places of the grid on which Stable Diffusion, at 512 pixels, locates objects best."""
 

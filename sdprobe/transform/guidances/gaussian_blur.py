@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def gaussian_blur(
-    x: Shaped[Tensor, "rows channels h w"], sigma: float, reach: tuple[int, int]
-) -> Shaped[Tensor, "rows channels h w"]:
+    x: Shaped[Tensor, "rows channels *size"], sigma: float, reach: tuple[int, int]
+) -> Shaped[Tensor, "rows channels *size"]:
     """Blur with a Gaussian; the edges are mirrored.
 
     >>> line = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]).expand(1, 1, 3, 5)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
 """The weights of the blur, divided by their sum."""

@@ -19,7 +19,7 @@ from sdprobe.core.step import Step
 from sdprobe.transform.guidances.gaussian_blur import gaussian_blur
 from sdprobe.transform.guidances.guidance import Guidance, Scale
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 
 
 class SelfAttentionGuidance(Transform):

@@ -111,7 +111,7 @@ class SmoothQueries(Transform):
         return torch.cat([x[:, : site.image.start], smooth, x[:, site.image.stop :]], dim=1)
 
 
-def blurred(x: Shaped[Tensor, "rows channels h w"], sigma: float) -> Shaped[Tensor, "rows channels h w"]:
+def blurred(x: Shaped[Tensor, "rows channels *size"], sigma: float) -> Shaped[Tensor, "rows channels *size"]:
     """Blur with a Gaussian; the edges are mirrored. The kernel is cut at 3 σ, and where it is larger than the grid."""
     down, across = (min(math.ceil(6 * sigma) // 2, side // 2) for side in x.shape[-2:])
     return gaussian_blur(x, sigma, (down, across))

@@ -13,7 +13,7 @@ from sdprobe.core.run import Run
 from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 
 
 class TwoPredictions(Transform):

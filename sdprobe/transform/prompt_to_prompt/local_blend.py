@@ -23,7 +23,7 @@ from sdprobe.core.step import Step
 from sdprobe.transform.attention_edits.word_columns import Word, as_words
 from sdprobe.transform.attention_edits.word_places import WordPlaces
 
-Latents = Shaped[Tensor, "images channels h w"]
+Latents = Shaped[Tensor, "images channels *size"]
 
 
 class LocalBlend(Transform):

@@ -1,0 +1,43 @@
+"""`LatentsForm`: latents as a pipeline holds them, as its denoiser is shown them, and as hooks are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sdprobe.model.pipeline_parts import Latents
+
+
+class LatentsForm:
+    """How a pipeline holds latents and shows them to its denoiser. A family defines what differs from the hooks' form.
+
+    Hooks are given latents and outputs as ``[images, channels, h, w]``, or ``[videos, channels, frames, h, w]``, and
+    outputs in the sign that the scheduler takes.
+    """
+
+    def packed(self, latents: Latents) -> Shaped[Tensor, "rows ..."]:
+        """Return latents in the pipeline's own form."""
+        return latents
+
+    def unpacked(self, packed: Shaped[Tensor, "rows ..."], *size: int) -> Latents:
+        """Return a pipeline's latents in the hooks' form; ``size`` is that of the latents, ``(h, w)``."""
+        return packed
+
+    def rows_of(self, shown: Any) -> Shaped[Tensor, "rows ..."]:
+        """Return what the denoiser is shown as one tensor in the pipeline's form, with an entry for each row."""
+        rows: Tensor = shown
+        return rows
+
+    def shown_as(self, rows: Shaped[Tensor, "rows ..."], like: Any) -> Any:
+        """Return rows as the denoiser is shown them: the inverse of `rows_of`, with the type of what was shown."""
+        return rows.to(like.dtype)
+
+    def output_of(self, answer: Any, *size: int) -> Latents:
+        """Return what the denoiser answered in the hooks' form."""
+        return self.unpacked(answer, *size)
+
+    def answer_of(self, output: Latents, like: Any) -> Any:
+        """Return an output as the denoiser answers it: the inverse of `output_of`."""
+        return self.packed(output).to(like.dtype)
