@@ -157,6 +157,9 @@ class PipelineCall:
         self.told, self.outputs, self.run.stopped_at = [], [], self.run.control.stopped_at
         found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
         if self.steps.is_at_last and not self.arguments.calls_back:
+            if not isinstance(found, tuple):
+                found.prev_sample = self.pass_final_latents(found.prev_sample)
+                return found
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
             taken = 1 if isinstance(self.run_model, PixArt) and self.run.settings.steps == 1 < len(found) else 0
             return (*found[:taken], self.pass_final_latents(found[taken]), *found[taken + 1 :])
@@ -178,7 +181,7 @@ class PipelineCall:
         with self.hear_nothing("hook"), listen_to_decoder(self.run_model, self.run, self.hooks):
             return stock(*args, **kwargs)
 
-    def on_postprocess(self, stock: Call, image: Tensor, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+    def on_postprocess(self, stock: Call, image: Any, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
         """A pipeline makes pictures of what the decoder gave; or has none made, for ``output_type="latent"``."""
         if output_type == "latent":
             return stock(image, output_type, *args, **kwargs)
