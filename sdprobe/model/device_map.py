@@ -73,17 +73,21 @@ def refuse_to_move(pipe: DiffusionPipeline, device: Any, dtype: Any) -> None:
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     spread = getattr(pipe, "hf_device_map", None)
     if isinstance(spread, Mapping) and len(spread) > 1:
-        places = ", ".join(f"{name}: {where}" for name, where in spread.items())
+        places = ", ".join(f"{name}: {_written(where)}" for name, where in spread.items())
         raise ValueError(
             f"this pipeline is spread over devices ({places}): "
             f"leave device= and dtype= out and give the type where it is loaded, or call pipe.reset_device_map() before"
         )
-    over = [name for name, part in parts.items() if len(set((getattr(part, "hf_device_map", None) or {}).values())) > 1]
+    over = [name for name, part in parts.items() if len({*(getattr(part, "hf_device_map", None) or {}).values()}) > 1]
     if over and device is not None:
         raise ValueError(f"{', '.join(over)} is spread over devices by its hf_device_map: leave device= out")
     packed = [name for name, part in parts.items() if getattr(part, "is_quantized", False)]
     if packed and dtype is not None:
         raise ValueError(f"{', '.join(packed)} is quantised and cannot be cast: give dtype= where it is loaded")
+
+
+def _written(where: Any) -> str:
+    return "/".join(sorted({str(one) for one in where.values()})) if isinstance(where, Mapping) else str(where)
 
 
 def _is_gpu(where: Any) -> bool:

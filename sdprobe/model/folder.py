@@ -45,12 +45,12 @@ def from_folder(path: Path, options: Mapping[str, Any]) -> DiffusionPipeline:
     if isinstance(spread, Mapping):
         files = weight_files(folder, index)
         variants = {part: variant for part, found in files.items() if variant is not None and variant in found}
-        given |= load_on_devices(folder, classes_of(index), variants, given)
+        loaded = load_on_devices(folder, classes_of(index), variants, given)
         del given["device_map"]
-    pipe: DiffusionPipeline = DiffusionPipeline.from_pretrained(folder, **_named(given))
-    if isinstance(spread, Mapping):
-        pipe.hf_device_map = dict(spread)
-    return pipe
+        pipe: DiffusionPipeline = DiffusionPipeline.from_pretrained(folder, **_named(given | loaded))
+        pipe.hf_device_map = {name: spread.get(name, spread.get("")) for name in loaded}  # as diffusers notes its own
+        return pipe
+    return DiffusionPipeline.from_pretrained(folder, **_named(given))
 
 
 def from_hub(name: str, options: Mapping[str, Any]) -> DiffusionPipeline:

@@ -25,6 +25,7 @@ from diffusers.loaders.single_file_utils import (
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
 from sdprobe.model.folder import from_folder, from_hub
@@ -50,7 +51,7 @@ KINDS: Mapping[str, Any] = MappingProxyType(
 TEXT = ("cond_stage_model.", "conditioner.", "text_encoders.")
 """How the names of a text encoder's parameters begin in a file of a whole pipeline."""
 
-HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 """The arguments of diffusers' loading that say how a file comes from the hub."""
 
 SCALED = (".scale_weight", ".weight_scale", "scaled_fp8")
@@ -89,12 +90,12 @@ def from_single_file(path: Path, options: Mapping[str, Any]) -> DiffusionPipelin
     if config is None:
         pipe = kind_of(path, weights, whole).from_single_file(str(path), **given)
     else:
-        place, index = _place_of(config, given)
-        kind = _pipeline_of(config, index)
+        folder, hub_id = _folder_of(config, given)
+        kind = _pipeline_of(config, index_of(folder))
         if whole and hasattr(kind, "from_single_file") and "quantization_config" not in given:
-            pipe = kind.from_single_file(str(path), config=str(place), **given)
+            pipe = kind.from_single_file(str(path), config=hub_id or str(folder), **given)
         else:
-            pipe = _with_parts_of(path, weights, place, index, given)
+            pipe = _with_parts_of(path, weights, folder, hub_id, given)
     pipe.register_to_config(_name_or_path=str(path))
     return pipe
 
@@ -135,15 +136,18 @@ def _alone(path: Path, weights: Mapping[str, Tensor]) -> str:
     )
 
 
-def _place_of(config: str | Path, options: Mapping[str, Any]) -> tuple[Path | str, Mapping[str, Any]]:
-    """Return the folder or the hub id that ``config`` names, and its index."""
+def _folder_of(config: str | Path, options: Mapping[str, Any]) -> tuple[Path, str | None]:
+    """Return the folder that ``config`` names, and the hub id if it is one: the folder then has the index so far."""
     path = Path(config).expanduser()
     if path.is_dir():
-        folder = snapshot_of(path, options.get("revision"))
-        return folder, index_of(folder)
+        return snapshot_of(path, options.get("revision")), None
     if isinstance(config, Path) or config.count("/") != 1 or config.startswith((".", "/", "~")):
         raise FileNotFoundError(f"config={str(config)!r} is neither a folder here nor a hub id like 'owner/name'")
-    return config, DiffusionPipeline.load_config(config, **{name: options[name] for name in HUB if name in options})
+    return Path(hf_hub_download(config, "model_index.json", **_of_hub(options))).parent, config
+
+
+def _of_hub(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in HUB if name in options}
 
 
 def _pipeline_of(config: str | Path, index: Mapping[str, Any]) -> Any:
@@ -155,24 +159,26 @@ def _pipeline_of(config: str | Path, index: Mapping[str, Any]) -> Any:
 
 
 def _with_parts_of(
-    path: Path, weights: Mapping[str, Tensor], place: Path | str, index: Mapping[str, Any], options: dict[str, Any]
+    path: Path, weights: Mapping[str, Tensor], folder: Path, hub_id: str | None, options: dict[str, Any]
 ) -> DiffusionPipeline:
     """Load the pipeline of a folder or hub id with the denoiser of a file, and its autoencoder if it has one."""
-    classes = classes_of(index)
+    classes = classes_of(index_of(folder))
     own: dict[str, Any] = {}
     own |= {name: options.pop(name) for name in ("quantization_config", "disable_mmap") if name in options}
-    names = [_denoiser_of(place, classes, options)]
+    names = [_denoiser_of(folder, classes, options)]
     if "vae" not in options and hasattr(classes.get("vae"), "from_single_file"):
         names += ["vae"] if any(name.startswith(tuple(LDM_VAE_KEYS)) for name in weights) else []
-    same = {name: options[name] for name in (*HUB, "torch_dtype") if name in options and name != "revision"}
     for name in names:
-        given = {"config": str(place), "config_revision": options.get("revision"), **same, **own}
-        options[name] = _part(path, weights, name, classes[name], given)
+        if hub_id is not None:
+            hf_hub_download(hub_id, f"{name}/config.json", **_of_hub(options))
+        options[name] = _part(
+            path, weights, folder, name, classes[name], {"torch_dtype": options["torch_dtype"], **own}
+        )
         own = {}  # only the denoiser is quantised
-    return from_folder(place, options) if isinstance(place, Path) else from_hub(place, options)
+    return from_folder(folder, options) if hub_id is None else from_hub(hub_id, options)
 
 
-def _denoiser_of(folder: Path | str, classes: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def _denoiser_of(folder: Path, classes: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return which part of the pipeline the file is: the only denoiser that is not given."""
     there = [name for name in classes if name == "unet" or name.startswith("transformer")]
     free = [name for name in there if name not in options]
@@ -186,25 +192,27 @@ def _denoiser_of(folder: Path | str, classes: Mapping[str, Any], options: Mappin
     return free[0]
 
 
-def _part(path: Path, weights: Mapping[str, Tensor], name: str, kind: Any, options: Mapping[str, Any]) -> nn.Module:
-    """Load one part from a file. Raises ValueError if it does not hold it, or not in the shapes of ``config``."""
-    place = options["config"]
+def _part(
+    path: Path, weights: Mapping[str, Tensor], folder: Path, name: str, kind: Any, options: Mapping[str, Any]
+) -> nn.Module:
+    """Load one part from a file. Raises ValueError if it does not hold it, or not in the shapes of the folder."""
     if not hasattr(kind, "from_single_file"):
         raise ValueError(
-            f"{kind.__name__}, the {name} of {place}, is of a kind that diffusers reads from no single file: put the "
+            f"{kind.__name__}, the {name} of {folder}, is of a kind that diffusers reads from no single file: put the "
             f"weights into the folder of a pipeline in diffusers' format"
         )
+    given = {"config": str(folder), "subfolder": name, "local_files_only": True, **options}
     try:
-        part: nn.Module = kind.from_single_file(dict(weights), subfolder=name, **options)
+        part: nn.Module = kind.from_single_file(dict(weights), **given)
     except (LookupError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         said = (str(error).strip().splitlines() or [""])[0]
         found = _diffusers_kind(weights)
         raise ValueError(
-            f"{path}{'' if found is None else f', of kind {found!r},'} cannot be read as the {name} of {place}, a "
+            f"{path}{'' if found is None else f', of kind {found!r},'} cannot be read as the {name} of {folder}, a "
             f"{kind.__name__} ({type(error).__name__}: {said}). Is config= the pipeline of this file?"
         ) from error
     if missing := [one for one, parameter in part.named_parameters() if parameter.is_meta]:
-        raise ValueError(f"{path} lacks {len(missing)} parameters of the {name} of {place}, for example {missing[0]}")
+        raise ValueError(f"{path} lacks {len(missing)} parameters of the {name} of {folder}, for example {missing[0]}")
     return part
 
 
