@@ -41,7 +41,9 @@ def spread(pipe, folder):
     return pipe
 
 
-@pytest.mark.parametrize("family", ["Stable Diffusion", "Stable Diffusion 3", "Flux"])
+@pytest.mark.parametrize(
+    "family", [pytest.param("Stable Diffusion", marks=pytest.mark.slow), "Stable Diffusion 3", "Flux"]
+)
 def test_a_denoiser_partly_on_disk(family, tmp_path):
     pipe = spread(MAKERS[family](), tmp_path)
     expected = stock(pipe)
@@ -81,6 +83,13 @@ def test_a_part_over_several_places(saved, tmp_path):
     assert torch.equal(run(pipe).latents, stock(pipe))
     assert torch.equal(run(pipe, Gradient()).latents, attached(pipe, Gradient())[0])
     torch.testing.assert_close(run(pipe, Gradient()).latents, run(sdprobe.load(saved).pipe, Gradient()).latents)
+
+
+def test_accelerate_divides_a_part(saved):
+    pipe = sdprobe.load(saved, device_map={"unet": "auto", "": "cpu"}, dtype=torch.float64).pipe
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float64}
+    assert hasattr(pipe.unet, "_hf_hook")
+    assert torch.equal(run(pipe).latents, stock(pipe))
 
 
 def test_a_name_that_diffusers_knows(saved):

@@ -56,7 +56,8 @@ def load_on_devices(
         where = device_map.get(name, device_map.get(""))
         spread = where if isinstance(where, Mapping) or where in ("auto", "balanced", "sequential") else {"": where}
         dtypes = options.get("torch_dtype")
-        own = {"torch_dtype": dtypes.get(name) if isinstance(dtypes, Mapping) else dtypes, "device_map": spread, **same}
+        dtype = dtypes.get(name, dtypes.get("default")) if isinstance(dtypes, Mapping) else dtypes
+        own = {"torch_dtype": dtype, "device_map": spread, **same}
         if name in variants:
             own["variant"] = variants[name]
         loaded[name] = classes[name].from_pretrained(str(folder / name), **own)

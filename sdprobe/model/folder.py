@@ -47,10 +47,10 @@ def from_folder(path: Path, options: Mapping[str, Any]) -> DiffusionPipeline:
         variants = {part: variant for part, found in files.items() if variant is not None and variant in found}
         loaded = load_on_devices(folder, classes_of(index), variants, given)
         del given["device_map"]
-        pipe: DiffusionPipeline = DiffusionPipeline.from_pretrained(folder, **_named(given | loaded))
+        pipe: DiffusionPipeline = DiffusionPipeline.from_pretrained(folder, **named_options(given | loaded))
         pipe.hf_device_map = {name: spread.get(name, spread.get("")) for name in loaded}  # as diffusers notes its own
         return pipe
-    return DiffusionPipeline.from_pretrained(folder, **_named(given))
+    return DiffusionPipeline.from_pretrained(folder, **named_options(given))
 
 
 def from_hub(name: str, options: Mapping[str, Any]) -> DiffusionPipeline:
@@ -60,6 +60,6 @@ def from_hub(name: str, options: Mapping[str, Any]) -> DiffusionPipeline:
     return pipe
 
 
-def _named(options: Mapping[str, Any]) -> dict[str, Any]:
+def named_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with the type under the name that this version of diffusers has for it."""
     return {DTYPE if name == "torch_dtype" else name: value for name, value in options.items()}

@@ -20,7 +20,7 @@ from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
-from sdprobe.model.folder import from_folder, from_hub
+from sdprobe.model.folder import from_folder, from_hub, named_options
 from sdprobe.model.saved_parts import index_of, left_out
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
@@ -52,6 +52,7 @@ def load(
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and moved or
             cast if ``dtype`` or ``device`` is given).
         dtype: the parameters' type, for example ``torch.float16``; None keeps the saved type (a live pipeline's own).
+            Layers that a model keeps in float32 stay in it, and parts in ``options`` as they are.
         device: the device, for example ``"cuda"``.
         options: arguments of diffusers' loading, not for a live pipeline: ``variant="fp16"``,
             ``quantization_config=``, parts such as ``vae=``; ``config=``, the folder or hub id that the parts come from
@@ -116,7 +117,7 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
         options = {**options, "torch_dtype": dtype}
     if source in (None, "shapes"):
         with without_bars():
-            return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
+            return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **named_options(options))
     if source == "shapes-joint":
         return _shapes_joint(options)
     path = Path(source).expanduser()
