@@ -141,9 +141,8 @@ def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
     with without_bars():
         if "vae" not in given:
             given["vae"] = shared_autoencoder(shapes.WEIGHTS, given["torch_dtype"])
-        return DiffusionPipeline.from_pretrained(
-            shapes.JOINT_WEIGHTS, **{**left_out(index_of(shapes.JOINT_WEIGHTS)), **given}
-        )
+        given = {**left_out(index_of(shapes.JOINT_WEIGHTS)), **given}
+        return DiffusionPipeline.from_pretrained(shapes.JOINT_WEIGHTS, **named_options(given))
 
 
 @contextmanager
