@@ -36,6 +36,7 @@ from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.latents_form import LatentsForm
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
+from sdprobe.model.quantized import parameter_count, quantisation_of
 from sdprobe.model.scheduler_steps import SchedulerSteps
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned, prompts_of
@@ -278,5 +279,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             yield
 
     def __repr__(self) -> str:
-        count = sum(p.numel() for p in self.denoiser.parameters())
-        return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
+        count, how = parameter_count(self.denoiser), quantisation_of(self.denoiser)
+        size = f"{count / 1e6:.1f} M parameters{'' if how is None else f', {how}'}"
+        return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {size})"
