@@ -56,6 +56,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
+        registers: the number of tokens of no word that the denoiser puts before those of the text.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
@@ -68,6 +69,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
     separate_calls: ClassVar[bool] = False
+    registers: ClassVar[int] = 0
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
@@ -213,7 +215,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first, self.places_beside)
+        return Layout(self.grids(settings), self.text_first, self.places_beside, self.registers)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float

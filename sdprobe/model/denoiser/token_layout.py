@@ -28,11 +28,13 @@ class Layout:
         grids: the grid by number of image positions, for every size that the image has inside the network.
         text_first: whether the text comes before the image if both are on one axis.
         beside: the number of places of other pictures, which stand after those of the image.
+        registers: the number of tokens that are of no word, which stand before those of the text.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
     beside: int = 0
+    registers: int = 0
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
@@ -48,5 +50,5 @@ class Layout:
         places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
         texts = keys - places - self.beside
         if self.text_first:
-            return Parts(grid, slice(texts, texts + places), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(keys - texts, keys))
+            return Parts(grid, slice(texts, texts + places), slice(self.registers, texts))
+        return Parts(grid, slice(0, places), slice(keys - texts + self.registers, keys))

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
+EMBEDDERS = ("context_embedder", "caption_projection")
+"""Modules that the text goes through before the blocks."""
+
 OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection"),
+        *EMBEDDERS,
     )
 )
 """Modules that only the text goes through, by a part of their names."""
@@ -68,7 +71,8 @@ class TokenPlaces:
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
         if stream == "text" and x.ndim == 3:
-            return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
+            first = 0 if name.split(".")[0] in EMBEDDERS else self._layout.registers
+            return Placed(stream, None, NOWHERE, slice(first, x.shape[1]))
         if stream.split(" ")[0] not in ("hidden", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
         if x.ndim == 4 and not self._is_within_attention(name):

@@ -1,0 +1,1 @@
+"""Tiny pipelines of the real classes, one file for each family."""
