@@ -187,12 +187,13 @@ class Counted:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the denoiser's calls while this is open."""
-        denoiser: Any = self.sampler.model.denoiser  # type: ignore[attr-defined]
-        listener = denoiser.register_forward_pre_hook(self._count)
+        denoisers: Any = self.sampler.model.denoisers.values()  # type: ignore[attr-defined]
+        listeners = [denoiser.register_forward_pre_hook(self._count) for denoiser in denoisers]
         try:
             yield
         finally:
-            listener.remove()
+            for listener in listeners:
+                listener.remove()
 
     def calls_in(self, images: int, measured: int) -> float:
         """Return the calls in a job of some images, if this counted one of ``measured``.

@@ -63,12 +63,16 @@ def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tupl
     if kind != "cross":
         raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
     context = context if inlet is None else inlet.forward(context)
-    if module.norm_cross:
+    if getattr(module, "norm_cross", None):
         context = module.norm_encoder_hidden_states(context)
     # By `forward`: other forward hooks on these layers must see only the model's own calls.
     if getattr(module, "fused_projections", False):
         key, value = module.to_kv.forward(context).chunk(2, dim=-1)
     else:
         key, value = module.to_k.forward(context), module.to_v.forward(context)
+    # Some networks normalise the keys of all heads as one vector, others those of each head.
+    norm = module.norm_k
+    across = norm is not None and getattr(norm, "weight", None) is not None and len(norm.weight) == key.shape[-1]
+    key = norm.forward(key) if across else key
     key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
-    return (key if module.norm_k is None else module.norm_k.forward(key)), value
+    return (key if norm is None or across else norm.forward(key)), value

@@ -72,12 +72,6 @@ class VideoModel(TransformerModel):
         given = (settings.images, self.channels, *size, torch.float32, self.device, generator, latents)
         return self.pipe.prepare_latents(*given)
 
-    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
-        vae, config = self.pipe.vae, self.pipe.vae.config
-        x = x.to(vae.dtype)
-        mean, std = (torch.tensor(own).view(1, -1, 1, 1, 1).to(x) for own in (config.latents_mean, config.latents_std))
-        return self.finished(vae.decode(x / (1.0 / std) + mean, return_dict=False)[0])
-
     def finished(self, decoded: Tensor) -> Float[Tensor, "videos frames 3 height width"]:
         return torch.as_tensor(self.processor.postprocess_video(decoded, output_type="pt"))
 
