@@ -8,8 +8,6 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from tests.families import t5_tokenizer
-
 WIDTH = 32
 LATENTS = 4
 
@@ -61,6 +59,8 @@ def transformer(**options: Any) -> WanTransformer3DModel:
 
 def wan(two: bool = False, **options: Any) -> WanPipeline:
     """Wan 2.1; with ``two``, as 2.2, a second denoiser at the lower half of the timesteps."""
+    from tests.families import t5_tokenizer
+
     words = t5_tokenizer()
     torch.manual_seed(0)
     return WanPipeline(

@@ -86,7 +86,9 @@ class ModuleHooks:
         self._denoisers = {prefix: as_written(own) for prefix, own in denoisers.items()}
         self._outside, self._running, self._inlet_of = outside, running, inlet_of
         every = self._denoisers.items()
-        self._modules = {prefix + name: module for prefix, own in every for name, module in names_as_written(own).items()}
+        self._modules = {
+            prefix + name: module for prefix, own in every for name, module in names_as_written(own).items()
+        }
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout, self._places = layout, TokenPlaces(layout, self._sites)
         self._every_compiled = {prefix: CompiledParts.of(own) for prefix, own in denoisers.items()}
