@@ -9,10 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from sdprobe import plot
-from sdprobe.model.pictures.video_files import write_gif, write_mp4
+from sdprobe.files.video_files import whole_side, write_gif, write_mp4
 from sdprobe.observe.preview import Preview
-
-SIDES = 16  # codecs need the sides of a film to be multiples of this
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.I
     width, gap = round(height * x_t.width / x_t.height), height // 16
     letters = max(height // 18, 9)
     strip = 3 * letters // 2  # the upper one for the titles, the lower one for the step
-    size = (_whole(2 * width + gap), _whole(height + 2 * strip))
+    size = (whole_side(2 * width + gap), whole_side(height + 2 * strip))
     frame = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(frame), ImageFont.load_default(letters)
     for picture, left, name in ((x_t, 0, "x_t"), (x0, width + gap, "predicted x0")):
@@ -121,7 +119,3 @@ def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.I
         pen.text((left + width / 2, strip / 2), name, "black", font, anchor="mm")
     pen.text((size[0] / 2, height + 1.5 * strip), text, "black", font, anchor="mm")
     return frame
-
-
-def _whole(side: int) -> int:
-    return -(-side // SIDES) * SIDES
