@@ -6,9 +6,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
+from sdprobe.core.grid import Grid
 
-def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, int]) -> Bool[Tensor, "*images gh gw"]:
+
+def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: Grid) -> Bool[Tensor, "*images ..."]:
     """Return which places of a grid a mask, of the same ratio of height to width, covers by at least half.
+
+    Of a video, the same places of every frame.
 
     >>> import torch
     >>> mask = torch.zeros(4, 4, dtype=torch.bool)
@@ -18,4 +22,6 @@ def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, int]) ->
             [False, False]])
     """
     every = mask.reshape(-1, 1, *mask.shape[-2:])
-    return (F.adaptive_avg_pool2d(every.float(), grid) >= 0.5).view(*mask.shape[:-2], *grid)
+    *frames, h, w = grid
+    covered = (F.adaptive_avg_pool2d(every.float(), (h, w)) >= 0.5).view(*mask.shape[:-2], *[1] * len(frames), h, w)
+    return covered.expand(*mask.shape[:-2], *grid)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from sdprobe.core.grid import Grid as Grid
 from sdprobe.core.run import Run
-
-Grid = tuple[int, int]
 
 
 def as_grids(given: Collection[int | Sequence[int]] | None) -> list[Grid] | None:
-    """Return grids as pairs; a number is a square one, and None is every grid.
+    """Return grids as tuples; a number is a square one, ``(t, h, w)`` that of a video, and None is every grid.
 
-    >>> as_grids([8, (8, 12)])
-    [(8, 8), (8, 12)]
+    >>> as_grids([8, (8, 12), (3, 8, 12)])
+    [(8, 8), (8, 12), (3, 8, 12)]
     """
     if given is None:
         return None
-    return [(own, own) if isinstance(own, int) else tuple(own) for own in given]  # type: ignore[misc]
+    return [(own, own) if isinstance(own, int) else tuple(own) for own in given]
 
 
 def possible_grids(run: Run, asked: list[Grid] | None) -> list[Grid]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Grid = tuple[int, int]
+from sdprobe.core.grid import Grid as Grid
 
 
 class Parts(NamedTuple):
@@ -24,7 +24,8 @@ class Layout:
     """The token layout of a run's denoiser.
 
     Args:
-        grids: ``(h, w)`` by number of image positions, for every size that the image has inside the network.
+        grids: ``(h, w)``, ``(t, h, w)`` in a video, by number of image positions, for every size that the image has
+            inside the network.
         text_first: whether the text comes before the image if both are on one axis.
     """
 
@@ -32,9 +33,14 @@ class Layout:
     text_first: bool = False
 
     def grid_of(self, x: Tensor) -> Grid | None:
-        """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
+        """Return the grid of a module's output, or None.
+
+        It is ``[rows, channels, h, w]``, ``[rows, channels, frames, h, w]`` or ``[rows, positions, width]``.
+        """
         if x.ndim == 4:
             return int(x.shape[-2]), int(x.shape[-1])
+        if x.ndim == 5:
+            return tuple(map(int, x.shape[2:]))
         return self.grids.get(x.shape[1]) if x.ndim == 3 else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:

@@ -73,7 +73,7 @@ class UNetModel(Model):
     def grids(self, settings: Settings) -> dict[int, Grid]:
         """Return the grids of all levels: the latents' size, halved (rounding up) to 1 × 1."""
         h, w = self.latent_size(settings)
-        found = {h * w: (h, w)}
+        found: dict[int, Grid] = {h * w: (h, w)}
         while h * w > 1:
             h, w = (h + 1) // 2, (w + 1) // 2
             found[h * w] = (h, w)

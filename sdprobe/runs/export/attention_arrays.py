@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.grid import Grid
 from sdprobe.core.run import Role
 from sdprobe.core.torch_names import name_of
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_sums import Key
 from sdprobe.runs.export.labelled_array import Coordinate, LabelledArray, along
 
-Grid = tuple[int, int]
 Shown = tuple[Role, int]
 """A role, and the number of the prompts that its rows were shown."""
 
