@@ -39,8 +39,7 @@ class SelfRefined(Attribution):
     Args:
         power: n, 0 or more; 0 is the map of `Mean` at the grid of the self-attention.
         grid: the grid of the self-attention, ``(h, w)``, ``(t, h, w)`` in a video, or a number for a square one;
-            None for the largest of at most
-            32 × 32 places.
+            None for the largest of at most 1024 places.
 
     Differences from the authors' code: there cross-attention and self-attention are each of one grid, in the down and
     up blocks; here cross-attention is of all sites, resized.

@@ -14,7 +14,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.limits.row_subset import numbers_in_whole
-from sdprobe.core.picture_of import picture_of
+from sdprobe.core.picture_of import is_of_videos, picture_of
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
@@ -121,9 +121,8 @@ class Attribution(ABC):
         asked = self.asked(word, image, **parts)
         values = self.attribute(run, asked)
         if not isinstance(values, Tensor) or values.ndim not in (2, 3) or not values.numel():
-            raise ValueError(
-                f"the map of {self!r} is a tensor [h, w], of a video [frames, h, w], not {short_repr(values)}"
-            )
+            axes = "[frames, h, w]" if is_of_videos(run) else "[h, w]"
+            raise ValueError(f"the map of {self!r} is a tensor {axes}, not {short_repr(values)}")
         refuse_not_finite(f"the map of {self!r}", values)
         return HeatMap(values, spelt(run, asked), picture_of(run, image))
 

@@ -44,9 +44,9 @@ class SelfAttentionMaps(Observer):
     3
 
     Args:
-        grids: only sites of these grids, ``(h, w)``, a number for a square one, ``(t, h, w)`` in a video. None for every
-            grid of at most 1024 positions, as 32 × 32: the matrix of a 64 × 64 grid takes 67 MB per image, and that of
-            a video of 21 × 30 × 52 positions 4.3 GB.
+        grids: only sites of these grids, ``(h, w)``, a number for a square one, ``(t, h, w)`` in a video. None for
+            every grid of at most 1024 positions, as 32 × 32: the matrix of a 64 × 64 grid takes 67 MB per image, and
+            that of a video of 21 × 30 × 52 positions 4.3 GB.
         modules: fnmatch patterns on module names; None for all.
         strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
     """
