@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sdprobe import plot
 from sdprobe.files.video_files import whole_side, write_gif, write_mp4
 from sdprobe.observe.preview import Preview
+from sdprobe.plot.tiled import tiled_pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ class Film:
 
 
 def film(preview: Preview, image: int = 0) -> Film:
-    """Make a film of one image of a run with a `Preview` hook.
+    """Make a film of one image of a run with a `Preview` hook. Of a video, each picture has its frames side by side.
 
     >>> import sdprobe
     >>> preview = sdprobe.Preview()
@@ -101,10 +102,15 @@ def film(preview: Preview, image: int = 0) -> Film:
     """
     if missing := {"latents", "denoised"} - set(preview.keep):
         raise ValueError(f"this preview did not keep {', '.join(missing)}: give it keep=('latents', 'denoised')")
-    if not 0 <= image < len(preview.final):
-        raise ValueError(f"image {image} is not in this run of {len(preview.final)} images, counted from 0")
-    noisy, denoised = (tuple(step[image] for step in preview[name]) for name in ("latents", "denoised"))
-    return Film(tuple(preview.indices), preview.total, noisy, denoised, preview.final[image])
+    count = len(preview.final) // preview.frames
+    if not 0 <= image < count:
+        raise ValueError(f"image {image} is not in this run of {count} images, counted from 0")
+    noisy, denoised = (
+        tuple(tiled_pictures(preview.of_image(step, image)) for step in preview[name])
+        for name in ("latents", "denoised")
+    )
+    final = tiled_pictures(preview.of_image(preview.final, image))
+    return Film(tuple(preview.indices), preview.total, noisy, denoised, final)
 
 
 def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.Image:
