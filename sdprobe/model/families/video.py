@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -64,7 +65,7 @@ class VideoModel(TransformerModel):
     def grids(self, settings: Settings) -> dict[int, Grid]:
         frames, h, w = self.latent_shape(settings)
         grid = (frames // self.temporal_patch, h // self.patch, w // self.patch)
-        return {grid[0] * grid[1] * grid[2]: grid}
+        return {math.prod(grid): grid}
 
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
         frames = self.default_frames if settings.frames is None else settings.frames
