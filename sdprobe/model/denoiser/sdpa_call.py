@@ -70,9 +70,8 @@ def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tupl
         key, value = module.to_kv.forward(context).chunk(2, dim=-1)
     else:
         key, value = module.to_k.forward(context), module.to_v.forward(context)
-    # Some networks normalise the keys of all heads as one vector, others those of each head.
     norm = module.norm_k
-    across = norm is not None and getattr(norm, "weight", None) is not None and len(norm.weight) == key.shape[-1]
-    key = norm.forward(key) if across else key
+    across_heads = norm is not None and norm.weight is not None and norm.weight.numel() == key.shape[-1]
+    key = norm.forward(key) if across_heads else key
     key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
-    return (key if norm is None or across else norm.forward(key)), value
+    return (key if norm is None or across_heads else norm.forward(key)), value

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
+
+import torch
+from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
@@ -45,3 +49,9 @@ class TransformerModel(Model):
         low, high = told("base_shift", 0.5), told("max_shift", greatest)
         slope = (high - low) / (many - few)
         return float(places * slope + (low - slope * few))
+
+    def set_flow(self, scheduler: Any, settings: Settings, device: torch.device, **asked: Any) -> None:
+        """Set a scheduler of a flow to the run's steps, with what it takes of these: not all know sigmas and shifts."""
+        taken = signature(scheduler.set_timesteps).parameters
+        known = {name: value for name, value in asked.items() if name in taken}
+        retrieve_timesteps(scheduler, settings.steps, device, **known)

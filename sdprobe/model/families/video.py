@@ -37,7 +37,7 @@ class VideoModel(TransformerModel):
     @property
     def temporal_patch(self) -> int:
         """How many frames of the latents are one token."""
-        return 1
+        return int(getattr(self.denoiser.config, "patch_size_t", None) or 1)
 
     @property
     def processor(self) -> Any:
