@@ -225,6 +225,10 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
+    def scale_at(self, step: Step) -> float:
+        """Return the scale of classifier-free guidance in a step."""
+        return step.run.settings.guidance_scale
+
     def finished(self, decoded: Tensor) -> Float[Tensor, "images *frames 3 height width"]:
         """Return the autoencoder's decoder output as images in [0, 1]."""
         return torch.as_tensor(self.processor.postprocess(decoded, output_type="pt"))
@@ -237,7 +241,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def checkpointed(self) -> AbstractContextManager[None]:
         """While this is open, gradients through the denoiser take less memory and more time."""
-        return checkpointed(self.denoiser)
+        return checkpointed(*self.denoisers.values())
 
     def prepare_run(
         self: Kind,
@@ -278,5 +282,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             yield
 
     def __repr__(self) -> str:
-        count = sum(p.numel() for p in self.denoiser.parameters())
-        return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
+        counts = [sum(p.numel() for p in own.parameters()) for own in self.denoisers.values()]
+        several = f"{len(counts)} denoisers" if len(counts) > 1 else "denoiser"
+        return f"{type(self).__name__}({type(self.pipe).__name__}, {several} {sum(counts) / 1e6:.1f} M parameters)"

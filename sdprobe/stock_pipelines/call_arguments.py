@@ -98,6 +98,7 @@ class CallArguments:
             images_per_prompt=int(self.get("num_images_per_prompt") or self.get("num_videos_per_prompt") or 1),
             frames=self.get("num_frames") or model.default_frames,
             strength=None if strength is None else float(strength),
+            guidance_scale_2=None if self.get("guidance_scale_2") is None else float(self.get("guidance_scale_2")),
         )
 
     def _says(self, name: Side) -> bool:

@@ -52,6 +52,7 @@ class PipelineCall:
         self.hooks, self.arguments, self.rows = hooks, arguments, rows
         self.caller: Caller = "pipeline"
         self.latents = ReplacedLatents(run_model, run)
+        self.on_prepare_latents = self.latents.hold
         self.module_hooks = ModuleHooks.of_run(run_model, run, hooks)
         self.watched = ExitStack()  # the bracket around the denoiser, where an error leaves it open
         self.controlled = getattr(model.pipe, "controlnet", None) is not None
@@ -153,6 +154,7 @@ class PipelineCall:
         self.step = self.timestep = self.unscaled = self.latents.instead = None
         self.told, self.outputs, self.run.stopped_at = [], [], self.run.control.stopped_at
         found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
+        self.latents.hold(found)
         if self.steps.is_at_last and not self.arguments.calls_back:
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
             taken = 1 if isinstance(self.run_model, PixArt) and self.run.settings.steps == 1 < len(found) else 0
@@ -166,6 +168,7 @@ class PipelineCall:
             with self.hear_nothing("callback"):
                 changed = own(pipe, index, timestep, {name: values[name] for name in self.arguments.callback_inputs})
             self.rows.expect(changed)
+            self.latents.held = changed.get("latents", self.latents.held)
         if self.steps.is_at_last or getattr(pipe, "interrupt", False):
             changed = {**changed, "latents": self.pass_final_latents(changed.get("latents", values["latents"]))}
         return changed
@@ -262,7 +265,7 @@ class PipelineCall:
     def begin_step(self, rows: Tensor) -> None:
         """Begin a step: its latents pass their point."""
         self.rows.groups(len(rows))
-        x = self.latents.show(rows[: self.run.settings.images])
+        x = self.latents.show(self.latents.unrounded(rows[: self.run.settings.images]))
         if self.steps.index < 0:
             self.fit_size(x)
             self.steps.forget_replaced()

@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Grid = tuple[int, ...]
-"""``(h, w)``, or ``(frames, h, w)`` in a model of videos."""
+from sdprobe.core.grid import Grid as Grid
 
 
 class Parts(NamedTuple):
@@ -25,7 +24,8 @@ class Layout:
     """The token layout of a run's denoiser.
 
     Args:
-        grids: the grid by number of image positions, for every size that the image has inside the network.
+        grids: ``(h, w)``, ``(t, h, w)`` in a video, by number of image positions, for every size that the image has
+            inside the network.
         text_first: whether the text comes before the image if both are on one axis.
     """
 
@@ -33,8 +33,13 @@ class Layout:
     text_first: bool = False
 
     def grid_of(self, x: Tensor) -> Grid | None:
-        """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
-        if x.ndim in (4, 5):
+        """Return the grid of a module's output, or None.
+
+        It is ``[rows, channels, h, w]``, ``[rows, channels, frames, h, w]`` or ``[rows, positions, width]``.
+        """
+        if x.ndim == 4:
+            return int(x.shape[-2]), int(x.shape[-1])
+        if x.ndim == 5:
             return tuple(map(int, x.shape[2:]))
         return self.grids.get(x.shape[1]) if x.ndim == 3 else None
 
