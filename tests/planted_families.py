@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_ltx import plant_ltx
 
 
 class Marked(sdprobe.Transform):
@@ -120,5 +121,8 @@ def zero(layer: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-PLANTED: dict[str, Callable[[Any], None]] = {"UNet2DConditionModel": _plant_unet}
+PLANTED: dict[str, Callable[[Any], None]] = {
+    "UNet2DConditionModel": _plant_unet,
+    "LTXVideoTransformer3DModel": plant_ltx,
+}
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""
