@@ -25,6 +25,7 @@ from transformers import CLIPTextModelWithProjection
 
 from tests.tiny import stable_diffusion
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
+from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.ltx import ltx
 
 
@@ -179,8 +180,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
     "LTX-Video": ltx,
+    "CogVideoX": cogvideox,
+    "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
 }
 """Each family's variants, by name."""
 
-ASKED: dict[str, dict[str, Any]] = {"LTX-Video": {"frames": 5, "height": 32, "width": 64}}
+ASKED: dict[str, dict[str, Any]] = {
+    "LTX-Video": {"frames": 5, "height": 32, "width": 64},
+    "CogVideoX": {"frames": 5, "images_per_prompt": 1},
+    "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
+}
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_cogvideox import plant_cogvideox
 from tests.planted_ltx import plant_ltx
 
 
@@ -123,6 +124,7 @@ def zero(layer: nn.Linear) -> None:
 
 PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
+    "CogVideoXTransformer3DModel": plant_cogvideox,
     "LTXVideoTransformer3DModel": plant_ltx,
 }
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

@@ -55,6 +55,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
+        one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
@@ -67,6 +68,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
     separate_calls: ClassVar[bool] = False
+    one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})

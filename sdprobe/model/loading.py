@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdprobe import shapes
 from sdprobe.model.base import Model
+from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.pixart import PixArt
@@ -25,7 +26,7 @@ from sdprobe.model.families.wan import Wan
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
-FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, LTX, Wan]
+FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, LTX, CogVideoX, Wan]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 
 Family = TypeVar("Family", bound=type[Model])
