@@ -33,6 +33,7 @@ from transformers import (
 
 from sdprobe.shapes import WEIGHTS
 from tests.tiny import stable_diffusion
+from tests.tiny_models.wan import wan
 
 CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")
@@ -239,8 +240,13 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "Wan 2.1": wan,
+    "Wan 2.2": lambda: wan(two=True),
 }
 """Each family's variants, by name."""
 
-ASKED: dict[str, dict[str, Any]] = {}
+ASKED: dict[str, dict[str, Any]] = {
+    "Wan 2.1": {"frames": 5, "width": 32},
+    "Wan 2.2": {"frames": 5, "width": 32, "guidance_scale_2": 2.0},
+}
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

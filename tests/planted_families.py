@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_wan import plant_wan
 
 
 class Marked(sdprobe.Transform):
@@ -32,9 +33,10 @@ class Marked(sdprobe.Transform):
 
 def planted(pipe: Any) -> sdprobe.Model:
     """The pipeline's own network, planted."""
-    network = getattr(pipe, "unet", None) or pipe.transformer
     with torch.no_grad():
-        PLANTED.get(type(network).__name__, _plant_transformer)(network)
+        for name in ("unet", "transformer", "transformer_2"):
+            if (network := getattr(pipe, name, None)) is not None:
+                PLANTED.get(type(network).__name__, _plant_transformer)(network)
     return sdprobe.load(pipe)
 
 
@@ -120,5 +122,5 @@ def zero(layer: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-PLANTED: dict[str, Callable[[Any], None]] = {"UNet2DConditionModel": _plant_unet}
+PLANTED: dict[str, Callable[[Any], None]] = {"UNet2DConditionModel": _plant_unet, "WanTransformer3DModel": plant_wan}
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""
