@@ -135,7 +135,7 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
         wire(pipe.scheduler, "scale_model_input", pipeline=listener.on_scale_model_input)
         wire(pipe.scheduler, "step", pipeline=listener.on_scheduler_step)
         wire(pipe.vae, "decode", pipeline=listener.on_decode)
-        finishing = "postprocess" if hasattr(pipe, "image_processor") else "postprocess_video"
+        finishing = "postprocess" if model.default_frames is None else "postprocess_video"
         wire(model.processor, finishing, pipeline=listener.on_postprocess)
         for network in model.denoisers_as_called.values():
             wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))

@@ -36,7 +36,6 @@ from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
 
-
 FIRST, NO_STEP = "the first denoiser", "ran in no step"
 
 

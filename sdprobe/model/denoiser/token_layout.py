@@ -28,11 +28,17 @@ class Layout:
             inside the network.
         text_first: whether the text comes before the image if both are on one axis.
         beside: the number of places of other pictures, which stand after those of the image.
+        text_tokens: the number of tokens of text, where those of a picture stand before them; None where there are none.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
     beside: int = 0
+    text_tokens: int | None = None
+
+    def text_in(self, tokens: int) -> slice:
+        """Return which of so many tokens, of the text alone or of a picture and then the text, are those of the text."""
+        return slice(0 if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output, or None.

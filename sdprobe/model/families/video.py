@@ -15,7 +15,6 @@ from torch import Tensor
 from sdprobe.core.run import Settings
 from sdprobe.model.denoiser.token_layout import Grid
 from sdprobe.model.families.transformer import TransformerModel
-from sdprobe.model.pipeline_parts import Latents
 
 
 class VideoModel(TransformerModel):

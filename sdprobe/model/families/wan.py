@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,12 +14,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Role
+from sdprobe.core.run import Role, Settings
 from sdprobe.core.step import Step
+from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.families.video import VideoModel
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 from sdprobe.model.text.tokenize_prompt import read, respaced
+
+TEXT_AFTER_PICTURE = 512
+"""How many tokens of text stand after those of a picture: the denoiser takes them to be so many."""
 
 SECOND = "transformer_2"
 """The name of the second denoiser of Wan 2.2 in its pipeline."""
@@ -30,9 +35,15 @@ class Wan(VideoModel):
     Wan 2.2 A14B has two denoisers: ``transformer`` at timesteps from ``boundary_ratio`` of all on, and
     ``transformer_2`` below. Names of modules in the second begin with ``transformer_2.``. Latents are float32, whatever
     type the denoiser computes in. The embeddings of padding are zeros, and no mask hides them.
+
+    Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part of
+    the latents that hooks get; in Wan 2.1 every site of cross-attention attends to the picture's tokens (of CLIP) first,
+    in a call of kind ``"image_prompt"``. With one denoiser of Wan 2.2 (5B) the picture stands in the place of the first
+    frame: hooks get it there, as the denoiser does.
     """
 
     pipelines = ("WanPipeline",)
+    variants = ("WanImageToVideoPipeline",)
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     separate_calls = True
     text_inlet = "condition_embedder.text_embedder"
@@ -129,6 +140,18 @@ class Wan(VideoModel):
     def text_streams(self) -> tuple[str, ...]:
         return ()
 
+    def layout(self, settings: Settings) -> Layout:
+        own = super().layout(settings)
+        return own if self.denoiser.config.image_dim is None else replace(own, text_tokens=TEXT_AFTER_PICTURE)
+
+    def rows_of(self, shown: Any) -> Latents:
+        rows: Tensor = shown[:, : self.channels]
+        return rows
+
+    def shown_as(self, rows: Latents, like: Any) -> Any:
+        shown = rows.to(like.dtype)
+        return shown if like.shape[1] == self.channels else torch.cat([shown, like[:, self.channels :]], dim=1)
+
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
         return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
 
@@ -141,6 +164,6 @@ class Wan(VideoModel):
     def refuse_picture_prompt(self) -> None:
         if self.denoiser.config.in_channels != self.channels:
             raise ValueError(
-                f"the denoiser of this {type(self.pipe).__name__} is shown a picture beside the latents, which `sample` "
-                f"cannot give it: attach to the pipeline that it was made for (sdprobe.attach)"
+                "this denoiser is shown a picture beside the latents, which sample cannot give it: attach to a "
+                "WanImageToVideoPipeline of it (sdprobe.attach)"
             )
