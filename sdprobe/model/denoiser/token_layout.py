@@ -28,7 +28,7 @@ class Layout:
             inside the network.
         text_first: whether the text comes before the image if both are on one axis.
         beside: the number of places of other pictures, which stand after those of the image.
-        text_tokens: the number of tokens of text, where those of a picture stand before them; None where there are none.
+        text_tokens: the number of tokens of text, where those of a picture stand before them; None where none do.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Layout:
     text_tokens: int | None = None
 
     def text_in(self, tokens: int) -> slice:
-        """Return which of so many tokens, of the text alone or of a picture and then the text, are those of the text."""
+        """Return which of so many tokens are those of the text, which stand alone or after those of a picture."""
         return slice(0 if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:

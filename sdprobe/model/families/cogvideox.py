@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from diffusers import CogVideoXDPMScheduler
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -102,7 +101,7 @@ class CogVideoX(VideoModel):
         if not isinstance(scheduler, CogVideoXDPMScheduler):
             made = scheduler.step(output, timestep, own, **options, return_dict=False)
         else:
-            # It is told of the step before by its caller. That is kept with it, as in other schedulers of several steps.
+            # It is told of the step before by its caller, and keeps that here as other schedulers of several steps do.
             last = getattr(scheduler, "last_x0", None)
             at = self.first + step.index
             before = scheduler.timesteps[at - 1] if at > 0 else None
