@@ -69,7 +69,7 @@ def test_the_frame_that_is_added_is_not_decoded(noisy):
 
 def test_dynamic_guidance_is_the_pipeline_s_own(noisy):
     looking = sdprobe.LatentRecorder(keep=("noise_pred",))
-    run, videos = attached(noisy, [looking], use_dynamic_cfg=True)
+    _, videos = attached(noisy, [looking], use_dynamic_cfg=True)
     _, plain = attached(noisy, [], use_dynamic_cfg=True)
     _, usual = attached(noisy, [])
     assert torch.equal(videos, plain)
