@@ -161,6 +161,9 @@ class PipelineCall:
         found = stock(*bound.args, **bound.kwargs)
         self.latents.hold(found)
         if self.steps.is_at_last and not self.arguments.calls_back:
+            if not isinstance(found, tuple):
+                found.prev_sample = self.pass_final_latents(found.prev_sample)
+                return found
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
             taken = 1 if isinstance(self.run_model, PixArt) and self.run.settings.steps == 1 < len(found) else 0
             return (*found[:taken], self.pass_final_latents(found[taken]), *found[taken + 1 :])
