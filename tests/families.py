@@ -33,6 +33,7 @@ from transformers import (
 
 from sdprobe.shapes import WEIGHTS
 from tests.tiny import stable_diffusion
+from tests.tiny_models.qwen_image import qwen_image
 
 CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")
@@ -239,5 +240,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "Qwen-Image": qwen_image,
 }
 """Each family's variants, by name."""
