@@ -243,3 +243,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Qwen-Image": qwen_image,
 }
 """Each family's variants, by name."""
+
+ASKED: dict[str, dict[str, Any]] = {}
+"""What runs of a variant are asked for beside the usual settings, such as ``frames``."""
