@@ -27,6 +27,7 @@ from tests.tiny import stable_diffusion
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.ltx import ltx
+from tests.tiny_models.qwen_image import qwen_image
 from tests.tiny_models.wan import wan
 
 
@@ -185,6 +186,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
     "Wan 2.1": wan,
     "Wan 2.2": lambda: wan(two=True),
+    "Qwen-Image": qwen_image,
 }
 """Each family's variants, by name."""
 

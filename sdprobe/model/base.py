@@ -145,10 +145,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""
-        vae = self.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None)
-        unscaled = x / vae.config.scaling_factor
-        return self.finished(vae.decode(unscaled if shift is None else unscaled + shift, return_dict=False)[0])
+        return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
 
     # What the loop calls, in order.
 
