@@ -57,6 +57,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         text_first: whether the text comes before the image in joint attention.
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
         registers: the number of tokens of no word that the denoiser puts before those of the text.
+        one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
@@ -70,6 +71,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     text_first: ClassVar[bool] = False
     separate_calls: ClassVar[bool] = False
     registers: ClassVar[int] = 0
+    one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
@@ -145,10 +147,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""
-        vae = self.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None)
-        unscaled = x / vae.config.scaling_factor
-        return self.finished(vae.decode(unscaled if shift is None else unscaled + shift, return_dict=False)[0])
+        return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
 
     # What the loop calls, in order.
 
@@ -228,6 +227,10 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
+    def scale_at(self, step: Step) -> float:
+        """Return the scale of classifier-free guidance in a step."""
+        return step.run.settings.guidance_scale
+
     def finished(self, decoded: Tensor) -> Float[Tensor, "images *frames 3 height width"]:
         """Return the autoencoder's decoder output as images in [0, 1]."""
         return torch.as_tensor(self.processor.postprocess(decoded, output_type="pt"))
@@ -240,7 +243,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def checkpointed(self) -> AbstractContextManager[None]:
         """While this is open, gradients through the denoiser take less memory and more time."""
-        return checkpointed(self.denoiser)
+        return checkpointed(*self.denoisers.values())
 
     def prepare_run(
         self: Kind,
@@ -281,6 +284,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             yield
 
     def __repr__(self) -> str:
-        count, how = parameter_count(self.denoiser), quantisation_of(self.denoiser)
+        every = self.denoisers.values()
+        count, how = sum(map(parameter_count, every)), quantisation_of(self.denoiser)
+        several = f"{len(every)} denoisers" if len(every) > 1 else "denoiser"
         size = f"{count / 1e6:.1f} M parameters{'' if how is None else f', {how}'}"
-        return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {size})"
+        return f"{type(self).__name__}({type(self.pipe).__name__}, {several} {size})"

@@ -1,1 +1,1 @@
-"""Tiny pipelines of the real classes, one file for each family."""
+"""Tiny random models of the newer families."""
