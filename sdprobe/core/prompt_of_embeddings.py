@@ -14,8 +14,8 @@ ONLY_EMBEDDINGS = (
     "its number, give the pipeline the text, or name tokens for their maps by AttentionMaps(labels=...)"
 )
 NOT_READ = (
-    "no family knows this pipeline, so which of its tokens belong to which words is not known: ask for positions on the "
-    "key axis by their numbers, as in attn.probs(tokens=[3])"
+    "no family knows this pipeline, so which of its tokens belong to which words is not known: ask for positions on "
+    "the key axis by their numbers, as in attn.probs(tokens=[3])"
 )
 """Why the words of a prompt are not known."""
 
@@ -45,7 +45,7 @@ class PromptNotRead(PromptOfEmbeddings):
     """A prompt whose text is known, and of which nobody knows how the pipeline reads it."""
 
     @classmethod
-    def of(cls, text: str) -> PromptNotRead:
+    def of_text(cls, text: str) -> PromptNotRead:
         """The prompt of a text; it has no tokens that are known."""
         return cls(text, (), (), UnknownWords(NOT_READ))
 

@@ -71,7 +71,10 @@ class PartlyKnownSettings(Settings):
 
     def __repr__(self) -> str:
         own = ((name.name, getattr(self, name.name)) for name in fields(self))
-        said = (f"{name}={short_repr(value) if value is not None else 'not known'}" for name, value in own)
+        known = ("strength",)  # None in a run from pure noise
+        said = (
+            f"{name}={NOT_KNOWN if value is None and name not in known else short_repr(value)}" for name, value in own
+        )
         return f"Settings({', '.join(said)})"
 
     @property
@@ -81,6 +84,6 @@ class PartlyKnownSettings(Settings):
         return {
             "images": f"{self.images} {'image' if sized else 'output'}{'s' * (self.images != 1)}",
             "size": f"{self.height}×{self.width}" if sized else f"size {NOT_KNOWN}",
-            "steps": f"{NOT_KNOWN if self.steps is None else self.steps} steps of {scheduler}",
+            "steps": f"steps {NOT_KNOWN}" if self.steps is None else f"{self.steps} steps of {scheduler}",
             "guidance": NOT_KNOWN if self.guidance_scale is None else f"{self.guidance_scale:g}",
         }

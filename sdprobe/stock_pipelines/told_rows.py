@@ -13,7 +13,7 @@ from sdprobe.core.run import Run
 RowsOfBatch = Callable[..., Iterable[Any]]
 """Returns the rows of a batch: of its size, or of its size and the number of the call in the step."""
 
-NOBODY = PromptNotRead.of("")
+NOBODY = PromptNotRead.of_text("")
 
 
 class ToldRows:
@@ -77,8 +77,8 @@ class ToldRows:
         pair = tuple(given) if isinstance(given, (tuple, list)) else ()
         if len(pair) != 2 or not isinstance(pair[0], int) or pair[1] not in get_args(Role):
             raise ValueError(
-                f"rows= returned {given!r} for an entry of a batch: it returns pairs such as (0, 'cond'), the number of "
-                f"the image and the role, one of {', '.join(get_args(Role))}; or sdprobe.Row"
+                f"rows= returned {given!r} for an entry of a batch: it returns pairs such as (0, 'cond'), the number "
+                f"of the image and the role, one of {', '.join(get_args(Role))}; or sdprobe.Row"
             )
         image, role = pair
         return Row(image, self.run.prompt_of(image, role), role)

@@ -55,7 +55,7 @@ def call_unknown(
     """
     with torch.inference_mode(False), torch.no_grad():
         settings = settings_of(model, arguments)
-        prompts, negative = ([*map(PromptNotRead.of, own)] for own in (settings.prompt, settings.negative_prompt))
+        prompts, negative = ([*map(PromptNotRead.of_text, own)] for own in (settings.prompt, settings.negative_prompt))
         run.fill(model, settings, prompts, negative)
         run.names = dict(by_name)
         _say_what_is_unknown(model, run, rows)
@@ -160,7 +160,6 @@ class UnknownCall:
         if loop.index == loop.begun_at and bound.arguments.get("timestep") is not None:
             loop.align(bound.arguments["timestep"])
         if isinstance(output, Tensor) and isinstance(x, Tensor):
-            self.count_images(x)
             self.check_passed(x)
             with self.hear_nothing("hook"):
                 new = self.hooks.noise_pred(output, self.steps.make(x, self.rows.before))
@@ -191,6 +190,7 @@ class UnknownCall:
 
     def pass_latents(self, x: Tensor) -> Tensor:
         """Latents pass their point when they are made, for the step that begins with them."""
+        self.count_images(x)
         with self.hear_nothing("hook"):
             new = self.hooks.latents(x, self.steps.make(x, self.rows.before))
         self.passed, self.changed = new, new is not x
@@ -230,8 +230,9 @@ class UnknownCall:
         elif not _same_values(self.passed, x):
             if self.changed:
                 raise RuntimeError(
-                    f"the latents of step {index} are not those that a transform has put in their place: {self.model.kind} "
-                    f"or a callback changes them between the point latents and the scheduler, in a way that is not known"
+                    f"the latents of step {index} are not those that a transform has put in their place: "
+                    f"{self.model.kind} or a callback changes them between the point latents and the scheduler, in a "
+                    f"way that is not known"
                 )
             self.run.coverage.note_unknown(
                 f"the latents of step {index}: those that the scheduler was given are not those that passed their point"

@@ -1,4 +1,4 @@
-"""Where the code of a pipeline that no family knows is listened to: its networks, schedulers and ``prepare_latents``."""
+"""Where a pipeline that no family knows is listened to: its networks, schedulers and ``prepare_latents``."""
 
 from __future__ import annotations
 

@@ -44,7 +44,9 @@ def refuse_points(model: UnknownPipeline, hooks: Hooks, coverage: Coverage) -> N
         if isinstance(hook, Transform) and hook.needs_grad:
             raise ValueError(f"{hook!r} needs gradients, which cannot be had in {model.kind}: no family knows it")
         if isinstance(hook, Transform) and hook.brings:
-            raise ValueError(f"{hook!r} brings words, and how {model.kind} reads words is not known: no family knows it")
+            raise ValueError(
+                f"{hook!r} brings words, and how {model.kind} reads words is not known: no family knows it"
+            )
     kinds = {name: possible_kinds(kind) for own in model.kinds_of.values() for name, kind in own.items()}
     refuse_idle(hooks, "attention", kinds)
     refuse_idle(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))

@@ -70,7 +70,7 @@ class Loop:
         return float(self._table[self.position]) if 0 <= self.position < len(self._table) else NAN
 
     def align(self, timestep: Any) -> None:
-        """Find the step's place by the timestep that the scheduler is given: a pipeline may leave the first ones out."""
+        """Find the step's place by the timestep that the scheduler is given: the first ones may be left out."""
         given = float(torch.as_tensor(timestep).flatten()[0])
         if given != self.timestep and given in self._table[max(self.position, 0) :]:
             self.first += self._table.index(given, max(self.position, 0)) - self.position
@@ -140,7 +140,9 @@ class UnknownSteps:
         return levels
 
 
-def _conversions(loop: Loop, level: Any) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+def _conversions(
+    loop: Loop, level: Any
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
     """Return the functions behind `Step.denoised` and `Step.output_for`."""
 
     def to_denoised(output: Tensor, sample: Tensor) -> Tensor:
@@ -158,8 +160,8 @@ def _conversions(loop: Loop, level: Any) -> tuple[Callable[[Tensor, Tensor], Ten
 
 def _cannot(what: str) -> RuntimeError:
     return RuntimeError(
-        f"{what} cannot be had here: no family knows this pipeline, or its scheduler does not tell what is needed. What "
-        f"there is: attention, activation, latents and noise_pred"
+        f"{what} cannot be had here: no family knows this pipeline, or its scheduler does not tell what is needed. "
+        f"What there is: attention, activation, latents and noise_pred"
     )
 
 

@@ -103,7 +103,9 @@ class UnknownAttentionSite:
         given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         text = slice(0, keys) if kind == "cross" else None
         image = slice(0, query.shape[-2])
-        site = Site(of.name, kind, of.place, None, query.shape[1], step, image, text, ATTENDS_TO[kind], call=self._calls)
+        site = Site(
+            of.name, kind, of.place, None, query.shape[1], step, image, text, ATTENDS_TO[kind], call=self._calls
+        )
         self._calls += 1
         return hooks.attention(given, site).output()
 

@@ -22,7 +22,9 @@ from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
 IN_LOOP = re.compile(r"(^|_)(transformer|unet|prior|decoder|denoiser|dit)(_\d+)?$|^model$|^super_res_(first|last)$")
 """How the parts of a pipeline are named that are called in its loop."""
 
-BESIDE = re.compile(r"encoder|^text_|tokenizer|^vq|vae|movq|vocoder|safety_checker|feature_extractor|adapter|controlnet")
+BESIDE = re.compile(
+    r"encoder|^text_|tokenizer|^vq|vae|movq|vocoder|safety_checker|feature_extractor|adapter|controlnet"
+)
 """How those are named that are not, where no part has a name of the first kind."""
 
 FIRST = ("transformer", "unet")
@@ -99,7 +101,9 @@ class UnknownPipeline:
 
     def attention_kind(self, module: nn.Module) -> str | None:
         """The kind of an attention module, as far as it is known before it runs; None for any other module."""
-        every = ((own[name], kind) for part, own in self.modules_of.items() for name, kind in self.kinds_of[part].items())
+        every = (
+            (own[name], kind) for part, own in self.modules_of.items() for name, kind in self.kinds_of[part].items()
+        )
         return next((kind for other, kind in every if other is module), None)
 
     @property
@@ -111,7 +115,9 @@ class UnknownPipeline:
     def schedulers(self) -> dict[str, Any]:
         """The parts that make steps, by name."""
         parts = self.pipe.components.items()
-        return {name: own for name, own in parts if not isinstance(own, nn.Module) and callable(getattr(own, "step", None))}
+        return {
+            name: own for name, own in parts if not isinstance(own, nn.Module) and callable(getattr(own, "step", None))
+        }
 
     @property
     def scheduler(self) -> Any:
@@ -161,7 +167,8 @@ class UnknownPipeline:
 
     def __repr__(self) -> str:
         count = sum(p.numel() for network in self.networks.values() for p in network.parameters())
-        return f"UnknownPipeline({self.kind}, {' and '.join(self.networks) or 'no network'} {count / 1e6:.1f} M parameters)"
+        networks = " and ".join(self.networks) or "no network"
+        return f"UnknownPipeline({self.kind}, {networks} {count / 1e6:.1f} M parameters)"
 
 
 def _named(network: nn.Module, before: str) -> dict[str, nn.Module]:
