@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +16,25 @@ from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.interrupt import interruptible
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
-from sdprobe.stock_pipelines.pipeline_listener import attachable, copy_for_call, intercept_calls, listen_to_pipeline
+from sdprobe.stock_pipelines.pipeline_listener import (
+    attachable,
+    copy_for_call,
+    family_of,
+    intercept_calls,
+    listen_to_pipeline,
+)
 from sdprobe.stock_pipelines.prompts_read import read_prompts
 from sdprobe.stock_pipelines.shown_rows import ShownRows
+from sdprobe.stock_pipelines.told_rows import RowsOfBatch
+from sdprobe.stock_pipelines.unknown_call import call_unknown
 
 
 @contextmanager
-def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
+def attach(pipe: Any, hooks: Given = (), *, rows: RowsOfBatch | None = None) -> Iterator[Run]:
     """Let hooks act and look while a stock pipeline of diffusers runs its own loop.
 
     The pipeline's code is not replaced: inside the ``with`` it is called as ever, and the points are passed as in
@@ -80,7 +90,18 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
         ValueError: for a pipeline whose calls of its parts are not known; the message names those that are.
         RuntimeError: for a second call; for a run of this model, or a further `attach`, inside the ``with``.
     """
-    model = attachable(pipe)
+    pipe = pipe.pipe if isinstance(pipe, Model) else pipe
+    model: Any
+    past: Callable[..., Any]
+    if (family := family_of(pipe)) is None:
+        model, past = UnknownPipeline(pipe), partial(call_unknown, rows=rows)
+    elif rows is None:
+        model, past = attachable(pipe), _call_past_hooks
+    else:
+        raise ValueError(
+            f"rows= says what the rows are of a pipeline that no family knows, and {family.__name__} knows those of "
+            f"{type(pipe).__name__}: leave it out"
+        )
     stack, by_name = resolve(hooks)
     run = AttachedRun()
 
@@ -91,7 +112,7 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
                 "write another `with sdprobe.attach(...)` for each"
             )
         run.begun = True
-        return _call_past_hooks(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
+        return past(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
 
     with model.lock(), intercept_calls(model.pipe, through):
         yield run

@@ -123,10 +123,10 @@ class ModuleHooks:
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
         self._hooks, self._coverage = hooks, coverage
         self._skips = Counter[str]()
-        _refuse_idle(
+        refuse_idle(
             hooks, "attention", {name: kinds_of(self._modules[name], self._sites[name]) for name in self._sites}
         )
-        _refuse_idle(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
+        refuse_idle(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
         self._attention = [
             self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
@@ -222,7 +222,7 @@ def place_of(name: str) -> str:
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
 
 
-def _refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, tuple[str, ...]]) -> None:
+def refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, tuple[str, ...]]) -> None:
     """Refuse a hook that would never be called, or with a pattern that matches nothing."""
     for hook in hooks.at(point):
         for pattern in hook.modules or ():
