@@ -71,7 +71,7 @@ class TokenPlaces:
             return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
         if stream.split(" ")[0] not in ("hidden", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
-        if x.ndim == 4 and not self._is_within_attention(name):
+        if x.ndim == 4 and not self.is_within_attention(name):
             return Placed(stream, self._layout.grid_of(x), slice(None), None)
         if x.ndim != 3:
             return Placed(stream, None, NOWHERE, None)
@@ -96,7 +96,8 @@ class TokenPlaces:
             return True
         return parts[-1] in OF_CONTEXT and self._kinds.get(".".join(parts[:-1])) == "cross"
 
-    def _is_within_attention(self, name: str) -> bool:
+    def is_within_attention(self, name: str) -> bool:
+        """Whether a module is an attention module or a part of one."""
         parts = name.split(".")
         return any(".".join(parts[:n]) in self._kinds for n in range(1, len(parts)))
 
