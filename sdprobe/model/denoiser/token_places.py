@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sdprobe.model.denoiser.image_prompts import MAKERS
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
@@ -18,9 +19,6 @@ OF_TEXT = frozenset(
     )
 )
 """Modules that only the text goes through, by a part of their names."""
-
-IMAGE_PROMPTS = "encoder_hid_proj"
-"""The part of a U-Net that makes an IP-Adapter's tokens."""
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""
@@ -63,7 +61,7 @@ class TokenPlaces:
             stream: the stream as the module's own signature tells it.
             x: the tensor.
         """
-        if name.split(".")[0] == IMAGE_PROMPTS:
+        if name.split(".")[0] in MAKERS:
             return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
