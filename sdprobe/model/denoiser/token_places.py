@@ -92,7 +92,8 @@ class TokenPlaces:
         parts = name.split(".")
         if not OF_TEXT.isdisjoint(parts):
             return True
-        return parts[-1] in OF_CONTEXT and self._kinds.get(".".join(parts[:-1])) == "cross"
+        of_cross = (part for n, part in enumerate(parts) if self._kinds.get(".".join(parts[:n])) == "cross")
+        return not OF_CONTEXT.isdisjoint(of_cross)  # or within one of them, as the layers of a LoRA are
 
     def is_within_attention(self, name: str) -> bool:
         """Whether a module is an attention module or a part of one."""
