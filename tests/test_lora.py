@@ -1,4 +1,4 @@
-"""LoRA: stacks of adapters with weights, fused and taken off, are those of the stock pipeline; names stay as they are."""
+"""LoRA: stacks of adapters with weights, fused and taken off, are those of the stock pipeline; names stay the same."""
 
 from __future__ import annotations
 
