@@ -78,23 +78,47 @@ def attach(pipe: Any, hooks: Given = (), *, rows: RowsOfBatch | None = None) -> 
       denoiser for each role by itself, as Flux does, no call can be left out, and it is refused.
     - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.
 
+    A pipeline that no family knows (pictures, video, sound, 3-D; or one of your own) has the points ``attention`` and
+    ``activation`` and, where it has a scheduler, ``latents`` and ``noise_pred``; ``run.coverage`` says what is not
+    known of it. What is special to it:
+
+    - Modules are those of the parts that are called in the loop: ``transformer``, ``unet``, ``prior``, ``decoder`` and
+      their like. Those of the first have their plain names, those of a further one its name before them, as in
+      ``"transformer_2.blocks.0.attn1"``; so have text encoders, the autoencoder and all other parts, for which a
+      pattern begins with the part: ``"text_encoder.*"``, ``"vae.decoder.*"``.
+    - The kind of attention is ``"cross"``, ``"self"`` or ``"joint"`` where the module says so, ``"cross"`` where keys
+      and queries are not equally many, else ``"unknown"``. Where a picture stands among positions is not known, so
+      there are no heat maps.
+    - Rows are ``"unlabelled"``, unless ``rows=`` says what they are. The words of a prompt are not known.
+    - ``latents`` passes when latents are made: by ``prepare_latents``, and by each step of the scheduler. Where a
+      pipeline changes them afterwards, ``run.coverage`` says so, and a transform that had changed them is refused.
+    - Transforms at other points are refused before anything runs; an observer is called at the points that there are.
+
     Args:
-        pipe: a live pipeline: text-to-image of any family that `sdprobe.load` knows, and of Stable Diffusion, SDXL,
-            Stable Diffusion 3 and Flux also image-to-image, inpainting and ControlNet; InstructPix2Pix.
+        pipe: a live pipeline. All points are there in text-to-image of any family that `sdprobe.load` knows, and of
+            Stable Diffusion, SDXL, Stable Diffusion 3 and Flux also in image-to-image, inpainting and ControlNet; in
+            InstructPix2Pix.
         hooks: hooks, `Hooks` and registered names, as in `sdprobe.sample`.
+        rows: what the rows are of a pipeline that no family knows: a function of the size of a batch that returns, for
+            each of its entries, the number of its image and its role, ``[(0, "uncond"), (0, "cond")]``; or `Row`
+            objects. A function of two arguments is also given the number of the call in its step, from 0. None says
+            nothing.
 
     Yields:
         The run, which the call fills. What hooks recorded is read from it, inside the ``with`` or after.
 
     Raises:
-        ValueError: for a pipeline whose calls of its parts are not known; the message names those that are.
+        ValueError: for hooks at points that cannot be had, for rows that ``rows`` does not tell, and for ``rows`` of a
+            pipeline that a family knows.
+        TypeError: for anything but a pipeline.
         RuntimeError: for a second call; for a run of this model, or a further `attach`, inside the ``with``.
     """
     pipe = pipe.pipe if isinstance(pipe, Model) else pipe
+    unknown = pipe if isinstance(pipe, UnknownPipeline) else None  # one of which a family is not asked
     model: Any
     past: Callable[..., Any]
-    if (family := family_of(pipe)) is None:
-        model, past = UnknownPipeline(pipe), partial(call_unknown, rows=rows)
+    if unknown is not None or (family := family_of(pipe)) is None:
+        model, past = unknown or UnknownPipeline(pipe), partial(call_unknown, rows=rows)
     elif rows is None:
         model, past = attachable(pipe), _call_past_hooks
     else:
