@@ -456,7 +456,17 @@ def test_what_a_step_cannot_do_it_says(kandinsky, ask, said):
         attached(kandinsky, sdprobe.watch("latents", ask))
 
 
-def test_gradients_and_words_are_refused(kandinsky):
+def test_a_pipeline_that_can_be_interrupted_is_stopped(latte):
+    def stop(x, step):
+        if step.index == 1:
+            step.stop()
+
+    run, _ = attached(latte, watch := sdprobe.watch("noise_pred", stop))
+    assert run.stopped_at == 1
+    assert run.coverage.hooks[0].total == 2, watch
+
+
+def test_gradients_are_refused(kandinsky):
     class Wants(sdprobe.Transform):
         needs_grad = True
 

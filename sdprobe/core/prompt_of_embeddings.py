@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -20,8 +21,11 @@ NOT_READ = (
 """Why the words of a prompt are not known."""
 
 
+@dataclass(frozen=True)
 class PromptOfEmbeddings(Prompt):
     """A prompt of which only the embeddings were given: its words are not known."""
+
+    words: Any = field(hash=False)  # an error instead of a mapping
 
     @classmethod
     def by(cls, embeds: Tensor) -> PromptOfEmbeddings:

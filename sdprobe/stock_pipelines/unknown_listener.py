@@ -43,7 +43,7 @@ def listen_to_unknown(model: UnknownPipeline, listener: UnknownListener) -> Iter
             ):
                 if hasattr(owner, name):
                     wired.enter_context(intercept_method(owner, name, listener, {"pipeline": answer}))
-        for own in model.schedulers.values():
+        for own in {id(own): own for own in model.schedulers.values()}.values():
             wired.enter_context(intercept_scheduler(own, listener))
         for part in model.networks:
             before, after = _tell_call(listener, part), _tell_returned(listener)

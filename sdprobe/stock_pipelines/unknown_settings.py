@@ -17,7 +17,7 @@ SCHEDULES = ("timesteps", "sigmas")
 def settings_of(model: UnknownPipeline, arguments: CallArguments) -> PartlyKnownSettings:
     """Return the settings of a call, as far as its arguments tell them; None where they do not."""
     given = arguments.bound.arguments
-    texts, negative = texts_of(given, "prompt"), texts_of(given, "negative_prompt")
+    texts, negative = (tuple(map(str, texts_of(given, side))) or ("",) for side in ("prompt", "negative_prompt"))
     if "prompt" not in given and "prompt_embeds" not in given:
         texts = ("",) * (_whole(given.get("batch_size")) or _length(given.get("class_labels")) or 1)
     strength, scale = _number(given.get("strength")), _number(given.get("guidance_scale"))

@@ -17,8 +17,17 @@ from sdprobe.model.diffusion.noise_levels import StepLevels, denoised, level_dev
 NAN = float("nan")
 
 
+@dataclass(frozen=True)
 class StepOfUnknown(Step):
-    """A step of a pipeline that no family knows: what it cannot do, it says."""
+    """A step of a pipeline that no family knows: what it cannot do, it says.
+
+    Args:
+        total: the number of steps; None before the pipeline has set its scheduler.
+        latents: in any form, as the pipeline has them; empty where nobody has seen them.
+    """
+
+    total: Any
+    latents: Any = field(repr=False)
 
     def leave_out(self, role: Role) -> None:
         raise _cannot("step.leave_out")
@@ -50,7 +59,8 @@ class Loop:
     def set_again(self) -> None:
         """The pipeline has set the scheduler to its steps."""
         self.is_set, self.begun_at, self.first = True, self.index, 0
-        timesteps = torch.as_tensor(self.scheduler.timesteps)
+        given = getattr(self.scheduler, "timesteps", None)
+        timesteps = torch.as_tensor([] if given is None else given)
         self._table = timesteps.tolist() if timesteps.ndim == 1 else []
         self._levels = ()
 
@@ -116,10 +126,9 @@ class UnknownSteps:
         levels = self._levels(loop)
         level = levels[loop.position] if 0 <= loop.position < len(levels) else None
         sigma, signal, noise = (NAN,) * 3 if level is None else (level.sigma, level.signal, level.noise)
-        total: Any = loop.total  # None where the scheduler has not been set
         denoise, undo = _conversions(loop, level)
         return StepOfUnknown(
-            *(loop.index, total, loop.timestep, sigma, signal, noise),
+            *(loop.index, loop.total, loop.timestep, sigma, signal, noise),
             latents=latents,
             rows=rows,
             run=self.run,
