@@ -27,7 +27,7 @@ class Layout:
         grids: ``(h, w)``, ``(t, h, w)`` in a video, by number of image positions, for every size that the image has
             inside the network.
         text_first: whether the text comes before the image if both are on one axis.
-        text_tokens: the number of tokens of text, where those of a picture stand before them; None where there are none.
+        text_tokens: the number of tokens of text, where those of a picture stand before them; else None.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Layout:
     text_tokens: int | None = None
 
     def text_in(self, tokens: int) -> slice:
-        """Return which of so many tokens, of the text alone or of a picture and then the text, are those of the text."""
+        """Return which are those of the text of so many tokens, of it alone or of a picture and then of it."""
         return slice(0 if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:

@@ -36,10 +36,10 @@ class Wan(VideoModel):
     ``transformer_2`` below. Names of modules in the second begin with ``transformer_2.``. Latents are float32, whatever
     type the denoiser computes in. The embeddings of padding are zeros, and no mask hides them.
 
-    Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part of
-    the latents that hooks get; in Wan 2.1 every site of cross-attention attends to the picture's tokens (of CLIP) first,
-    in a call of kind ``"image_prompt"``. With one denoiser of Wan 2.2 (5B) the picture stands in the place of the first
-    frame: hooks get it there, as the denoiser does.
+    Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part
+    of the latents that hooks get; in Wan 2.1 every site of cross-attention first attends to the picture's tokens (of
+    CLIP), in a call of kind ``"image_prompt"``. With one denoiser of Wan 2.2 (5B) the picture stands in the place of
+    the first frame: hooks get it there, as the denoiser does.
     """
 
     pipelines = ("WanPipeline",)
