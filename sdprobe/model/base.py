@@ -36,6 +36,7 @@ from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.latents_form import LatentsForm
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
+from sdprobe.model.quantized import parameter_count, quantisation_of
 from sdprobe.model.scheduler_steps import SchedulerSteps
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned, prompts_of
@@ -212,7 +213,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first)
+        return Layout(self.grids(settings), self.text_first, self.places_beside)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float
@@ -282,6 +283,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             yield
 
     def __repr__(self) -> str:
-        counts = [sum(p.numel() for p in own.parameters()) for own in self.denoisers.values()]
-        several = f"{len(counts)} denoisers" if len(counts) > 1 else "denoiser"
-        return f"{type(self).__name__}({type(self.pipe).__name__}, {several} {sum(counts) / 1e6:.1f} M parameters)"
+        every = self.denoisers.values()
+        count, how = sum(map(parameter_count, every)), quantisation_of(self.denoiser)
+        size = f"{count / 1e6:.1f} M parameters{'' if how is None else f', {how}'}"
+        which = f"{len(every)} denoisers" if len(every) > 1 else "denoiser"
+        return f"{type(self).__name__}({type(self.pipe).__name__}, {which} {size})"

@@ -238,7 +238,14 @@ class PipelineParts(Denoisers):
         if wanted:
             refuse_offloaded_weights(vae)
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
-            return picture_of(vae, x0)
+            return picture_of(vae, self.unscaled(x0.to(vae.dtype)), self.default_frames is not None)
+
+    def unscaled(self, x: Latents) -> Shaped[Tensor, "images channels ..."]:
+        """Return latents in the autoencoder's own scale and form."""
+        config = self.pipe.vae.config
+        shift = getattr(config, "shift_factor", None)
+        own: Tensor = x / config.scaling_factor
+        return own if shift is None else own + shift
 
     def pictures(self, image: Float[Tensor, "images *frames 3 height width"]) -> list[Image]:
         """Return the decoded tensor as PIL images."""

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from sdprobe.core.concept import Concept
@@ -53,7 +55,7 @@ class PipelineListener(Protocol):
         self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
     ) -> Any: ...
     def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
-    def on_postprocess(self, stock: Call, image: Tensor, *args: Any, **kwargs: Any) -> Any: ...
+    def on_postprocess(self, stock: Call, image: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def attachable(pipe: Any) -> Model:
@@ -139,6 +141,7 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
         wire(pipe.vae, "decode", pipeline=listener.on_decode)
         finishing = "postprocess" if model.default_frames is None else "postprocess_video"
         wire(model.processor, finishing, pipeline=listener.on_postprocess)
+        wire(pipe, "decode_latents", pipeline=_finish_arrays(listener))
         for network in model.denoisers_as_called.values():
             wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))
         beside = getattr(pipe, "controlnet", None)
@@ -197,6 +200,18 @@ def _tell_timesteps(listener: PipelineListener) -> Callable[..., Any]:
         return found
 
     return get_timesteps
+
+
+def _finish_arrays(listener: PipelineListener) -> Callable[..., Any]:
+    """The answer for the ``decode_latents`` of an older pipeline, whose answer are finished pictures, as arrays."""
+
+    def decode_latents(stock: Call, *args: Any, **kwargs: Any) -> Any:
+        made = stock(*args, **kwargs)
+        if not isinstance(made, np.ndarray):
+            return made
+        return listener.on_postprocess(lambda image, form: torch.from_numpy(image).permute(0, 3, 1, 2), made, "np")
+
+    return decode_latents
 
 
 def _hear_nothing_during(listener: PipelineListener) -> Callable[..., Any]:

@@ -28,11 +28,13 @@ class Layout:
             inside the network.
         text_first: whether the text comes before the image if both are on one axis.
         text_tokens: the number of tokens of text, where those of a picture stand before them; else None.
+        beside: the number of places of other pictures, which stand after those of the image.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
     text_tokens: int | None = None
+    beside: int = 0
 
     def text_in(self, tokens: int) -> slice:
         """Return which are those of the text of so many tokens, of it alone or of a picture and then of it."""
@@ -47,14 +49,15 @@ class Layout:
             return int(x.shape[-2]), int(x.shape[-1])
         if x.ndim == 5:
             return tuple(map(int, x.shape[2:]))
-        return self.grids.get(x.shape[1]) if x.ndim == 3 else None
+        return self.grids.get(x.shape[1] - self.beside) if x.ndim == 3 else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
         if kind != "joint":
-            return Parts(self.grids.get(queries), slice(0, queries), slice(0, keys) if kind == "cross" else None)
+            places = queries - self.beside
+            return Parts(self.grids.get(places), slice(0, places), slice(0, keys) if kind == "cross" else None)
         places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
-        texts = keys - places
+        texts = keys - places - self.beside
         if self.text_first:
-            return Parts(grid, slice(texts, keys), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(places, keys))
+            return Parts(grid, slice(texts, texts + places), slice(0, texts))
+        return Parts(grid, slice(0, places), slice(keys - texts, keys))
