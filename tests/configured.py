@@ -54,7 +54,7 @@ def right_half() -> torch.Tensor:
 
 
 def darkness(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.mean((1, 2, 3))
+    return pictures.flatten(1).mean(1)  # of videos over all frames
 
 
 def null_text(model: sdprobe.Model) -> torch.Tensor:
@@ -64,6 +64,12 @@ def null_text(model: sdprobe.Model) -> torch.Tensor:
 
 
 IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
+
+
+def feed_forward(model: sdprobe.Model) -> str:
+    """The feed-forward layers of the first blocks."""
+    named = "*blocks.0.ffn" if any(name.endswith("blocks.0.ffn") for name in model.modules) else IN_EVERY_FAMILY
+    return named
 
 
 def keys_of_text(model: sdprobe.Model) -> tuple[str, ...]:
@@ -80,12 +86,13 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     """
     keep = sdprobe.Activations(modules)
     settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    settings |= {} if model.default_frames is None else {"frames": 5}
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
 
 
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
-    record = recorded(model, IN_EVERY_FAMILY)
+    record = recorded(model, feed_forward(model))
     return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
 
 
@@ -105,10 +112,10 @@ def narrow(model: sdprobe.Model) -> list[str]:
 
 
 CONFIGURED: Mapping[str, Tried] = {
-    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "activations": Tried(lambda model: {"modules": feed_forward(model)}),
     "patch": Tried(lambda model: {"source": recorded(model, keys_of_text(model)), "modules": keys_of_text(model)}),
-    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
-    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
+    "ablate": Tried(lambda model: {"modules": feed_forward(model)}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": feed_forward(model)}),
     "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),

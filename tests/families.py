@@ -246,7 +246,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 """Each family's variants, by name."""
 
 ASKED: dict[str, dict[str, Any]] = {
-    "Wan 2.1": {"frames": 5, "width": 32},
-    "Wan 2.2": {"frames": 5, "width": 32, "guidance_scale_2": 2.0},
+    "Wan 2.1": {"frames": 5},
+    "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

@@ -74,7 +74,7 @@ class VideoModel(TransformerModel):
         return self.pipe.prepare_latents(*given)
 
     def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
-        """Return the distribution of the latents of pictures, each as a video of one frame, ``[images, c, 1, h, w]``."""
+        """Return the distribution of the latents of pictures, each as a video of one frame."""
         return posterior_of(self.pipe.vae, pixels[:, :, None])
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "videos frames 3 height width"]:

@@ -20,8 +20,8 @@ class Posterior(NamedTuple):
 
     mean: Shaped[Tensor, "images channels *size"]
     std: Shaped[Tensor, "images channels *size"]
-    scale: float | Shaped[Tensor, "channels *ones"]
-    shift: float | Shaped[Tensor, "channels *ones"]
+    scale: float | Shaped[Tensor, "channels ..."]
+    shift: float | Shaped[Tensor, "channels ..."]
 
     def scaled(self, z: Shaped[Tensor, "images channels *size"]) -> Shaped[Tensor, "images channels *size"]:
         """Return latents of the autoencoder in the denoiser's scale."""
