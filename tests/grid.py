@@ -35,6 +35,7 @@ SHOWN = (
     "Stable Diffusion 3.5",
     "Flux.1 dev",
     "PixArt-Σ",
+    "Qwen-Image",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""
 
@@ -97,8 +98,9 @@ class Pair:
 
 
 def settings_of(model: sdprobe.Model) -> dict[str, Any]:
-    """The settings of a run of a model."""
-    return SETTINGS if model.default_frames is None else {**SETTINGS, "frames": 5}
+    """The settings of a run, with what a model's pipeline must be told to be guided: whether it was told is one."""
+    told = {} if model.guidance_argument == "guidance_scale" else {"negative_prompt": ""}
+    return {**SETTINGS, **told, **({} if model.default_frames is None else {"frames": 5})}
 
 
 def paired(model: sdprobe.Model, name: str, plain: Run | None = None) -> Pair:

@@ -56,6 +56,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
+        registers: the number of tokens of no word that the denoiser puts before those of the text.
+        one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
@@ -68,6 +70,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
     separate_calls: ClassVar[bool] = False
+    registers: ClassVar[int] = 0
+    one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
@@ -143,10 +147,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""
-        vae = self.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None)
-        unscaled = x / vae.config.scaling_factor
-        return self.finished(vae.decode(unscaled if shift is None else unscaled + shift, return_dict=False)[0])
+        return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
 
     # What the loop calls, in order.
 
@@ -213,7 +214,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first, self.places_beside)
+        return Layout(self.grids(settings), self.text_first, self.places_beside, self.registers)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float
@@ -285,6 +286,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def __repr__(self) -> str:
         every = self.denoisers.values()
         count, how = sum(map(parameter_count, every)), quantisation_of(self.denoiser)
+        several = f"{len(every)} denoisers" if len(every) > 1 else "denoiser"
         size = f"{count / 1e6:.1f} M parameters{'' if how is None else f', {how}'}"
-        which = f"{len(every)} denoisers" if len(every) > 1 else "denoiser"
-        return f"{type(self).__name__}({type(self.pipe).__name__}, {which} {size})"
+        return f"{type(self).__name__}({type(self.pipe).__name__}, {several} {size})"

@@ -15,9 +15,12 @@ from transformers.utils import logging as transformers_logging
 from sdprobe import shapes
 from sdprobe.model.base import Model
 from sdprobe.model.device_map import check_device_map, refuse_to_move
+from sdprobe.model.families.aura_flow import AuraFlow
+from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.pixart import PixArt
+from sdprobe.model.families.qwen_image import QwenImage
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
@@ -27,7 +30,10 @@ from sdprobe.model.saved_parts import index_of, left_out
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
-FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, LTX, Wan]
+FAMILIES: list[type[Model]] = [
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage),
+    *(LTX, CogVideoX, Wan),
+]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 
 Family = TypeVar("Family", bound=type[Model])

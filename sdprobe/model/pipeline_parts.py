@@ -126,6 +126,17 @@ class PipelineParts(Denoisers):
         convert = getattr(self.pipe, "maybe_convert_prompt", None)
         return text if convert is None else str(convert(text, tokenizer))
 
+    def shown(
+        self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]
+    ) -> Shaped[Tensor, "texts shown width"]:
+        """Return the states of an encoder's tokens for the tokens that the denoiser is shown.
+
+        Args:
+            states: the states.
+            lengths: how many tokens each text has, without those that the encoder pads it with.
+        """
+        return states
+
     def length(self, encoder: str) -> int:
         """Return how many tokens an encoder gets: CLIP's context; for T5 the pipeline's default."""
         if "t5" in getattr(self.pipe, encoder).config.model_type:
@@ -228,7 +239,7 @@ class PipelineParts(Denoisers):
         """Return the initial noise, of unit variance, of a run with this seed."""
         return noise_like(x, seed)
 
-    def linear_rgb(self, x: Latents) -> Float[Tensor, "images 3 h w"]:
+    def linear_rgb(self, x: Shaped[Tensor, "images channels *frames h w"]) -> Float[Tensor, "images 3 *frames h w"]:
         """Return small images in [0, 1] without the decoder: fast, one pixel per position of the latents."""
         return linear_rgb(self, x)
 

@@ -10,7 +10,7 @@ from diffusers import (
     LTXVideoTransformer3DModel,
 )
 
-from tests.families import T5_WIDTH, t5, t5_tokenizer
+from tests.tiny_models.clip_and_t5 import T5_WIDTH, t5, t5_tokenizer
 
 CHANNELS = 4
 

@@ -70,8 +70,8 @@ def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tupl
         key, value = module.to_kv.forward(context).chunk(2, dim=-1)
     else:
         key, value = module.to_k.forward(context), module.to_v.forward(context)
-    norm = module.norm_k
-    across_heads = norm is not None and norm.weight is not None and norm.weight.numel() == key.shape[-1]
-    key = norm.forward(key) if across_heads else key
+    normed = module.norm_k is None
+    if not normed and module.norm_k.weight.shape == key.shape[-1:]:  # a norm across all heads
+        key, normed = module.norm_k.forward(key), True
     key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
-    return (key if norm is None or across_heads else norm.forward(key)), value
+    return (key if normed else module.norm_k.forward(key)), value

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
+EMBEDDERS = ("context_embedder", "caption_projection")
+"""Modules that the text goes through before the blocks."""
+
 OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection", "text_embedder"),
+        *(*EMBEDDERS, "text_embedder", "text_proj"),
+        *("txt_norm", "txt_in", "txt_norm1", "txt_norm2", "txt_mlp"),
     )
 )
 """Modules that only the text goes through, by a part of their names."""
@@ -23,7 +27,7 @@ IMAGE_PROMPTS = "encoder_hid_proj"
 """The part of a U-Net that makes an IP-Adapter's tokens."""
 
 OF_PICTURE, OF_ADDED = "image_embedder", frozenset(("add_k_proj", "add_v_proj", "norm_added_k"))
-"""Modules that only a picture beside the prompt goes through (Wan): what makes its tokens, and in cross-attention."""
+"""Modules that only a picture beside the prompt goes through: of Wan, one that makes tokens, and of attention."""
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""
@@ -72,7 +76,9 @@ class TokenPlaces:
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
         if stream == "text" and x.ndim == 3:
-            return Placed(stream, None, NOWHERE, self._layout.text_in(x.shape[1]) if own else slice(0, x.shape[1]))
+            first = 0 if name.split(".")[0] in EMBEDDERS else self._layout.registers
+            text = self._layout.text_in(x.shape[1]) if own else slice(first, x.shape[1])
+            return Placed(stream, None, NOWHERE, text)
         if stream.split(" ")[0] not in ("hidden", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
         if x.ndim == 4 and not self._is_within_attention(name):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import FluxImg2ImgPipeline
 from jaxtyping import Shaped
@@ -73,10 +72,7 @@ class Flux(TransformerModel):
         return True
 
     def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
-        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
-        own = scheduler.config.get("use_flow_sigmas", False)
-        shift = self.shift(scheduler, settings, 1.15)
-        self.set_flow(scheduler, settings, device, sigmas=None if own else sigmas, mu=shift)
+        self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is not None:

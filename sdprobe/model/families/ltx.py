@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Shaped
@@ -47,8 +46,7 @@ class LTX(VideoModel):
         return {EMBEDS: embeds, "encoder_attention_mask": mask}
 
     def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
-        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
-        self.set_flow(scheduler, settings, device, sigmas=sigmas, mu=self.shift(scheduler, settings, 1.15))
+        self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
 
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
         if latents is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 
@@ -50,8 +51,11 @@ class TransformerModel(Model):
         slope = (high - low) / (many - few)
         return float(places * slope + (low - slope * few))
 
-    def set_flow(self, scheduler: Any, settings: Settings, device: torch.device, **asked: Any) -> None:
-        """Set a scheduler of a flow to the run's steps, with what it takes of these: not all know sigmas and shifts."""
-        taken = signature(scheduler.set_timesteps).parameters
+    def set_sigmas(self, scheduler: Any, settings: Settings, device: torch.device, mu: float) -> None:
+        """Set a scheduler to evenly spaced noise levels of a flow, shifted by ``mu`` if it takes a shift."""
+        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
+        own = scheduler.config.get("use_flow_sigmas", False)
+        asked = {"sigmas": None if own else sigmas, "mu": mu}
+        taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
         known = {name: value for name, value in asked.items() if name in taken}
         retrieve_timesteps(scheduler, settings.steps, device, **known)

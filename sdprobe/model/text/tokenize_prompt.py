@@ -108,6 +108,20 @@ def respaced(own: Prompt, cleaned: str, text: str) -> Prompt:
     return Prompt.from_spans(text, own.ids, own.tokens, own.roles, spans)
 
 
+def ids_within_text(tokenizer: Any, word: str) -> list[int]:
+    """Return the numbers of a word's tokens as it stands inside a text, where some vocabularies have another token.
+
+    Byte-level vocabularies, such as Qwen's, have one token for a word that begins a text and another one for the same
+    word after a space.
+
+    Raises TypeError for a tokenizer that does not report offsets of its tokens.
+    """
+    before = "a "
+    encoded = _tokenized(tokenizer, before + word, add_special_tokens=False)
+    own = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [number for number, (_, end) in own if end > len(before)]
+
+
 def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
     """Return what a tokenizer gives for each token of a text, in so many chunks, one after the other.
 
