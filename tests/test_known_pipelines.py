@@ -125,7 +125,8 @@ def test_the_list_of_pipelines_without_a_family_is_that_of_the_installed_diffuse
     assert not [*new, *gone], (
         f"{LIST.name} is not that of diffusers {diffusers.__version__}. New, and known to no family: "
         f"{', '.join(new) or 'none'}: write a family (docs/concepts/adding_a_family.md), or leave them to "
-        f"attach, which takes any pipeline. No longer without one, since a family knows them or diffusers has them no more: "
+        f"attach, which takes any pipeline. No longer without one, since a family knows them or diffusers has them no "
+        f"more: "
         f"{', '.join(gone) or 'none'}. Then write the list again: python -m tests.test_known_pipelines"
     )
 

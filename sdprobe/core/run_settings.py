@@ -8,6 +8,7 @@ from typing import Any
 from sdprobe.core.short_repr import short_repr
 
 NOT_KNOWN = "not known"
+OF_VIDEOS = ("frames", "guidance_scale_2")
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,8 +42,8 @@ class Settings:
     guidance_scale_2: float | None = None
 
     def __repr__(self) -> str:
-        shown = (name.name for name in fields(self) if name.name != "frames" or self.frames is not None)
-        own = ((name, getattr(self, name)) for name in shown)
+        every = ((own.name, getattr(self, own.name)) for own in fields(self))
+        own = ((name, value) for name, value in every if name not in OF_VIDEOS or value is not None)
         return f"Settings({', '.join(f'{name}={short_repr(value)}' for name, value in own)})"
 
     @property
@@ -53,9 +54,10 @@ class Settings:
     @property
     def said(self) -> dict[str, str]:
         """How many images of which size, steps and guidance, each in words."""
+        made, frames = ("image", "") if self.frames is None else ("video", f"{self.frames} frames of ")
         return {
-            "images": f"{self.images} image{'s' * (self.images != 1)}",
-            "size": f"{self.height}×{self.width}",
+            "images": f"{self.images} {made}{'s' * (self.images != 1)}",
+            "size": f"{frames}{self.height}×{self.width}",
             "steps": f"{self.steps} steps of {self.scheduler}",
             "guidance": f"{self.guidance_scale:g}",
         }
@@ -76,7 +78,7 @@ class PartlyKnownSettings(Settings):
 
     def __repr__(self) -> str:
         own = ((name.name, getattr(self, name.name)) for name in fields(self))
-        known = ("strength",)  # None in a run from pure noise
+        known = ("strength", *OF_VIDEOS)  # None in a run from pure noise, or of images
         said = (
             f"{name}={NOT_KNOWN if value is None and name not in known else short_repr(value)}" for name, value in own
         )
