@@ -92,7 +92,11 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def encoded_prompts(self, run: Run, role: Role) -> DenoiserArguments:
         """Return what `encoded` gives for the prompts of a role."""
-        return self.encoded([prompt.text for prompt in prompts_of(run, role)])
+        return self.of_role(role).encoded([prompt.text for prompt in prompts_of(run, role)])
+
+    def of_role(self: Kind, role: Role) -> Kind:
+        """Return the model as it reads and encodes prompts of a role: itself, where it does so alike for all."""
+        return self
 
     @abstractmethod
     def predict(
@@ -139,6 +143,14 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def text_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens of text the denoiser gets in a run with this prompt."""
         return len(prompt.ids)
+
+    def text_lengths(self, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the number of text tokens of each row, where the image follows each row's own text on one axis.
+
+        Args:
+            arguments: what the denoiser is told in a call, by argument name.
+        """
+        return ()
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""

@@ -143,8 +143,11 @@ def loop(
         prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
-            tuple(run_model.read(run_model.plain(text)) for text in texts)
-            for texts in (settings.prompt, settings.negative_prompt)
+            tuple(reader.read(reader.plain(text)) for text in texts)
+            for reader, texts in (
+                (run_model.of_role("cond"), settings.prompt),
+                (run_model.of_role("uncond"), settings.negative_prompt),
+            )
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)
@@ -173,7 +176,7 @@ def loop(
                 with torch.set_grad_enabled(hooks.needs_grad):
                     outputs = []
                     for part, own in run_model.passes(step, told):
-                        with module_hooks.listen(part):
+                        with module_hooks.listen(part, own.arguments):
                             output = run_model.denoise(x, part, own)
                         outputs.append(hooks.model_output(output, part))
                     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]

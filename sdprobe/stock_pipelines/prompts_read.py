@@ -14,7 +14,7 @@ Side = Literal["prompt", "negative_prompt"]
 GIVEN = "(prompt_embeds)"
 """What stands for a text of which only the embeddings were given."""
 
-READING = ("max_sequence_length", "clean_caption")
+READING = ("max_sequence_length", "clean_caption", "system_prompt")
 """The arguments, beside the texts, that say how texts are read."""
 
 
@@ -37,10 +37,11 @@ def read_prompts(model: Model, given: Mapping[str, Any], side: Side, count: int 
     """
     first = texts_of(given, side)
     first = first * count if count is not None and len(first) == 1 else first
+    reader = model.of_role("uncond" if side == "negative_prompt" else "cond")
     return tuple(
         PromptOfEmbeddings.by(given[f"{side}_embeds"])
         if text == GIVEN
-        else model.read_each({encoder: _text_for(encoder, given, side, i, text) for encoder in model.text_encoders})
+        else reader.read_each({encoder: _text_for(encoder, given, side, i, text) for encoder in model.text_encoders})
         for i, text in enumerate(first)
     )
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from sdprobe.core.compose import Hooks
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
+from sdprobe.model.denoiser.aligned_rows import AlignedRows
 from sdprobe.model.denoiser.attention_calls import Receive, divert, is_receiving, restore
 from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls, kinds_of
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
 
-ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text"}
+ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text", "text": "text"}
 
 
 class AttentionModule(NamedTuple):
@@ -42,13 +43,18 @@ class AttentionModule(NamedTuple):
 class AttentionSite:
     """One attention module during one pass.
 
+    Args:
+        of: the module.
+        step: the step.
+        aligned: the order of the rows' tokens, where the image follows texts of different lengths.
+
     Attributes:
         entered: whether the module ran.
         seen: the kind of each of its calls and what it attended to, in order.
     """
 
-    def __init__(self, of: AttentionModule, step: Step) -> None:
-        self.of, self.step = of, step
+    def __init__(self, of: AttentionModule, step: Step, aligned: AlignedRows | None = None) -> None:
+        self.of, self.step, self.aligned = of, step, aligned
         self.entered = False
         self.seen: list[tuple[str, str]] = []
         self._arguments: Mapping[str, Any] = {}
@@ -85,9 +91,13 @@ class AttentionSite:
             rows = rows_of_pass(rows, len(query))
             step = replace(step, rows=rows)
         project = partial(project_context, of.module, kind, of.inlet)
-        given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         grid, image, text = of.layout.of(kind, query.shape[-2], keys)
         site = Site(of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
+        if kind == "joint" and self.aligned is not None:
+            query, key, args, kwargs, stock = self.aligned.call(stock, query, key, *args, **kwargs)
+            given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
+            return self.aligned.own(hooks.attention(given, site).output(), 2)
+        given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         return hooks.attention(given, site).output()
 
     def _next(self, keys: int) -> tuple[str, str]:

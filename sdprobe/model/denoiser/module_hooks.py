@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from sdprobe.core.run import Coverage, Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.model.activation_listener import ActivationListener
+from sdprobe.model.denoiser.aligned_rows import AlignedRows
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
@@ -48,6 +50,7 @@ class ModuleHooks:
         coverage: records which sites were seen.
         called: the denoiser as the pipeline holds it, if that is compiled; None for the denoiser itself.
         outside: the names of modules outside the denoiser that hooks may ask for.
+        text_lengths: what `Model.text_lengths` says of a call's arguments.
 
     Raises:
         ValueError: for a hook without any matching module, by its patterns and kinds.
@@ -62,8 +65,9 @@ class ModuleHooks:
         coverage: Coverage,
         called: nn.Module | None = None,
         outside: Collection[str] = (),
+        text_lengths: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda arguments: (),
     ) -> None:
-        self._denoiser, self._outside = denoiser, outside
+        self._denoiser, self._outside, self._text_lengths = denoiser, outside, text_lengths
         self._modules = names_as_written(denoiser)
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout, self._places = layout, TokenPlaces(layout, self._sites)
@@ -78,7 +82,8 @@ class ModuleHooks:
         """Return the sites that the hooks of a run ask for in its model."""
         layout, called = run_model.layout(run.settings), getattr(run_model.pipe, run_model.network)
         outside = run_model.modules_outside if len(hooks.at("activation")) else ()
-        return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called, outside)
+        kind_of, lengths = run_model.attention_kind, run_model.text_lengths
+        return cls(run_model.denoiser, kind_of, hooks, layout, run.coverage, called, outside, lengths)
 
     @property
     def busy(self) -> bool:
@@ -139,16 +144,23 @@ class ModuleHooks:
         coverage.asked.update({of.name: of.kind for of in self._attention if len(of.hooks_of(of.kind))})
 
     @contextmanager
-    def listen(self, step: Step) -> Iterator[None]:
-        """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
+    def listen(self, step: Step, arguments: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+        """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``.
+
+        Args:
+            step: the step, with the rows of the call.
+            arguments: what the denoiser is told in it, by argument name.
+        """
         handles: list[Any] = []
-        sites = [AttentionSite(of, step) for of in self._attention]
+        aligned = self._aligned(arguments)
+        sites = [AttentionSite(of, step, aligned) for of in self._attention]
         self._listening.append(self)
         try:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
-            with self._activations.listen(partial(self._site_of, step)) as not_run, self._compiled.run_as_written():
+            site_of = partial(self._site_of, step)
+            with self._activations.listen(site_of, aligned) as not_run, self._compiled.run_as_written():
                 yield
                 missed = not_run()
             for site in sites:
@@ -163,6 +175,13 @@ class ModuleHooks:
                 site.abandon()
             for handle in handles:
                 handle.remove()
+
+    def _aligned(self, arguments: Mapping[str, Any]) -> AlignedRows | None:
+        """Return the order of the rows' tokens in a call, where the image follows texts of different lengths."""
+        if not self._attention and not self._activations.names:
+            return None
+        lengths = self._text_lengths(arguments)
+        return AlignedRows(lengths, next(iter(self._layout.grids))) if len(set(lengths)) > 1 else None
 
     def _account(self, site: AttentionSite) -> None:
         of = site.of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -27,10 +28,14 @@ class Layout:
     Args:
         grids: the grid by number of image positions, for every size that the image has inside the network.
         text_first: whether the text comes before the image if both are on one axis.
+        one_stream: whether modules of joint attention take text and image on one axis, not as two tensors.
+
+    A grid may have fewer places than the image has positions; padding stands at the others, after the places.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
+    one_stream: bool = False
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
@@ -40,10 +45,14 @@ class Layout:
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
+        if kind == "text":
+            return Parts(None, slice(0, 0), slice(0, keys))
         if kind != "joint":
-            return Parts(self.grids.get(queries), slice(0, queries), slice(0, keys) if kind == "cross" else None)
-        places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
-        texts = keys - places
+            grid = self.grids.get(queries)
+            image = slice(0, queries if grid is None else prod(grid))
+            return Parts(grid, image, slice(0, keys) if kind == "cross" else None)
+        positions, grid = next(iter(self.grids.items()))  # a transformer has one image size only
+        texts, places = keys - positions, prod(grid)
         if self.text_first:
-            return Parts(grid, slice(texts, keys), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(places, keys))
+            return Parts(grid, slice(texts, texts + places), slice(0, texts))
+        return Parts(grid, slice(0, places), slice(positions, keys))

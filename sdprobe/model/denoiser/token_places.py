@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection"),
+        *("context_embedder", "caption_projection", "caption_embedder", "cap_embedder", "context_refiner"),
     )
 )
 """Modules that only the text goes through, by a part of their names."""
@@ -24,6 +25,9 @@ IMAGE_PROMPTS = "encoder_hid_proj"
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""
+
+OF_KEYS = frozenset(("to_k", "to_v"))
+"""Parts of an attention module that may have fewer heads than its query."""
 
 SIDE_BY_SIDE = {
     "output": frozenset(
@@ -65,11 +69,15 @@ class TokenPlaces:
         """
         if name.split(".")[0] == IMAGE_PROMPTS:
             return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
+        if stream == "text" and self._layout.one_stream and name in self._kinds:
+            stream = "context"  # the same tensor again, of which keys and values are made
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
+        if stream == "context" and x.ndim == 3 and self._is_of_text(name):
+            return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
         if stream == "text" and x.ndim == 3:
             return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
-        if stream.split(" ")[0] not in ("hidden", "skip", "output"):
+        if stream.split(" ")[0] not in ("hidden", "context", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
         if x.ndim == 4 and not self._is_within_attention(name):
             return Placed(stream, self._layout.grid_of(x), slice(None), None)
@@ -83,7 +91,7 @@ class TokenPlaces:
             return Placed(stream, *self._layout.of("joint", count, count))
         if grid is None:
             return Placed(stream, None, NOWHERE, None)
-        return Placed("image" if self._is_joint and stream == "hidden" else stream, grid, slice(0, count), None)
+        return Placed("image" if self._is_joint and stream == "hidden" else stream, grid, slice(0, prod(grid)), None)
 
     def _is_of_text(self, name: str) -> bool:
         parts = name.split(".")
@@ -104,5 +112,8 @@ def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) 
             attention: Any = modules.get(".".join(parts[:-n]))
             counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
             heads = next((count for count in counts if isinstance(count, int)), 0)
+            width, of_keys = (getattr(attention, own, None) for own in ("inner_dim", "inner_kv_dim"))
+            if heads and parts[-1] in OF_KEYS and isinstance(width, int) and of_keys != width:
+                heads = heads * x.shape[-1] // width  # several heads of the query share one of the key
             return heads if heads and x.shape[-1] % heads == 0 else 0
     return 0

@@ -77,7 +77,11 @@ def read_in_template(
     ids: list[int] = encoded["input_ids"]
     first, past = len(before), len(before) + len(text)
     own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < b and a < past and b > first]
-    begin = own[0] if own else sum(b <= first for _, b in encoded["offset_mapping"] if b)
+    if own:
+        begin = own[0]
+    else:  # an empty text stands after the template's first part, or after the token that begins a sequence
+        spans_of = enumerate(zip(ids, encoded["offset_mapping"], strict=True))
+        begin = 1 + max((i for i, (token, (a, b)) in spans_of if a < b <= first or token == tokenizer.bos_token_id), default=-1)
     roles: list[TokenRole] = []
     for i, kept in enumerate(encoded["attention_mask"]):
         roles.append("pad" if not kept else "word" if i in own else "start" if i < begin else "end")
