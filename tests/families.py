@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -33,6 +32,8 @@ from transformers import (
 
 from sdprobe.shapes import WEIGHTS
 from tests.tiny import stable_diffusion
+from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
+from tests.tiny_models.lumina2 import lumina2
 
 CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")
@@ -87,22 +88,6 @@ def t5(
         feed_forward_proj="gated-gelu",
     )
     return T5EncoderModel(config).eval()
-
-
-def autoencoder(levels: int = 2, channels: int = 4, **options: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(4,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=channels,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-        **options,
-    ).eval()
-
-
-# How latents of a flow model are scaled.
-FLOW = {"scaling_factor": 1.5, "shift_factor": 0.06, "use_quant_conv": False, "use_post_quant_conv": False}
 
 
 def stable_diffusion_xl(zeroed: bool = True) -> StableDiffusionXLPipeline:
@@ -239,6 +224,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "Lumina 2": lumina2,
 }
 """Each family's variants, by name."""
 

@@ -35,6 +35,7 @@ SHOWN = (
     "Stable Diffusion 3.5",
     "Flux.1 dev",
     "PixArt-Σ",
+    "Lumina 2",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""
 

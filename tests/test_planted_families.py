@@ -12,7 +12,7 @@ from tests.planted_families import Marked, planted
 
 CELLS = [(1, 2), (3, 0)]
 SETTINGS = {"steps": 2, "guidance_scale": 4.0, "height": 16, "width": 24, "progress": False}
-JOINT = {name: make for name, make in FAMILIES.items() if "Flux" in name or "Diffusion 3" in name}
+JOINT = {name: make for name, make in FAMILIES.items() if any(own in name for own in ("Flux", "Diffusion 3", "Lumina"))}
 
 
 def masks(cells=CELLS, size=(8, 12)):

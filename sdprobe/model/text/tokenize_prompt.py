@@ -93,6 +93,14 @@ def read_in_template(
     return Prompt.from_spans(text, ids[dropped:], tokens[dropped:], roles[dropped:], spans[dropped:])
 
 
+def ids_within_text(tokenizer: Any, word: str) -> list[int]:
+    """Return the tokens of a word as it stands within a text: some vocabularies have other ones at the beginning."""
+    alone: list[int] = tokenizer(word, add_special_tokens=False).input_ids
+    after: list[int] = tokenizer(f"a {word}", add_special_tokens=False).input_ids
+    first: list[int] = tokenizer("a", add_special_tokens=False).input_ids
+    return after[len(first) :] if after[: len(first)] == first else alone
+
+
 def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
     """Return what a tokenizer gives for each token of a text, in so many chunks, one after the other.
 

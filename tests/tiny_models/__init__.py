@@ -1,0 +1,1 @@
+"""Tiny random pipelines of the real classes, one file for each family."""
