@@ -143,8 +143,8 @@ def loop(
         prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
-            tuple(run_model.read(run_model.plain(text)) for text in texts)
-            for texts in (settings.prompt, settings.negative_prompt)
+            tuple(run_model.of_role(role).read(run_model.plain(text)) for text in texts)
+            for role, texts in (("cond", settings.prompt), ("uncond", settings.negative_prompt))
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)

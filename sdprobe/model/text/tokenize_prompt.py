@@ -54,6 +54,7 @@ def read_in_template(
     *,
     length: int | None = None,
     padded: bool = False,
+    padding_side: str | None = None,
     dropped: int = 0,
 ) -> Prompt:
     """Return the prompt as a language model reads it, inside the text of a template.
@@ -67,13 +68,15 @@ def read_in_template(
         after: what it has after it.
         length: the number of tokens that are read, those of the template included; None for the tokenizer's context.
         padded: whether shorter texts are padded to that length.
+        padding_side: ``"left"`` or ``"right"``; None for the tokenizer's own.
         dropped: how many of the first tokens the denoiser is not shown.
 
     Raises TypeError for a tokenizer that does not report offsets of its tokens.
     """
     length = tokenizer.model_max_length if length is None else length
     padding = "max_length" if padded else False
-    encoded = _tokenized(tokenizer, before + text + after, padding=padding, max_length=length, truncation=True)
+    options = {"padding": padding, "max_length": length, "truncation": True, "padding_side": padding_side}
+    encoded = _tokenized(tokenizer, before + text + after, **options)
     ids: list[int] = encoded["input_ids"]
     first, past = len(before), len(before) + len(text)
     own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < b and a < past and b > first]
