@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tokenizers.processors import TemplateProcessing
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "▁ring", "▁of", "▁left", "ered")
@@ -20,7 +21,9 @@ def gemma_tokenizer(texts: Iterable[str] = ()) -> GemmaTokenizer:
     merges = dict.fromkeys((word[:n], word[n]) for word in words for n in range(1, len(word)))
     special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
     vocabulary = dict.fromkeys([*special, "▁", "\n", *LETTERS, *(a + b for a, b in merges)])
-    return GemmaTokenizer({token: i for i, token in enumerate(vocabulary)}, [*merges])
+    made = GemmaTokenizer({token: i for i, token in enumerate(vocabulary)}, [*merges])
+    made._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return made
 
 
 def gemma(tokenizer: GemmaTokenizer, width: int = 32) -> Gemma2Model:

@@ -80,7 +80,7 @@ def read_in_template(
     ids: list[int] = encoded["input_ids"]
     first, past = len(before), len(before) + len(text)
     own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < b and a < past and b > first]
-    begin = own[0] if own else sum(b <= first for _, b in encoded["offset_mapping"] if b)
+    begin = own[0] if own else _past_template(encoded, first, tokenizer.bos_token_id)
     roles: list[TokenRole] = []
     for i, kept in enumerate(encoded["attention_mask"]):
         roles.append("pad" if not kept else "word" if i in own else "start" if i < begin else "end")
@@ -90,6 +90,15 @@ def read_in_template(
     ]
     tokens = tokenizer.convert_ids_to_tokens(ids)
     return Prompt.from_spans(text, ids[dropped:], tokens[dropped:], roles[dropped:], spans[dropped:])
+
+
+def _past_template(encoded: Mapping[str, list[Any]], first: int, bos: int | None) -> int:
+    """Return how many tokens come before an empty text: those of the template, and the tokenizer's first."""
+    found = zip(encoded["input_ids"], encoded["attention_mask"], encoded["offset_mapping"], strict=True)
+    return max(
+        (i + 1 for i, (number, kept, (_, b)) in enumerate(found) if kept and (0 < b <= first or number == bos)),
+        default=0,
+    )
 
 
 def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
