@@ -241,3 +241,6 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
 }
 """Each family's variants, by name."""
+
+ASKED: dict[str, dict[str, Any]] = {}
+"""What runs of a variant are asked for beside the usual settings, such as ``frames``."""

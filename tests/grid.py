@@ -24,7 +24,7 @@ from sdprobe.testing.reuse_laws import seeded
 from tests.attribution_grid import attribution_grid
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
-from tests.parity.stock import RENAMED
+from tests.parity.stock import stock_arguments
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "grid.md"
 PACKAGE = str(Path(sdprobe.__file__).parent)
@@ -60,9 +60,8 @@ def attached(
         parts = {**pipe.components, "scheduler": fresh_scheduler(pipe, None)}
         pipe = model.img2img(**parts, **model.img2img_options)
         settings["image"] = image
-    asked = {RENAMED.get(name, name): value for name, value in settings.items()}
-    if "PixArt" in type(pipe).__name__:
-        asked["use_resolution_binning"] = False  # it knows no sizes for one so small
+    asked = stock_arguments(model, settings | {"prompt": prompt})
+    asked.pop("prompt")
     if image is not None and "Flux" not in type(pipe).__name__:
         del asked["height"], asked["width"]  # it takes the picture's
     numbers = [seed] if isinstance(seed, int) else seed

@@ -7,6 +7,7 @@ the text's. Queries and keys are made of these two features: score(x → y) = st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,10 +34,7 @@ def planted(pipe: Any) -> sdprobe.Model:
     """The pipeline's own network, planted."""
     network = getattr(pipe, "unet", None) or pipe.transformer
     with torch.no_grad():
-        if hasattr(pipe, "unet"):
-            _plant_unet(network)
-        else:
-            _plant_transformer(network)
+        PLANTED.get(type(network).__name__, _plant_transformer)(network)
     return sdprobe.load(pipe)
 
 
@@ -120,3 +118,7 @@ def zero(layer: nn.Linear) -> None:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+PLANTED: dict[str, Callable[[Any], None]] = {"UNet2DConditionModel": _plant_unet}
+"""How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

@@ -36,6 +36,7 @@ from PIL import Image
 
 import sdprobe
 from tests.families import flux, stable_diffusion_3, stable_diffusion_xl
+from tests.parity.stock import made_of
 from tests.tiny import stable_diffusion
 
 SMALL = {"height": 16, "width": 16}
@@ -196,10 +197,12 @@ ON_THE_WAY = ("prompt_embeds", "latents", "model_output", "noise_pred", "sample"
 
 def called(stock: Stock, prompt: Any = "a red circle", seed: int = 0, **given: Any) -> Any:
     """What a pipeline returns, as a tensor where nothing else is asked for."""
-    usual = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
+    usual: dict[str, Any] = {"num_inference_steps": 3, "output_type": "pt"}
+    if not {"guidance_scale", "true_cfg_scale"} & {*given}:
+        usual["guidance_scale"] = 3.0
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # some pipelines also draw from torch's own generator
-    return stock.pipe(prompt, generator=generator, **usual | dict(stock.given) | given).images
+    return made_of(stock.pipe(prompt, generator=generator, **usual | dict(stock.given) | given))
 
 
 def attached(stock: Stock, *given: Any, prompt: Any = "a red circle", **asked: Any) -> Any:

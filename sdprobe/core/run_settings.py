@@ -36,7 +36,8 @@ class Settings:
     frames: int | None = None
 
     def __repr__(self) -> str:
-        own = ((name.name, getattr(self, name.name)) for name in fields(self))
+        shown = (name.name for name in fields(self) if name.name != "frames" or self.frames is not None)
+        own = ((name, getattr(self, name)) for name in shown)
         return f"Settings({', '.join(f'{name}={short_repr(value)}' for name, value in own)})"
 
     @property

@@ -9,9 +9,10 @@ import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import footprint
-from tests.families import FAMILIES
+from tests.families import ASKED, FAMILIES
 from tests.grid import SHOWN
 from tests.laws.strategies import affine, same_run, same_values, seen
+from tests.parity.stock import stock_arguments
 from tests.stock_pipelines import ON_THE_WAY, OTHERS, Stock, called
 
 CASES = {
@@ -49,11 +50,13 @@ def test_attach_is_sample(family, case):
         images = 1  # with several of both, the pipeline itself shows one prompt's picture another's mask
     if family.startswith("Flux"):
         asked.pop("negative_prompt", None)  # which without a scale of its own it leaves out
-    # At so small a size a pipeline that knows its sizes would not be asked for another.
-    stock = Stock(pipe, {"use_resolution_binning": False} if family.startswith("PixArt") else {})
-    watching = [at(point) for point in POINTS]
-    theirs = {"num_inference_steps": 2, "num_images_per_prompt": images, "guidance_scale": 3.0} | asked
-    ours = {"steps": 2, "images_per_prompt": images, "guidance_scale": 3.0, "seed": 0, "progress": False} | asked
+    stock, watching = Stock(pipe, {}), [at(point) for point in POINTS]
+    settings = {"steps": 2, "images_per_prompt": images, "guidance_scale": 3.0} | asked | ASKED.get(family, {})
+    theirs = stock_arguments(sdprobe.load(pipe), settings | {"prompt": prompt})
+    theirs.pop("prompt")
+    ours = {"seed": 0, "progress": False, **settings}
+    if "negative_prompt" in theirs:  # whether it was given is a setting
+        ours["negative_prompt"] = theirs["negative_prompt"]
     expected = called(stock, prompt, **theirs)
     for stack in ([], [changing(point) for point in POINTS]):
         with attach(pipe, [*stack, *watching]) as run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
-from tests.families import FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
-from tests.parity.stock import RENAMED, observers
+from tests.families import ASKED, FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
+from tests.grid import SHOWN
+from tests.parity.stock import made_of, observers, stock_arguments
 
 CASES: dict[str, dict[str, Any]] = {
     "guidance": {},
@@ -105,42 +107,37 @@ def models(tmp_path_factory) -> dict[str, sdprobe.Model]:
     return loaded
 
 
-def stock(pipe: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+def stock(model: sdprobe.Model, **settings: Any) -> tuple[Tensor, Tensor]:
     """The latents and the decoded pictures of the stock pipeline."""
+    pipe = model.pipe
     own = type(pipe).from_pipe(pipe) if not hasattr(pipe, "safety_checker") else pipe
     own.set_progress_bar_config(disable=True)
     scheduler = own.scheduler
     own.scheduler = type(scheduler).from_config(scheduler.config)
     generator = torch.Generator("cpu").manual_seed(settings.pop("seed"))
-    given = {RENAMED.get(key, key): value for key, value in settings.items()}
-    if "negative_prompt" in given and isinstance(given["prompt"], list):
-        given["negative_prompt"] = [given["negative_prompt"]] * len(given["prompt"])
-    if "PixArt" in type(pipe).__name__ and pipe.transformer.config.sample_size == 8:
-        given["use_resolution_binning"] = False  # it knows no sizes for one so small
+    given = stock_arguments(model, settings)
     try:
-        latents = own(generator=generator, output_type="latent", **given).images
+        latents = made_of(own(generator=generator, output_type="latent", **given))
         generator.manual_seed(generator.initial_seed())
-        pictures = own(generator=generator, output_type="pt", **given).images
+        pictures = made_of(own(generator=generator, output_type="pt", **given))
     finally:
         own.scheduler = scheduler
-    if "Flux" in type(pipe).__name__:
-        latents = own._unpack_latents(latents, settings["height"], settings["width"], own.vae_scale_factor)
     return latents, pictures
 
 
 def assert_same(model: sdprobe.Model, **settings: Any) -> None:
-    latents, pictures = stock(model.pipe, **settings)
+    latents, pictures = stock(model, **settings)
     before = footprint(model.pipe)
     for hooks in ([], observers()):
         seen = Seen()
         run = sdprobe.sample(model, hooks=[seen, *hooks], progress=False, **settings)
-        assert torch.equal(run.latents, latents)
+        assert torch.equal(run.latents, model.unpacked(latents, *model.latent_shape(run.settings)))
         assert torch.equal(run[seen].image_, pictures)
     assert footprint(model.pipe) == before
 
 
 # Of the others, what differs from these is tried: guidance. Stable Diffusion 1 has a file of its own.
-THOROUGH = ("Stable Diffusion XL", "Stable Diffusion 3.5", "Flux.1 dev", "PixArt-Σ")
+THOROUGH = SHOWN[1:]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +145,7 @@ THOROUGH = ("Stable Diffusion XL", "Stable Diffusion 3.5", "Flux.1 dev", "PixArt
     [(name, case) for name in FAMILIES for case in CASES if name in THOROUGH or case.endswith("guidance")],
 )
 def test_text_to_image(models, family, case):
-    assert_same(models[family], **USUAL | CASES[case])
+    assert_same(models[family], **USUAL | CASES[case] | ASKED.get(family, {}))
 
 
 class Inside(sdprobe.Observer):
@@ -162,15 +159,14 @@ class Inside(sdprobe.Observer):
 
     def activation(self, x, site):
         self.passed += 1
-        h, w = site.grid or (0, 0)
-        assert x.shape[-2:] == site.grid or x[:, site.image].shape[1] == h * w
+        assert x.shape[-2:] == site.grid or x[:, site.image].shape[1] == math.prod(site.grid or (0,))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_point_is_passed(models, family):
     model = models[family]
     look, inside = Everywhere(BLOCK[model.network]), Inside(BLOCK[model.network])
-    run = sdprobe.sample(model, hooks=[look, inside], progress=False, **USUAL)
+    run = sdprobe.sample(model, hooks=[look, inside], progress=False, **USUAL, **ASKED.get(family, {}))
     seen = run[look]
     seen.passed["activation"] = run[inside].passed
     roles = model.roles(USUAL["guidance_scale"])
@@ -179,8 +175,9 @@ def test_every_point_is_passed(models, family):
     assert [(row.role, row.image, row.prompt.text) for row in seen.rows] == [
         (role, 0, {"cond": "a red circle", "uncond": ""}[role]) for role in roles
     ]
-    assert seen.shapes["latents"] == seen.shapes["noise_pred"] == seen.shapes["final_latents"] == (1, 4, 8, 8)
-    assert seen.shapes["model_output"] == (len(roles), 4, 8, 8)
+    size = (model.channels, *model.latent_shape(run.settings))
+    assert seen.shapes["latents"] == seen.shapes["noise_pred"] == seen.shapes["final_latents"] == (1, *size)
+    assert seen.shapes["model_output"] == (1 if model.separate_calls else len(roles), *size)
     zeroed = {"uncond"} if model.zeroes_unprompted else set()
     read = [(point, encoder) for point, encoder, role in seen.encoders if point == "token_embeds" if role == "cond"]
     assert read == [("token_embeds", encoder) for encoder in model.text_encoders]
@@ -202,7 +199,8 @@ def test_a_further_call_says_what_the_loop_s_own_does(models, family):
             self.same.append(torch.allclose(cond, step.model_output[step.rows_of("cond")], atol=1e-4))
 
     again = Again()
-    run = sdprobe.sample(models[family], hooks=[again], progress=False, **USUAL | {"images_per_prompt": 2})
+    settings = USUAL | {"images_per_prompt": 2} | ASKED.get(family, {})
+    run = sdprobe.sample(models[family], hooks=[again], progress=False, **settings)
     assert run[again].same == [True] * 4
 
 
@@ -210,7 +208,7 @@ def test_a_further_call_says_what_the_loop_s_own_does(models, family):
 def test_the_steps_tell_what_the_scheduler_goes_to(models, family):
     """Predicted x0 of the last step of a deterministic scheduler is where it ends."""
     latents = sdprobe.LatentRecorder(keep=("denoised",))
-    run = sdprobe.sample(models[family], hooks=[latents], progress=False, **USUAL)
+    run = sdprobe.sample(models[family], hooks=[latents], progress=False, **USUAL, **ASKED.get(family, {}))
     last = run[latents]["denoised"][-1].to(run.latents)
     ends = type(models[family].pipe.scheduler).__name__ != "DDIMScheduler"  # which ends a little above no noise
     assert torch.allclose(last, run.latents, atol=1e-4 if ends else 0.5)
@@ -218,7 +216,7 @@ def test_the_steps_tell_what_the_scheduler_goes_to(models, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_word_s_embedding_is_replaced_in_every_encoder(models, family):
-    model, settings = models[family], USUAL | {"negative_prompt": ""}
+    model, settings = models[family], USUAL | {"negative_prompt": ""} | ASKED.get(family, {})
     swap = sdprobe.ReplaceToken("circle", with_="star")
     swapped = sdprobe.sample(model, hooks=[swap], progress=False, **settings)
     written = sdprobe.sample(model, progress=False, **settings | {"prompt": "a red star"})

@@ -48,6 +48,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "start_step": count,
         "chunks": flag,
         "weights": flag,
+        "frames": lambda own: _maybe(count, own),
     }
 )
 """How each setting is read."""
