@@ -95,8 +95,12 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         return self.of_role(role).encoded([prompt.text for prompt in prompts_of(run, role)])
 
     def of_role(self: Kind, role: Role) -> Kind:
-        """Return the model as it reads and encodes prompts of a role: itself, where it does so alike for all."""
+        """Return the model as it reads and encodes the texts of a role: itself, or a copy that reads in another way."""
         return self
+
+    def shown_tokens(self, x: Shaped[Tensor, "batch given width"]) -> Shaped[Tensor, "batch shown width"]:
+        """Return, of values of all tokens that an encoder is given, those of the tokens that the denoiser is shown."""
+        return x
 
     @abstractmethod
     def predict(

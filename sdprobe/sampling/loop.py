@@ -143,11 +143,8 @@ def loop(
         prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
-            tuple(reader.read(reader.plain(text)) for text in texts)
-            for reader, texts in (
-                (run_model.of_role("cond"), settings.prompt),
-                (run_model.of_role("uncond"), settings.negative_prompt),
-            )
+            tuple(run_model.of_role(role).read(run_model.plain(text)) for text in texts)
+            for role, texts in (("cond", settings.prompt), ("uncond", settings.negative_prompt))
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class AttentionModule(NamedTuple):
     backend: Any
     hooks_of: Callable[[str], Hooks]
     layout: Layout
-    inlet: Any
+    inlet: Sequence[nn.Module]
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.model.denoiser.image_prompts import kinds_of
+from sdprobe.model.denoiser.missed_attention import is_linear
 from sdprobe.model.denoiser.module_hooks import place_of
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
@@ -28,7 +29,7 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     modules = [
         (name, own, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
         for name, module in run_model.modules.items()
-        if (kind := run_model.attention_kind(module)) is not None
+        if (kind := run_model.attention_kind(module)) is not None and not is_linear(module)
         for own in kinds_of(module, kind)
     ]
     layout, texts = run_model.layout(run.settings), run_model.text_tokens(run.prompt_of(0))

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.model.base import Model
-from sdprobe.model.denoiser.sdpa_call import project_context
+from sdprobe.model.denoiser.sdpa_call import inlet_of, project_context
 
 
 def keys_of_context(
@@ -27,8 +27,8 @@ def keys_of_context(
     kind = None if module is None else model.attention_kind(module)
     if kind != "cross":
         raise ValueError(f"{model!r} has no cross-attention {layer!r}: the run was made by another model")
-    inlet = getattr(model.denoiser, "caption_projection", None)
-    first = module.to_k if inlet is None else next(own for own in inlet.modules() if hasattr(own, "in_features"))
+    inlet = inlet_of(model.denoiser)
+    first = next(own for part in (*inlet, module.to_k) for own in part.modules() if hasattr(own, "in_features"))
     if context.shape[-1] != first.in_features:
         raise ValueError(
             f"vectors of width {context.shape[-1]} at {layer}, whose prompt embeddings have {first.in_features}"

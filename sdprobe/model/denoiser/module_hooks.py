@@ -33,8 +33,9 @@ from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
 from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
 from sdprobe.model.denoiser.image_prompts import kinds_of
-from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
+from sdprobe.model.denoiser.missed_attention import LINEAR, NO_IMAGE_PROMPT, is_linear, reason_of, skipped
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
+from sdprobe.model.denoiser.sdpa_call import inlet_of
 from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
 
@@ -71,7 +72,7 @@ class ModuleHooks:
         self._modules = names_as_written(denoiser)
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout, self._places = layout, TokenPlaces(layout, self._sites)
-        self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
+        self._inlet = inlet_of(denoiser)
         self._every_compiled = CompiledParts.of(denoiser if called is None else called)
         self.has_caches = has_caches(denoiser)
         self._listening: list[ModuleHooks] = []  # shared with the copies for further calls
@@ -103,6 +104,8 @@ class ModuleHooks:
             return None
         found = []
         for name in self._sites:
+            if is_linear(self._modules[name]):
+                continue
             grid = run_model.grid_at(name, step.run.settings)
             if grid is None:
                 return None
@@ -132,16 +135,20 @@ class ModuleHooks:
             hooks, "attention", {name: kinds_of(self._modules[name], self._sites[name]) for name in self._sites}
         )
         _refuse_idle(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
-        self._attention = [
+        asked = [
             self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
             if any(len(hooks.at("attention", name, own)) for own in kinds_of(self._modules[name], self._sites[name]))
         ]
+        self._attention = [of for of in asked if not is_linear(of.module)]
         self._activations = ActivationListener(self._modules, hooks, coverage)
         self._compiled = self._every_compiled.around([*(of.name for of in self._attention), *self._activations.names])
         coverage.uncompiled.update(self._compiled.parts)
         coverage.sites.update(self._sites)
-        coverage.asked.update({of.name: of.kind for of in self._attention if len(of.hooks_of(of.kind))})
+        coverage.asked.update({of.name: of.kind for of in asked if len(of.hooks_of(of.kind))})
+        for of in asked:
+            if is_linear(of.module):
+                self._miss(of.name, of.hooks_of(of.kind), LINEAR)
 
     @contextmanager
     def listen(self, step: Step, arguments: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:

@@ -15,7 +15,8 @@ OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection", "caption_embedder", "cap_embedder", "context_refiner"),
+        *("context_embedder", "caption_projection", "caption_norm", "caption_embedder", "cap_embedder"),
+        "context_refiner",
     )
 )
 """Modules that only the text goes through, by a part of their names."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Conditioned, Role, Run, side_of
+from sdprobe.core.run import Conditioned, Role, Run
 from sdprobe.core.text import Text
 from sdprobe.model.outside_modules import listen_to_encoders
 from sdprobe.model.text.added_tokens import AddedTokens
@@ -223,7 +223,7 @@ def _of_whole_prompts(x: Tensor, prompts: Sequence[Prompt]) -> Tensor:
 
 def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
     """Return the `Text` of ``token_embeds`` of one encoder, with prompts as its own tokenizer reads them."""
-    reader = run_model.of_role(side_of(role))
+    reader = run_model.of_role(role)
     prompts = tuple(reader.read(prompt.text_for(encoder), encoder) for prompt in prompts_of(run, role))
     part = getattr(run_model.pipe, encoder)
     brought = run_model.added_tokens.get(encoder, AddedTokens())
@@ -237,7 +237,7 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
             reader.encoded([prompt.text for prompt in prompts_of(run, role)])
-        return tuple(_of_whole_prompts(x, prompts) for x in found)
+        return tuple(reader.shown_tokens(_of_whole_prompts(x, prompts)) for x in found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
 
@@ -278,11 +278,11 @@ def _whole(
     """Return a `Text`'s functions on whole prompts: ``encode`` (to a value), ``encode_all``, ``layers``, ``again``."""
 
     def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts ..."]:
-        made: Tensor = run_model.of_role(side_of(role)).encoded(list(texts))[value]
+        made: Tensor = run_model.of_role(role).encoded(list(texts))[value]
         return made
 
     def encode_all(texts: Sequence[str]) -> Conditioned:
-        told = run_model.of_role(side_of(role)).encoded(list(texts))
+        told = run_model.of_role(role).encoded(list(texts))
         return Conditioned(told[EMBEDS], told)
 
     def again() -> Conditioned:

@@ -1,4 +1,4 @@
-"""The stages of a text encoder (CLIP, T5 or BERT), from token ids to its output."""
+"""The stages of a text encoder (CLIP, T5, BERT or a language model such as Gemma), from token ids to its output."""
 
 from __future__ import annotations
 
@@ -80,7 +80,10 @@ def layers_during(encoder: Any) -> Iterator[list[Stage]]:
 
 def final_norm(encoder: Any) -> nn.Module:
     """Return the norm after the encoder's last layer; BERT has none, as its layers end with their own norms."""
-    norm: nn.Module = nn.Identity() if _is_bert(encoder) else _inner(encoder).final_layer_norm
+    if _is_bert(encoder):
+        return nn.Identity()
+    inner = _inner(encoder)
+    norm: nn.Module = inner.norm if _is_decoder(inner) else inner.final_layer_norm
     return norm
 
 
@@ -91,10 +94,12 @@ def _layers(encoder: Any) -> tuple[nn.Module, Iterable[nn.Module]]:
         return inner.embed_tokens, inner.block
     if _is_bert(encoder):
         return encoder.embeddings, encoder.encoder.layer
+    if _is_decoder(inner):
+        return inner.embed_tokens, inner.layers
     layers = getattr(getattr(inner, "encoder", None), "layers", None)
     if layers is None or not hasattr(inner, "final_layer_norm"):
         raise ValueError(
-            f"the layers of a {type(encoder).__name__} are not known: it is built like none of CLIP, T5 and BERT"
+            f"the layers of a {type(encoder).__name__} are not known: it is built like none of CLIP, T5, BERT and Gemma"
         )
     return inner.embeddings, layers
 
@@ -103,6 +108,11 @@ def _is_bert(encoder: Any) -> bool:
     """Whether an encoder is BERT, RoBERTa or a similar model without a projection."""
     own = getattr(encoder, "encoder", None)
     return hasattr(own, "layer") and hasattr(encoder, "embeddings") and not hasattr(encoder, "final_layer_norm")
+
+
+def _is_decoder(inner: Any) -> bool:
+    """Whether an encoder is a language model that reads from left to right, such as Gemma."""
+    return all(hasattr(inner, name) for name in ("embed_tokens", "layers", "norm"))
 
 
 def _is_t5(encoder: Any) -> bool:
