@@ -34,6 +34,7 @@ from sdprobe.shapes import WEIGHTS
 from tests.tiny import stable_diffusion
 from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.lumina2 import lumina2
+from tests.tiny_models.qwen_image import qwen_image
 
 CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")
@@ -225,6 +226,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
     "Lumina 2": lumina2,
+    "Qwen-Image": qwen_image,
 }
 """Each family's variants, by name."""
 

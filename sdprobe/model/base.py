@@ -98,10 +98,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return the model as it reads and encodes the texts of a role: itself, or a copy that reads in another way."""
         return self
 
-    def shown_tokens(self, x: Shaped[Tensor, "batch given width"]) -> Shaped[Tensor, "batch shown width"]:
-        """Return, of values of all tokens that an encoder is given, those of the tokens that the denoiser is shown."""
-        return x
-
     @abstractmethod
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
@@ -158,10 +154,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""
-        vae = self.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None)
-        unscaled = x / vae.config.scaling_factor
-        return self.finished(vae.decode(unscaled if shift is None else unscaled + shift, return_dict=False)[0])
+        return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
 
     # What the loop calls, in order.
 

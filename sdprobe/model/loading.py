@@ -18,6 +18,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.lumina2 import Lumina2
 from sdprobe.model.families.pixart import PixArt
+from sdprobe.model.families.qwen_image import QwenImage
 from sdprobe.model.families.sana import Sana
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
@@ -25,7 +26,7 @@ from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
-FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, Sana, Lumina2]
+FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, QwenImage, Sana, Lumina2]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 
 Family = TypeVar("Family", bound=type[Model])

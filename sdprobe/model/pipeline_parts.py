@@ -157,6 +157,17 @@ class PipelineParts:
         convert = getattr(self.pipe, "maybe_convert_prompt", None)
         return text if convert is None else str(convert(text, tokenizer))
 
+    def shown(
+        self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]
+    ) -> Shaped[Tensor, "texts shown width"]:
+        """Return the states of an encoder's tokens for the tokens that the denoiser is shown.
+
+        Args:
+            states: the states.
+            lengths: how many tokens each text has, without those that the encoder pads it with.
+        """
+        return states
+
     def length(self, encoder: str) -> int:
         """Return how many tokens an encoder gets: CLIP's context; for T5 the pipeline's default."""
         if "t5" in getattr(self.pipe, encoder).config.model_type:
@@ -269,7 +280,14 @@ class PipelineParts:
         if wanted:
             refuse_offloaded_weights(vae)
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
-            return picture_of(vae, x0)
+            return picture_of(vae, self.unscaled(x0.to(vae.dtype)))
+
+    def unscaled(self, x: Latents) -> Shaped[Tensor, "images channels ..."]:
+        """Return latents in the autoencoder's own scale and form."""
+        config = self.pipe.vae.config
+        shift = getattr(config, "shift_factor", None)
+        own: Tensor = x / config.scaling_factor
+        return own if shift is None else own + shift
 
     def pictures(self, image: Float[Tensor, "images *frames 3 height width"]) -> list[Image]:
         """Return the decoded tensor as PIL images."""

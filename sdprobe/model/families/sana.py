@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -73,8 +74,10 @@ class Sana(BinnedTransformer):
         )
         return Prompt.from_spans(told, ids, tokens, roles, spans)
 
-    def shown_tokens(self, x: Shaped[Tensor, "batch given width"]) -> Shaped[Tensor, "batch shown width"]:
-        return x[:, self._shown(x.shape[1])]
+    def shown(
+        self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]
+    ) -> Shaped[Tensor, "texts shown width"]:
+        return states[:, self._shown(states.shape[1])]
 
     def _shown(self, given: int) -> list[int]:
         """Return which of so many tokens the denoiser is shown."""

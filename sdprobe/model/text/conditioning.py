@@ -230,14 +230,15 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
     def lookup(word: str) -> Float[Tensor, "tokens width"]:
         tokenizer = run_model.tokenizer_of(encoder)
-        ids = ids_within_text(tokenizer, run_model.spelt(word, tokenizer))
-        found: Tensor = brought.looked_up(table_of(part), torch.tensor(ids, device=run_model.device))
+        ids = torch.tensor(ids_within_text(tokenizer, run_model.spelt(word, tokenizer)))
+        found: Tensor = brought.looked_up(table_of(part), ids.to(run_model.device))
         return found.detach()
 
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
             reader.encoded([prompt.text for prompt in prompts_of(run, role)])
-        return tuple(reader.shown_tokens(_of_whole_prompts(x, prompts)) for x in found)
+        lengths = [len(prompt.ids) for prompt in prompts]
+        return tuple(reader.shown(_of_whole_prompts(x, prompts), lengths) for x in found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
 

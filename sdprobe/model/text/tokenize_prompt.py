@@ -93,11 +93,17 @@ def read_in_template(
 
 
 def ids_within_text(tokenizer: Any, word: str) -> list[int]:
-    """Return the tokens of a word as it stands within a text: some vocabularies have other ones at the beginning."""
-    alone: list[int] = tokenizer(word, add_special_tokens=False).input_ids
-    after: list[int] = tokenizer(f"a {word}", add_special_tokens=False).input_ids
-    first: list[int] = tokenizer("a", add_special_tokens=False).input_ids
-    return after[len(first) :] if after[: len(first)] == first else alone
+    """Return the numbers of a word's tokens as it stands inside a text, where some vocabularies have another token.
+
+    Byte-level vocabularies, such as Qwen's, have one token for a word that begins a text and another one for the same
+    word after a space.
+
+    Raises TypeError for a tokenizer that does not report offsets of its tokens.
+    """
+    before = "a "
+    encoded = _tokenized(tokenizer, before + word, add_special_tokens=False)
+    own = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [number for number, (_, end) in own if end > len(before)]
 
 
 def _past_template(encoded: Mapping[str, list[Any]], first: int, bos: int | None) -> int:
