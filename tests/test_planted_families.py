@@ -69,6 +69,8 @@ def test_the_four_directions(family):
             self.seen = {}
 
         def attention(self, attn, site):
+            if all(row.role == "uncond" for row in site.step.rows):
+                return  # the pipeline's call for the negative prompts alone
             places = site.grid[0] * site.grid[1]
             assert site.grid == (4, 6)
             assert {site.image.stop - site.image.start, attn.key.shape[-2] - site.text.stop + site.text.start} == {
