@@ -189,10 +189,16 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return the calls of the denoiser in a step: one for all of its rows, or one for each role."""
         if not self.separate_calls:
             return [(step, conditioning)]
-        each = ((tuple(row for row in step.rows if row.role == role), step.rows_of(role)) for role in step.roles)
         return [
-            (replace(step, rows=rows), replace(conditioning.of(places), role=rows[0].role)) for rows, places in each
+            (part, replace(conditioning.of(step.rows_of(part.rows[0].role)), role=part.rows[0].role))
+            for part in self.calls(step)
         ]
+
+    def calls(self, step: Step) -> list[Step]:
+        """Return a step as each call of the denoiser has it: with all of its rows, or with those of one role."""
+        if not self.separate_calls:
+            return [step]
+        return [replace(step, rows=tuple(row for row in step.rows if row.role == role)) for role in step.roles]
 
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels *size"]:
         """Return the network's output for the latents, one entry per row."""
@@ -221,7 +227,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first)
+        return Layout(self.grids(settings), self.text_first, self.places_beside)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float

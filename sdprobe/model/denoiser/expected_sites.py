@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from sdprobe.core.call_hook import called
@@ -10,6 +11,7 @@ from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import is_linear
 from sdprobe.model.denoiser.module_hooks import place_of
@@ -27,19 +29,27 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     if not asking:
         return
     modules = [
-        (name, own, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
+        (
+            *(name, own, place_of(name)),
+            None if own == "text" else run_model.grid_at(name, run.settings),
+            int(getattr(module, "heads", 0)),
+        )
         for name, module in run_model.modules.items()
         if (kind := run_model.attention_kind(module)) is not None and not is_linear(module)
         for own in kinds_of(module, kind)
     ]
-    layout, texts = run_model.layout(run.settings), run_model.text_tokens(run.prompt_of(0))
-    parts = {(kind, grid): _parts(layout, kind, grid, texts) for _, kind, _, grid, _ in modules}
-    steps = run_model.expected_steps(run)
+    layout, steps = run_model.layout(run.settings), run_model.expected_steps(run)
+    calls = [(call, _texts(run_model, call)) for step in steps for call in run_model.calls(step)]
+    parts = {
+        (kind, grid, texts): _parts(layout, kind, grid, texts)
+        for texts in {own for _, own in calls}
+        for _, kind, _, grid, _ in modules
+    }
     for hook, inner in asking:
         asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
-            Site(name, kind, place, grid, heads, step, *parts[kind, grid])
-            for step in steps
+            Site(name, kind, place, grid, heads, call, *parts[kind, grid, texts])
+            for call, texts in calls
             for name, kind, place, grid, heads in asked
         ]
         acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
@@ -48,7 +58,12 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
 
 def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
     """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
-    places = 0 if grid is None else grid[0] * grid[1]
-    keys = {"cross": texts, "joint": places + texts}.get(kind, places)
+    places = 0 if grid is None else prod(grid) + layout.beside
+    keys = {"cross": texts, "text": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
     return image, text
+
+
+def _texts(run_model: Any, call: Step) -> int:
+    """The number of tokens of text in a call of the denoiser: that of the longest of its prompts."""
+    return max(run_model.text_tokens(prompt) for prompt in {id(row.prompt): row.prompt for row in call.rows}.values())

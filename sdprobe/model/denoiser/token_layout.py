@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -28,31 +27,30 @@ class Layout:
     Args:
         grids: the grid by number of image positions, for every size that the image has inside the network.
         text_first: whether the text comes before the image if both are on one axis.
+        beside: the number of further positions, which stand after those of the image: of other pictures, or padding.
         one_stream: whether modules of joint attention take text and image on one axis, not as two tensors.
-
-    A grid may have fewer places than the image has positions; padding stands at the others, after the places.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
+    beside: int = 0
     one_stream: bool = False
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
         if x.ndim in (4, 5):
             return tuple(map(int, x.shape[2:]))
-        return self.grids.get(x.shape[1]) if x.ndim == 3 else None
+        return self.grids.get(x.shape[1] - self.beside) if x.ndim == 3 else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
         if kind == "text":
             return Parts(None, slice(0, 0), slice(0, keys))
         if kind != "joint":
-            grid = self.grids.get(queries)
-            image = slice(0, queries if grid is None else prod(grid))
-            return Parts(grid, image, slice(0, keys) if kind == "cross" else None)
-        positions, grid = next(iter(self.grids.items()))  # a transformer has one image size only
-        texts, places = keys - positions, prod(grid)
+            places = queries - self.beside
+            return Parts(self.grids.get(places), slice(0, places), slice(0, keys) if kind == "cross" else None)
+        places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
+        texts = keys - places - self.beside
         if self.text_first:
             return Parts(grid, slice(texts, texts + places), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(positions, keys))
+        return Parts(grid, slice(0, places), slice(keys - texts, keys))

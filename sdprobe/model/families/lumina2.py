@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from inspect import signature
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +63,9 @@ class Lumina2(TransformerModel):
         before = f"{self.pipe.system_prompt if told is None else told} <Prompt Start> " if self.in_template else ""
         return read_in_template(self.tokenizer, text, before, length=self.length(encoder), padded=True)
 
+    def text_tokens(self, prompt: Prompt) -> int:
+        return len(prompt.ids) - prompt.roles.count("pad")
+
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         if self.in_template:
             embeds, mask, _, _ = self.pipe.encode_prompt(texts, False, device=self.device)
@@ -82,7 +86,7 @@ class Lumina2(TransformerModel):
         return "self" if any(module is block.attn for block in self.denoiser.noise_refiner) else "joint"
 
     def layout(self, settings: Settings) -> Layout:
-        return Layout(self.grids(settings), self.text_first, one_stream=True)
+        return replace(super().layout(settings), one_stream=True)
 
     def text_lengths(self, arguments: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(arguments[MASK].sum(1).tolist())
