@@ -189,16 +189,16 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return the calls of the denoiser in a step: one for all of its rows, or one for each role."""
         if not self.separate_calls:
             return [(step, conditioning)]
+        each = ((rows, rows[0].role) for rows in self.rows_by_call(step))
         return [
-            (part, replace(conditioning.of(step.rows_of(part.rows[0].role)), role=part.rows[0].role))
-            for part in self.calls(step)
+            (replace(step, rows=rows), replace(conditioning.of(step.rows_of(role)), role=role)) for rows, role in each
         ]
 
-    def calls(self, step: Step) -> list[Step]:
-        """Return a step as each call of the denoiser has it: with all of its rows, or with those of one role."""
+    def rows_by_call(self, step: Step) -> list[tuple[Row, ...]]:
+        """Return the rows of each call of the denoiser in a step: all of them, or those of one role."""
         if not self.separate_calls:
-            return [step]
-        return [replace(step, rows=tuple(row for row in step.rows if row.role == role)) for role in step.roles]
+            return [step.rows]
+        return [tuple(row for row in step.rows if row.role == role) for role in step.roles]
 
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels *size"]:
         """Return the network's output for the latents, one entry per row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import prod
 from typing import Any
 
@@ -9,7 +10,7 @@ from sdprobe.core.call_hook import called
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.run import Run
+from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.image_prompts import kinds_of
@@ -39,7 +40,9 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
         for own in kinds_of(module, kind)
     ]
     layout, steps = run_model.layout(run.settings), run_model.expected_steps(run)
-    calls = [(call, _texts(run_model, call)) for step in steps for call in run_model.calls(step)]
+    calls = [
+        (_of_rows(step, rows), _texts(run_model, rows)) for step in steps for rows in run_model.rows_by_call(step)
+    ]
     parts = {
         (kind, grid, texts): _parts(layout, kind, grid, texts)
         for texts in {own for _, own in calls}
@@ -64,6 +67,13 @@ def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[sl
     return image, text
 
 
-def _texts(run_model: Any, call: Step) -> int:
+def _of_rows(step: Step, rows: tuple[Row, ...]) -> Step:
+    """An expected step with other rows."""
+    call = copy.copy(step)
+    object.__setattr__(call, "rows", rows)
+    return call
+
+
+def _texts(run_model: Any, rows: tuple[Row, ...]) -> int:
     """The number of tokens of text in a call of the denoiser: that of the longest of its prompts."""
-    return max(run_model.text_tokens(prompt) for prompt in {id(row.prompt): row.prompt for row in call.rows}.values())
+    return max(run_model.text_tokens(prompt) for prompt in {id(row.prompt): row.prompt for row in rows}.values())
