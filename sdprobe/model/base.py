@@ -57,6 +57,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
+        guiding: the names of further arguments of that call that say how it is guided.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
             those of the whole prompt.
         img2img: the pipeline that encodes an image to start from and adds noise to it, None if there is none; and
@@ -69,6 +70,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     separate_calls: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
+    guiding: ClassVar[tuple[str, ...]] = ()
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
     img2img: ClassVar[Any] = None
     img2img_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})

@@ -26,7 +26,16 @@ from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
-FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, QwenImage, Sana, Lumina2]
+FAMILIES: list[type[Model]] = [
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+    PixArt,
+    QwenImage,
+    Sana,
+    Lumina2,
+]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 
 Family = TypeVar("Family", bound=type[Model])

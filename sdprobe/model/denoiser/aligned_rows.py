@@ -15,8 +15,8 @@ from torch import Tensor
 class AlignedRows:
     """The order of the tokens of rows in one call of a network.
 
-    The network has, in each row, the text, then the image, then padding up to the longest row. Hooks are shown the text,
-    then the padding, then the image, so that image and text have one range each for all rows.
+    The network has, in each row, the text, then the image, then padding up to the longest row. Hooks are shown the
+    text, then the padding, then the image, so that image and text have one range each for all rows.
 
     Args:
         lengths: the number of text tokens of each row.
@@ -66,8 +66,7 @@ class AlignedRows:
                 named["attn_mask"] = attn_mask
             return self.shown(stock(*own, *further, **named), 2)
 
-        given = (self.shown(value, 2), mask, *args)
-        return self.shown(query, 2), self.shown(key, 2), given, kwargs, called
+        return self.shown(query, 2), self.shown(key, 2), (self.shown(value, 2), mask, *args), kwargs, called
 
     def _ordered(self, x: Tensor, axis: int, inverse: bool) -> Tensor:
         rows = [row.index_select(axis - 1, self._order(k, inverse).to(x.device)) for k, row in enumerate(x)]

@@ -40,9 +40,7 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
         for own in kinds_of(module, kind)
     ]
     layout, steps = run_model.layout(run.settings), run_model.expected_steps(run)
-    calls = [
-        (_of_rows(step, rows), _texts(run_model, rows)) for step in steps for rows in run_model.rows_by_call(step)
-    ]
+    calls = [(_of_rows(step, rows), _texts(run_model, rows)) for step in steps for rows in run_model.rows_by_call(step)]
     parts = {
         (kind, grid, texts): _parts(layout, kind, grid, texts)
         for texts in {own for _, own in calls}

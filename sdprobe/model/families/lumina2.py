@@ -37,6 +37,7 @@ class Lumina2(TransformerModel):
 
     pipelines = ("Lumina2Pipeline",)
     separate_calls = True
+    guiding = ("cfg_normalization",)
     text_first = True
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
     in_template = True
@@ -47,10 +48,10 @@ class Lumina2(TransformerModel):
     # Text.
 
     def of_role(self, role: Role) -> Lumina2:
-        if self.in_template == (role == "cond"):
+        if self.in_template == (role != "uncond"):
             return self
         other = copy.copy(self)
-        other.in_template = role == "cond"
+        other.in_template = role != "uncond"
         return other
 
     def length(self, encoder: str) -> int:
@@ -95,14 +96,14 @@ class Lumina2(TransformerModel):
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
     ) -> Shaped[Tensor, "rows channels *size"]:
         reached = 1 - timestep / self.pipe.scheduler.config.num_train_timesteps
-        output: Tensor = self.pipe.transformer(
+        output = self.pipe.transformer(
             hidden_states=rows,
             timestep=reached.expand(len(rows)),
             **conditioning.arguments,
             return_dict=False,
             attention_kwargs=None,
         )[0]
-        return -output
+        return self.output_of(output)
 
     def output_of(self, answer: Any, *size: int) -> Latents:
         return torch.neg(answer)
