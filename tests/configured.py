@@ -86,7 +86,14 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
     record = recorded(model, IN_EVERY_FAMILY)
-    return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
+    values = {key.name: record.at(0, key) for key in record.keys}
+    # Sana's are convolutions, with the width on the second axis.
+    return {name: (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)[0] for name, x in values.items()}
+
+
+def added(model: sdprobe.Model) -> str:
+    """A token that the tokenizer adds after the words, or, where it adds none, before them."""
+    return "<end>" if "end" in model.read("a").roles else "<start>"
 
 
 def autoencoder(model: sdprobe.Model) -> sdprobe.SparseAutoencoder:
@@ -128,12 +135,12 @@ CONFIGURED: Mapping[str, Tried] = {
     "guidance": Tried(lambda model: {"scale": (3.0, 2.0)}),
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
-    "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
+    "hide-tokens": Tried(lambda model: {"words": ["red", added(model)]}),
     "sharpen-attention": Tried(lambda model: {"words": "circle", "power": 2.0}),
     "attention-temperature": Tried(lambda model: {"temperature": 1.5}),
     "concentrate": Tried(lambda model: {"word": "circle", "box": (0.0, 0.0, 0.5, 1.0)}),
     "scale-heads": Tried(lambda model: {"factors": {"*attn*": {"1": 0.5}}}),
-    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, "<end>": -0.5}}),
+    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, added(model): -0.5}}),
     "local-blend": Tried(
         lambda model: {"words": ("circle", "star"), "threshold": 0.9999, "targets": [1]},
         prompt=["a red circle", "a red star"],

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from sdprobe.shapes import WEIGHTS
+from tests.tiny_models.sana import sana
 from tests.tiny import stable_diffusion
 
 CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
@@ -239,8 +240,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "Sana": sana,
 }
 """Each family's variants, by name."""
 
-ASKED: dict[str, dict[str, Any]] = {}
+ASKED: dict[str, dict[str, Any]] = {"Sana": {"height": 64, "width": 96}}
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_sana import plant_sana
 
 
 class Marked(sdprobe.Transform):
@@ -120,5 +121,8 @@ def zero(layer: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-PLANTED: dict[str, Callable[[Any], None]] = {"UNet2DConditionModel": _plant_unet}
+PLANTED: dict[str, Callable[[Any], None]] = {
+    "UNet2DConditionModel": _plant_unet,
+    "SanaTransformer2DModel": plant_sana,
+}
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

@@ -22,7 +22,7 @@ from sdprobe import (
     resume,
 )
 from sdprobe.testing.synthetic_hooks import affine
-from tests.families import FAMILIES
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -68,8 +68,9 @@ def test_a_run_is_equal_to_itself_and_to_its_pickle(family, dtype):
     pipe = FAMILIES[family]()
     pipe.to(dtype)
     model = sdprobe.load(pipe)
-    a = run(model, LATENTS, MAPS, BLOCKS, Statistics())
-    for b in (a, pickle.loads(pickle.dumps(a)), run(model, *EVERYTHING)):
+    own = ASKED.get(family, {})
+    a = run(model, LATENTS, MAPS, BLOCKS, Statistics(), **own)
+    for b in (a, pickle.loads(pickle.dumps(a)), run(model, *EVERYTHING, **own)):
         found = compare(a, b)
         assert found.parting.outcome == "equal", found.parted
         assert found.settings == {}

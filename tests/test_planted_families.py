@@ -11,7 +11,7 @@ from tests.planted import latents_for
 from tests.planted_families import Marked, planted
 
 CELLS = [(1, 2), (3, 0)]
-SETTINGS = {"steps": 2, "guidance_scale": 4.0, "height": 16, "width": 24, "progress": False}
+SETTINGS = {"steps": 2, "guidance_scale": 4.0, "progress": False}
 JOINT = {name: make for name, make in FAMILIES.items() if "Flux" in name or "Diffusion 3" in name}
 
 
@@ -31,8 +31,9 @@ def run_of(model, word, *hooks, encoder=None, prompt="a red circle"):
     positions = model.read(prompt[0]).positions(word)
     if encoder is not None:
         positions = [p for p in positions if p in model.read(prompt[0]).parts[encoder]]
-    noise = latents_for(masks())
-    return sdprobe.sample(model, prompt, hooks=[Marked(positions[0]), *hooks], latents=noise, **SETTINGS)
+    noise, factor = latents_for(masks()), model.scale_factor
+    settings = SETTINGS | {"height": 8 * factor, "width": 12 * factor}
+    return sdprobe.sample(model, prompt, hooks=[Marked(positions[0]), *hooks], latents=noise, **settings)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.given_hooks import Given
 from sdprobe.core.registry import resolve
-from sdprobe.core.run import Run, Settings, State
+from sdprobe.core.run import Role, Run, Settings, State
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import fresh_caches, gradients_past_caches
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
@@ -125,6 +125,11 @@ def sample(
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
 
 
+def sides_of(settings: Settings) -> tuple[tuple[Role, tuple[str, ...]], ...]:
+    """Return the texts of a run's prompts and of its negative prompts, with their roles."""
+    return ("cond", settings.prompt), ("uncond", settings.negative_prompt)
+
+
 def loop(
     model: Model,
     settings: Settings,
@@ -144,7 +149,7 @@ def loop(
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
             tuple(run_model.of_role(role).read(run_model.plain(text)) for text in texts)
-            for role, texts in (("cond", settings.prompt), ("uncond", settings.negative_prompt))
+            for role, texts in sides_of(settings)
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)

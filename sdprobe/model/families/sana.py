@@ -19,7 +19,7 @@ from sdprobe.core.run import Role, Settings
 from sdprobe.model.families.binned_transformer import BinnedTransformer
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
-from sdprobe.model.text.tokenize_prompt import read_in_template
+from sdprobe.model.text.tokenize_prompt import read_in_template, side_by_side
 
 INSTRUCTION = "complex_human_instruction"
 """The pipeline's argument with the lines that stand before a prompt."""
@@ -68,10 +68,9 @@ class Sana(BinnedTransformer):
         if encoder is not None:
             return given
         shown = self._shown(length)
-        ids, tokens, roles, spans = (
-            [own[k] for k in shown] for own in (given.ids, given.tokens, given.roles, given.spans)
-        )
-        return Prompt.from_spans(told, ids, tokens, roles, spans)
+        ids, tokens = [given.ids[k] for k in shown], [given.tokens[k] for k in shown]
+        roles, spans = [given.roles[k] for k in shown], [given.spans[k] for k in shown]
+        return side_by_side(told, {("text_encoder",): Prompt.from_spans(told, ids, tokens, roles, spans)})
 
     def shown_tokens(self, x: Shaped[Tensor, "batch given width"]) -> Shaped[Tensor, "batch shown width"]:
         return x[:, self._shown(x.shape[1])]

@@ -19,6 +19,7 @@ from sdprobe.core.text import Text
 from sdprobe.model.outside_modules import listen_to_encoders
 from sdprobe.model.text.added_tokens import AddedTokens
 from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
+from sdprobe.model.text.tokenize_prompt import ids_after_a_word
 
 EMBEDS = "encoder_hidden_states"
 """The denoiser's argument that gets the value of the point ``prompt_embeds``."""
@@ -229,8 +230,8 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
     def lookup(word: str) -> Float[Tensor, "tokens width"]:
         tokenizer = run_model.tokenizer_of(encoder)
-        ids = tokenizer(run_model.spelt(word, tokenizer), add_special_tokens=False, return_tensors="pt").input_ids[0]
-        found: Tensor = brought.looked_up(table_of(part), ids.to(run_model.device))
+        ids = torch.tensor(ids_after_a_word(tokenizer, run_model.spelt(word, tokenizer)), device=run_model.device)
+        found: Tensor = brought.looked_up(table_of(part), ids)
         return found.detach()
 
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:

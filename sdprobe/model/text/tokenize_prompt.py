@@ -101,6 +101,14 @@ def _past_template(encoded: Mapping[str, list[Any]], first: int, bos: int | None
     )
 
 
+def ids_after_a_word(tokenizer: Any, text: str) -> list[int]:
+    """Return the numbers of a text's tokens where a word stands before it: many tokenizers read the space with it."""
+    before = "a "
+    encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+    found = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [number for number, (_, past) in found if past > len(before)]
+
+
 def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
     """Return what a tokenizer gives for each token of a text, in so many chunks, one after the other.
 
