@@ -197,9 +197,7 @@ ON_THE_WAY = ("prompt_embeds", "latents", "model_output", "noise_pred", "sample"
 
 def called(stock: Stock, prompt: Any = "a red circle", seed: int = 0, **given: Any) -> Any:
     """What a pipeline returns, as a tensor where nothing else is asked for."""
-    usual: dict[str, Any] = {"num_inference_steps": 3, "output_type": "pt"}
-    if not {"guidance_scale", "true_cfg_scale"} & {*given}:
-        usual["guidance_scale"] = 3.0
+    usual = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # some pipelines also draw from torch's own generator
     return made_of(stock.pipe(prompt, generator=generator, **usual | dict(stock.given) | given))

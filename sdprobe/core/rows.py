@@ -10,14 +10,16 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_values import one_of
 
-Role = Literal["cond", "uncond", "image"]
+Role = Literal["cond", "uncond", "image", "perturbed"]
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of the denoiser's batch: the number of its image, its prompt, and its role.
 
-    ``role`` is ``"cond"``, ``"uncond"`` (the negative prompt, empty or not) or ``"image"`` (three-way guidance).
+    ``role`` is ``"cond"``, ``"uncond"`` (the negative prompt, empty or not), ``"image"`` (three-way guidance) or
+    ``"perturbed"`` (the prompt once more with perturbed attention, in a stock pipeline with perturbed-attention
+    guidance).
     """
 
     image: int
@@ -26,8 +28,11 @@ class Row:
 
 
 def side_of(role: Role) -> Role:
-    """Return which prompts the rows of a role use; with three-way guidance, ``"image"`` rows use the negative ones."""
-    return "uncond" if role == "image" else role
+    """Return which prompts the rows of a role use.
+
+    With three-way guidance, ``"image"`` rows use the negative ones; ``"perturbed"`` rows use those of ``"cond"``.
+    """
+    return {"image": "uncond", "perturbed": "cond"}.get(role, role)  # type: ignore[return-value]
 
 
 def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:

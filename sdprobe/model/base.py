@@ -220,7 +220,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first)
+        return Layout(self.grids(settings), self.text_first, self.places_beside)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float

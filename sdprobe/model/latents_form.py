@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Shaped
@@ -16,6 +17,17 @@ class LatentsForm:
     Hooks are given latents and outputs as ``[images, channels, h, w]``, or ``[videos, channels, frames, h, w]``, and
     outputs in the sign that the scheduler takes.
     """
+
+    places_beside = 0
+    """How many places of other pictures the denoiser is shown after those of the image."""
+
+    def size_told(self, call: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Return the size of the latents that a call of the denoiser tells by its arguments; None if it tells none."""
+        return None
+
+    def places_told(self, call: Mapping[str, Any]) -> int:
+        """Return how many places of other pictures a call shows the denoiser after those of the image."""
+        return 0
 
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows ..."]:
         """Return latents in the pipeline's own form."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -16,7 +16,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Role, Row, Run
 from sdprobe.core.step import Step
 from sdprobe.model.base import Model
-from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
+from sdprobe.model.denoiser.apply_limited_text import apply_limited_text, limit_text_beside
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
@@ -31,6 +31,7 @@ from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
 from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
 from sdprobe.stock_pipelines.shown_rows import ShownRows
+from sdprobe.stock_pipelines.size_of_call import fit_to_call, fit_to_size
 
 
 class PipelineCall:
@@ -92,24 +93,26 @@ class PipelineCall:
 
     def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline shows its latents to ControlNet."""
+        self.fit(kwargs)
         if self.timestep is None:
             args, kwargs = self.show_latents(args, kwargs)
-        return args, self.limit_text_beside(args, kwargs)
+        return args, self.limited_text_beside(args, kwargs)
 
     def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline calls its denoiser."""
+        self.fit(kwargs)
         count, before = len(self.rows_shown(args, kwargs)), tuple(row for rows, _ in self.told for row in rows)
         rows = self.rows.of_call(count, embeds_of(args, kwargs), before)
         if rows is not None:
-            self.told.append((rows, DenoiserCall(args, kwargs, count, self.model)))
+            self.told.append((rows, DenoiserCall(args, kwargs, count, self.run_model)))
         if self.step is None:
             args, kwargs = self.begin_step_at_denoiser(args, kwargs)
         elif self.timestep is None:
             args, kwargs = self.show_latents(args, kwargs)
         if rows is None:
-            return args, self.limit_text_beside(args, kwargs)
+            return args, self.limited_text_beside(args, kwargs)
         self.asked = LeftOutOfCall.asked(self.current_step(), rows, self.module_hooks.has_caches)
-        call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count, self.model)), self.asked.rows
+        call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count, self.run_model)), self.asked.rows
         self.told[-1], args, kwargs = (rows, call), call.args, dict(call.kwargs)
         step = replace(self.current_step(), rows=rows)
         self.watched.enter_context(self.module_hooks.listen(step))
@@ -248,23 +251,31 @@ class PipelineCall:
         if self.timestep is not None:
             with self.hear_nothing("hook"):
                 rows = self.model.pipe.scheduler.scale_model_input(rows, self.timestep)
-        return DenoiserCall(args, kwargs, len(shown), self.model).showing(rows)
+        return DenoiserCall(args, kwargs, len(shown), self.run_model).showing(rows)
+
+    def fit(self, call: Mapping[str, Any]) -> None:
+        """Before the first step, set the run's size to what a call of a network tells."""
+        if self.steps.index < 0 and self.step is None and fit_to_call(self.run_model, self.run, call):
+            self.module_hooks = ModuleHooks.of_run(self.run_model, self.run, self.hooks)
 
     def rows_shown(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The rows that a network is shown, in the form in which the pipeline holds its latents."""
-        return self.model.rows_of(shown_of(args, kwargs))
+        return self.run_model.rows_of(shown_of(args, kwargs))
 
     def show_latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """The arguments of a call of a network, with what stands for the pipeline's latents."""
         shown = shown_of(args, kwargs)
-        return with_shown(args, kwargs, self.model.shown_as(self.put_latents_in(self.model.rows_of(shown)), shown))
+        return with_shown(
+            args, kwargs, self.run_model.shown_as(self.put_latents_in(self.run_model.rows_of(shown)), shown)
+        )
 
     def begin_step(self, rows: Tensor) -> None:
         """Begin a step: its latents pass their point."""
         self.rows.groups(len(rows))
         x = self.latents.show(rows[: self.run.settings.images])
         if self.steps.index < 0:
-            self.fit_size(x)
+            if fit_to_size(self.run_model, self.run, *x.shape[2:]):
+                self.module_hooks = ModuleHooks.of_run(self.run_model, self.run, self.hooks)
             self.steps.forget_replaced()
             self.module_hooks.refuse_unreachable(self.run_model, self.run)
             tell_expected_sites(self.run_model, self.run, self.hooks)
@@ -283,21 +294,10 @@ class PipelineCall:
             raise RuntimeError("the pipeline called its denoiser twice in one step, in a way that attach does not know")
         return self.step
 
-    def fit_size(self, x: Tensor) -> None:
-        """Set the run's size to that of its latents, where the arguments had not told it."""
-        if tuple(x.shape[2:]) != self.run_model.latent_shape(self.run.settings):
-            self.run.settings = self.run_model.settings_of_size(self.run.settings, *x.shape[2:])
-            self.module_hooks = ModuleHooks.of_run(self.run_model, self.run, self.hooks)
-
-    def limit_text_beside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def limited_text_beside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a network is told beside the loop's own call, where limited transforms of the text tell it another."""
         rows = self.rows.beside(count := len(self.rows_shown(args, kwargs)))
-        if len(rows) != count:
-            return kwargs
-        told = apply_limited_text(kwargs, replace(self.current_step(), rows=rows))
-        # Some ControlNets are told zeros in the place of what is said of the whole prompt, whatever it is.
-        changed = (name for name, was in kwargs.items() if isinstance(was, Tensor) and told[name] is not was)
-        return told | {name: kwargs[name] for name in changed if not kwargs[name].any()}
+        return kwargs if len(rows) != count else limit_text_beside(kwargs, replace(self.current_step(), rows=rows))
 
     def pass_final_latents(self, latents: Tensor) -> Tensor:
         """The latents after the last step, past their point."""

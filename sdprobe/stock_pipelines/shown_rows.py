@@ -35,18 +35,21 @@ class ShownRows:
     def __init__(self, model: Model, run: Run, arguments: CallArguments) -> None:
         self.model, self.run = model, run
         self.each_by_itself = model.separate_calls
+        perturbed = (arguments.get("pag_scale") or 0) > 0 and getattr(model.pipe, "pag_applied_layers", None)
+        self.beside_guidance: tuple[Role, ...] = ("perturbed",) if perturbed else ()
         self.may_switch = arguments.own_callback is not None
         self.called_back = False
         self.embeddings: list[tuple[Prompt, Tensor]] = []
         self.encodings = 0
         self.prompts: dict[Role, tuple[Prompt, ...]] = {}
-        run.roles = model.roles_asked(arguments.bound.arguments, run.settings)
+        run.roles = (*model.roles_asked(arguments.bound.arguments, run.settings), *self.beside_guidance)
         self.roles = run.roles
 
     def roles_of(self, groups: int) -> tuple[Role, ...]:
         """The roles of so many groups of rows in one call; those that are left without guidance are the conditional."""
-        guided = self.model.roles(math.inf)
-        found: tuple[Role, ...] = ("cond",) if groups == 1 else guided
+        guided = (*self.model.roles(math.inf), *self.beside_guidance)
+        unguided: tuple[Role, ...] = ("cond", *self.beside_guidance)
+        found = ("cond",) if groups == 1 else unguided if groups == len(unguided) < len(guided) else guided
         if len(found) != groups:
             raise ValueError(
                 f"the pipeline shows its denoiser {groups} rows for each of {self.run.settings.images} images, and "
@@ -64,7 +67,8 @@ class ShownRows:
         if guided is None:
             self.roles = self.run.roles = EACH_BY_ITSELF[: max(len(self.roles), self.encodings)]
             return EACH_BY_ITSELF[self.encodings - 1 : self.encodings]
-        self.roles = self.run.roles = self.model.roles(math.inf) if guided else ("cond",)
+        roles: tuple[Role, ...] = self.model.roles(math.inf) if guided else ("cond",)
+        self.roles = self.run.roles = (*roles, *self.beside_guidance)
         return tuple(role for role in self.roles if role == side_of(role))
 
     def expected(self) -> tuple[Row, ...]:

@@ -23,6 +23,16 @@ def apply_limited_text(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
     return found
 
 
+def limit_text_beside(told: Mapping[str, Any], step: Step) -> dict[str, Any]:
+    """Return the arguments of a network beside the denoiser, such as ControlNet, changed as those of the denoiser are.
+
+    Some ControlNets are told zeros in the place of what is said of the whole prompt, whatever it is: these stay.
+    """
+    found = apply_limited_text(told, step)
+    changed = (name for name, was in told.items() if isinstance(was, Tensor) and found[name] is not was)
+    return found | {name: told[name] for name in changed if not told[name].any()}
+
+
 def _with(told: Mapping[str, Any], rows: Tensor, instead: Mapping[str, Tensor]) -> dict[str, Any]:
     """Replace entries of some rows in the arguments, also in a dictionary among them."""
     found = dict(told)

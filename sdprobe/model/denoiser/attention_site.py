@@ -82,7 +82,7 @@ class AttentionSite:
             return stock(query, key, *args, **kwargs)
         step, rows = self.step, self.step.rows
         if len(query) != len(rows):
-            rows = rows_of_pass(rows, len(query))
+            rows = rows_of_pass(rows, len(query), len(self.seen) - 1)
             step = replace(step, rows=rows)
         project = partial(project_context, of.module, kind, of.inlet)
         given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)

@@ -27,23 +27,26 @@ class Layout:
     Args:
         grids: the grid by number of image positions, for every size that the image has inside the network.
         text_first: whether the text comes before the image if both are on one axis.
+        beside: the number of places of other pictures, which stand after those of the image.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
+    beside: int = 0
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
         if x.ndim in (4, 5):
             return tuple(map(int, x.shape[2:]))
-        return self.grids.get(x.shape[1]) if x.ndim == 3 else None
+        return self.grids.get(x.shape[1] - self.beside) if x.ndim == 3 else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
         if kind != "joint":
-            return Parts(self.grids.get(queries), slice(0, queries), slice(0, keys) if kind == "cross" else None)
+            places = queries - self.beside
+            return Parts(self.grids.get(places), slice(0, places), slice(0, keys) if kind == "cross" else None)
         places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
-        texts = keys - places
+        texts = keys - places - self.beside
         if self.text_first:
-            return Parts(grid, slice(texts, keys), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(places, keys))
+            return Parts(grid, slice(texts, texts + places), slice(0, texts))
+        return Parts(grid, slice(0, places), slice(keys - texts, keys))

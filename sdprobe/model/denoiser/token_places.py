@@ -79,11 +79,16 @@ class TokenPlaces:
 
     def _of_tokens(self, stream: str, x: Tensor) -> Placed:
         count, grid = x.shape[1], self._layout.grid_of(x)
-        if self._is_joint and grid is None and count > max(self._layout.grids):
+        if self._is_joint and grid is None and count > max(self._layout.grids) + self._layout.beside:
             return Placed(stream, *self._layout.of("joint", count, count))
         if grid is None:
             return Placed(stream, None, NOWHERE, None)
-        return Placed("image" if self._is_joint and stream == "hidden" else stream, grid, slice(0, count), None)
+        return Placed(
+            "image" if self._is_joint and stream == "hidden" else stream,
+            grid,
+            slice(0, count - self._layout.beside),
+            None,
+        )
 
     def _is_of_text(self, name: str) -> bool:
         parts = name.split(".")

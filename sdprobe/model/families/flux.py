@@ -28,7 +28,19 @@ class Flux(TransformerModel):
     """
 
     pipelines = ("FluxPipeline",)
-    variants = ("FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxControlNetPipeline")
+    variants = (
+        "FluxImg2ImgPipeline",
+        "FluxInpaintPipeline",
+        "FluxControlNetPipeline",
+        "FluxControlNetImg2ImgPipeline",
+        "FluxControlNetInpaintPipeline",
+        "FluxControlPipeline",
+        "FluxControlImg2ImgPipeline",
+        "FluxControlInpaintPipeline",
+        "FluxFillPipeline",
+        "FluxKontextPipeline",
+        "FluxKontextInpaintPipeline",
+    )
     token_axis = (("text_encoder_2",),)
     pooling = ("text_encoder",)
     text_first = True
@@ -39,7 +51,8 @@ class Flux(TransformerModel):
 
     @property
     def channels(self) -> int:
-        return int(self.denoiser.config.in_channels) // self.patch**2
+        config = self.denoiser.config  # Fill and Control show the network a picture in further input channels
+        return int(config.out_channels or config.in_channels) // self.patch**2
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         return ("cond",)
@@ -116,6 +129,32 @@ class Flux(TransformerModel):
         # In the later blocks text and image are one stream, whose attention has no separate part for the text.
         return "joint" if super().attention_kind(module) else None
 
+    def size_told(self, call: Mapping[str, Any]) -> tuple[int, ...] | None:
+        own = self._places_told(call)[0]
+        return tuple(int(side) * self.patch for side in own[:, 1:].amax(0) - own[:, 1:].amin(0) + 1)
+
+    def places_told(self, call: Mapping[str, Any]) -> int:
+        return len(self._places_told(call)[1])
+
+    def _places_told(self, call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the places of the image and those of other pictures (Kontext), as a call tells them."""
+        ids = call["img_ids"][0] if call["img_ids"].ndim == 3 else call["img_ids"]
+        return ids[ids[:, 0] == 0], ids[ids[:, 0] != 0]
+
+    def rows_of(self, shown: Tensor) -> Shaped[Tensor, "rows places packed"]:
+        h, w = self.latent_size(self.settings)
+        return shown[:, : h * w // self.patch**2, : self.channels * self.patch**2]
+
+    def shown_as(self, rows: Shaped[Tensor, "rows places packed"], like: Tensor) -> Tensor:
+        return _within(rows, like)
+
+    def output_of(self, answer: Tensor, *size: int) -> Latents:
+        h, w = size
+        return self.unpacked(answer[:, : h * w // self.patch**2], *size)
+
+    def answer_of(self, output: Latents, like: Tensor) -> Tensor:
+        return _within(self.packed(output), like)
+
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows places packed"]:
         """Return latents as the pipeline packs them: four positions become one token."""
         packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)
@@ -126,3 +165,12 @@ class Flux(TransformerModel):
         factor = self.scale_factor
         latents: Tensor = self.pipe._unpack_latents(packed, *(side * factor for side in size), factor)
         return latents
+
+
+def _within(rows: Shaped[Tensor, "rows places packed"], like: Tensor) -> Shaped[Tensor, "rows all_places width"]:
+    """Return a tensor like another, with rows in the place of its first places and channels."""
+    if rows.shape == like.shape:
+        return rows.to(like.dtype)
+    whole = like.clone()
+    whole[:, : rows.shape[1], : rows.shape[2]] = rows
+    return whole
