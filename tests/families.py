@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from sdprobe.shapes import WEIGHTS
-from tests.tiny_models.sana import sana
 from tests.tiny import stable_diffusion
+from tests.tiny_models.sana import sana
 
 CLIP_TOKENS, CLIP_WIDTH, T5_WIDTH = 16, 16, 32
 WORDS = ("▁a", "▁red", "▁blue", "▁green", "▁circle", "▁star", "▁square", "▁check", "ered", "▁ring", "▁of", "▁left")

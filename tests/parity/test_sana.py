@@ -149,3 +149,43 @@ def test_a_picture_goes_through_the_autoencoder(model):
 def test_sizes_are_those_that_the_pipeline_takes(model):
     with pytest.raises(ValueError, match="multiples of 32"):
         sdprobe.sample(model, "a star", height=48, progress=False)
+
+
+def test_where_the_tokens_of_picture_and_text_stand(model):
+    class Sites(sdprobe.Observer):
+        modules = ("transformer_blocks.1*", "caption_*")
+
+        def start(self, run):
+            self.found = {}
+
+        def activation(self, x, site):
+            text = None if site.text is None else x[:, site.text].shape[1]
+            self.found[site.name] = (site.stream, site.grid, text, site.heads)
+
+    run = sdprobe.sample(model, "a star", hooks=[look := Sites()], **SETTINGS | {"width": 96})
+    found, block = run[look].found, "transformer_blocks.1"
+    assert found[block] == found[f"{block}.attn2"] == ("hidden", (4, 6), None, 0)
+    assert found[f"{block}.attn1.to_v"] == found[f"{block}.attn2.to_q"] == ("hidden", (4, 6), None, 2)
+    assert found[f"{block}.attn2.to_k"] == found[f"{block}.attn2.to_v"] == ("text", None, 300, 2)
+    assert found[f"{block}.ff"][:2] == found[f"{block}.ff.conv_depth"][:2] == ("hidden", (4, 6))
+    assert found["caption_projection"][:3] == found["caption_norm"][:3] == ("text", None, 300)
+
+
+def test_an_output_changed_at_one_patch_moves_that_patch():
+    """After the last block, places are apart: what is added to one of them moves its own latents alone."""
+
+    class Add(sdprobe.Transform):
+        modules = ("transformer_blocks.1",)
+
+        def activation(self, x, site):
+            x = x.clone()
+            x[:, site.image][:, 7] += 1
+            return x
+
+    settings = SETTINGS | {"width": 96, "steps": 1}
+    model = sdprobe.load(sana())
+    runs = [sdprobe.sample(model, "a star", hooks=hooks, **settings).latents for hooks in ([], [Add()])]
+    moved = (runs[0] != runs[1]).any(1)[0]
+    truth = torch.zeros(8, 12, dtype=torch.bool)
+    truth[2:4, 2:4] = True
+    assert torch.equal(moved, truth)
