@@ -80,5 +80,6 @@ def project_context(module: Any, kind: str, inlet: Sequence[nn.Module], context:
     normed = module.norm_k is None
     if not normed and module.norm_k.weight.shape == key.shape[-1:]:  # a norm across all heads
         key, normed = module.norm_k.forward(key), True
-    key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
+    width = module.inner_dim // module.heads  # of keys that several heads share there are fewer
+    key, value = (x.unflatten(-1, (-1, width)).transpose(1, 2) for x in (key, value))
     return (key if normed else module.norm_k.forward(key)), value

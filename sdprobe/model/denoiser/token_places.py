@@ -33,6 +33,12 @@ SIDE_BY_SIDE = {
 }
 """Parts of an attention module whose width is its heads, side by side."""
 
+OF_QUERIES, OF_KEYS = (
+    ("to_q", "q_proj", "q"),
+    ("to_k", "to_v", "add_k_proj", "add_v_proj", "k_proj", "v_proj", "k", "v"),
+)
+"""Of these, those that make queries, and those that make keys and values."""
+
 
 class Placed(NamedTuple):
     """A tensor's stream, the image's grid in it, and the ranges of image and text on its second axis."""
@@ -102,12 +108,25 @@ class TokenPlaces:
 
 
 def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) -> int:
-    """Return into how many heads the width of a tensor is divided, side by side; 0 if it is not."""
+    """Return into how many heads the width of a tensor is divided, side by side; 0 if it is not.
+
+    With grouped queries, keys and values have fewer heads than the queries.
+    """
     parts = name.split(".")
     for n in (1, 2):
         if len(parts) > n and ".".join(parts[-n:]) in SIDE_BY_SIDE[side]:
             attention: Any = modules.get(".".join(parts[:-n]))
-            counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
-            heads = next((count for count in counts if isinstance(count, int)), 0)
-            return heads if heads and x.shape[-1] % heads == 0 else 0
+            width, heads = x.shape[-1], _heads_of_queries(attention)
+            if parts[-1] in OF_KEYS and heads:
+                query = next(
+                    (own.out_features for name in OF_QUERIES if (own := getattr(attention, name, None))), width
+                )
+                if width < query and query % heads == 0:
+                    heads = width // (query // heads)
+            return heads if heads and width % heads == 0 else 0
     return 0
+
+
+def _heads_of_queries(attention: Any) -> int:
+    counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
+    return next((count for count in counts if isinstance(count, int)), 0)
