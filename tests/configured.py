@@ -13,6 +13,7 @@ import torch
 import sdprobe
 from sdprobe.core import registry
 from sdprobe.core.compose import Hook
+from sdprobe.core.hook import matches
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
 
@@ -64,10 +65,19 @@ def null_text(model: sdprobe.Model) -> torch.Tensor:
 
 
 IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
+"""The feed-forward layers of the image's tokens, in most families."""
 
 
-def keys_of_text(model: sdprobe.Model) -> tuple[str, ...]:
-    """The modules that make the keys of the text's tokens, which are as many for pictures of every size."""
+def feed_forward(model: sdprobe.Model) -> str:
+    """The first feed-forward layers of the image's tokens."""
+    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp")
+    return next(own for own in named if any(matches(name, own) for name in model.modules))
+
+
+def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
+    """Modules whose values are of one shape for pictures of every size: keys of the text, of as many tokens in all."""
+    if model.ragged:  # there it is the embedding of the timestep that tells nothing of the text's length
+        return tuple(name for name in model.modules if name.endswith("timestep_embedder"))
     joint = tuple(name for name in model.modules if name.endswith("add_k_proj"))
     return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
 
@@ -85,7 +95,7 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
-    record = recorded(model, IN_EVERY_FAMILY)
+    record = recorded(model, feed_forward(model))
     values = {key.name: record.at(0, key) for key in record.keys}
     # Sana's are convolutions, with the width on the second axis.
     return {name: (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)[0] for name, x in values.items()}
@@ -112,10 +122,10 @@ def narrow(model: sdprobe.Model) -> list[str]:
 
 
 CONFIGURED: Mapping[str, Tried] = {
-    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
-    "patch": Tried(lambda model: {"source": recorded(model, keys_of_text(model)), "modules": keys_of_text(model)}),
-    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
-    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
+    "activations": Tried(lambda model: {"modules": feed_forward(model)}),
+    "patch": Tried(lambda model: {"source": recorded(model, of_one_shape(model)), "modules": of_one_shape(model)}),
+    "ablate": Tried(lambda model: {"modules": feed_forward(model)}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": feed_forward(model)}),
     "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
@@ -124,7 +134,7 @@ CONFIGURED: Mapping[str, Tried] = {
     ),
     "scale-token": Tried(lambda model: {"word": "red", "factor": 0.5}),
     "randomize-token": Tried(lambda model: {"word": "circle", "seed": 1}),
-    "mix-prompts": Tried(lambda model: {"weights": {"a star": 0.5, "a ring": 0.5}}),
+    "mix-prompts": Tried(lambda model: {"weights": {"a blue star": 0.5, "a red ring": 0.5}}),
     "scale-prompt": Tried(lambda model: {"factor": 0.9}),
     "noise-prompt": Tried(lambda model: {"amount": 0.2}),
     "read-layer": Tried(lambda model: {"layer": 1}),

@@ -79,7 +79,7 @@ def test_the_layers_of_bert(with_bert):
 def test_an_encoder_built_like_none_that_is_known():
     with (
         pytest.raises(
-            ValueError, match="layers of a GPT2Model are not known: it is built like none of CLIP, T5 and BERT"
+            ValueError, match="layers of a GPT2Model are not known: it is built like none of CLIP, T5, BERT and Llama"
         ),
         layers_during(GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=8, n_positions=8))),
     ):

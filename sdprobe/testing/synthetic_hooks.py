@@ -11,7 +11,8 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Run
 
-MODULES = {"activation": ("*transformer_blocks.0.ff",)}  # every family has these modules
+MODULES = {"activation": ("*.0.[fi]*[fp]",)}
+"""The first feed-forward layers of the image's tokens: ``*.0.ff``, or ``*.0.img_mlp`` in Qwen-Image."""
 
 # They ask for all attention; in Sana, self-attention is linear, and they do without it (``strict = False``).
 

@@ -94,7 +94,9 @@ def test_what_gemma_is_given_is_what_was_read(model):
         prompt, given = own.read(text), own.read(text, "text_encoder")
         assert tuple(shown[0][0][0].tolist()) == given.ids
         assert prompt.text == text
-        assert own.shown_tokens(torch.tensor(given.ids)[None, :, None]).flatten().tolist() == list(prompt.ids)
+        assert own.shown(torch.tensor(given.ids)[None, :, None], [len(given.ids)]).flatten().tolist() == list(
+            prompt.ids
+        )
         assert told["encoder_attention_mask"][0].sum() == sum(role != "pad" for role in prompt.roles)
         assert text[slice(*prompt.spans[prompt.positions("star")[0]])].strip() == "star"
 

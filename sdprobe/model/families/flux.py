@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import FluxImg2ImgPipeline
-from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -75,12 +72,7 @@ class Flux(TransformerModel):
         return True
 
     def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
-        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
-        own = scheduler.config.get("use_flow_sigmas", False)
-        asked = {"sigmas": None if own else sigmas, "mu": self.shift(scheduler, settings, 1.15)}
-        taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
-        known = {name: value for name, value in asked.items() if name in taken}
-        retrieve_timesteps(scheduler, settings.steps, device, **known)
+        self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
 
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -37,6 +38,7 @@ class Sana(BinnedTransformer):
     bins = MappingProxyType(
         {16: ASPECT_RATIO_512_BIN, 32: ASPECT_RATIO_1024_BIN, 64: ASPECT_RATIO_2048_BIN, 128: ASPECT_RATIO_4096_BIN}
     )
+    text_inlet = ("caption_projection", "caption_norm")
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property
@@ -72,8 +74,10 @@ class Sana(BinnedTransformer):
         roles, spans = [given.roles[k] for k in shown], [given.spans[k] for k in shown]
         return side_by_side(told, {("text_encoder",): Prompt.from_spans(told, ids, tokens, roles, spans)})
 
-    def shown_tokens(self, x: Shaped[Tensor, "batch given width"]) -> Shaped[Tensor, "batch shown width"]:
-        return x[:, self._shown(x.shape[1])]
+    def shown(
+        self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]
+    ) -> Shaped[Tensor, "texts shown width"]:
+        return states[:, self._shown(states.shape[1])]
 
     def _shown(self, given: int) -> list[int]:
         """Return which of so many tokens the denoiser is shown."""

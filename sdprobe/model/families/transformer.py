@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
 
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
@@ -45,3 +50,12 @@ class TransformerModel(Model):
         low, high = told("base_shift", 0.5), told("max_shift", greatest)
         slope = (high - low) / (many - few)
         return float(places * slope + (low - slope * few))
+
+    def set_sigmas(self, scheduler: Any, settings: Settings, device: torch.device, mu: float) -> None:
+        """Set a scheduler to evenly spaced noise levels of a flow, shifted by ``mu`` if it takes a shift."""
+        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
+        own = scheduler.config.get("use_flow_sigmas", False)
+        asked = {"sigmas": None if own else sigmas, "mu": mu}
+        taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
+        known = {name: value for name, value in asked.items() if name in taken}
+        retrieve_timesteps(scheduler, settings.steps, device, **known)

@@ -13,12 +13,15 @@ from torch import Tensor
 
 
 class Posterior(NamedTuple):
-    """The normal distribution q(z | image) in the autoencoder's own scale; the denoiser's is (z - shift) · scale."""
+    """The normal distribution q(z | image) in the autoencoder's own scale; the denoiser's is (z - shift) · scale.
+
+    Scale and shift are numbers, or one for each channel.
+    """
 
     mean: Shaped[Tensor, "images channels *size"]
     std: Shaped[Tensor, "images channels *size"]
-    scale: float
-    shift: float
+    scale: float | Shaped[Tensor, "channels 1 1"]
+    shift: float | Shaped[Tensor, "channels 1 1"]
 
     def scaled(self, z: Shaped[Tensor, "images channels *size"]) -> Shaped[Tensor, "images channels *size"]:
         """Return latents of the autoencoder in the denoiser's scale."""
@@ -80,14 +83,15 @@ def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Po
     else:  # a distilled autoencoder, and a deep-compression autoencoder, return latents only
         mean = found.latents if hasattr(found, "latents") else found.latent
         std = torch.zeros_like(mean)
-    return Posterior(mean, std, vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0)
+    scale, shift = getattr(vae.config, "scaling_factor", 1.0), getattr(vae.config, "shift_factor", None) or 0.0
+    return Posterior(mean, std, scale, shift)
 
 
-def picture_of(vae: Any, latents: Shaped[Tensor, "images channels *size"]) -> Float[Tensor, "images 3 height width"]:
-    """Decode latents in the denoiser's scale to images in [0, 1], differentiably.
+def picture_of(vae: Any, unscaled: Shaped[Tensor, "images channels *size"]) -> Float[Tensor, "images 3 height width"]:
+    """Decode latents in the autoencoder's own scale to images in [0, 1], differentiably.
 
     A pixel that was clipped to 0 or 1 has a gradient too, as otherwise it could not change again.
     """
-    unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-    pixels: Tensor = vae.decode(unscaled, return_dict=False)[0].float() / 2 + 0.5
+    decoded: Tensor = vae.decode(unscaled, return_dict=False)[0]
+    pixels = (decoded[:, :, 0] if decoded.ndim == 5 else decoded).float() / 2 + 0.5
     return pixels.detach().clamp(0, 1) + (pixels - pixels.detach())

@@ -19,7 +19,7 @@ from sdprobe.core.text import Text
 from sdprobe.model.outside_modules import listen_to_encoders
 from sdprobe.model.text.added_tokens import AddedTokens
 from sdprobe.model.text.encoder_stages import layers_during, passing, table_of
-from sdprobe.model.text.tokenize_prompt import ids_after_a_word
+from sdprobe.model.text.tokenize_prompt import ids_within_text
 
 EMBEDS = "encoder_hidden_states"
 """The denoiser's argument that gets the value of the point ``prompt_embeds``."""
@@ -230,14 +230,15 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
     def lookup(word: str) -> Float[Tensor, "tokens width"]:
         tokenizer = run_model.tokenizer_of(encoder)
-        ids = torch.tensor(ids_after_a_word(tokenizer, run_model.spelt(word, tokenizer)), device=run_model.device)
-        found: Tensor = brought.looked_up(table_of(part), ids)
+        ids = torch.tensor(ids_within_text(tokenizer, run_model.spelt(word, tokenizer)))
+        found: Tensor = brought.looked_up(table_of(part), ids.to(run_model.device))
         return found.detach()
 
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
             reader.encoded([prompt.text for prompt in prompts_of(run, role)])
-        return tuple(reader.shown_tokens(_of_whole_prompts(x, prompts)) for x in found)
+        lengths = [len(prompt.ids) for prompt in prompts]
+        return tuple(reader.shown(_of_whole_prompts(x, prompts), lengths) for x in found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
 

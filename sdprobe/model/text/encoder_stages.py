@@ -1,4 +1,4 @@
-"""The stages of a text encoder (CLIP, T5, BERT or a language model such as Gemma), from token ids to its output."""
+"""The stages of a text encoder (CLIP, T5, BERT or a language model), from token ids to its output."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def layers_during(encoder: Any) -> Iterator[list[Stage]]:
 
 def final_norm(encoder: Any) -> nn.Module:
     """Return the norm after the encoder's last layer; BERT has none, as its layers end with their own norms."""
-    if _is_bert(encoder):
-        return nn.Identity()
-    inner = _inner(encoder)
-    norm: nn.Module = inner.norm if _is_decoder(inner) else inner.final_layer_norm
+    if (decoder := _language_model(encoder)) is not None:
+        last: nn.Module = decoder.norm
+        return last
+    norm: nn.Module = nn.Identity() if _is_bert(encoder) else _inner(encoder).final_layer_norm
     return norm
 
 
@@ -94,12 +94,12 @@ def _layers(encoder: Any) -> tuple[nn.Module, Iterable[nn.Module]]:
         return inner.embed_tokens, inner.block
     if _is_bert(encoder):
         return encoder.embeddings, encoder.encoder.layer
-    if _is_decoder(inner):
-        return inner.embed_tokens, inner.layers
+    if (decoder := _language_model(encoder)) is not None:
+        return decoder.embed_tokens, decoder.layers
     layers = getattr(getattr(inner, "encoder", None), "layers", None)
     if layers is None or not hasattr(inner, "final_layer_norm"):
         raise ValueError(
-            f"the layers of a {type(encoder).__name__} are not known: it is built like none of CLIP, T5, BERT and Gemma"
+            f"the layers of a {type(encoder).__name__} are not known: it is built like none of CLIP, T5, BERT and Llama"
         )
     return inner.embeddings, layers
 
@@ -110,13 +110,16 @@ def _is_bert(encoder: Any) -> bool:
     return hasattr(own, "layer") and hasattr(encoder, "embeddings") and not hasattr(encoder, "final_layer_norm")
 
 
-def _is_decoder(inner: Any) -> bool:
-    """Whether an encoder is a language model that reads from left to right, such as Gemma."""
-    return all(hasattr(inner, name) for name in ("embed_tokens", "layers", "norm"))
-
-
 def _is_t5(encoder: Any) -> bool:
     return hasattr(getattr(encoder, "encoder", None), "block")
+
+
+def _language_model(encoder: Any) -> Any:
+    """Return the part of an encoder that is a language model of Llama's kind; None where there is none."""
+    parts = encoder.modules() if isinstance(encoder, nn.Module) else ()
+    return next(
+        (part for part in parts if all(hasattr(part, name) for name in ("embed_tokens", "layers", "norm"))), None
+    )
 
 
 def _inner(encoder: Any) -> Any:
