@@ -82,11 +82,6 @@ def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
     return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
 
 
-def added(model: sdprobe.Model) -> str:
-    """A name for tokens that are not of the text: those after it, or before it where none come after."""
-    return "<end>" if "end" in model.read("a star").roles else "<start>"
-
-
 @lru_cache(maxsize=4)
 def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.ActivationRecord:
     """The activations of another prompt, of one image in each role, in more steps than a run makes.
@@ -101,7 +96,14 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
     record = recorded(model, feed_forward(model))
-    return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
+    values = {key.name: record.at(0, key) for key in record.keys}
+    # Sana's are convolutions, with the width on the second axis.
+    return {name: (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)[0] for name, x in values.items()}
+
+
+def added(model: sdprobe.Model) -> str:
+    """A token that the tokenizer adds after the words, or, where it adds none, before them."""
+    return "<end>" if "end" in model.read("a").roles else "<start>"
 
 
 def autoencoder(model: sdprobe.Model) -> sdprobe.SparseAutoencoder:

@@ -35,6 +35,7 @@ SHOWN = (
     "Stable Diffusion 3.5",
     "Flux.1 dev",
     "PixArt-Σ",
+    "Qwen-Image",
     "Lumina 2",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""
@@ -97,6 +98,11 @@ class Pair:
     acts: bool
 
 
+def settings_of(model: sdprobe.Model) -> dict[str, Any]:
+    """The settings of a run, with what a model's pipeline must be told to be guided: whether it was told is one."""
+    return SETTINGS if model.guidance_argument == "guidance_scale" else {**SETTINGS, "negative_prompt": ""}
+
+
 def paired(model: sdprobe.Model, name: str, plain: Run | None = None) -> Pair:
     """One hook in one family; ``plain`` is the run without it. An error that is no refusal in words is raised on."""
     sampled, attached = (_ended(model, name, way) for way in WAYS.values())
@@ -105,13 +111,13 @@ def paired(model: sdprobe.Model, name: str, plain: Run | None = None) -> Pair:
     kept = [records_of(run.records[0][1], tried(name).unrepeatable) for run in (sampled, attached)]
     agrees = same_run(sampled, attached) and difference(*kept) is None
     usual = tried(name).prompt == tried("latents").prompt
-    without = plain if plain is not None and usual else sdprobe.sample(model, tried(name).prompt, **SETTINGS)
+    without = plain if plain is not None and usual else sdprobe.sample(model, tried(name).prompt, **settings_of(model))
     return Pair(None, agrees, not same_run(sampled, without))
 
 
 def _ended(model: sdprobe.Model, name: str, way: Callable[..., Run]) -> Run | str:
     try:
-        return way(model, tried(name).prompt, hooks=made(name, model), **SETTINGS)
+        return way(model, tried(name).prompt, hooks=made(name, model), **settings_of(model))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         if not last.startswith(PACKAGE) or isinstance(error, (AttributeError, AssertionError)):
@@ -139,7 +145,7 @@ def grid() -> dict[str, dict[str, Pair]]:
     found: dict[str, dict[str, Pair]] = {name: {} for name in ours()}
     for family in SHOWN:
         model = sdprobe.load(FAMILIES[family]())
-        plain = sdprobe.sample(model, tried("latents").prompt, **SETTINGS)
+        plain = sdprobe.sample(model, tried("latents").prompt, **settings_of(model))
         for name in found:
             found[name][family] = paired(model, name, plain)
     return found

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_cogvideox import plant_cogvideox
+from tests.planted_layers import feature, plant_joint, zero
+from tests.planted_ltx import plant_ltx
 from tests.planted_lumina2 import plant_lumina2
+from tests.planted_qwen_image import plant_qwen_image
+from tests.planted_sana import plant_sana
+from tests.planted_wan import plant_wan
 
 
 class Marked(sdprobe.Transform):
@@ -33,9 +39,10 @@ class Marked(sdprobe.Transform):
 
 def planted(pipe: Any) -> sdprobe.Model:
     """The pipeline's own network, planted."""
-    network = getattr(pipe, "unet", None) or pipe.transformer
     with torch.no_grad():
-        PLANTED.get(type(network).__name__, _plant_transformer)(network)
+        for name in ("unet", "transformer", "transformer_2"):
+            if (network := getattr(pipe, name, None)) is not None:
+                PLANTED.get(type(network).__name__, _plant_transformer)(network)
     return sdprobe.load(pipe)
 
 
@@ -75,7 +82,7 @@ def _plant_transformer(network: Any) -> None:
             _plant_cross(module, 1)
             zero(module.to_out[0])  # it is behind no gate
         elif hasattr(module, "to_q"):
-            _plant_joint(module)
+            plant_joint(module)
 
 
 def _plant_cross(module: Any, mark: int) -> None:
@@ -86,21 +93,6 @@ def _plant_cross(module: Any, mark: int) -> None:
     module.to_k.weight[::width, mark] = STRENGTH
 
 
-def _plant_joint(module: Any) -> None:
-    width = module.to_q.out_features // module.heads
-    for projected, norm_name in ((("to_q", "add_q_proj"), None), (("to_k", "add_k_proj"), "norm_k")):
-        of_first, of_second = (0, 1) if norm_name is None else (1, 0)
-        strength = 1.0 if norm_name is None or getattr(module, norm_name) is not None else STRENGTH
-        for layer in (getattr(module, name, None) for name in projected):
-            if layer is not None:
-                zero(layer)
-                layer.weight[0::width, of_first] = strength
-                layer.weight[1::width, of_second] = strength
-    for norm in (getattr(module, name, None) for name in ("norm_k", "norm_added_k")):
-        if norm is not None:
-            norm.weight.fill_(STRENGTH)  # it takes the strength of what it is given away
-
-
 def hand_on_patch(embed: Any) -> None:
     """The first feature of a patch is the sum of the latents' first channel over it; where it stands is not told."""
     nn.init.zeros_(embed.proj.weight)
@@ -109,20 +101,13 @@ def hand_on_patch(embed: Any) -> None:
     embed.pos_embed.zero_()
 
 
-def feature(layer: nn.Linear, to: int, of: int | slice) -> None:
-    """One feature of the output is one of the input, or the sum of some; everything else is zero."""
-    zero(layer)
-    layer.weight[to, of] = 1
-
-
-def zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
 PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
+    "QwenImageTransformer2DModel": plant_qwen_image,
+    "SanaTransformer2DModel": plant_sana,
+    "CogVideoXTransformer3DModel": plant_cogvideox,
+    "LTXVideoTransformer3DModel": plant_ltx,
+    "WanTransformer3DModel": plant_wan,
     "Lumina2Transformer2DModel": plant_lumina2,
 }
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

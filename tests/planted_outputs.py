@@ -6,7 +6,7 @@ the place, and the latents that come out are that feature; so the picture, and e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -53,12 +53,13 @@ def let_through(model: sdprobe.Model) -> None:
         zero(module.to_out[0])
         module.to_out[0].weight[to] = SMALL / module.to_out[0].in_features
         if kind == "joint":
-            _open_gate(model.modules[name.rpartition(".")[0]].norm1)
+            _open_gate(model.modules[name.rpartition(".")[0]])
 
 
-def _open_gate(norm: Any) -> None:
+def _open_gate(block: Any) -> None:
     """Let a block add what its attention gives: the third of its six modulations is 1."""
-    norm.linear.bias.view(6, -1)[2] = 1
+    modulation = block.img_mod[1] if hasattr(block, "img_mod") else block.norm1.linear
+    modulation.bias.view(6, -1)[2] = 1
 
 
 @torch.no_grad()
@@ -67,10 +68,12 @@ def plant_concepts(model: sdprobe.Model, like: str, unlike: str) -> None:
     joint = any(model.attention_kind(module) == "joint" for module in model.modules.values())
     marked = torch.zeros(model.encoded([like])["encoder_hidden_states"].shape[-1])
     marked[0] = 1
-    rows = torch.stack([marked, vector_of(model, like), vector_of(model, unlike)])
+    norm = getattr(model.denoiser, "txt_norm", torch.nn.Identity())  # Qwen-Image's, on the way to the first layer
+    rows = torch.stack([norm(marked), vector_of(model, like, norm), vector_of(model, unlike, norm)])
     solved = torch.linalg.pinv(rows) @ torch.tensor([1.0, 1.0, -1.0])
     if joint:
-        model.denoiser.context_embedder.weight[1] = solved
+        embedder = getattr(model.denoiser, "context_embedder", None) or model.denoiser.txt_in
+        embedder.weight[1] = solved
         for name, module in model.modules.items():
             if name.endswith("to_v") and ".attn." in name:
                 feature(module, 0, 0)
@@ -123,12 +126,13 @@ def plant_word(model: sdprobe.Model, word: str) -> None:
     model.pipe.encode_prompt = planted_prompt
 
 
-def vector_of(model: sdprobe.Model, word: str) -> Tensor:
-    """The mean of a word's tokens, encoded alone; where encoders stand side by side, of the last of them."""
+def vector_of(model: sdprobe.Model, word: str, through: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The mean of a word's tokens, encoded alone, through a norm; of encoders side by side, of the last of them."""
     prompt = model.read(word)
     parts = [*prompt.parts]
     own: Sequence[int] = prompt.positions(word)
     if parts:
         own = [p for p in own if p in prompt.of(parts[-1])]
-    found: Tensor = model.encoded([word])["encoder_hidden_states"][0, list(own)].mean(0)
-    return found
+    each: Tensor = model.encoded([word])["encoder_hidden_states"][0, list(own)]
+    found: Tensor = each if through is None else through(each)
+    return found.mean(0)

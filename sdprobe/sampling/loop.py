@@ -13,7 +13,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.given_hooks import Given
 from sdprobe.core.registry import resolve
-from sdprobe.core.run import Run, Settings, State
+from sdprobe.core.run import Role, Run, Settings, State
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import fresh_caches, gradients_past_caches
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
@@ -52,6 +52,7 @@ def sample(
     chunks: bool = False,
     weights: bool = False,
     frames: int | None = None,
+    guidance_scale_2: float | None = None,
     progress: bool = True,
 ) -> Run:
     """Generate images from a prompt, with hooks.
@@ -96,6 +97,8 @@ def sample(
             `sdprobe.read_weights`). Pooled vectors, and texts of hooks, have none.
         frames: the number of frames of each video, for models of videos: 1 more than a multiple of the autoencoder's
             factor in time, such as 81.
+        guidance_scale_2: the guidance scale in the steps of the second denoiser, for a model that has two (Wan 2.2);
+            None for ``guidance_scale``.
         progress: show a progress bar.
 
     Raises:
@@ -121,8 +124,14 @@ def sample(
         chunks=chunks,
         weights=weights,
         frames=frames,
+        guidance_scale_2=guidance_scale_2,
     )
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
+
+
+def sides_of(settings: Settings) -> tuple[tuple[Role, tuple[str, ...]], ...]:
+    """Return the texts of a run's prompts and of its negative prompts, with their roles."""
+    return ("cond", settings.prompt), ("uncond", settings.negative_prompt)
 
 
 def loop(
@@ -139,12 +148,12 @@ def loop(
     """Run the loop: from noise, from an image, or from the state of another run."""
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
-    with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(model.denoiser):
+    with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(*model.denoisers.values()):
         prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
             tuple(run_model.of_role(role).read(run_model.plain(text)) for text in texts)
-            for role, texts in (("cond", settings.prompt), ("uncond", settings.negative_prompt))
+            for role, texts in sides_of(settings)
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)
@@ -156,7 +165,7 @@ def loop(
             run_model.add_tokens(),
             stack.open(run) as hooks,
             model.freeze_parameters(hooks.needs_grad),
-            gradients_past_caches(model.denoiser, hooks.needs_grad),
+            gradients_past_caches(*model.denoisers.values(), wanted=hooks.needs_grad),
         ):
             module_hooks = ModuleHooks.of_run(run_model, run, hooks)
             module_hooks.refuse_unreachable(run_model, run)
@@ -177,7 +186,7 @@ def loop(
                             output = run_model.denoise(x, part, own)
                         outputs.append(hooks.model_output(output, part))
                     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-                    noise_pred = run_model.guide(output, step.rows, settings.guidance_scale)
+                    noise_pred = run_model.guide(output, step.rows, run_model.scale_at(step))
                     step = replace(step, model_output=output)
                     noise_pred = hooks.noise_pred(noise_pred, step)
                 x = hooks.sample(x.detach(), step)

@@ -11,11 +11,16 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Run
 
-MODULES = {"activation": ("*transformer_blocks.0.ff",)}  # every family has these modules
+MODULES = {"activation": ("*.0.[fi]*[fp]",)}
+"""The first feed-forward layers of the image's tokens: ``*.0.ff``, or ``*.0.img_mlp`` in Qwen-Image."""
+
+# They ask for all attention; in Sana, self-attention is linear, and they do without it (``strict = False``).
 
 
 class Affine(Transform):
     """x → a x + b at one point; at ``attention`` the same for the value."""
+
+    strict = False
 
     def __init__(self, point: str, a: float, b: float) -> None:
         self.point, self.a, self.b = point, a, b
@@ -28,6 +33,8 @@ class Affine(Transform):
 class Same(Transform):
     """Returns its input."""
 
+    strict = False
+
     def __init__(self, point: str) -> None:
         self.point = point
         self.modules = MODULES.get(point)
@@ -38,6 +45,8 @@ class Same(Transform):
 
 class Seen(Observer):
     """Keeps a copy of every value at one point."""
+
+    strict = False
 
     def __init__(self, point: str) -> None:
         self.point = point
@@ -52,6 +61,8 @@ class Seen(Observer):
 
 class Raising(Observer):
     """Raises an error at one point, or at its start or finish."""
+
+    strict = False
 
     def __init__(self, method: str, error: BaseException) -> None:
         self.method, self.error = method, error

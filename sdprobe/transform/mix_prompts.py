@@ -34,7 +34,8 @@ class MixPrompts(Transform):
         role: ``"cond"`` for the prompts, ``"uncond"`` for the negative prompts.
 
     Raises:
-        ValueError: for an empty mixture.
+        ValueError: for an empty mixture; in a run of a model that is shown as many tokens as a text has (Qwen-Image),
+            for a text that has another number of tokens than the longest prompt.
     """
 
     def __init__(self, weights: Mapping[str, float], role: Role = "cond") -> None:
@@ -54,5 +55,12 @@ class MixPrompts(Transform):
         if text.role != self.role:
             return x
         # Encode as many texts as the run does: an encoder's last bits may depend on the batch size.
-        first, *others = (weight * text.encode([other] * len(x)) for other, weight in self.weights.items())
+        encoded = {other: text.encode([other] * len(x)) for other in self.weights}
+        for other, own in encoded.items():
+            if own.shape != x.shape:
+                raise ValueError(
+                    f"{self!r} adds token to token, but {other!r} has {own.shape[1]} tokens and the longest prompt "
+                    f"{x.shape[1]}: this model is shown as many as a text has. Write texts of the same number of tokens"
+                )
+        first, *others = (weight * encoded[other] for other, weight in self.weights.items())
         return sum(others, start=first)

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.model.base import Model
-from sdprobe.model.denoiser.sdpa_call import inlet_of, project_context
+from sdprobe.model.denoiser.sdpa_call import project_context
 
 
 def keys_of_context(
@@ -27,7 +27,7 @@ def keys_of_context(
     kind = None if module is None else model.attention_kind(module)
     if kind != "cross":
         raise ValueError(f"{model!r} has no cross-attention {layer!r}: the run was made by another model")
-    inlet = inlet_of(model.denoiser)
+    inlet = model.inlet_of(layer)
     first = next(own for part in (*inlet, module.to_k) for own in part.modules() if hasattr(own, "in_features"))
     if context.shape[-1] != first.in_features:
         raise ValueError(

@@ -27,7 +27,7 @@ def kept_rows(step: Step, rows: tuple[Row, ...], has_caches: bool) -> list[int]:
         roles = ", ".join(dict.fromkeys(row.role for row in rows))
         raise ValueError(
             f"every row of a call of the denoiser was left out of step {step.index} ({roles}): this pipeline calls it "
-            f"for each role by itself, as Flux's does, and a call cannot be left out"
+            f"for each role by itself, and a call cannot be left out"
         )
     if has_caches and len(kept) < len(rows):
         raise ValueError(
@@ -53,7 +53,7 @@ def without_left_out(
 
     Raises ValueError as `kept_rows` does.
     """
-    if step.run.model.separate_calls:  # each role is a call, which cannot be left out
+    if step.run.model.separate_calls:
         for role in step.roles:
             kept_rows(step, tuple(row for row in step.rows if row.role == role), has_caches)
     kept = kept_rows(step, step.rows, has_caches)

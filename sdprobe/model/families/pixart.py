@@ -32,6 +32,7 @@ class PixArt(BinnedTransformer):
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    variants = ("PixArtSigmaPAGPipeline",)
     bins = MappingProxyType(
         {32: ASPECT_RATIO_256_BIN, 64: ASPECT_RATIO_512_BIN, 128: ASPECT_RATIO_1024_BIN, 256: ASPECT_RATIO_2048_BIN}
     )

@@ -14,7 +14,7 @@ from sdprobe.core.run import Role, Settings
 from sdprobe.model.families.one_frame import OneFrame
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments, to_length
-from sdprobe.model.text.tokenize_prompt import read_in_template
+from sdprobe.model.text.tokenize_prompt import read_in_template, side_by_side
 
 MASK = "encoder_hidden_states_mask"
 
@@ -63,7 +63,8 @@ class QwenImage(OneFrame):
         before, after = self.pipe.prompt_template_encode.split("{}")
         shown = self.tokens_shown if encoder is None else int(self.pipe.tokenizer_max_length)
         length, dropped = self.dropped + shown, self.dropped if encoder is None else 0
-        return read_in_template(self.tokenizer, text, before, after, length=length, dropped=dropped)
+        own = read_in_template(self.tokenizer, text, before, after, length=length, dropped=dropped)
+        return side_by_side(text, {("text_encoder",): own}) if encoder is None else own
 
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         longest = int(self.argument("max_sequence_length"))

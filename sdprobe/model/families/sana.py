@@ -20,7 +20,7 @@ from sdprobe.core.run import Role, Settings
 from sdprobe.model.families.binned_transformer import BinnedTransformer
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
-from sdprobe.model.text.tokenize_prompt import read_in_template
+from sdprobe.model.text.tokenize_prompt import read_in_template, side_by_side
 
 INSTRUCTION = "complex_human_instruction"
 """The pipeline's argument with the lines that stand before a prompt."""
@@ -38,6 +38,7 @@ class Sana(BinnedTransformer):
     bins = MappingProxyType(
         {16: ASPECT_RATIO_512_BIN, 32: ASPECT_RATIO_1024_BIN, 64: ASPECT_RATIO_2048_BIN, 128: ASPECT_RATIO_4096_BIN}
     )
+    text_inlet = ("caption_projection", "caption_norm")
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property
@@ -69,10 +70,9 @@ class Sana(BinnedTransformer):
         if encoder is not None:
             return given
         shown = self._shown(length)
-        ids, tokens, roles, spans = (
-            [own[k] for k in shown] for own in (given.ids, given.tokens, given.roles, given.spans)
-        )
-        return Prompt.from_spans(told, ids, tokens, roles, spans)
+        ids, tokens = [given.ids[k] for k in shown], [given.tokens[k] for k in shown]
+        roles, spans = [given.roles[k] for k in shown], [given.spans[k] for k in shown]
+        return side_by_side(told, {("text_encoder",): Prompt.from_spans(told, ids, tokens, roles, spans)})
 
     def shown(
         self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]

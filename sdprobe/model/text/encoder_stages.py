@@ -110,11 +110,6 @@ def _is_bert(encoder: Any) -> bool:
     return hasattr(own, "layer") and hasattr(encoder, "embeddings") and not hasattr(encoder, "final_layer_norm")
 
 
-def _is_decoder(inner: Any) -> bool:
-    """Whether an encoder is a language model that reads from left to right, such as Gemma."""
-    return all(hasattr(inner, name) for name in ("embed_tokens", "layers", "norm"))
-
-
 def _is_t5(encoder: Any) -> bool:
     return hasattr(getattr(encoder, "encoder", None), "block")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from sdprobe.core.prompt import Prompt, TokenRole
@@ -92,6 +93,33 @@ def read_in_template(
     return Prompt.from_spans(text, ids[dropped:], tokens[dropped:], roles[dropped:], spans[dropped:])
 
 
+def _past_template(encoded: Mapping[str, list[Any]], first: int, bos: int | None) -> int:
+    """Return how many tokens come before an empty text: those of the template, and the tokenizer's first."""
+    found = zip(encoded["input_ids"], encoded["attention_mask"], encoded["offset_mapping"], strict=True)
+    return max(
+        (i + 1 for i, (number, kept, (_, b)) in enumerate(found) if kept and (0 < b <= first or number == bos)),
+        default=0,
+    )
+
+
+def respaced(own: Prompt, cleaned: str, text: str) -> Prompt:
+    """Return the prompt of a cleaned text as that of the text as it was written, where only white space differs.
+
+    Where more than that was changed, words are located in the cleaned text.
+
+    Args:
+        own: the prompt of the cleaned text.
+        cleaned: the cleaned text.
+        text: the text as the user wrote it.
+    """
+    if cleaned == text or cleaned.split() != text.split():
+        return own
+    places = [i for i, letter in enumerate(text) if not letter.isspace()]  # of each letter of the cleaned text
+    before = list(accumulate((not letter.isspace() for letter in cleaned), initial=0))
+    spans = [(places[before[a]], places[before[b] - 1] + 1) if a < b else (a, b) for a, b in own.spans]
+    return Prompt.from_spans(text, own.ids, own.tokens, own.roles, spans)
+
+
 def ids_within_text(tokenizer: Any, word: str) -> list[int]:
     """Return the numbers of a word's tokens as it stands inside a text, where some vocabularies have another token.
 
@@ -104,15 +132,6 @@ def ids_within_text(tokenizer: Any, word: str) -> list[int]:
     encoded = _tokenized(tokenizer, before + word, add_special_tokens=False)
     own = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     return [number for number, (_, end) in own if end > len(before)]
-
-
-def _past_template(encoded: Mapping[str, list[Any]], first: int, bos: int | None) -> int:
-    """Return how many tokens come before an empty text: those of the template, and the tokenizer's first."""
-    found = zip(encoded["input_ids"], encoded["attention_mask"], encoded["offset_mapping"], strict=True)
-    return max(
-        (i + 1 for i, (number, kept, (_, b)) in enumerate(found) if kept and (0 < b <= first or number == bos)),
-        default=0,
-    )
 
 
 def in_chunks(tokenizer: Any, text: str, length: int, chunks: int) -> dict[str, list[Any]]:
