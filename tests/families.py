@@ -23,6 +23,7 @@ from diffusers import (
 from transformers import CLIPTextModelWithProjection
 
 from tests.tiny import stable_diffusion
+from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.ltx import ltx
@@ -168,6 +169,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
     "Sana": sana,
+    "AuraFlow": aura_flow,
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),

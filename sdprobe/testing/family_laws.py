@@ -26,10 +26,11 @@ from sdprobe.testing.synthetic_hooks import affine, seen
 CASES: tuple[dict[str, Any], ...] = (
     {},
     {"guidance_scale": 1.0},
-    {"prompt": ["a red circle", "a star of blue"], "images_per_prompt": 2},
+    {"prompt": ["a red circle", "a star of blue"]},
+    {"images_per_prompt": 2},
     {"width": 24, "negative_prompt": "a green square"},
 )
-"""Guidance; none; two prompts of different lengths, two images of each; a picture that is not square."""
+"""Guidance; none; two prompts of different lengths; two images; a picture that is not square, a negative prompt."""
 
 INSIDE = ("*to_q",)
 """Modules that attention has in every family."""
@@ -165,13 +166,14 @@ def knows_its_places(trial: FamilyTrial) -> None:
     """At cross- and joint attention the image's places form a grid, and the text's are those of the prompt's tokens."""
     look = _Attention(width=24)
     run = trial.run(look, width=24)
-    tokens, grids = trial.model.text_tokens(run.prompts[0]), set(trial.model.grids(run.settings).values())
-    told = [(grid, image, text) for kind, grid, image, text in run[look].seen if kind in ("cross", "joint")]
+    grids = set(trial.model.grids(run.settings).values())
+    told = [own for kind, *own in run[look].seen if kind in ("cross", "joint")]
     assert told, "the text is nowhere attended to"
-    for grid, image, text in told:
+    for grid, image, text, prompts in told:
+        tokens = max(map(trial.model.text_tokens, prompts))
         assert grid in grids, f"a site has the grid {grid}, which is none of {sorted(grids)}"
         assert image == math.prod(grid), f"{image} places are said to be a grid of {grid}"
-        assert text == tokens, f"a site has {text} tokens of the text, and the prompt has {tokens}"
+        assert text == tokens, f"a site has {text} tokens of the text, and its prompts have {tokens}"
 
 
 @law(2)
@@ -222,7 +224,7 @@ class _Attention(Observer):
         self.width = width
 
     def start(self, run: Run) -> None:
-        self.seen: list[tuple[str, tuple[int, ...] | None, int, int]] = []
+        self.seen: list[tuple[Any, ...]] = []
 
     def attention(self, attn: Attention, site: Site) -> None:
         probs = attn.probs()
@@ -231,7 +233,7 @@ class _Attention(Observer):
         image, text = len(range(probs.shape[-2])[site.image]), 0
         if site.text is not None:
             text = len(range(probs.shape[-1])[site.text])
-        self.seen.append((site.kind, site.grid, image, text))
+        self.seen.append((site.kind, site.grid, image, text, [row.prompt for row in site.rows]))
 
 
 class _Streams(Observer):

@@ -26,7 +26,7 @@ class FamilyTrial:
     Args:
         pipeline: makes a small pipeline of the family.
         prompt: the prompt of its runs.
-        settings: further arguments of `sample`, such as ``frames``.
+        settings: further arguments of `sample`, such as ``frames``; those of a law do not change them.
     """
 
     pipeline: Callable[[], Any]
@@ -41,7 +41,7 @@ class FamilyTrial:
     def asked(self, **changed: Any) -> dict[str, Any]:
         """Return the arguments of `sample` other than the model and the hooks."""
         usual = {"prompt": self.prompt, "steps": 2, "guidance_scale": 3.0, "seed": 0, "height": 16, "width": 16}
-        return {**usual, **self.settings, **changed}
+        return {**usual, **changed, **self.settings}
 
     def run(self, *hooks: Hook, **changed: Any) -> Run:
         """Run by `sample`."""
