@@ -24,10 +24,10 @@ from transformers import CLIPTextModelWithProjection
 
 from tests.tiny import stable_diffusion
 from tests.tiny_models.aura_flow import aura_flow
+from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.ltx import ltx
-from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.lumina2 import lumina2
 from tests.tiny_models.qwen_image import qwen_image
 from tests.tiny_models.sana import sana

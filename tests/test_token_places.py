@@ -66,14 +66,5 @@ def test_the_width_is_the_heads_side_by_side_where_attention_says_so():
     assert heads_of(modules, "a.attn.to_q", "output", x[..., :6]) == 0
 
 
-def test_keys_have_fewer_heads_where_several_of_the_query_share_one():
-    attention = torch.nn.Module()
-    attention.heads, attention.inner_dim, attention.inner_kv_dim = 4, 8, 4
-    modules = {"attn": attention}
-    assert heads_of(modules, "attn.to_q", "output", torch.zeros(1, 3, 8)) == 4
-    assert heads_of(modules, "attn.to_k", "output", torch.zeros(1, 3, 4)) == 2
-    assert heads_of(modules, "attn.to_v", "output", torch.zeros(1, 3, 4)) == 2
-
-
 def test_attention_of_the_text_alone_has_no_image():
     assert Layout({16: (4, 4)}).of("text", 16, 16) == (None, slice(0, 0), slice(0, 16))
