@@ -70,7 +70,7 @@ IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
 
 def feed_forward(model: sdprobe.Model) -> str:
     """The first feed-forward layers of the image's tokens."""
-    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp", "*blocks.0.ffn")
+    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp", "noise_refiner.0.feed_forward", "*blocks.0.ffn")
     return next(own for own in named if any(matches(name, own) for name in model.modules))
 
 
@@ -78,7 +78,7 @@ def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
     """Modules whose values are of one shape for pictures of every size: keys of the text, of as many tokens in all."""
     if model.ragged:  # there it is the embedding of the timestep that tells nothing of the text's length
         return tuple(name for name in model.modules if name.endswith("timestep_embedder"))
-    joint = tuple(name for name in model.modules if name.endswith("add_k_proj"))
+    joint = tuple(name for name in model.modules if name.endswith(("add_k_proj", "context_refiner.0.attn.to_k")))
     return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
 
 
@@ -97,7 +97,14 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
     record = recorded(model, feed_forward(model))
-    return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
+    values = {key.name: record.at(0, key) for key in record.keys}
+    # Sana's are convolutions, with the width on the second axis.
+    return {name: (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)[0] for name, x in values.items()}
+
+
+def added(model: sdprobe.Model) -> str:
+    """A token that the tokenizer adds after the words, or, where it adds none, before them."""
+    return "<end>" if "end" in model.read("a").roles else "<start>"
 
 
 def autoencoder(model: sdprobe.Model) -> sdprobe.SparseAutoencoder:
@@ -139,12 +146,12 @@ CONFIGURED: Mapping[str, Tried] = {
     "guidance": Tried(lambda model: {"scale": (3.0, 2.0)}),
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
-    "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
+    "hide-tokens": Tried(lambda model: {"words": ["red", added(model)]}),
     "sharpen-attention": Tried(lambda model: {"words": "circle", "power": 2.0}),
     "attention-temperature": Tried(lambda model: {"temperature": 1.5}),
     "concentrate": Tried(lambda model: {"word": "circle", "box": (0.0, 0.0, 0.5, 1.0)}),
     "scale-heads": Tried(lambda model: {"factors": {"*attn*": {"1": 0.5}}}),
-    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, "<end>": -0.5}}),
+    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, added(model): -0.5}}),
     "local-blend": Tried(
         lambda model: {"words": ("circle", "star"), "threshold": 0.9999, "targets": [1]},
         prompt=["a red circle", "a red star"],

@@ -36,6 +36,7 @@ SHOWN = (
     "Flux.1 dev",
     "PixArt-Σ",
     "Qwen-Image",
+    "Lumina 2",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""
 

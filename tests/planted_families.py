@@ -19,7 +19,9 @@ from tests.planted_aura_flow import plant_aura_flow
 from tests.planted_cogvideox import plant_cogvideox
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
+from tests.planted_lumina2 import plant_lumina2
 from tests.planted_qwen_image import plant_qwen_image
+from tests.planted_sana import plant_sana
 from tests.planted_wan import plant_wan
 
 
@@ -104,8 +106,10 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
     "AuraFlowTransformer2DModel": plant_aura_flow,
     "QwenImageTransformer2DModel": plant_qwen_image,
+    "SanaTransformer2DModel": plant_sana,
     "CogVideoXTransformer3DModel": plant_cogvideox,
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,
+    "Lumina2Transformer2DModel": plant_lumina2,
 }
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

@@ -11,8 +11,8 @@ from tests.planted import latents_for
 from tests.planted_families import Marked, planted
 
 CELLS = [(1, 2), (3, 0)]
-SETTINGS = {"steps": 2, "guidance_scale": 4.0, "height": 16, "width": 24, "progress": False}
-OF_JOINT = ("Flux", "Stable Diffusion 3", "Qwen-Image", "AuraFlow")
+SETTINGS = {"steps": 2, "guidance_scale": 4.0, "progress": False}
+OF_JOINT = ("Flux", "Stable Diffusion 3", "Qwen-Image", "AuraFlow", "Lumina 2")
 JOINT = {name: make for name, make in FAMILIES.items() if name.startswith(OF_JOINT)}
 
 
@@ -32,8 +32,9 @@ def run_of(model, word, *hooks, encoder=None, prompt="a red circle"):
     positions = model.read(prompt[0]).positions(word)
     if encoder is not None:
         positions = [p for p in positions if p in model.read(prompt[0]).parts[encoder]]
-    noise = latents_for(masks())
-    return sdprobe.sample(model, prompt, hooks=[Marked(positions[0]), *hooks], latents=noise, **SETTINGS)
+    noise, factor = latents_for(masks()), model.scale_factor
+    settings = SETTINGS | {"height": 8 * factor, "width": 12 * factor}
+    return sdprobe.sample(model, prompt, hooks=[Marked(positions[0]), *hooks], latents=noise, **settings)
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "frames" not in ASKED.get(name, {})])

@@ -22,7 +22,8 @@ class Site:
 
     Args:
         name: the module's dotted name.
-        kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
+        kind: ``"cross"``, ``"self"``, ``"joint"``; ``"text"`` where the prompt's tokens look at each other alone,
+            before any image; ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
         place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
         grid: ``(h, w)`` of the image positions there, ``(t, h, w)`` in a video of t latent frames, or None if they do
             not form a grid.

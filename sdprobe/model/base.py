@@ -61,6 +61,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
+        guiding: the names of further arguments of that call that say how it is guided.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
             those of the whole prompt.
         img2img: the pipeline that encodes an image to start from and adds noise to it, None if there is none; and
@@ -75,6 +76,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
+    guiding: ClassVar[tuple[str, ...]] = ()
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
     img2img: ClassVar[Any] = None
     img2img_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -98,7 +100,11 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def encoded_prompts(self, run: Run, role: Role) -> DenoiserArguments:
         """Return what `encoded` gives for the prompts of a role."""
-        return self.encoded([prompt.text for prompt in prompts_of(run, role)])
+        return self.of_role(role).encoded([prompt.text for prompt in prompts_of(run, role)])
+
+    def of_role(self: Kind, role: Role) -> Kind:
+        """Return the model as it reads and encodes the texts of a role: itself, or a copy that reads in another way."""
+        return self
 
     @abstractmethod
     def predict(
@@ -146,6 +152,14 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return how many tokens of text the denoiser gets in a run with this prompt."""
         return len(prompt.ids)
 
+    def text_lengths(self, arguments: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the number of text tokens of each row, where the image follows each row's own text on one axis.
+
+        Args:
+            arguments: what the denoiser is told in a call, by argument name.
+        """
+        return ()
+
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1]."""
         return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
@@ -183,10 +197,16 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return the calls of the denoiser in a step: one for all of its rows, or one for each role."""
         if not self.separate_calls:
             return [(step, conditioning)]
-        each = ((tuple(row for row in step.rows if row.role == role), step.rows_of(role)) for role in step.roles)
+        each = ((rows, rows[0].role) for rows in self.rows_by_call(step))
         return [
-            (replace(step, rows=rows), replace(conditioning.of(places), role=rows[0].role)) for rows, places in each
+            (replace(step, rows=rows), replace(conditioning.of(step.rows_of(role)), role=role)) for rows, role in each
         ]
+
+    def rows_by_call(self, step: Step) -> list[tuple[Row, ...]]:
+        """Return the rows of each call of the denoiser in a step: all of them, or those of one role."""
+        if not self.separate_calls:
+            return [step.rows]
+        return [tuple(row for row in step.rows if row.role == role) for role in step.roles]
 
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels *size"]:
         """Return the network's output for the latents, one entry per row."""

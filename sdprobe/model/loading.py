@@ -19,8 +19,10 @@ from sdprobe.model.families.aura_flow import AuraFlow
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.ltx import LTX
+from sdprobe.model.families.lumina2 import Lumina2
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.families.qwen_image import QwenImage
+from sdprobe.model.families.sana import Sana
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
@@ -31,7 +33,8 @@ from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
-    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage),
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Sana),
+    Lumina2,
     *(LTX, CogVideoX, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""

@@ -180,6 +180,7 @@ def _call_past_hooks(
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(model, InstructPix2Pix):
             model.image_guidance_scale = arguments.get("image_guidance_scale")
+        model.asked = {name: arguments.get(name) for name in model.guiding}
         settings = arguments.settings(model)
         run_model = copy_for_call(model, settings, stack.brings, arguments.reading)
         given, count = arguments.bound.arguments, len(settings.prompt)

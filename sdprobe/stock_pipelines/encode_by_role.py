@@ -22,7 +22,7 @@ from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, te
 
 Call = Callable[..., Any]
 
-BOTH = ("lora_scale", "max_sequence_length", "clean_caption")
+BOTH = ("lora_scale", "max_sequence_length", "clean_caption", "system_prompt")
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
 GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 
@@ -103,7 +103,7 @@ def _side(
     prefix = prefix_of(role, given)
     embeds = given.get(f"{prefix}prompt_embeds")
 
-    def encode_prompt(asked: list[str], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    def encode_prompt(asked: list[str] | None, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         bound = inspect.signature(stock).bind(asked, *args, **kwargs)
         new = bound.arguments
         # A negative prompt is read to the last layer, whatever clip_skip says of the prompt.
@@ -115,6 +115,9 @@ def _side(
             if embeds is not None:
                 new |= {name: given[prefix + name] for name in GIVEN if prefix + name in given}
                 new["prompt"] = None
+        elif asked is None and new.get("negative_prompt") == texts and embeds is not None:
+            new |= {prefix + name: given[prefix + name] for name in GIVEN if prefix + name in given}
+            new["negative_prompt"] = None
         found = stock(*bound.args, **bound.kwargs)
         return found if isinstance(found, tuple) else (found, None)
 

@@ -116,7 +116,7 @@ class PipelineCall:
         call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count, self.run_model)), self.asked.rows
         self.told[-1], args, kwargs = (rows, call), call.args, dict(call.kwargs)
         step = replace(self.current_step(), rows=rows)
-        self.watched.enter_context(self.module_hooks.listen(step))
+        self.watched.enter_context(self.module_hooks.listen(step, kwargs))
         self.caller = "denoiser"
         kwargs, leaves = grow_prompt_leaf(apply_limited_text(kwargs, step), self.hooks)
         self.step = replace(self.current_step(), leaves={**step.leaves, **leaves})

@@ -14,7 +14,7 @@ Side = Literal["prompt", "negative_prompt"]
 GIVEN = "(prompt_embeds)"
 """What stands for a text of which only the embeddings were given."""
 
-READING = ("max_sequence_length", "clean_caption")
+READING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt")
 """The arguments, beside the texts, that say how texts are read."""
 
 
@@ -35,7 +35,7 @@ def read_prompts(model: Model, given: Mapping[str, Any], side: Side, count: int 
         side: ``"prompt"`` or ``"negative_prompt"``.
         count: how many prompts there are, where one text stands for all.
     """
-    first = texts_of(given, side)
+    first, model = texts_of(given, side), model.of_role("uncond" if side == "negative_prompt" else "cond")
     first = first * count if count is not None and len(first) == 1 else first
     return tuple(
         PromptOfEmbeddings.by(given[f"{side}_embeds"])

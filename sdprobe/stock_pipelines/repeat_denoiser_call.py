@@ -36,6 +36,11 @@ class DenoiserCall:
     form: LatentsForm
     beside: Shaped[Tensor, "rows tokens width"] | None = None
 
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments by name."""
+        return self.kwargs
+
     def of(self, rows: slice | list[int]) -> DenoiserCall:
         """Those of these rows only."""
 

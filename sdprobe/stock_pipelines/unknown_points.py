@@ -5,7 +5,7 @@ from __future__ import annotations
 from sdprobe.core.compose import Hooks
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.hook import POINTS, Transform, overrides
-from sdprobe.model.denoiser.module_hooks import refuse_idle
+from sdprobe.model.denoiser.unmatched_hooks import refuse_unmatched
 from sdprobe.model.unknown.attention_kinds import possible_kinds
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 
@@ -48,5 +48,5 @@ def refuse_points(model: UnknownPipeline, hooks: Hooks, coverage: Coverage) -> N
                 f"{hook!r} brings words, and how {model.kind} reads words is not known: no family knows it"
             )
     kinds = {name: possible_kinds(kind) for own in model.kinds_of.values() for name, kind in own.items()}
-    refuse_idle(hooks, "attention", kinds)
-    refuse_idle(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))
+    refuse_unmatched(hooks, "attention", kinds)
+    refuse_unmatched(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))

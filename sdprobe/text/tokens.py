@@ -142,4 +142,4 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
     own = load(model)
     first = own.length(own.first_shown)
     texts: list[str] = own.tokenizer.batch_decode([list(row)[:first] for row in ids], skip_special_tokens=True)
-    return texts
+    return [text.strip() for text in texts]  # after an instruction, a prompt begins with a space

@@ -24,8 +24,8 @@ def stock_arguments(model: sdprobe.Model, settings: Mapping[str, Any]) -> dict[s
         given.setdefault("negative_prompt", "")  # without one there is no guidance in such a pipeline
     if "negative_prompt" in given and isinstance(given.get("prompt"), list):
         given["negative_prompt"] = [given["negative_prompt"]] * len(given["prompt"])
-    if "use_resolution_binning" in takes and max(settings.get("height", 0), settings.get("width", 0)) < 64:
-        given["use_resolution_binning"] = False  # a pipeline knows no sizes for pictures so small
+    if "use_resolution_binning" in takes and model.denoiser.config.sample_size == 8:
+        given["use_resolution_binning"] = False  # a pipeline knows no sizes for a network so small
     return given
 
 
@@ -39,7 +39,7 @@ def observers() -> list[sdprobe.Observer]:
     return [
         sdprobe.AttentionMaps(keep=("step", "layer", "head")),
         sdprobe.AttentionMaps(words=["a"]),
-        sdprobe.SelfAttentionMaps(),
+        sdprobe.SelfAttentionMaps(strict=False),
         sdprobe.LatentRecorder(keep=("latents", "noise_pred", "denoised")),
         sdprobe.Statistics(),
         sdprobe.Progress(),

@@ -56,7 +56,7 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
         with frozen, aside, kept:
             outputs = []
             for part, asked in run_model.passes(at, told):
-                with listening.listen(part):
+                with listening.listen(part, asked.arguments):
                     outputs.append(run_model.denoise(x, part, asked))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
