@@ -239,7 +239,7 @@ class _Attention(Observer):
 class _Streams(Observer):
     """The numbers of places of image and text in what blocks return."""
 
-    modules = ("*blocks.*",)
+    modules = ("*.0.*",)
     strict = False
 
     def start(self, run: Run) -> None:

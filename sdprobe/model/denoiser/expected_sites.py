@@ -74,4 +74,5 @@ def _of_rows(step: Step, rows: tuple[Row, ...]) -> Step:
 
 def _texts(run_model: Any, rows: tuple[Row, ...]) -> int:
     """The number of tokens of text in a call of the denoiser: that of the longest of its prompts."""
-    return max(run_model.text_tokens(prompt) for prompt in {id(row.prompt): row.prompt for row in rows}.values())
+    prompts = {id(row.prompt): row.prompt for row in rows}.values()
+    return max(int(run_model.text_tokens(prompt)) for prompt in prompts)
