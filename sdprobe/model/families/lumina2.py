@@ -103,7 +103,7 @@ class Lumina2(TransformerModel):
             return_dict=False,
             attention_kwargs=None,
         )[0]
-        return self.output_of(output)
+        return -torch.as_tensor(output)
 
     def output_of(self, answer: Any, *size: int) -> Latents:
         return torch.neg(answer)
