@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import sdprobe
 from tests.planted import STRENGTH, hand_on
 from tests.planted_cogvideox import plant_cogvideox
+from tests.planted_hunyuan_video import plant_hunyuan_video
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
 from tests.planted_qwen_image import plant_qwen_image
@@ -103,6 +104,7 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
     "QwenImageTransformer2DModel": plant_qwen_image,
     "CogVideoXTransformer3DModel": plant_cogvideox,
+    "HunyuanVideoTransformer3DModel": plant_hunyuan_video,
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,
 }

@@ -17,6 +17,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.device_map import check_device_map, refuse_to_move
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
+from sdprobe.model.families.hunyuan_video import HunyuanVideo
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.families.qwen_image import QwenImage
@@ -31,7 +32,7 @@ from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
     *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, QwenImage),
-    *(LTX, CogVideoX, Wan),
+    *(LTX, CogVideoX, HunyuanVideo, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 

@@ -14,7 +14,7 @@ Side = Literal["prompt", "negative_prompt"]
 GIVEN = "(prompt_embeds)"
 """What stands for a text of which only the embeddings were given."""
 
-READING = ("max_sequence_length", "clean_caption")
+READING = ("max_sequence_length", "clean_caption", "prompt_template")
 """The arguments, beside the texts, that say how texts are read."""
 
 

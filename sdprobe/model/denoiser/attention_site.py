@@ -24,7 +24,7 @@ from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
 
-ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text"}
+ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text", "text": "text"}
 
 
 class AttentionModule(NamedTuple):

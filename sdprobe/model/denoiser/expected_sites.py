@@ -27,7 +27,11 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     if not asking:
         return
     modules = [
-        (name, own, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
+        (
+            *(name, own, place_of(name)),
+            None if own == "text" else run_model.grid_at(name, run.settings),
+            int(getattr(module, "heads", 0)),
+        )
         for name, module in run_model.modules.items()
         if (kind := run_model.attention_kind(module)) is not None
         for own in kinds_of(module, kind)
@@ -49,6 +53,6 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
 def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
     """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
     places = 0 if grid is None else prod(grid)
-    keys = {"cross": texts, "joint": places + texts}.get(kind, places)
+    keys = {"cross": texts, "text": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
     return image, text

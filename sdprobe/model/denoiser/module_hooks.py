@@ -140,7 +140,8 @@ class ModuleHooks:
             heads = int(getattr(self._modules[name], "heads", 0))
             for own in kinds_of(self._modules[name], self._sites[name]):
                 if asks(hook, name, own):
-                    found.append(expect(Site(name, own, place_of(name), grid, heads, step)))
+                    shown = None if own == "text" else grid
+                    found.append(expect(Site(name, own, place_of(name), shown, heads, step)))
         return found
 
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:

@@ -53,6 +53,8 @@ class Layout:
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
+        if kind == "text":
+            return Parts(None, slice(0, 0), slice(0, keys))
         if kind != "joint":
             places = queries - self.beside
             return Parts(self.grids.get(places), slice(0, places), slice(0, keys) if kind == "cross" else None)

@@ -110,8 +110,12 @@ class CogVideoX(VideoModel):
         return self.unpacked(made[0].to(self.dtype))
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
+        return self.finished(self.pipe.vae.decode(self.unscaled(x)).sample)
+
+    def unscaled(self, x: Latents) -> Latents:
         more = x.shape[2] - super().latent_frames(self.settings)
-        return self.finished(self.pipe.decode_latents(self.packed(x)[:, more:]))
+        # Laid out in memory as in the pipeline: other layouts are decoded in another order of sums.
+        return 1 / self.pipe.vae_scaling_factor_image * self.packed(x)[:, more:].transpose(1, 2)
 
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows frames channels h w"]:
         """Return latents as the pipeline holds them, with frames before channels."""
