@@ -115,7 +115,8 @@ class CogVideoX(VideoModel):
     def unscaled(self, x: Latents) -> Latents:
         more = x.shape[2] - super().latent_frames(self.settings)
         # Laid out in memory as in the pipeline: other layouts are decoded in another order of sums.
-        return 1 / self.pipe.vae_scaling_factor_image * self.packed(x)[:, more:].transpose(1, 2)
+        own: Tensor = 1 / self.pipe.vae_scaling_factor_image * self.packed(x)[:, more:].transpose(1, 2)
+        return own
 
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows frames channels h w"]:
         """Return latents as the pipeline holds them, with frames before channels."""

@@ -67,8 +67,8 @@ class HunyuanVideo(VideoModel):
     def read(self, text: str, encoder: str | None = None) -> Prompt:
         if encoder in self.pooling:
             return super().read(text, encoder)
-        shown = {"length": self.dropped + self.tokens_shown, "dropped": self.dropped if encoder is None else 0}
-        own = read_in_template(self.tokenizer, text, *self.template, padded=True, **shown)
+        length, dropped = self.dropped + self.tokens_shown, self.dropped if encoder is None else 0
+        own = read_in_template(self.tokenizer, text, *self.template, length=length, padded=True, dropped=dropped)
         return side_by_side(text, {("text_encoder",): own}) if encoder is None else own
 
     def shown(
