@@ -24,6 +24,7 @@ from diffusers import (
 from transformers import CLIPTextModelWithProjection
 
 from tests.tiny import stable_diffusion
+from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.hunyuan_video import hunyuan_video
@@ -182,6 +183,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "AuraFlow": aura_flow,
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),

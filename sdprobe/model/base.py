@@ -56,6 +56,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
+        registers: the number of tokens of no word that the denoiser puts before those of the text.
         one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
@@ -69,6 +70,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
     separate_calls: ClassVar[bool] = False
+    registers: ClassVar[int] = 0
     one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
@@ -215,7 +217,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first, self.places_beside)
+        return Layout(self.grids(settings), self.text_first, self.places_beside, self.registers)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float

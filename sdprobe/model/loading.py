@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from sdprobe import shapes
 from sdprobe.model.base import Model
 from sdprobe.model.device_map import check_device_map, refuse_to_move
+from sdprobe.model.families.aura_flow import AuraFlow
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.hunyuan_video import HunyuanVideo
@@ -31,7 +32,7 @@ from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
-    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, QwenImage),
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage),
     *(LTX, CogVideoX, HunyuanVideo, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""

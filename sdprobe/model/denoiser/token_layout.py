@@ -28,17 +28,19 @@ class Layout:
             inside the network.
         text_first: whether the text comes before the image if both are on one axis.
         beside: the number of places of other pictures, which stand after those of the image.
+        registers: the number of tokens that are of no word, which stand before those of the text.
         text_tokens: the number of tokens of text, where those of a picture stand before them; None where none do.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
     beside: int = 0
+    registers: int = 0
     text_tokens: int | None = None
 
     def text_in(self, tokens: int) -> slice:
         """Return which of so many tokens are those of the text, which stand alone or after those of a picture."""
-        return slice(0 if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
+        return slice(self.registers if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:
         """Return the grid of a module's output, or None.
@@ -61,5 +63,5 @@ class Layout:
         places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
         texts = keys - places - self.beside
         if self.text_first:
-            return Parts(grid, slice(texts, texts + places), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(keys - texts, keys))
+            return Parts(grid, slice(texts, texts + places), slice(self.registers, texts))
+        return Parts(grid, slice(0, places), slice(keys - texts + self.registers, keys))

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
+EMBEDDERS = ("context_embedder", "caption_projection")
+"""Modules that the text goes through before the blocks."""
+
 OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection", "text_embedder", "text_proj"),
+        *(*EMBEDDERS, "text_embedder", "text_proj"),
         *("txt_norm", "txt_in", "txt_norm1", "txt_norm2", "txt_mlp"),
     )
 )
@@ -73,7 +76,9 @@ class TokenPlaces:
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
         if stream == "text" and x.ndim == 3:
-            return Placed(stream, None, NOWHERE, self._layout.text_in(x.shape[1]) if own else slice(0, x.shape[1]))
+            first = 0 if name.split(".")[0] in EMBEDDERS else self._layout.registers
+            text = self._layout.text_in(x.shape[1]) if own else slice(first, x.shape[1])
+            return Placed(stream, None, NOWHERE, text)
         if stream.split(" ")[0] not in ("hidden", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
         if x.ndim == 4 and not self._is_within_attention(name):
