@@ -55,7 +55,7 @@ def right_half() -> torch.Tensor:
 
 
 def darkness(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.mean((1, 2, 3))
+    return pictures.flatten(1).mean(1)  # of videos over all frames
 
 
 def null_text(model: sdprobe.Model) -> torch.Tensor:
@@ -70,7 +70,7 @@ IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
 
 def feed_forward(model: sdprobe.Model) -> str:
     """The first feed-forward layers of the image's tokens."""
-    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp")
+    named = (IN_EVERY_FAMILY, "*blocks.0.ffn", "transformer_blocks.0.img_mlp")
     return next(own for own in named if any(matches(name, own) for name in model.modules))
 
 
@@ -90,6 +90,7 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     """
     keep = sdprobe.Activations(modules)
     settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    settings |= {} if model.default_frames is None else {"frames": 5}
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
 
 

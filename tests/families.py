@@ -198,8 +198,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
-    "HunyuanVideo": {"frames": 9, "width": 32},
-    "Wan 2.1": {"frames": 5, "width": 32},
-    "Wan 2.2": {"frames": 5, "width": 32, "guidance_scale_2": 2.0},
+    "HunyuanVideo": {"frames": 9},
+    "Wan 2.1": {"frames": 5},
+    "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 from sdprobe.core.short_repr import short_repr
 
+OF_VIDEOS = ("frames", "guidance_scale_2")
+
 
 @dataclass(frozen=True, repr=False)
 class Settings:
@@ -38,8 +40,8 @@ class Settings:
     guidance_scale_2: float | None = None
 
     def __repr__(self) -> str:
-        shown = (name.name for name in fields(self) if name.name != "frames" or self.frames is not None)
-        own = ((name, getattr(self, name)) for name in shown)
+        every = ((own.name, getattr(self, own.name)) for own in fields(self))
+        own = ((name, value) for name, value in every if name not in OF_VIDEOS or value is not None)
         return f"Settings({', '.join(f'{name}={short_repr(value)}' for name, value in own)})"
 
     @property

@@ -249,7 +249,7 @@ class PipelineParts(Denoisers):
         if wanted:
             refuse_offloaded_weights(vae)
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
-            return picture_of(vae, self.unscaled(x0.to(vae.dtype)))
+            return picture_of(vae, self.unscaled(x0.to(vae.dtype)), self.default_frames is not None)
 
     def unscaled(self, x: Latents) -> Shaped[Tensor, "images channels ..."]:
         """Return latents in the autoencoder's own scale and form."""

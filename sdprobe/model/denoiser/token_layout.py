@@ -39,7 +39,7 @@ class Layout:
     text_tokens: int | None = None
 
     def text_in(self, tokens: int) -> slice:
-        """Return which of so many tokens are those of the text, which stand alone or after those of a picture."""
+        """Return which are those of the text of so many tokens, of it alone or of a picture and then of it."""
         return slice(self.registers if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:

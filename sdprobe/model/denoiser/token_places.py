@@ -27,7 +27,7 @@ IMAGE_PROMPTS = "encoder_hid_proj"
 """The part of a U-Net that makes an IP-Adapter's tokens."""
 
 OF_PICTURE, OF_ADDED = "image_embedder", frozenset(("add_k_proj", "add_v_proj", "norm_added_k"))
-"""Modules that only a picture beside the prompt goes through: of Wan, one that makes tokens, and of attention."""
+"""Modules that only a picture beside the prompt goes through (Wan): what makes its tokens, and in cross-attention."""
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sdprobe.core.run import Run
+from sdprobe.core.run_settings import OF_VIDEOS
 from sdprobe.runs.hooks_of_run import hooks_of_run
 
 WIDTH = 100
@@ -117,6 +118,7 @@ def _settings(run: Run, hooks: Any) -> list[tuple[str, Any]]:
         found.append(("chunks", True))
     if own.weights:
         found.append(("weights", True))
+    found += [(name, getattr(own, name)) for name in OF_VIDEOS if getattr(own, name) is not None]
     return found
 
 

@@ -222,6 +222,10 @@ def _settings(run: Run) -> tuple[tuple[str, str], ...]:
             "noise" if own.strength is None else f"a picture, at step {own.start_step}, strength {own.strength:g}",
         ),
     ]
+    if own.frames is not None:
+        rows.append(("Frames of each video", str(own.frames)))
+    if own.guidance_scale_2 is not None:
+        rows.append(("Guidance scale of the second denoiser", f"{own.guidance_scale_2:g}"))
     if run.stopped_at is not None:
         rows.append(("Stopped", f"after step {run.stopped_at}"))
     if run.resumed_at:
