@@ -23,7 +23,7 @@ class CogVideoX(VideoModel):
     The pipeline holds its latents as ``[videos, frames, channels, h, w]``. In joint attention the text comes before the
     video; padding of the prompt is seen as other tokens are. The pipeline makes one video of each prompt, and `sample`
     as many as asked for. In 1.5 two frames of the latents are one token: an odd number of them gets one more before the
-    first, which is not decoded.
+    first, which is not decoded (but a loss on the decoded video is given what it would be).
     """
 
     pipelines = ("CogVideoXPipeline",)
@@ -110,13 +110,20 @@ class CogVideoX(VideoModel):
         return self.unpacked(made[0].to(self.dtype))
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
-        return self.finished(self.pipe.vae.decode(self.unscaled(x)).sample)
+        more = x.shape[2] - super().latent_frames(self.settings)
+        return self.finished(self.pipe.vae.decode(self.unscaled(x[:, :, more:])).sample)
 
     def unscaled(self, x: Latents) -> Latents:
-        more = x.shape[2] - super().latent_frames(self.settings)
         # Laid out in memory as in the pipeline: other layouts are decoded in another order of sums.
-        own: Tensor = 1 / self.pipe.vae_scaling_factor_image * self.packed(x)[:, more:].transpose(1, 2)
+        own: Tensor = 1 / self.pipe.vae_scaling_factor_image * self.packed(x).transpose(1, 2)
         return own
+
+    def refuse_beside(self) -> None:
+        if not self.denoiser.config.use_rotary_positional_embeddings:
+            raise ValueError(
+                f"this {type(self).__name__} has a place for each token of {self.length('text_encoder')}, and none for "
+                f"others: further tokens cannot be put beside the prompt"
+            )
 
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows frames channels h w"]:
         """Return latents as the pipeline holds them, with frames before channels."""
