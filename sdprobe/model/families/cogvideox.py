@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +40,10 @@ class CogVideoX(VideoModel):
     def default_size(self) -> tuple[int, int]:
         config, factor = self.denoiser.config, self.scale_factor
         return int(config.sample_height) * factor, int(config.sample_width) * factor
+
+    @property
+    def multiple(self) -> int:
+        return math.lcm(8, super().multiple)  # the pipeline refuses other sizes
 
     def latent_frames(self, settings: Settings) -> int:
         return -(-super().latent_frames(settings) // self.temporal_patch) * self.temporal_patch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -91,6 +92,10 @@ class HunyuanVideo(VideoModel):
         return {"guidance": torch.tensor(scales, dtype=self.denoiser.dtype, device=self.device) * 1000.0}
 
     # The loop.
+
+    @property
+    def multiple(self) -> int:
+        return math.lcm(16, super().multiple)  # the pipeline refuses other sizes
 
     @property
     def sets_begin_index(self) -> bool:
