@@ -70,7 +70,7 @@ IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
 
 def feed_forward(model: sdprobe.Model) -> str:
     """The first feed-forward layers of the image's tokens."""
-    named = (IN_EVERY_FAMILY, "*blocks.0.ffn", "transformer_blocks.0.img_mlp")
+    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp", "*blocks.0.ffn")
     return next(own for own in named if any(matches(name, own) for name in model.modules))
 
 

@@ -178,12 +178,11 @@ class Run(RunOutputs):
     def __repr__(self) -> str:
         s = self.settings
         seed = "not known" if s.seed is None else short_repr(s.seed)
+        said = s.said
         texts = short_repr(s.prompt)[1:-1].rstrip(",")  # without the brackets of a tuple
-        made = "image" if s.frames is None else "video"
-        size = f"{'' if s.frames is None else f'{s.frames} frames of '}{s.height}×{s.width}"
         return (
-            f"Run({texts}, {s.images} {made}{'s' * (s.images != 1)} of {size}, {s.steps} steps of "
-            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {seed}"
+            f"Run({texts}, {said['images']} of {said['size']}, {said['steps']}, guidance {said['guidance']}, "
+            f"seed {seed}"
             f"{f', from step {self.resumed_at}' * bool(self.resumed_at)}"
             f"{f', stopped after step {self.stopped_at}' * (self.stopped_at is not None)})"
         )

@@ -69,4 +69,6 @@ def as_run(title: str, settings: Any, pictures: Sequence[Image], hooks: Sequence
 
 
 def _said(value: object) -> str:
+    if value is None:
+        return "not known"
     return ", ".join(map(repr, dict.fromkeys(value))) if isinstance(value, tuple) else str(value)

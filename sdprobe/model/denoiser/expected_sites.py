@@ -42,7 +42,7 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     for hook, inner in asking:
         asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
-            Site(name, kind, place, grid, heads, step, *parts[kind, grid])
+            Site(name, kind, place, grid, heads, step, *parts[kind, grid][:2], reference=parts[kind, grid][2])
             for step in steps
             for name, kind, place, grid, heads in asked
         ]
@@ -50,9 +50,9 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
         called(inner, "expect_sites", acting)
 
 
-def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
-    """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
-    places = 0 if grid is None else prod(grid)
+def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None, slice | None]:
+    """The positions of image, text and reference at a site of this grid; of an unknown one, those of the text alone."""
+    places = 0 if grid is None else prod(grid) + layout.beside
     keys = {"cross": texts, "text": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
-    return image, text
+    return image, text, layout.reference_after(image)

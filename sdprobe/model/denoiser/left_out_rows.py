@@ -53,7 +53,7 @@ def without_left_out(
 
     Raises ValueError as `kept_rows` does.
     """
-    if step.run.model.separate_calls:  # each role is a call, which cannot be left out
+    if step.run.model.separate_calls:
         for role in step.roles:
             kept_rows(step, tuple(row for row in step.rows if row.role == role), has_caches)
     kept = kept_rows(step, step.rows, has_caches)

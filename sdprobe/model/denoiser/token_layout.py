@@ -39,7 +39,7 @@ class Layout:
     text_tokens: int | None = None
 
     def text_in(self, tokens: int) -> slice:
-        """Return which are those of the text of so many tokens, of it alone or of a picture and then of it."""
+        """Return which of so many tokens are those of the text, which stand alone or after those of a picture."""
         return slice(self.registers if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:
@@ -52,6 +52,10 @@ class Layout:
         if x.ndim == 5:
             return tuple(map(int, x.shape[2:]))
         return self.grids.get(x.shape[1] - self.beside) if x.ndim == 3 else None
+
+    def reference_after(self, image: slice) -> slice | None:
+        """Return the range of the places of other pictures, by that of the image's; None if there are none there."""
+        return slice(image.stop, image.stop + self.beside) if self.beside and image.stop else None
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""

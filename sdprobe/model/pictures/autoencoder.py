@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,3 +99,16 @@ def picture_of(
         decoded = decoded.movedim(1, 2) if videos else decoded[:, :, 0]
     pixels = decoded.float() / 2 + 0.5
     return pixels.detach().clamp(0, 1) + (pixels - pixels.detach())
+
+
+@contextmanager
+def single_precision(vae: Any) -> Iterator[None]:
+    """While this is open, an autoencoder that overflows in half precision computes in single precision."""
+    if not (vae.dtype == torch.float16 and vae.config.force_upcast):
+        yield
+        return
+    vae.to(dtype=torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(dtype=torch.float16)

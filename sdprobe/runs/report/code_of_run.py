@@ -43,6 +43,13 @@ def code_of(run: Run) -> str:
         width=64,
     )
     """
+    if run.coverage.unknown:
+        return "\n".join(
+            _comment(
+                f"The run was a call of {run.model_name}, which no family knows, with sdprobe.attach. What the "
+                f"pipeline was given is not in the record of the run, so no code is written that makes it again."
+            )
+        )
     hooks, unwritten = _hooks(run)
     lines = [*_model(run), ""]
     if run.attached:
