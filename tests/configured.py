@@ -79,7 +79,8 @@ def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
     if model.ragged:  # there it is the embedding of the timestep that tells nothing of the text's length
         return tuple(name for name in model.modules if name.endswith("timestep_embedder"))
     joint = tuple(name for name in model.modules if name.endswith(("add_k_proj", "context_refiner.0.attn.to_k")))
-    return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
+    cross = tuple(name for name in model.modules if name.endswith("attn2.to_k"))
+    return joint or cross or tuple(name for name in model.modules if name.endswith("text_proj"))
 
 
 @lru_cache(maxsize=4)

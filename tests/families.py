@@ -27,6 +27,7 @@ from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
+from tests.tiny_models.hunyuan_video import hunyuan_video
 from tests.tiny_models.ltx import ltx
 from tests.tiny_models.lumina2 import lumina2
 from tests.tiny_models.qwen_image import qwen_image
@@ -173,6 +174,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
+    "HunyuanVideo": hunyuan_video,
     "Wan 2.1": wan,
     "Wan 2.2": lambda: wan(two=True),
     "Lumina 2": lumina2,
@@ -185,6 +187,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
+    "HunyuanVideo": {"frames": 9},
     "Wan 2.1": {"frames": 5},
     "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }

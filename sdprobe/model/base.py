@@ -115,6 +115,9 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def refuse_picture_prompt(self) -> None:
         """Raise ValueError where the network asks for a picture beside the prompt, which a run of ours has not."""
 
+    def refuse_beside(self) -> None:
+        """Raise ValueError where the network cannot be shown further tokens after those of the prompt."""
+
     def besides(self, settings: Settings) -> DenoiserArguments:
         """Return denoiser arguments other than the prompts, with an entry for each image, by argument name."""
         return {}
