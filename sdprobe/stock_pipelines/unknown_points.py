@@ -1,4 +1,4 @@
-"""`refuse_points`: hooks that could never act in a pipeline that no family knows, refused before it begins."""
+"""What there is in a pipeline that no family knows, and what not: hooks are refused before it begins, or it is said."""
 
 from __future__ import annotations
 
@@ -50,3 +50,23 @@ def refuse_points(model: UnknownPipeline, hooks: Hooks, coverage: Coverage) -> N
     kinds = {name: possible_kinds(kind) for own in model.kinds_of.values() for name, kind in own.items()}
     refuse_unmatched(hooks, "attention", kinds)
     refuse_unmatched(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))
+
+
+def note_what_is_unknown(model: UnknownPipeline, coverage: Coverage, rows_told: bool) -> None:
+    """Note what is not known of a pipeline.
+
+    Args:
+        model: the pipeline.
+        coverage: notes it.
+        rows_told: whether the user says what the rows are.
+    """
+    if not rows_told:
+        coverage.note_unknown("which rows are which")
+    coverage.note_unknown("which tokens are those of which words")
+    coverage.note_unknown("where the places of a picture stand among the positions of attention, and their grid")
+    if not model.networks:
+        coverage.note_unknown("which part is called in the loop")
+    if model.scheduler is None:
+        coverage.note_unknown("the latents and noise_pred: it has no part named scheduler that makes steps")
+    else:
+        coverage.note_unknown("whether the latents after the last step are what is decoded")
