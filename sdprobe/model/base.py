@@ -29,6 +29,7 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Row, Run, Settings, State, rows_of
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
+from sdprobe.model.denoiser.compiled_parts import names_as_written
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.image_prompts import makes_image_prompts
@@ -234,9 +235,10 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     @property
     def middle(self) -> str:
         """A pattern for the modules in the middle of the network: the middle one of its blocks with attention."""
-        sites = (name for name, module in self.modules.items() if self.attention_kind(module))
+        modules = names_as_written(self.denoiser).items()
+        sites = (name for name, module in modules if self.attention_kind(module))
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in sites))
-        return f"{blocks[len(blocks) // 2]}.*"
+        return f"{'*' * (len(self.networks) > 1)}{blocks[len(blocks) // 2]}.*"  # of each denoiser
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""

@@ -243,7 +243,7 @@ class PipelineParts(Denoisers):
         """Return small images in [0, 1] without the decoder: fast, one pixel per position of the latents."""
         return linear_rgb(self, x)
 
-    def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
+    def picture_of(self, x0: Latents) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1], differentiably and without a safety checker."""
         vae, wanted = self.pipe.vae, torch.is_grad_enabled()
         if wanted:
