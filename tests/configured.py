@@ -13,9 +13,9 @@ import torch
 import sdprobe
 from sdprobe.core import registry
 from sdprobe.core.compose import Hook
-from sdprobe.core.hook import matches
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
+from sdprobe.testing.synthetic_hooks import MODULES
 
 SIZE = 16
 """Of the pictures, in pixels, each way."""
@@ -64,14 +64,7 @@ def null_text(model: sdprobe.Model) -> torch.Tensor:
     return torch.randn(2, *embeds.shape[1:], generator=torch.Generator().manual_seed(4))
 
 
-IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
-"""The feed-forward layers of the image's tokens, in most families."""
-
-
-def feed_forward(model: sdprobe.Model) -> str:
-    """The first feed-forward layers of the image's tokens."""
-    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp")
-    return next(own for own in named if any(matches(name, own) for name in model.modules))
+(IN_EVERY_FAMILY,) = MODULES["activation"]
 
 
 def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
@@ -95,7 +88,7 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
-    record = recorded(model, feed_forward(model))
+    record = recorded(model, IN_EVERY_FAMILY)
     return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
 
 
@@ -115,10 +108,10 @@ def narrow(model: sdprobe.Model) -> list[str]:
 
 
 CONFIGURED: Mapping[str, Tried] = {
-    "activations": Tried(lambda model: {"modules": feed_forward(model)}),
+    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
     "patch": Tried(lambda model: {"source": recorded(model, of_one_shape(model)), "modules": of_one_shape(model)}),
-    "ablate": Tried(lambda model: {"modules": feed_forward(model)}),
-    "steer": Tried(lambda model: {"vector": directions(model), "modules": feed_forward(model)}),
+    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
     "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 from sdprobe.core.call_hook import called
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
+from sdprobe.core.prompt import Prompt
+from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.module_hooks import place_of
 from sdprobe.model.denoiser.token_layout import Grid, Layout
@@ -31,18 +36,39 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
         if (kind := run_model.attention_kind(module)) is not None
         for own in kinds_of(module, kind)
     ]
-    layout, texts = run_model.layout(run.settings), run_model.text_tokens(run.prompt_of(0))
-    parts = {(kind, grid): _parts(layout, kind, grid, texts) for _, kind, _, grid, _ in modules}
-    steps = run_model.expected_steps(run)
+    layout = run_model.layout(run.settings)
+    steps = [call for step in run_model.expected_steps(run) for call in _calls(run_model, step)]
+    lengths = {role: max(map(run_model.text_tokens, prompts)) for role, prompts in _prompts(steps).items()}
+    parts = {
+        (role, kind, grid): _parts(layout, kind, grid, texts)
+        for role, texts in lengths.items()
+        for _, kind, _, grid, _ in modules
+    }
     for hook, inner in asking:
         asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
-            Site(name, kind, place, grid, heads, step, *parts[kind, grid])
+            Site(name, kind, place, grid, heads, step, *parts[step.roles, kind, grid])
             for step in steps
             for name, kind, place, grid, heads in asked
         ]
         acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
         called(inner, "expect_sites", acting)
+
+
+def _calls(run_model: Any, step: Step) -> list[Step]:
+    """Return an expected step as each of the denoiser's calls in it has it: with all rows, or those of one role."""
+    if not run_model.separate_calls:
+        return [step]
+    found = []
+    for role in step.roles:
+        found.append(copy.copy(step))
+        object.__setattr__(found[-1], "rows", tuple(row for row in step.rows if row.role == role))
+    return found
+
+
+def _prompts(steps: Sequence[Step]) -> dict[tuple[Role, ...], list[Prompt]]:
+    """Return the prompts of the rows of each kind of call, by the roles of these rows."""
+    return {step.roles: [row.prompt for row in step.rows] for step in steps}
 
 
 def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
