@@ -53,6 +53,7 @@ from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
 from sdprobe.observe.word_gradients import WordGradients
+from sdprobe.plot.heat_film import HeatFilm
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.segmentation import Segmentation
 from sdprobe.runs.comparison.compare_runs import compare
@@ -203,6 +204,7 @@ __all__ = [
     "ConceptOutputs",
     "evaluate_attributions",
     "HeatMap",
+    "HeatFilm",
     "Segmentation",
     "learn_token",
     "LearnedToken",

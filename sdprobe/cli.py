@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from sdprobe import plot
 from sdprobe.core import registry
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.run import Run
+from sdprobe.files.atomic_file import write_atomically
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.preview import Preview

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_cogvideox import plant_cogvideox
 from tests.planted_layers import feature, plant_joint, zero
+from tests.planted_ltx import plant_ltx
 from tests.planted_qwen_image import plant_qwen_image
+from tests.planted_wan import plant_wan
 
 
 class Marked(sdprobe.Transform):
@@ -34,9 +37,10 @@ class Marked(sdprobe.Transform):
 
 def planted(pipe: Any) -> sdprobe.Model:
     """The pipeline's own network, planted."""
-    network = getattr(pipe, "unet", None) or pipe.transformer
     with torch.no_grad():
-        PLANTED.get(type(network).__name__, _plant_transformer)(network)
+        for name in ("unet", "transformer", "transformer_2"):
+            if (network := getattr(pipe, name, None)) is not None:
+                PLANTED.get(type(network).__name__, _plant_transformer)(network)
     return sdprobe.load(pipe)
 
 
@@ -98,5 +102,8 @@ def hand_on_patch(embed: Any) -> None:
 PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
     "QwenImageTransformer2DModel": plant_qwen_image,
+    "CogVideoXTransformer3DModel": plant_cogvideox,
+    "LTXVideoTransformer3DModel": plant_ltx,
+    "WanTransformer3DModel": plant_wan,
 }
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdprobe.core.atomic_file import make_folders, write_atomically
+from sdprobe.files.atomic_file import make_folders, write_atomically
 
 
 @pytest.mark.parametrize("before", [None, "old"])

@@ -7,7 +7,7 @@ import torch
 
 import sdprobe
 from sdprobe import AttentionMaps, attributions
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.resized import resize
 from tests.laws.strategies import run
 
 

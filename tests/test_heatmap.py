@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdprobe import HeatMap
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.resized import resize
 
 sizes = st.integers(1, 9)
 numbers = st.integers(0, 2**20)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sdprobe import AttentionMaps
 from sdprobe.observe.daam import daam_maps
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.resized import resize
 from tests.laws.strategies import run
 
 PROMPT = "a red circle and a checkered blue circle"

@@ -59,7 +59,7 @@ class Gradient(Attribution):
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
         return Hooks(WordGradients(words, of=self.of, region=self.region, modules=self.modules))
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         return self.recorded(run).values(asked.word, "norm", asked.image)
 
     def recorded(self, run: Run) -> WordGradients:

@@ -49,10 +49,10 @@ class GradientTimesInput(Gradient):
         if self.sign not in get_args(Sign):
             raise ValueError(f"sign is {', '.join(map(repr, get_args(Sign)))}, not {self.sign!r}")
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         return self.of_sign(self.recorded(run).values(asked.word, "product", asked.image))
 
-    def of_sign(self, signed: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    def of_sign(self, signed: Float[Tensor, "*frames h w"]) -> Float[Tensor, "*frames h w"]:
         """Return the values that have the sign asked for, none of them negative."""
         if self.sign == "both":
             return signed.abs()

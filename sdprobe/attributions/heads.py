@@ -14,7 +14,7 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.word_maps import mean_maps
-from sdprobe.plot.heatmap import at_largest
+from sdprobe.plot.resized import at_largest
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Heads(Attribution):
         modules = tuple(dict.fromkeys(module for module, _ in self.heads))
         return Hooks(AttentionMaps(words, keep=("layer", "head"), modules=modules))
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         maps = record_of(run, AttentionMaps, self)
         columns = maps.columns(asked)
         if not {"layer", "head"} <= maps.sums.apart:

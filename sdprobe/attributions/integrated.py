@@ -68,7 +68,7 @@ class Integrated(GradientTimesInput):
         asked = {"of": self.of, "region": self.region, "modules": self.modules}
         return Hooks(WordGradients(words, path=self.points, baseline=self.baseline, **asked))
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         return self.of_sign(self.recorded(run).values(asked.word, "path", asked.image))
 
     def recorded(self, run: Run) -> WordGradients:

@@ -24,7 +24,8 @@ from sdprobe.model.text.concept_training import evaluating
 from sdprobe.model.text.shown_text import ShownText, reading_texts
 from sdprobe.observe.attention_of_queries import SiteQueries, attention_maps
 from sdprobe.observe.attention_queries import AttentionQueries, refuse_joint
-from sdprobe.plot.heatmap import HeatMap, resize
+from sdprobe.plot.heatmap import HeatMap
+from sdprobe.plot.resized import resize
 
 SURE = 1e-6  # the loss of a place is finite: no value of a map is nearer to 0 or 1
 Seen = list[SiteQueries]

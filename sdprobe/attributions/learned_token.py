@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdprobe.attributions.looks_at_picture import looks_at_picture
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.attribution_registry import attribution
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said
+from sdprobe.files.atomic_file import write_atomically
 from sdprobe.plot.heatmap import HeatMap
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdprobe.core.attribution import PARTS, Attribution, Spelt, Word, WordAsked, record_of, spelt
 from sdprobe.core.compose import Hooks
+from sdprobe.core.picture_of import picture_of
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.word_maps import maps_of_words
@@ -40,16 +41,16 @@ class Mean(Attribution):
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
         return Hooks(AttentionMaps(words))
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         return self._of_words(run, [asked])[0]
 
     def heat_maps(self, run: Run, words: Sequence[Spelt], image: int = 0, **parts: Any) -> dict[Spelt, HeatMap]:
         asked = [self.asked(word, image, **parts) for word in words]
-        picture = run.images[image] if run.images else None
+        picture = picture_of(run, image)
         found = zip(words, asked, self._of_words(run, asked), strict=True)
         return {word: HeatMap(values, spelt(run, own), picture) for word, own, values in found}
 
-    def _of_words(self, run: Run, asked: Sequence[WordAsked]) -> list[Float[Tensor, "h w"]]:
+    def _of_words(self, run: Run, asked: Sequence[WordAsked]) -> list[Float[Tensor, "*frames h w"]]:
         """The maps of all words at once: so every sum is read once."""
         maps = record_of(run, AttentionMaps, self)
         columns = {str(k): maps.columns(own) for k, own in enumerate(asked)}

@@ -55,7 +55,7 @@ class OutputSpace(Attribution):
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
         return Hooks(ConceptOutputs(words, modules=self.modules))  # type: ignore[arg-type]  # which refuses positions
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         outputs = record_of(run, ConceptOutputs, self)
         if self.modules is not None and patterns(self.modules) != patterns(outputs.modules):
             raise ValueError(

@@ -88,7 +88,7 @@ class Ovam(Attribution):
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
         return Hooks(AttentionQueries())
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         if not isinstance(asked.word, str):
             raise ValueError(f"ovam shows a text, so give the text itself and no token position, not {asked.word!r}")
         queries, model = record_of(run, AttentionQueries, self), model_of(run, self.model)

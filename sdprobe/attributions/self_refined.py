@@ -13,10 +13,11 @@ from torch import Tensor
 from sdprobe.attributions.mean import Mean
 from sdprobe.core.attribution import PARTS, Attribution, Word, WordAsked, record_of
 from sdprobe.core.compose import Hooks
+from sdprobe.core.grid import Grid, said_grid
 from sdprobe.core.run import Run
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
-from sdprobe.plot.heatmap import resize
 from sdprobe.plot.map_to_mask import spread_over
+from sdprobe.plot.resized import resize
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class SelfRefined(Attribution):
 
     Args:
         power: n, 0 or more; 0 is the map of `Mean` at the grid of the self-attention.
-        grid: the grid of the self-attention, ``(h, w)`` or a number for a square one; None for the largest of at most
-            32 × 32 places.
+        grid: the grid of the self-attention, ``(h, w)``, ``(t, h, w)`` in a video, or a number for a square one;
+            None for the largest of at most 1024 places.
 
     Differences from the authors' code: there cross-attention and self-attention are each of one grid, in the down and
     up blocks; here cross-attention is of all sites, resized.
@@ -48,7 +49,7 @@ class SelfRefined(Attribution):
     """
 
     power: int = 1
-    grid: int | tuple[int, int] | None = None
+    grid: int | Grid | None = None
 
     parts: ClassVar[tuple[str, ...]] = PARTS
 
@@ -61,11 +62,16 @@ class SelfRefined(Attribution):
         grids = None if self.grid is None else [self.grid]
         return Hooks(Mean().hooks(words), SelfAttentionMaps(grids))
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         looks = record_of(run, SelfAttentionMaps, self)
         size = looks.recorded_grid(self.grid)
         matrix = looks.matrix(asked.image, self.grid)
-        values = resize(Mean().attribute(run, asked), size, "bilinear")
+        values = resize(Mean().attribute(run, asked), (size[-2], size[-1]), "bilinear")
+        if tuple(values.shape) != size:
+            raise ValueError(
+                f"self-attention has a grid of {said_grid(size)} and the map of {said_grid(tuple(values.shape))}: "
+                f"choose one with as many frames, grid=(frames, h, w)"
+            )
         for _ in range(self.power):
             values = spread_over(values, matrix)
         return values

@@ -14,6 +14,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.limits.row_subset import numbers_in_whole
+from sdprobe.core.picture_of import is_of_videos, picture_of
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
@@ -95,8 +96,10 @@ class Attribution(ABC):
         """
 
     @abstractmethod
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         """Return the values of a map, usually not negative, at the grid that they were recorded at.
+
+        Those of a video are ``[frames, h, w]``.
 
         Raises:
             WordNotInPrompt: for a word that is not in the prompt, unless the method is for such words.
@@ -117,10 +120,11 @@ class Attribution(ABC):
         """
         asked = self.asked(word, image, **parts)
         values = self.attribute(run, asked)
-        if not isinstance(values, Tensor) or values.ndim != 2 or not values.numel():
-            raise ValueError(f"the map of {self!r} is a tensor [h, w], not {short_repr(values)}")
+        if not isinstance(values, Tensor) or values.ndim not in (2, 3) or not values.numel():
+            axes = "[frames, h, w]" if is_of_videos(run) else "[h, w]"
+            raise ValueError(f"the map of {self!r} is a tensor {axes}, not {short_repr(values)}")
         refuse_not_finite(f"the map of {self!r}", values)
-        return HeatMap(values, spelt(run, asked), run.images[image] if run.images else None)
+        return HeatMap(values, spelt(run, asked), picture_of(run, image))
 
     def heat_maps(self, run: Run, words: Sequence[Spelt], image: int = 0, **parts: Any) -> dict[Spelt, HeatMap]:
         """Return the heat maps of several words; a method that can make them faster together overrides this."""

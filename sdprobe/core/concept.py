@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.finite import refuse_not_finite
+from sdprobe.files.atomic_file import write_atomically
 
 PAIR = MappingProxyType({"clip_l": "text_encoder", "clip_g": "text_encoder_2"})
 """The names of the two encoders in files for Stable Diffusion XL."""

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
+from sdprobe.core.grid import Grid
 
-def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, ...]) -> Bool[Tensor, "*images_and_grid"]:
+
+def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: Grid) -> Bool[Tensor, "*images ..."]:
     """Return which places of a grid a mask, of the same ratio of height to width, covers by at least half.
 
-    On the grid of a video, ``(frames, h, w)``, they are the same in every frame.
+    Of a video, the same places of every frame.
 
     >>> import torch
     >>> mask = torch.zeros(4, 4, dtype=torch.bool)
@@ -21,5 +23,5 @@ def covered_by_half(mask: Bool[Tensor, "*images h w"], grid: tuple[int, ...]) ->
     """
     every = mask.reshape(-1, 1, *mask.shape[-2:])
     *frames, h, w = grid
-    found = (F.adaptive_avg_pool2d(every.float(), (h, w)) >= 0.5).view(*mask.shape[:-2], *[1] * len(frames), h, w)
-    return found.expand(*mask.shape[:-2], *grid)
+    covered = (F.adaptive_avg_pool2d(every.float(), (h, w)) >= 0.5).view(*mask.shape[:-2], *[1] * len(frames), h, w)
+    return covered.expand(*mask.shape[:-2], *grid)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from sdprobe.core.grid import Grid as Grid
 from sdprobe.core.run import Run
-
-Grid = tuple[int, ...]
 
 
 def as_grids(given: Collection[int | Sequence[int]] | None) -> list[Grid] | None:
-    """Return grids as pairs; a number is a square one, and None is every grid.
+    """Return grids as tuples; a number is a square one, ``(t, h, w)`` that of a video, and None is every grid.
 
-    >>> as_grids([8, (8, 12)])
-    [(8, 8), (8, 12)]
+    >>> as_grids([8, (8, 12), (3, 8, 12)])
+    [(8, 8), (8, 12), (3, 8, 12)]
     """
     if given is None:
         return None

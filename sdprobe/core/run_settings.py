@@ -15,8 +15,9 @@ class Settings:
     an unknown seed. ``scheduler`` is a class name of diffusers. ``negative_given`` is False if no negative prompt was
     given, which some models distinguish from an empty one. ``strength`` is None in a run from pure noise; a run from an
     image leaves out the first ``start_step`` steps. ``chunks``: whether prompts are read in chunks beyond the context.
-    ``frames`` is the number of frames of each video, None for images.
     ``weights``: whether prompts are read with weights of words; ``prompt`` has them as they were written.
+    ``frames`` is the number of frames of each video, None for images. ``guidance_scale_2`` is that of the steps of a
+    second denoiser, None where there is none.
     """
 
     prompt: tuple[str, ...]
@@ -34,6 +35,7 @@ class Settings:
     chunks: bool = False
     weights: bool = False
     frames: int | None = None
+    guidance_scale_2: float | None = None
 
     def __repr__(self) -> str:
         shown = (name.name for name in fields(self) if name.name != "frames" or self.frames is not None)

@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.grid import Grid
 from sdprobe.core.rows import Row
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
@@ -23,8 +24,8 @@ class Site:
         name: the module's dotted name.
         kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
         place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
-        grid: ``(h, w)`` of the image positions there, ``(frames, h, w)`` of those of a video, frame by frame; None if
-            they do not form a grid.
+        grid: ``(h, w)`` of the image positions there, ``(t, h, w)`` in a video of t latent frames, or None if they do
+            not form a grid.
         heads: number of attention heads; of an activation, how many heads its width is divided into, side by side, as
             at the input of ``to_out.0``; 0 if it is not.
         step: the step. Sites outside the steps have none: those in a text encoder or the autoencoder.
@@ -45,7 +46,7 @@ class Site:
     name: str
     kind: str
     place: str
-    grid: tuple[int, ...] | None
+    grid: Grid | None
     heads: int
     step: Step = field(repr=False)
     image: slice = field(default_factory=lambda: slice(None), repr=False, compare=False)
@@ -134,5 +135,8 @@ class OutsideSite(Site):
 
 
 def is_map(x: Shaped[Tensor, "rows ..."], site: Site) -> bool:
-    """Whether an activation is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention."""
-    return x.ndim == 4 and tuple(x.shape[2:]) == site.grid
+    """Whether an activation is ``[rows, channels, h, w]``, not ``[rows, heads, tokens, width]`` as within attention.
+
+    In a video it is ``[rows, channels, frames, h, w]``.
+    """
+    return x.ndim in (4, 5) and tuple(x.shape[2:]) == site.grid

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.files.atomic_file import write_atomically
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
 

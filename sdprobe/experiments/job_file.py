@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.written_values import count, flag, line, listed, mapping, text
 from sdprobe.experiments.condition import NotInThisCase
 from sdprobe.experiments.job import SCHEMA, Job
 from sdprobe.experiments.run_job import Row
+from sdprobe.files.atomic_file import write_atomically
 
 MOST_ROWS = 1_000_000
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sdprobe.core.given_hooks import Given
+from sdprobe.core.grid import image_grid
 from sdprobe.core.limits.limited_hook import Limit, Sites, Steps
 from sdprobe.core.limits.only import only
 from sdprobe.core.prompt import Prompt
@@ -85,7 +86,8 @@ class KnockOut(Design):
 
     def _elsewhere(self, words: list[Word], case: Case, runner: CaseRunner, labels: Mapping[str, str]) -> Condition:
         def hooks() -> Given:
-            grids = [site.grid for site in untouched_run(runner).sites if site.grid and self._includes(site)]
+            sites = [site for site in untouched_run(runner).sites if self._includes(site)]
+            grids = [image_grid(site.grid, "a region elsewhere") for site in sites if site.grid]
             return self._hooks(
                 words,
                 moved_region(region_of(self.where, case, runner), grids, [seed_of(case.prompt, case.seed)]),

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from sdprobe.core.atomic_file import make_folders
 from sdprobe.core.compose import Hook
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
@@ -21,6 +20,7 @@ from sdprobe.experiments.experiment import Planned, Planning, experiment
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.job_file import read_rows, text_of, write_rows
 from sdprobe.experiments.run_job import Row, run_job
+from sdprobe.files.atomic_file import make_folders
 from sdprobe.observe.memory_budget import written
 from sdprobe.plot.table import as_html, as_text
 
@@ -187,12 +187,13 @@ class Counted:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the denoiser's calls while this is open."""
-        denoiser: Any = self.sampler.model.denoiser  # type: ignore[attr-defined]
-        listener = denoiser.register_forward_pre_hook(self._count)
+        denoisers: Any = self.sampler.model.denoisers.values()  # type: ignore[attr-defined]
+        listeners = [denoiser.register_forward_pre_hook(self._count) for denoiser in denoisers]
         try:
             yield
         finally:
-            listener.remove()
+            for listener in listeners:
+                listener.remove()
 
     def calls_in(self, images: int, measured: int) -> float:
         """Return the calls in a job of some images, if this counted one of ``measured``.

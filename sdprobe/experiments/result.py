@@ -13,12 +13,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.data_frame import data_frame
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.condition import UNTOUCHED
 from sdprobe.experiments.result_figure import forest
 from sdprobe.experiments.summary import Summary, summarize
+from sdprobe.files.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from sdprobe.core.atomic_file import make_folders
 from sdprobe.experiments.case_runner import CaseRunner, Sampler
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.job_file import read_rows, write_rows
@@ -27,6 +26,7 @@ from sdprobe.experiments.named_model import (
 from sdprobe.experiments.run_job import Row, rows_of_failure, run_job, said
 from sdprobe.experiments.sampler import is_function
 from sdprobe.experiments.submitted import ExecutorBroken, Lost, submitted
+from sdprobe.files.atomic_file import make_folders
 
 Ended = Generator[tuple[int, list[Row]], None, None]
 

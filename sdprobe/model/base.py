@@ -36,6 +36,7 @@ from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.latents_form import LatentsForm
 from sdprobe.model.pipeline_parts import Latents, PipelineParts
+from sdprobe.model.quantized import parameter_count, quantisation_of
 from sdprobe.model.scheduler_steps import SchedulerSteps
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
 from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned, prompts_of
@@ -55,6 +56,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
         separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
+        registers: the number of tokens of no word that the denoiser puts before those of the text.
+        one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
         guidance_argument: the name of the guidance scale in the pipeline's call.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
@@ -67,6 +70,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
     separate_calls: ClassVar[bool] = False
+    registers: ClassVar[int] = 0
+    one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
     guidance_argument: ClassVar[str] = "guidance_scale"
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
@@ -209,7 +214,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
-        return Layout(self.grids(settings), self.text_first, self.places_beside)
+        return Layout(self.grids(settings), self.text_first, self.places_beside, self.registers)
 
     def guide(
         self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float
@@ -221,6 +226,10 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def guided(self, of: Mapping[Role, Latents], scale: float) -> Latents:
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
+
+    def scale_at(self, step: Step) -> float:
+        """Return the scale of classifier-free guidance in a step."""
+        return step.run.settings.guidance_scale
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "images *frames 3 height width"]:
         """Return the autoencoder's decoder output as images in [0, 1]."""
@@ -234,7 +243,7 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def checkpointed(self) -> AbstractContextManager[None]:
         """While this is open, gradients through the denoiser take less memory and more time."""
-        return checkpointed(self.denoiser)
+        return checkpointed(*self.denoisers.values())
 
     def prepare_run(
         self: Kind,
@@ -275,5 +284,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             yield
 
     def __repr__(self) -> str:
-        count = sum(p.numel() for p in self.denoiser.parameters())
-        return f"{type(self).__name__}({type(self.pipe).__name__}, denoiser {count / 1e6:.1f} M parameters)"
+        every = self.denoisers.values()
+        count, how = sum(map(parameter_count, every)), quantisation_of(self.denoiser)
+        several = f"{len(every)} denoisers" if len(every) > 1 else "denoiser"
+        size = f"{count / 1e6:.1f} M parameters{'' if how is None else f', {how}'}"
+        return f"{type(self).__name__}({type(self.pipe).__name__}, {several} {size})"

@@ -38,6 +38,7 @@ def fill(
     chunks: bool,
     weights: bool,
     frames: int | None = None,
+    guidance_scale_2: float | None = None,
 ) -> Settings:
     """Return the settings of a run on a model; None means the pipeline's default.
 
@@ -74,6 +75,7 @@ def fill(
         chunks=_chunks(model, chunks),
         weights=_weights((*prompts, *negatives), weights),
         frames=_frames(model, frames),
+        guidance_scale_2=_second_scale(model, guidance_scale_2),
     )
     if latents is not None and image is not None:
         raise ValueError("latents and image both say what to start from: give one of them")
@@ -156,6 +158,14 @@ def _frames(model: Model, given: int | None) -> int | None:
             f"frames is 1 more than a multiple of {factor}, such as {fitting} or {fitting + factor}, not {frames}"
         )
     return frames
+
+
+def _second_scale(model: Model, given: float | None) -> float | None:
+    if given is not None and len(model.networks) == 1:
+        raise ValueError(
+            f"guidance_scale_2 is for steps of a second denoiser, and {model!r} has one: give guidance_scale alone"
+        )
+    return None if given is None else _number("guidance_scale_2", given)
 
 
 def _whole(name: str, given: Any) -> int:

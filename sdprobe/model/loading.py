@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +14,26 @@ from transformers.utils import logging as transformers_logging
 
 from sdprobe import shapes
 from sdprobe.model.base import Model
+from sdprobe.model.device_map import check_device_map, refuse_to_move
+from sdprobe.model.families.aura_flow import AuraFlow
+from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
+from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.families.qwen_image import QwenImage
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
+from sdprobe.model.families.wan import Wan
+from sdprobe.model.folder import from_folder, from_hub, named_options
+from sdprobe.model.saved_parts import index_of, left_out
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
-FAMILIES: list[type[Model]] = [StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, QwenImage]
+FAMILIES: list[type[Model]] = [
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage),
+    *(LTX, CogVideoX, Wan),
+]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 
 Family = TypeVar("Family", bound=type[Model])
@@ -45,33 +54,45 @@ def load(
 
     Args:
         source: None or ``"shapes"`` for the model in this package (offline); ``"shapes-joint"`` for the second embedded
-            model, a small Stable Diffusion 3 with joint attention; a folder in diffusers' format; a single checkpoint
-            file (``.safetensors``, ``.ckpt``) of any family but PixArt; a hub id such as
+            model, a small Stable Diffusion 3 with joint attention; a folder in diffusers' format; a folder of the hub's
+            cache, ``models--owner--name``; a checkpoint file (``.safetensors``, ``.ckpt``, ``.gguf``) of a whole
+            pipeline or, with ``config=``, of a denoiser alone; a hub id such as
             ``"stable-diffusion-v1-5/stable-diffusion-v1-5"``; or a live pipeline, which is used as it is (and moved or
             cast if ``dtype`` or ``device`` is given).
         dtype: the parameters' type, for example ``torch.float16``; None keeps the saved type (a live pipeline's own).
+            Layers that a model keeps in float32 stay in it, and parts in ``options`` as they are.
         device: the device, for example ``"cuda"``.
-        options: arguments of diffusers' loading, for example ``variant="fp16"``; not for a live pipeline.
+        options: arguments of diffusers' loading, not for a live pipeline: ``variant="fp16"``,
+            ``quantization_config=``, parts such as ``vae=``; ``config=``, the folder or hub id that the parts come from
+            which a single file lacks; ``device_map=``, ``"balanced"``, ``"cuda"`` or a device for each part by name, in
+            place of ``device``.
 
     Raises:
-        FileNotFoundError: for a path that does not exist.
-        ValueError: for a pipeline of an unknown family; the message names the known ones.
+        FileNotFoundError: for a path that does not exist, or a folder without a model.
+        ImportError: for quantised weights whose package is not installed; the message says how to install it.
+        TypeError: for what is no model, and for options beside a live pipeline.
+        ValueError: for a pipeline of an unknown family, for a variant that is not there and for a single file that
+            needs ``config=``; the message names the choices. For a device that is not there, and for one given for a
+            pipeline that is spread over devices.
     """
     if isinstance(source, Model):
         source = source.pipe
+    check_device_map(options.get("device_map"), device)
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here")
     if source is None or isinstance(source, (str, Path)):
-        pipe = _loaded(source, dtype, options)
+        pipe, cast = _loaded(source, dtype, options), None
     elif not isinstance(source, DiffusionPipeline):
         raise TypeError(f"a model is a path, a hub id or a diffusers pipeline, not {type(source).__name__}")
     elif options:
         raise TypeError(f"a live pipeline is loaded already and takes no {', '.join(options)}")
     else:
-        pipe = source
+        pipe, cast = source, dtype
     model = family_of(pipe)(pipe)
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here")
-    if dtype is not None or device is not None:
-        pipe.to(**{k: v for k, v in {"dtype": dtype, "device": device}.items() if v is not None})
+    # What was loaded has its type already; a further cast would take float32 from the layers that are kept in it.
+    if cast is not None or device is not None:
+        refuse_to_move(pipe, device, cast)
+        pipe.to(**{k: v for k, v in {"dtype": cast, "device": device}.items() if v is not None})
     return model
 
 
@@ -104,19 +125,17 @@ def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[
         options = {**options, "torch_dtype": dtype}
     if source in (None, "shapes"):
         with without_bars():
-            return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **options)
+            return DiffusionPipeline.from_pretrained(shapes.WEIGHTS, local_files_only=True, **named_options(options))
     if source == "shapes-joint":
         return _shapes_joint(options)
     path = Path(source).expanduser()
     if path.is_file():
         return from_single_file(path, options)
     if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise FileNotFoundError(f"{path} holds no model_index.json: it is no folder in diffusers' format")
-        return DiffusionPipeline.from_pretrained(path, **{**_left_out(path), **options})
+        return from_folder(path, options)
     if isinstance(source, Path) or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{source} is neither a file or folder here nor a hub id like 'owner/name'")
-    return DiffusionPipeline.from_pretrained(str(source), **options)
+    return from_hub(str(source), options)
 
 
 def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
@@ -130,13 +149,8 @@ def _shapes_joint(options: dict[str, Any]) -> DiffusionPipeline:
     with without_bars():
         if "vae" not in given:
             given["vae"] = shared_autoencoder(shapes.WEIGHTS, given["torch_dtype"])
-        return DiffusionPipeline.from_pretrained(shapes.JOINT_WEIGHTS, **{**_left_out(shapes.JOINT_WEIGHTS), **given})
-
-
-def _left_out(folder: Path) -> dict[str, None]:
-    """Return text encoders that a pipeline was saved without, such as T5; diffusers needs them as None."""
-    index = json.loads((folder / "model_index.json").read_text())
-    return {name: None for name, part in index.items() if name.startswith(("text", "token")) and part == [None, None]}
+        given = {**left_out(index_of(shapes.JOINT_WEIGHTS)), **given}
+        return DiffusionPipeline.from_pretrained(shapes.JOINT_WEIGHTS, **named_options(given))
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def refuse_layers_without_gradient(network: nn.Module, wanted: bool = True) -> I
         network: the network.
         wanted: whether there are gradients at all.
     """
-    layers = [(name, module) for name, module in network.named_modules() if _is_quantised(module)] if wanted else []
+    layers = [(name, module) for name, module in network.named_modules() if is_quantised(module)] if wanted else []
     handles = [module.register_forward_hook(partial(_refuse, name)) for name, module in layers]
     try:
         yield
@@ -53,7 +53,7 @@ def refuse_layers_without_gradient(network: nn.Module, wanted: bool = True) -> I
             handle.remove()
 
 
-def _is_quantised(module: nn.Module) -> bool:
+def is_quantised(module: nn.Module) -> bool:
     """Return whether a layer's own weights are of some type other than torch's: torchao, bitsandbytes, torch.ao."""
     own = module.parameters(recurse=False)
     return _is_of_torch_ao(module) or any(type(weight) is not nn.Parameter for weight in own)

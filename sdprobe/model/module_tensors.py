@@ -17,6 +17,7 @@ ARGUMENTS: Mapping[str, str] = {
     **dict.fromkeys(HIDDEN, "hidden"),
     **dict.fromkeys(("temb", "emb"), "time"),
     "encoder_hidden_states": "text",
+    "encoder_hidden_states_image": "image prompt",
     "res_hidden_states_tuple": "skip",
 }
 """Streams by the names that arguments have in diffusers and transformers; of any other, its own name."""
@@ -24,8 +25,12 @@ ARGUMENTS: Mapping[str, str] = {
 RETURNED: Mapping[str, Sequence[str]] = {
     "AdaLayerNormZero": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate"),
     "AdaLayerNormZeroSingle": ("hidden", "gate"),
+    "CogVideoXBlock": ("hidden", "text"),
+    "CogVideoXLayerNormZero": ("hidden", "text", "gate", "text gate"),
     "SD35AdaLayerNormZeroX": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate", "hidden 2", "gate 2"),
     "AdaLayerNormSingle": ("modulation", "time"),
+    "WanTimeTextImageEmbedding": ("time", "modulation", "text", "image prompt"),
+    "WanRotaryPosEmbed": ("cosine", "sine"),
     "T5Attention": ("hidden", "position bias"),
     "T5LayerSelfAttention": ("hidden", "position bias"),
     "T5Block": ("hidden", "position bias", "cross position bias"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -21,8 +20,8 @@ from sdprobe.core.provenance import Provenance, versions
 from sdprobe.core.run import Settings
 from sdprobe.core.torch_names import name_of as dtype_name
 from sdprobe.model.call_signature import CallSignature
-from sdprobe.model.denoiser.compiled_parts import names_as_written
 from sdprobe.model.denoiser.gradient_checkpointing import uncheckpointed
+from sdprobe.model.denoisers import Denoisers
 from sdprobe.model.frozen_parameters import freeze_parameters
 from sdprobe.model.lost_gradients import refuse_layers_without_gradient, refuse_offloaded_weights
 from sdprobe.model.model_lock import lock
@@ -35,24 +34,21 @@ from sdprobe.model.text.tokenize_prompt import read, side_by_side
 from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
 
 Latents = Shaped[Tensor, "images channels *size"]
-Kind = TypeVar("Kind", bound="PipelineParts")  # not typing.Self, which the runtime type checks do not support
 
 
-class PipelineParts:
+class PipelineParts(Denoisers):
     """A diffusers pipeline, which is used and not changed.
 
     Args:
         pipe: the diffusers pipeline.
 
-    Attributes:
-        network: the name of the pipeline's denoiser.
+    Attributes (and those of `Denoisers`):
         token_axis: the encoders whose tokens are concatenated at ``prompt_embeds``; those of one tuple share their
             positions.
         pooling: the encoders that make the vector of the whole prompt, if the denoiser gets one.
         asked: the arguments of the pipeline's call that is running, where they differ from the defaults.
     """
 
-    network: ClassVar[str] = "transformer"
     token_axis: ClassVar[tuple[tuple[str, ...], ...]] = (("text_encoder",),)
     pooling: ClassVar[tuple[str, ...]] = ()
 
@@ -60,33 +56,6 @@ class PipelineParts:
         self.pipe = pipe
         self.device_of_run: torch.device | None = None
         self.asked: Mapping[str, Any] = MappingProxyType({})
-
-    @property
-    def denoiser(self) -> Any:
-        """The network that is called in every step, an `nn.Module`."""
-        network = getattr(self.pipe, self.network)
-        return getattr(network, "_orig_mod", network)  # torch.compile wraps it
-
-    def answered_by(self: Kind, other: PipelineParts) -> Kind:
-        """Return a copy of this model, in its run, with the denoiser of another model of the family."""
-        answering = copy.copy(self)
-        answering.pipe = copy.copy(self.pipe)
-        setattr(answering.pipe, self.network, getattr(other.pipe, self.network))
-        return answering
-
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """The denoiser's modules by their dotted names, without what torch.compile adds to these."""
-        return names_as_written(self.denoiser)
-
-    @property
-    def text_streams(self) -> tuple[str, ...]:
-        """The modules of joint attention where the text has a stream of its own, which goes on after them."""
-        return tuple(
-            name
-            for name, part in self.modules.items()
-            if getattr(part, "added_kv_proj_dim", None) is not None and not getattr(part, "context_pre_only", False)
-        )
 
     @property
     def modules_outside(self) -> Mapping[str, nn.Module]:
@@ -307,7 +276,8 @@ class PipelineParts:
     @contextmanager
     def gradients_aside(self) -> Iterator[None]:
         """While this is open, an observer can take gradients in further calls of the denoiser, and change nothing."""
-        with freeze_parameters(self.pipe, self.denoiser, True, until_end=False), uncheckpointed(self.denoiser):
+        frozen = freeze_parameters(self.pipe, self.denoiser, True, until_end=False)
+        with frozen, uncheckpointed(*self.denoisers.values()):
             yield
 
     @contextmanager
@@ -320,12 +290,12 @@ class PipelineParts:
         Raises ValueError if gradients are wanted through parameters that were made in inference mode, that group
         offloading has taken away in the backward pass, or that are quantised in a way that no gradient passes.
         """
-        if wanted:
-            refuse_offloaded_weights(self.denoiser)
-        with (
-            freeze_parameters(self.pipe, self.denoiser, wanted),
-            refuse_layers_without_gradient(self.denoiser, wanted),
-        ):
+        with ExitStack() as opened:
+            for denoiser in self.denoisers.values():
+                if wanted:
+                    refuse_offloaded_weights(denoiser)
+                opened.enter_context(refuse_layers_without_gradient(denoiser, wanted))
+            opened.enter_context(freeze_parameters(self.pipe, self.denoiser, wanted))
             yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Literal
 
 import torch
@@ -17,7 +18,12 @@ from sdprobe.core.short_repr import said
 from sdprobe.core.site import Site, is_map
 
 Reduce = Literal["mean", "max"] | Callable[[Tensor, Site], Tensor]
-AXES = {2: ("rows", "width"), 3: ("rows", "positions", "width"), 4: ("rows", "channels", "h", "w")}
+AXES = {
+    2: ("rows", "width"),
+    3: ("rows", "positions", "width"),
+    4: ("rows", "channels", "h", "w"),
+    5: ("rows", "channels", "frames", "h", "w"),
+}
 
 
 def form_of(x: Shaped[Tensor, "rows ..."], site: Site, rows: Sequence[Row]) -> ActivationForm:
@@ -30,7 +36,7 @@ def form_of(x: Shaped[Tensor, "rows ..."], site: Site, rows: Sequence[Row]) -> A
         return form
     text = None if site.text is None else _range(site.text, x.shape[1])
     image = _range(site.image, x.shape[1])
-    if site.grid is None or image[1] - image[0] != site.grid[0] * site.grid[1]:  # a stream of text alone
+    if site.grid is None or image[1] - image[0] != prod(site.grid):  # a stream of text alone
         return replace(form, text=text)
     return replace(form, grid=site.grid, image=image, text=text)
 
@@ -82,7 +88,7 @@ def reduced(
                 f"was given, and it has to have another one"
             )
         return made, form if made.shape == x.shape else ActivationForm(_axes(made.shape, plain=True), form.rows)
-    over = tuple(axis for axis, name in enumerate(form.axes) if name in ("positions", "tokens", "h", "w"))
+    over = tuple(axis for axis, name in enumerate(form.axes) if name in ("positions", "tokens", "frames", "h", "w"))
     if not over:
         return x, form
     # In half precision a mean over many positions is summed in single precision.

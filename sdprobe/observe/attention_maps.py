@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.grid import Grid
 from sdprobe.core.hook import patterns
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.possible_grids import as_grids, possible_grids
@@ -67,7 +69,7 @@ class AttentionMaps(MapsOfWords):
         keep: what to record separately instead of summing over it: ``"step"``, ``"layer"``, ``"head"``.
         modules: fnmatch patterns on module names, e.g. ``("up_blocks.*",)``; None for all.
         places: parts of the U-Net, of ``"down"``, ``"mid"``, ``"up"``; None for all.
-        grids: only sites of these grids, ``(h, w)`` or a number for a square one; None for all.
+        grids: only sites of these grids, ``(h, w)``, a number for a square one, ``(t, h, w)`` in a video; None for all.
         strict: raise an error if a site cannot be seen; False only lists it in ``run.coverage``.
         budget: how many bytes may be held on a device. None for a quarter of what is free: of its own memory on a CUDA
             device, of the machine's elsewhere.
@@ -111,7 +113,7 @@ class AttentionMaps(MapsOfWords):
         keep: Keep | Sequence[Keep] = (),
         modules: Sequence[str] | None = None,
         places: Collection[str] | None = None,
-        grids: Collection[int | tuple[int, int]] | None = None,
+        grids: Collection[int | Grid] | None = None,
         strict: bool = True,
         budget: int | float | None = None,
         dtype: torch.dtype | str = torch.float32,
@@ -149,7 +151,7 @@ class AttentionMaps(MapsOfWords):
 
     def expected(self, sites: Sequence[Site]) -> ExpectedSums:
         """Return the sums that calls at these sites will make, each with its size."""
-        largest = max(possible_grids(self.run, self.grids), key=lambda grid: grid[0] * grid[1])
+        largest = max(possible_grids(self.run, self.grids), key=prod)
         wanted = [(site, grid) for site in sites if self._wants(site, grid := site.grid or largest)]
         images = range(self.run.settings.images)
         by_role = {role: [self.run.prompt_of(image, role) for image in images] for role in self.roles}
@@ -197,7 +199,7 @@ class AttentionMaps(MapsOfWords):
             raise ValueError("row sums need every token: record with words=None")
         return self.sums.row_sums()
 
-    def _ways_to_hold_less(self, grids: Sequence[tuple[int, int]], model: torch.device) -> list[str]:
+    def _ways_to_hold_less(self, grids: Sequence[Grid], model: torch.device) -> list[str]:
         ways = {
             "words=[...]": self.words is None,
             f"less than keep={self.keep}": bool(self.keep),
@@ -207,5 +209,5 @@ class AttentionMaps(MapsOfWords):
         }
         return [way for way, helps in ways.items() if helps]
 
-    def _wants(self, site: Site, grid: tuple[int, int]) -> bool:
+    def _wants(self, site: Site, grid: Grid) -> bool:
         return (self.places is None or site.place in self.places) and (self.grids is None or grid in self.grids)

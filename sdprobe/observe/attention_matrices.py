@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Literal, get_args
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.grid import Grid
 from sdprobe.core.hook import patterns
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.possible_grids import as_grids, possible_grids
@@ -29,8 +31,6 @@ from sdprobe.observe.matrix_sums import (
 from sdprobe.observe.memory_budget import MemoryBudget
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.observe.recorded_sites import checked_budget, checked_rows, roles_of_rows
-
-Grid = tuple[int, int]
 
 
 class AttentionMatrices(MatricesOfParts):
@@ -113,7 +113,7 @@ class AttentionMatrices(MatricesOfParts):
 
     def expected(self, sites: Sequence[Site]) -> dict[MatrixKey, MatrixSize]:
         """Return the size of each sum that calls at these sites will make."""
-        largest = max(possible_grids(self.run, self.grids), key=lambda grid: grid[0] * grid[1])
+        largest = max(possible_grids(self.run, self.grids), key=prod)
         images = self.run.settings.images
         by_role = {role: [self.run.prompt_of(image, role) for image in range(images)] for role in self.roles}
         return {

@@ -10,7 +10,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.attention import BLOCK_BYTES, in_full_precision
-from sdprobe.plot.heatmap import at_largest
+from sdprobe.core.grid import Grid
+from sdprobe.plot.resized import at_largest
 
 
 class SiteQueries(NamedTuple):
@@ -25,7 +26,7 @@ class SiteQueries(NamedTuple):
 
     layer: str
     query: Shaped[Tensor, "calls heads positions width"]
-    grid: tuple[int, int]
+    grid: Grid
     scale: float
 
 
@@ -33,7 +34,7 @@ def attention_maps(
     sites: Iterable[tuple[SiteQueries, Float[Tensor, "heads tokens width"]]],
     columns: Sequence[Sequence[int]],
     head: int | None = None,
-) -> Float[Tensor, "maps h w"]:
+) -> Float[Tensor, "maps *frames h w"]:
     """Return the mean attention of queries to some of their keys, at the largest grid.
 
     M_c(p) = mean over sites s, calls t, heads h and tokens k of c of softmax(scale_s Q_st K_sᵀ)[h, p, k]
@@ -48,7 +49,7 @@ def attention_maps(
 
     Raises ValueError for a head that a site does not have.
     """
-    by_grid: dict[tuple[int, int], Tensor] = {}
+    by_grid: dict[Grid, Tensor] = {}
     calls = 0
     for (layer, query, grid, scale), key in sites:
         if head is not None and not 0 <= head < query.shape[1]:

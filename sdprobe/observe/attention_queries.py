@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.cpu_copy import CpuCopy
+from sdprobe.core.grid import Grid, read_grid, said_grid
 from sdprobe.core.hook import patterns
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import Tensors
@@ -22,14 +23,12 @@ from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import device_name, dtype_of
-from sdprobe.core.written_values import count, line, listed, mapping, number, pair, whole
+from sdprobe.core.written_values import count, line, listed, mapping, number, whole
 from sdprobe.observe.attention_of_queries import SiteQueries
 from sdprobe.observe.expected_queries import QuerySize, expected_queries
 from sdprobe.observe.maps_of_texts import MapsOfTexts
 from sdprobe.observe.memory_budget import MemoryBudget, written
 from sdprobe.observe.recorded_sites import checked_budget
-
-Grid = tuple[int, int]
 
 
 class QueryKey(NamedTuple):
@@ -122,7 +121,7 @@ class AttentionQueries(MapsOfTexts):
         largest = max(model.grids(self.run.settings).values(), key=prod)
         wanted = [site for site in sites if self._wants(site.grid or largest)]
         if not wanted:
-            grids = {f"{site.grid[0]}×{site.grid[1]}" for site in sites if site.grid}
+            grids = {f"{said_grid(site.grid)}" for site in sites if site.grid}
             raise ValueError(f"no site has a grid of {self.grids}; those of this run are {', '.join(sorted(grids))}")
         itemsize = (self.dtype or model.denoiser.dtype).itemsize
         expected = expected_queries(wanted, model.modules, self.run.settings.images, largest, itemsize)
@@ -203,7 +202,7 @@ class AttentionQueries(MapsOfTexts):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         values, self.run = records.values, run
-        self.grids_of = {line(name): pair(grid, 2_048) for name, grid in mapping(values["grids"]).items()}
+        self.grids_of = {line(name): read_grid(grid) for name, grid in mapping(values["grids"]).items()}
         self.scales = {line(name): number(scale) for name, scale in mapping(values["scales"]).items()}
         self.held_bytes = whole(values["bytes"])
         names: dict[QueryKey, tuple[str, Grid]] = {}
@@ -230,9 +229,7 @@ class _ReadQueries:
         (name, grid), images = place, self.images
         x = self.tensors[name]
         if x.ndim != 4 or x.shape[0] < images or x.shape[2] != prod(grid) or not (x.numel() and x.is_floating_point()):
-            raise ValueError(
-                f"the queries {name}, {said(x)}, are none of {images} images of {grid[0]}×{grid[1]} places"
-            )
+            raise ValueError(f"the queries {name}, {said(x)}, are none of {images} images of {said_grid(grid)} places")
         return x
 
 

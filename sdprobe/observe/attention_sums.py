@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.grid import Grid, read_grid, said_grid
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.module_names import short_name
 from sdprobe.core.plain_values import Tensors
@@ -26,7 +28,7 @@ from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
-from sdprobe.core.written_values import count, line, listed, one_of, pair, whole
+from sdprobe.core.written_values import count, line, listed, one_of, whole
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
@@ -39,11 +41,11 @@ class Key(NamedTuple):
     role: Role
     step: int | None
     layer: str | None
-    grid: tuple[int, int]
+    grid: Grid
     reading: int
 
     @classmethod
-    def of_site(cls, site: Site, grid: tuple[int, int], role: Role, reading: int, apart: Iterable[str]) -> Key:
+    def of_site(cls, site: Site, grid: Grid, role: Role, reading: int, apart: Iterable[str]) -> Key:
         """The sum to which a call belongs where these are kept apart, of ``"step"``, ``"layer"``, ``"head"``."""
         step = site.step.index if "step" in apart else None
         return cls(role, step, site.name if "layer" in apart else None, grid, reading)
@@ -55,7 +57,7 @@ class Key(NamedTuple):
             raise ValueError(f"{short_repr(written)} names no sum")
         of, step, layer, grid, reading, _ = written
         step, layer = None if step is None else count(step), None if layer is None else line(layer)
-        return cls(read_role(of), step, layer, pair(grid), count(reading, readings - 1))
+        return cls(read_role(of), step, layer, read_grid(grid), count(reading, readings - 1))
 
 
 class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]):
@@ -90,7 +92,7 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
         self._step: int | None = None  # the step under way
         self._tokens: dict[tuple[int, int, int], slice | list[int]] = {}
 
-    def record(self, attn: Attention, site: Site, grid: tuple[int, int], shown: ShownRows) -> None:
+    def record(self, attn: Attention, site: Site, grid: Grid, shown: ShownRows) -> None:
         """Add the attention of the image to the recorded tokens, for the rows of a role.
 
         Raises ValueError where that would hold more than the budget; sums per layer and head that nobody asked for are
@@ -247,10 +249,12 @@ class _ReadSums:
     def __call__(self, key: Key) -> Float[Tensor, "images heads positions tokens"]:
         columns, prompts = self.readings.columns[key.reading], self.readings.prompts[key.reading]
         tokens = min(len(prompt.ids) for prompt in prompts) if columns is None else len(columns)
-        name, (h, w) = self.names[key], key.grid
+        name, places = self.names[key], prod(key.grid)
         x = self.tensors[name]
-        if x.ndim != 4 or x.shape[2] != h * w or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():
-            raise ValueError(f"the sum {name}, {said(x)}, is none of {len(prompts)} images of {h}×{w} places")
+        if x.ndim != 4 or x.shape[2] != places or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():
+            raise ValueError(
+                f"the sum {name}, {said(x)}, is none of {len(prompts)} images of {said_grid(key.grid)} places"
+            )
         return x
 
 

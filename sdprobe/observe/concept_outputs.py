@@ -11,15 +11,15 @@ from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.attention_call import per_head
+from sdprobe.core.grid import Grid
 from sdprobe.core.hook import Observer, Transform, patterns
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.core.text import Text
-from sdprobe.plot.heatmap import at_largest
+from sdprobe.plot.resized import at_largest
 
-Grid = tuple[int, int]
 Kind = Literal["share", "score"]
 
 
@@ -142,7 +142,7 @@ class ConceptOutputs(Observer):
         """Whether a site was seen in the call of the loop, within the limits of this hook."""
         return site.name in self._joint
 
-    def values(self, concept: str, kind: Kind = "share", image: int = 0) -> Float[Tensor, "h w"]:
+    def values(self, concept: str, kind: Kind = "share", image: int = 0) -> Float[Tensor, "*frames h w"]:
         """Return the mean over sites and steps, at the largest grid; smaller grids are resized bilinearly.
 
         Args:

@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.plot.heatmap import resize
+from sdprobe.plot.resized import resize
 
 
 def daam_maps(
-    layers: Iterable[tuple[str, Float[Tensor, "heads tokens _ _"]]], size: tuple[int, int]
-) -> Float[Tensor, "tokens h w"]:
+    layers: Iterable[tuple[str, Float[Tensor, "heads tokens *frames _ _"]]], size: tuple[int, int]
+) -> Float[Tensor, "tokens *frames h w"]:
     """Return the mean over layers and heads of sums over the steps, each resized to one size and clamped at 0.
+
+    Of a video, each frame is resized by itself.
 
     Resizing is bicubic. On a CPU it is two multiplications by matrices, one for each axis, for one head at a time: that
     is several times faster there than torch's own resizing of so many small maps, and equal but for rounding.
@@ -34,7 +36,12 @@ def daam_maps(
         if isqrt(size[0] * size[1] // (own.shape[-2] * own.shape[-1])) == 8 or layer.startswith("mid"):
             continue
         if not count:
-            total = own.new_zeros(own.shape[1], *size)
+            total = own.new_zeros(*own.shape[1:-2], *size)
+        if own.shape[1:-2] != total.shape[:-2]:
+            raise ValueError(
+                f"DAAM's map resizes height and width only, and these sites differ in frames, {own.shape[-3]} and "
+                f"{total.shape[-3]}: record those of one number of frames, with modules=(...)"
+            )
         if own.device.type == "cpu":
             down, across = _bicubic(own.shape[-2], size[0]), _bicubic(own.shape[-1], size[1])
             for head in own:

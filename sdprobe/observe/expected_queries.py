@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
 
+from sdprobe.core.grid import Grid, said_grid
 from sdprobe.core.site import Site
 from sdprobe.observe.memory_budget import counted, written
 
@@ -17,7 +18,7 @@ class QuerySize(NamedTuple):
 
     images: int
     heads: int
-    grid: tuple[int, int]
+    grid: Grid
     width: int
 
     @property
@@ -26,9 +27,9 @@ class QuerySize(NamedTuple):
         return self.images * self.heads * prod(self.grid) * self.width
 
     def __str__(self) -> str:
-        h, w = self.grid
         images, heads = counted(self.images, "image"), counted(self.heads, "head")
-        return f"{images} × {heads} × {counted(h * w, 'position')} ({h}×{w}) × {counted(self.width, 'number')}"
+        positions = f"{counted(prod(self.grid), 'position')} ({said_grid(self.grid)})"
+        return f"{images} × {heads} × {positions} × {counted(self.width, 'number')}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ExpectedQueries:
 
 
 def expected_queries(
-    sites: Sequence[Site], modules: Mapping[str, Any], images: int, largest: tuple[int, int], itemsize: int
+    sites: Sequence[Site], modules: Mapping[str, Any], images: int, largest: Grid, itemsize: int
 ) -> ExpectedQueries:
     """Return what calls at these sites will record.
 

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from sdprobe.core.grid import Grid
 from sdprobe.core.run import Role
 from sdprobe.core.site import Site
 from sdprobe.observe.attention_sums import Key
@@ -94,7 +95,7 @@ class ExpectedSums:
 
 
 def expected_sums(
-    sites: Iterable[tuple[Site, tuple[int, int]]],
+    sites: Iterable[tuple[Site, Grid]],
     shown: Mapping[Role, tuple[int, Sequence[int] | None]],
     images: int,
     apart: Collection[str],

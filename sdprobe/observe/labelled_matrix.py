@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdprobe.core.data_frame import data_frame, each_cell
+from sdprobe.core.grid import Grid
 from sdprobe.core.prompt import Prompt
 from sdprobe.plot.figures import HEAT
 from sdprobe.plot.printable import printable
@@ -132,10 +134,10 @@ def token_labels(prompt: Prompt) -> tuple[str, ...]:
     return tuple(prompt.spelt(i) if role == "word" else f"<{role}>" for i, role in enumerate(roles))
 
 
-def place_labels(grid: tuple[int, int]) -> tuple[str, ...]:
-    """Return the places of a grid as ``"y,x"``, row by row.
+def place_labels(grid: Grid) -> tuple[str, ...]:
+    """Return the places of a grid as ``"y,x"``, row by row; of a video ``"t,y,x"``, frame by frame.
 
     >>> place_labels((2, 2))
     ('0,0', '0,1', '1,0', '1,1')
     """
-    return tuple(f"{y},{x}" for y in range(grid[0]) for x in range(grid[1]))
+    return tuple(",".join(map(str, place)) for place in product(*map(range, grid)))

@@ -47,7 +47,7 @@ class LatentRecorder(Observer):
         final: (in a run) the final latents ``[images, channels, h, w]``.
 
     Index the run's copy with a name, ``run[recorder]["latents"]``, for ``[steps, images, channels, h, w]``; ``at``
-    returns one step.
+    returns one step. Those of videos are ``[videos, channels, frames, h, w]``.
 
     Raises:
         ValueError: for an unknown name in ``keep``, and in a run for a folder that is not empty.
@@ -103,14 +103,14 @@ class LatentRecorder(Observer):
         return self.record.indices
 
     @property
-    def final(self) -> Shaped[Tensor, "images channels *size"]:
+    def final(self) -> Shaped[Tensor, "images channels *frames h w"]:
         return self.record.final
 
-    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels *size"]]:
+    def at(self, index: int) -> Mapping[str, Shaped[Tensor, "images channels *frames h w"]]:
         """Return what was recorded of one step, by name."""
         return self.record.at(index)
 
-    def __getitem__(self, name: Kept) -> Shaped[Tensor, "steps images channels h w"]:
+    def __getitem__(self, name: Kept) -> Shaped[Tensor, "steps images channels *frames h w"]:
         return self.record[name]
 
     def _tensor(self, at: tuple[int | None, str]) -> Tensor:

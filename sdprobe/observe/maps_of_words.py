@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from matplotlib.figure import Figure
 
@@ -17,6 +17,7 @@ from sdprobe.observe.labelled_matrix import LabelledMatrix
 from sdprobe.observe.maps_of_texts import MapsOfTexts
 from sdprobe.observe.matrices_of_parts import matrices_of
 from sdprobe.observe.prompt_readings import PromptReadings
+from sdprobe.plot.heat_film import evenly
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.segmentation import Segmentation
 
@@ -136,10 +137,23 @@ class MapsOfWords(MapsOfTexts):
         found = self.readings.columns_for(readings, asked.image, asked.word, asked.occurrence, asked.encoder)
         return {key: found[key.reading] for key in keys if key.reading in found}
 
-    def grid(self, by: Keep, words: Sequence[str] | None = None, image: int = 0, most: int = 8) -> Figure:
-        """Plot heat maps: words down; steps, layers or heads across (at most ``most``, evenly spaced)."""
+    def grid(
+        self, by: Keep | Literal["frame"], words: Sequence[str] | None = None, image: int = 0, most: int = 8
+    ) -> Figure:
+        """Plot heat maps: words down; steps, layers, heads or frames across (at most ``most``, evenly spaced).
+
+        Args:
+            by: ``"step"``, ``"layer"`` or ``"head"``, if kept apart; ``"frame"`` for the frames of a video, above the
+                maps of which its frames are shown, each map on one scale. By anything else a video's middle frame is
+                shown.
+            words: which words; None for all that were recorded.
+            image: the image number.
+            most: how many across.
+        """
+        if by == "frame":
+            return self._frame_by_frame(list(words or self._words(image, self.roles[0])), image, most)
         if by not in get_args(Keep):
-            raise ValueError(f"by is 'step', 'layer' or 'head', not {by!r}")
+            raise ValueError(f"by is 'step', 'layer', 'head' or 'frame', not {by!r}")
         if by not in self.keep:
             raise ValueError(f"{by}s were not kept apart: record with AttentionMaps(keep=({by!r},))")
         self.sums.matching(self._recorded_role(None, image))
@@ -147,8 +161,16 @@ class MapsOfWords(MapsOfTexts):
         count = min(most, len(across))
         chosen = [across[round(i * (len(across) - 1) / max(count - 1, 1))] for i in range(count)]
         shown = list(words or self._words(image, self.roles[0]))
-        cells = [[self.heat_map(w, image=image, **{by: c}).cell() for c in chosen] for w in shown]  # type: ignore[arg-type]
+        cells = [[_cell(self.heat_map(w, image=image, **{by: c})) for c in chosen] for w in shown]  # type: ignore[arg-type]
         return plot.sheet(cells, rows=shown, columns=[label_of(by, c) for c in chosen])
+
+    def _frame_by_frame(self, words: Sequence[str], image: int, most: int) -> Figure:
+        films = [self.heat_map(word, image=image).film() for word in words]
+        chosen = evenly(len(films[0]), most)
+        cells, rows = [own.cells(chosen) for own in films], list(words)
+        if pictures := films[0].pictures:
+            cells, rows = [[pictures[i] for i in chosen], *cells], ["video", *rows]
+        return plot.sheet(cells, rows=rows, columns=[f"frame {i}" for i in chosen])
 
     def _recorded_role(self, role: Role | None, image: int) -> Role:
         role = role or self.roles[0]
@@ -162,3 +184,10 @@ class MapsOfWords(MapsOfTexts):
         numbers = dict.fromkeys(key.reading for key in self.sums.matching(role))
         found = dict.fromkeys(word for number in numbers for word in self.readings.recorded(number, image))
         return list(found) or [*self.run.prompt_of(image, role).words][:0]  # which says where they are not known
+
+
+def _cell(heat: HeatMap) -> plot.Cell:
+    if not heat.is_video:
+        return heat.cell()
+    film = heat.film()
+    return film.cells([(len(film) - 1) // 2])[0]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, stack
 
+from sdprobe.core.grid import Grid
 from sdprobe.core.hook import Observer
 from sdprobe.core.limits.row_subset import numbers_in_whole
+from sdprobe.core.picture_of import picture_of
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
@@ -17,8 +20,6 @@ from sdprobe.observe.labelled_matrix import EMPTY, LabelledMatrix, place_labels,
 from sdprobe.observe.matrix_sums import Direction, MatrixKeep, MatrixKey, MatrixSums, direction_of, no_direction
 from sdprobe.observe.prompt_readings import PromptReadings
 from sdprobe.plot.heatmap import HeatMap
-
-Grid = tuple[int, int]
 
 
 class MatricesOfParts(Observer):
@@ -110,7 +111,7 @@ class MatricesOfParts(Observer):
         mean = self._mean(keys, image)
         values = mean[:, positions].mean(1) if direction[0] == "image" else mean[positions].mean(0)
         shown = word if isinstance(word, str) else prompt.spelt(word)
-        return HeatMap(values.unflatten(0, keys[0].grid), shown, self.run.images[image] if self.run.images else None)
+        return HeatMap(values.unflatten(0, keys[0].grid), shown, picture_of(self.run, image))
 
     def row_sums(self) -> Float[Tensor, " sums"]:
         """Return the smallest and largest sum of what a token or place looks at, in each recording: each is 1.
@@ -172,7 +173,7 @@ class MatricesOfParts(Observer):
                 f"nothing was recorded of {kind}-attention at layer {layer}, step {step}, grid {grid}; recorded: "
                 f"{', '.join(kinds)}; the layers {short_repr(layers)}; the grids {', '.join(grids)}"
             )
-        largest = max((key.grid for key in found), key=lambda own: own[0] * own[1])
+        largest = max((key.grid for key in found), key=prod)
         found = [key for key in found if key.grid == largest]
         if "text" in parts:
             self._prompt(found, image)

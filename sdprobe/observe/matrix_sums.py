@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import BLOCK_BYTES, Attention
+from sdprobe.core.grid import Grid, read_grid
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import Tensors
 from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
-from sdprobe.core.written_values import count, line, listed, one_of, pair
+from sdprobe.core.written_values import count, line, listed, one_of
 from sdprobe.observe.memory_budget import MemoryBudget, counted, written
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
@@ -42,14 +43,14 @@ class MatrixKey(NamedTuple):
     kind: str
     step: int | None
     layer: str | None
-    grid: tuple[int, int]
+    grid: Grid
     reading: int
     from_: Part
     to: Part
 
     @classmethod
     def of_site(
-        cls, site: Site, grid: tuple[int, int], role: Role, reading: int, parts: Direction, keep: Collection[str]
+        cls, site: Site, grid: Grid, role: Role, reading: int, parts: Direction, keep: Collection[str]
     ) -> MatrixKey:
         """The sum to which a call belongs."""
         step = site.step.index if "step" in keep else None
@@ -64,7 +65,7 @@ class MatrixKey(NamedTuple):
         step, layer = None if step is None else count(step), None if layer is None else line(layer)
         of = one_of(kind, tuple(DIRECTIONS), "kind of attention")
         parts = (one_of(own, get_args(Part), "part") for own in (from_, to))
-        return cls(read_role(role), of, step, layer, pair(grid), count(reading, readings - 1), *parts)
+        return cls(read_role(role), of, step, layer, read_grid(grid), count(reading, readings - 1), *parts)
 
 
 class MatrixSize(NamedTuple):
@@ -81,7 +82,7 @@ class MatrixSize(NamedTuple):
         return self.images * self.looking * self.looked_at
 
     @classmethod
-    def at(cls, site: Site, grid: tuple[int, int], images: int, parts: Direction) -> MatrixSize:
+    def at(cls, site: Site, grid: Grid, images: int, parts: Direction) -> MatrixSize:
         """The size of a sum at a site."""
         texts = 0 if site.text is None else site.text.stop - site.text.start
         counts = {"image": prod(grid), "text": texts}
@@ -124,9 +125,7 @@ class MatrixSums(Mapping[MatrixKey, Float[Tensor, "images from to"]]):
         self.counts: Counter[MatrixKey] = Counter()
         self._sums: Mapping[MatrixKey, Tensor] = {}
 
-    def record(
-        self, attn: Attention, site: Site, grid: tuple[int, int], shown: ShownRows, wanted: Iterable[Direction]
-    ) -> None:
+    def record(self, attn: Attention, site: Site, grid: Grid, shown: ShownRows, wanted: Iterable[Direction]) -> None:
         """Add the attention of the rows of a role, in some directions. Raises ValueError for more than the budget."""
         assert isinstance(self._sums, dict)
         for parts in wanted:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.grid import Grid, said_grid
 from sdprobe.core.site import Site
 
 SHARE = 4  # the default budget is this part of what is free: a run beside it needs the rest
@@ -22,7 +23,7 @@ class SumSize(NamedTuple):
 
     images: int
     heads: int
-    grid: tuple[int, int]
+    grid: Grid
     tokens: int
 
     @property
@@ -35,13 +36,13 @@ class SumSize(NamedTuple):
         return torch.zeros(self.images, self.heads, prod(self.grid), self.tokens, device=device)
 
     def __str__(self) -> str:
-        h, w = self.grid
         images, heads, tokens = (
             counted(self.images, "image"),
             counted(self.heads, "head"),
             counted(self.tokens, "token"),
         )
-        return f"{images} × {f'{heads} × ' * (self.heads > 1)}{counted(h * w, 'position')} ({h}×{w}) × {tokens}"
+        positions = f"{counted(prod(self.grid), 'position')} ({said_grid(self.grid)})"
+        return f"{images} × {f'{heads} × ' * (self.heads > 1)}{positions} × {tokens}"
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL.Image import Image
+from PIL.Image import fromarray as as_picture
 from torch import Tensor
 
 from sdprobe.core.cpu_copy import CpuCopy
@@ -32,6 +33,9 @@ class Preview(Observer):
     ``"vae"`` is the model's own decoder, which for a large model can take as long as the step itself. Use
     `sdprobe.only` to record some steps only.
 
+    Of a video there is a picture of each frame, video by video, as in ``run.images``: with ``"linear"`` of each latent
+    frame, with ``"vae"`` of each frame that it decodes to. `of_image` returns the frames of one video.
+
     >>> import sdprobe
     >>> preview = sdprobe.Preview()
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", hooks=[preview], steps=4, seed=0, progress=False)
@@ -42,15 +46,19 @@ class Preview(Observer):
     Args:
         decoder: ``"linear"`` or ``"vae"``.
         keep: ``"denoised"`` (predicted x0), ``"latents"`` (x_t, divided to the scale of x0), or both.
-        show: called in each step with the images of predicted x0, one for each image of the run.
+        show: called in each step with the images of predicted x0, one for each image of the run, or for each frame.
 
     Attributes:
         indices: (in a run) the numbers of the steps.
         total: (in a run) the number of steps.
         final: (in a run) the images of the final latents, one for each image.
+        frames: (in a run) how many pictures of each image there are at a step: 1, or the frames of a video.
 
         Index the run's copy with a name for a list with an entry per step: a list with one PIL image per image.
     """
+
+    _videos: int | None = None
+    """How many videos there are; None in a run of images."""
 
     def __init__(
         self,
@@ -100,6 +108,8 @@ class Preview(Observer):
             names[name] = [[f"{name} {i}.{k}" for _, i, k in step] for step in own]
             places |= {f"{name} {i}.{k}": (name, i, k) for step in own for _, i, k in step}
         values = {"indices": self.indices, "total": vars(self).get("total"), "pictures": names}
+        if self._videos is not None:
+            values["videos"] = self._videos
         return HookRecords(values, TensorsByKey(places, self._pixels))
 
     def restore(self, records: HookRecords, run: Run) -> None:
@@ -107,10 +117,23 @@ class Preview(Observer):
         self.indices = [*map(count, listed(values["indices"]))]
         if values["total"] is not None:
             self.total = count(values["total"])
+        if (videos := values.get("videos")) is not None:
+            self._videos = count(videos)
         self._kept = {}
         for name, steps in mapping(values["pictures"]).items():
             plain = [[{"$image": text(picture)} for picture in listed(step)] for step in listed(steps)]
             self._kept[name] = [partial(from_plain, own, records.tensors) for own in plain]
+
+    @property
+    def frames(self) -> int:
+        if self._videos is None:
+            return 1
+        first = next((steps[0] for name in self._kept if (steps := self._all(name))), [])
+        return len(first) // self._videos
+
+    def of_image(self, pictures: list[Image], image: int) -> list[Image]:
+        """Return those pictures of a step that are of one image: one, or the frames of a video."""
+        return pictures[self.frames * image : self.frames * (image + 1)]
 
     @property
     def final(self) -> list[Image]:
@@ -125,13 +148,19 @@ class Preview(Observer):
 
     def _decoded(self, x: Tensor) -> CpuCopy:
         model = self._run.model
+        if x.ndim == 5:
+            self._videos = len(x)
         return CpuCopy(model.linear_rgb(x) if self.decoder == "linear" else model.decode(x, None))
 
     def _received(self, kept: Pictures) -> list[Image]:
         """Return pictures, which are made of pixels once those are on the CPU."""
         if not isinstance(kept, CpuCopy):
             return kept() if callable(kept) else kept
-        pictures: list[Image] = self._run.model.pictures(kept.value)
+        shown = kept.value
+        if shown.ndim == 5 and self.decoder == "linear":
+            shown = shown.movedim(2, 1).flatten(0, 1)  # [videos · frames, 3, h, w]
+            return [as_picture((frame * 255).round().byte().movedim(0, -1).numpy()) for frame in shown.float()]
+        pictures: list[Image] = self._run.model.pictures(shown)
         return pictures
 
     def _all(self, name: str) -> list[list[Image]]:

@@ -37,6 +37,8 @@ class Moments(NamedTuple):
 class Statistics(Observer):
     """Mean, standard deviation and norm of the latents, the guided noise and predicted x0, at every step.
 
+    Of a video they are over all its frames.
+
     With guidance, also the cosine between the denoiser's outputs with and without the prompt: at 1 they differ only in
     norm.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from sdprobe.core.grid import Grid
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.prompt import Prompt, positions_of, refuse_missing
 from sdprobe.core.run import Run
@@ -17,9 +18,8 @@ from sdprobe.core.step import Step
 from sdprobe.observe.attention_leaves import AttentionLeaves, Leaf, Move, Positions
 from sdprobe.observe.place_gradients import gradients_at, slopes_at
 from sdprobe.observe.word_scores import Loss, MakesScores, NoiseChange, PictureScore, Score, Scores
-from sdprobe.plot.heatmap import at_largest
+from sdprobe.plot.resized import at_largest
 
-Grid = tuple[int, int]
 Word = str | int
 Kind = Literal["norm", "product", "path"]
 
@@ -188,7 +188,7 @@ class WordGradients(Observer):
         }
         return {row: positions for row, positions in found.items() if positions}
 
-    def values(self, word: Word, kind: Kind, image: int = 0) -> Float[Tensor, "h w"]:
+    def values(self, word: Word, kind: Kind, image: int = 0) -> Float[Tensor, "*frames h w"]:
         """Return what was recorded of a word, at the largest grid.
 
         Args:

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.grid import Grid
 from sdprobe.observe.attention_sums import AttentionSums, Key
 from sdprobe.observe.daam import daam_maps
-from sdprobe.plot.heatmap import at_largest
+from sdprobe.plot.resized import at_largest
 
 Columns = Sequence[Sequence[int]]
 """The columns of each word in one sum."""
@@ -22,7 +23,7 @@ def maps_of_words(
     image: int,
     head: int | None,
     daam_size: tuple[int, int] | None,
-) -> dict[str, Float[Tensor, "h w"]]:
+) -> dict[str, Float[Tensor, "*frames h w"]]:
     """Return the map of each word.
 
     Args:
@@ -46,13 +47,13 @@ def maps_of_words(
 
 def mean_maps(
     sums: AttentionSums, columns: Mapping[Key, Columns], image: int, head: int | None
-) -> Float[Tensor, "words h w"]:
+) -> Float[Tensor, "words *frames h w"]:
     """Return the mean probability over sites, heads, steps and a word's tokens, at the largest grid.
 
     Args:
         columns: the sums to use, with the columns of each word in them.
     """
-    totals: dict[tuple[tuple[int, int], int], Tensor] = {}
+    totals: dict[tuple[Grid, int], Tensor] = {}
     for key, words in columns.items():
         first, last = _span(words)
         heads = _heads(sums[key], image, head)[..., first:last]
@@ -63,7 +64,7 @@ def mean_maps(
         alike = (key.grid, key.reading)
         totals[alike] = totals[alike] + mean if alike in totals else mean
     by_reading = {key.reading: words for key, words in columns.items()}
-    by_grid: dict[tuple[int, int], Tensor] = {}
+    by_grid: dict[Grid, Tensor] = {}
     for (grid, reading), total in totals.items():
         words = by_reading[reading]
         first, _ = _span(words)
@@ -75,8 +76,8 @@ def mean_maps(
 
 def daam_maps_of_words(
     sums: AttentionSums, columns: Mapping[Key, Columns], image: int, head: int | None, size: tuple[int, int]
-) -> Float[Tensor, "words h w"]:
-    """Return DAAM's maps, at a size ``(h, w)``; the arguments are those of `mean_maps`.
+) -> Float[Tensor, "words *frames h w"]:
+    """Return DAAM's maps, at a size ``(h, w)``, of a video of each frame; the arguments are those of `mean_maps`.
 
     Raises ValueError where layers and heads were not kept apart, and where a word is of more tokens in one prompt than
     in another.
@@ -90,7 +91,7 @@ def daam_maps_of_words(
     for key in columns:
         by_layer.setdefault(str(key.layer), []).append(key)
 
-    def layers() -> Iterator[tuple[str, Float[Tensor, "heads tokens h w"]]]:
+    def layers() -> Iterator[tuple[str, Float[Tensor, "heads tokens *frames h w"]]]:
         for layer, keys in by_layer.items():
             parts = (_tokens(_heads(sums[key], image, head), columns[key]).unflatten(-1, key.grid) for key in keys)
             yield layer, sum(parts, torch.zeros(()))

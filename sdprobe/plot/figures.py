@@ -30,11 +30,17 @@ def heat_on(ax: Any, picture: Image.Image | None, values: Num[np.ndarray, "h w"]
     if picture is None:
         ax.imshow(values, cmap=HEAT, vmin=0, vmax=1)
         return
+    ax.imshow(laid_over(picture, values))
+
+
+def laid_over(picture: Image.Image, values: Num[np.ndarray, "h w"]) -> Num[np.ndarray, "h w 3"]:
+    """Return the colours, in [0, 1], of values in [0, 1] over a greyscale version of an image of their size."""
     grey = np.asarray(picture.convert("L"), dtype=float) / 255
     faded = 0.25 + 0.6 * grey
     heat = matplotlib.colormaps[HEAT](values)[..., :3]
     alpha = np.clip(values, 0, 1)[..., None] ** 0.7
-    ax.imshow((1 - alpha) * faded[..., None] + alpha * heat)
+    colours: NDArray[Any] = (1 - alpha) * faded[..., None] + alpha * heat
+    return colours
 
 
 def overlay(picture: Image.Image | None, values: Num[np.ndarray, "h w"], title: str, ax: Any = None) -> Figure:
@@ -63,7 +69,8 @@ def sheet(
     'right'
     """
     n_rows, n_columns = len(cells), max(len(row) for row in cells)
-    size = (INCH * n_columns + (0.6 if rows else 0), INCH * n_rows + 0.25 * bool(columns) + 0.3 * bool(title))
+    width, height = _size_of_cell(cells)
+    size = (width * n_columns + (0.6 if rows else 0), height * n_rows + 0.25 * bool(columns) + 0.3 * bool(title))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for i, row in enumerate(cells):
@@ -85,6 +92,16 @@ def sheet(
     if title:
         figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _size_of_cell(cells: Sequence[Sequence[Cell]]) -> tuple[float, float]:
+    """The width and height in inches of a cell, of the ratio of what is in the first: the longer side is INCH."""
+    first = next((cell for row in cells for cell in row if cell is not None), None)
+    first = first[1] if isinstance(first, tuple) else first
+    if first is None:
+        return INCH, INCH
+    w, h = first.size if isinstance(first, Image.Image) else (first.shape[1], first.shape[0])
+    return INCH * w / max(w, h), INCH * h / max(w, h)
 
 
 def curves(steps: Sequence[int], panels: Mapping[str, Num[np.ndarray, "steps images"]]) -> Figure:

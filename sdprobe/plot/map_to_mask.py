@@ -21,7 +21,7 @@ ITERATIONS = 10  # the paper's, section 3.1
 SURE = 1e-4  # no place is surer than this before its neighbours are asked
 
 
-def checked(method: str, affinity: Any, picture: Image.Image | None) -> MaskMethod:
+def checked(method: str, affinity: Any, picture: object | None) -> MaskMethod:
     """Return the name of a way to make a mask. Raises ValueError for another name, and for what the way needs."""
     if method not in get_args(MaskMethod):
         raise ValueError(f"method is {', '.join(map(repr, get_args(MaskMethod)))}, not {method!r}")
@@ -37,24 +37,32 @@ def checked(method: str, affinity: Any, picture: Image.Image | None) -> MaskMeth
     return method  # type: ignore[return-value]
 
 
-def grid_of(affinity: Float[Tensor, "places seen"], like: tuple[int, int]) -> tuple[int, int]:
-    """Return the grid of a matrix's places, of the ratio of height to width of a map.
+def grid_of(affinity: Float[Tensor, "places seen"], like: tuple[int, int], frames: int = 1) -> tuple[int, int]:
+    """Return the height and width of a matrix's places, of the ratio of height to width of a map.
+
+    Args:
+        affinity: the matrix.
+        like: height and width of the map.
+        frames: how many frames the map has, and the grid of the matrix too.
 
     Raises ValueError if a matrix has no such grid.
     """
-    places, (h, w) = len(affinity), like
-    if affinity.ndim == 2 and affinity.shape[0] == affinity.shape[1]:
+    (places, left), (h, w) = divmod(len(affinity), frames), like
+    if affinity.ndim == 2 and affinity.shape[0] == affinity.shape[1] and not left:
         height = math.isqrt(places * h // w)
         if height and places == height * (places // height) and (places // height) * h == height * w:
             return height, places // height
+    of_video = f" and its {frames} frames" if frames > 1 else ""
     raise ValueError(
-        f"affinity is [places, places] of a grid with the map's ratio of height to width, {h}×{w}, not "
+        f"affinity is [places, places] of a grid with the map's ratio of height to width, {h}×{w}{of_video}, not "
         f"{list(affinity.shape)}: resize the map to the matrix's grid first, as in "
         f"heat.resize(run[looks].recorded_grid())"
     )
 
 
-def spread_over(values: Float[Tensor, "gh gw"], affinity: Float[Tensor, "places seen"]) -> Float[Tensor, "gh gw"]:
+def spread_over(
+    values: Float[Tensor, "*frames gh gw"], affinity: Float[Tensor, "places seen"]
+) -> Float[Tensor, "*frames gh gw"]:
     """Return S v: each place gets the mean of what the places that it looks at have.
 
     Args:
@@ -71,7 +79,7 @@ def spread_over(values: Float[Tensor, "gh gw"], affinity: Float[Tensor, "places 
     return spread
 
 
-def otsu_threshold(values: Float[Tensor, "h w"]) -> float:
+def otsu_threshold(values: Float[Tensor, "*frames h w"]) -> float:
     """Return the threshold that parts a map's values into two groups of the least variance within (Otsu 1979)."""
     try:
         from skimage.filters import threshold_otsu
@@ -114,10 +122,11 @@ def fitted_to_picture(values: Float[Tensor, "h w"], threshold: float, picture: I
     return torch.from_numpy(found).to(values.device)
 
 
-def largest_part(mask: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
+def largest_part(mask: Bool[Tensor, "*frames h w"]) -> Bool[Tensor, "*frames h w"]:
     """Return the largest connected part of a mask; the first in reading order of several, and an empty mask as it is.
 
-    Places are connected across edges, not across corners (4-connectivity).
+    Places are connected across edges, not across corners (4-connectivity); in a video also to the same place of the
+    frame before and after (6-connectivity).
     """
     labels, count = ndimage.label(mask.detach().cpu().numpy())
     if count < 2:

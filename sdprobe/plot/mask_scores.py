@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 
-def iou(own: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
+def iou(own: Shaped[Any, "*frames h w"], truth: Shaped[Any, "*frames h w"]) -> float:
     """Return intersection over union of two masks, |A ∩ B| / |A ∪ B|; 0 if both are empty.
 
     >>> import torch
@@ -21,10 +21,10 @@ def iou(own: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
     (0.333, 0.5, 0.5)
 
     Args:
-        own: a mask: True, or another number than 0, at its places.
+        own: a mask ``[h, w]``: True, or another number than 0, at its places; of a video ``[frames, h, w]``.
         truth: a mask of the same size.
 
-    Raises ValueError for masks of different sizes, or that are not ``[h, w]``.
+    Raises ValueError for masks of different sizes, or of other axes.
 
     Source: Jaccard 1901; as DAAM's ``compute_iou`` (daam 0.2.0, ``daam/evaluate.py``) for masks of one size.
     """
@@ -32,7 +32,7 @@ def iou(own: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
     return _ratio((a & b).sum(), (a | b).sum())
 
 
-def ioa(own: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
+def ioa(own: Shaped[Any, "*frames h w"], truth: Shaped[Any, "*frames h w"]) -> float:
     """Return intersection over the area of the first mask, |A ∩ B| / |A|: its precision; 0 if it is empty.
 
     Args:
@@ -48,7 +48,7 @@ def ioa(own: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
     return _ratio((a & b).sum(), a.sum())
 
 
-def dice(own: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
+def dice(own: Shaped[Any, "*frames h w"], truth: Shaped[Any, "*frames h w"]) -> float:
     """Return Dice's coefficient of two masks, 2 |A ∩ B| / (|A| + |B|), which is their F1; 0 if both are empty.
 
     Args:
@@ -102,7 +102,9 @@ class PrecisionRecall:
         return f"PrecisionRecall({len(self.thresholds)} thresholds, average precision {self.area:.3f})"
 
 
-def precision_recall(values: Shaped[Any, "h w"], truth: Shaped[Any, "h w"], word: str = "") -> PrecisionRecall:
+def precision_recall(
+    values: Shaped[Any, "*frames h w"], truth: Shaped[Any, "*frames h w"], word: str = ""
+) -> PrecisionRecall:
     """Return precision and recall of a map for every threshold of its values.
 
     P(t) = |{v ≥ t} ∩ B| / |{v ≥ t}| and R(t) = |{v ≥ t} ∩ B| / |B|, for every value t of the map v
@@ -138,7 +140,7 @@ def precision_recall(values: Shaped[Any, "h w"], truth: Shaped[Any, "h w"], word
     return PrecisionRecall(hits / above, hits / hits[-1], ordered[last], word)
 
 
-def average_precision(values: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> float:
+def average_precision(values: Shaped[Any, "*frames h w"], truth: Shaped[Any, "*frames h w"]) -> float:
     """Return the area under precision and recall of a map: 1 if all places of the object are above all others.
 
     AP = Σ (R_n − R_(n−1)) P_n over all thresholds n, from the highest; that of a map without order is |B| / (h·w).
@@ -154,20 +156,24 @@ def average_precision(values: Shaped[Any, "h w"], truth: Shaped[Any, "h w"]) -> 
     return precision_recall(values, truth).area
 
 
-def _alike(own: Any, truth: Any) -> tuple[Bool[Tensor, "h w"], Bool[Tensor, "h w"]]:
+def _alike(own: Any, truth: Any) -> tuple[Bool[Tensor, "*frames h w"], Bool[Tensor, "*frames h w"]]:
     a, b = _mask(own), _mask(truth)
     if a.shape != b.shape:
-        raise ValueError(
-            f"two masks of one size are compared, not of {a.shape[0]}×{a.shape[1]} and {b.shape[0]}×{b.shape[1]}"
-        )
+        raise ValueError(f"two masks of one size are compared, not of {_said(a)} and {_said(b)}")
     return a, b
 
 
-def _mask(given: Any) -> Bool[Tensor, "h w"]:
+def _mask(given: Any) -> Bool[Tensor, "*frames h w"]:
     mask = torch.as_tensor(np.asarray(given) if not isinstance(given, Tensor) else given).detach().cpu()
-    if mask.ndim != 2 or not mask.numel():
-        raise ValueError(f"a mask is [h, w], a number for each place, not {list(mask.shape)}")
+    if mask.ndim not in (2, 3) or not mask.numel():
+        raise ValueError(
+            f"a mask is [h, w], a number for each place, or [frames, h, w] of a video, not {list(mask.shape)}"
+        )
     return mask.bool()
+
+
+def _said(mask: Tensor) -> str:
+    return "×".join(map(str, mask.shape))
 
 
 def _ratio(part: Tensor, whole: Tensor) -> float:

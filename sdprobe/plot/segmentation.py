@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.mask_scores import iou
+from sdprobe.plot.shown_map import Picture
 
 BACKGROUND = "background"
 # Okabe & Ito 2008, "Color Universal Design": told apart with every kind of colour vision.
@@ -44,6 +45,8 @@ class Segmentation:
         background: True for M_background = 1 − max over w of M_w: a place is background if no map is above a half.
             A number in [0, 1] for a map that has this value everywhere: where no map is above it. False for none.
 
+    Of a video the maps are normalized and compared over all frames, and labels and masks are ``[frames, h, w]``.
+
     Raises ValueError for no map, for maps with different ratios of height to width, for a word that is called
     ``"background"`` beside one, and for a background outside [0, 1].
 
@@ -54,7 +57,7 @@ class Segmentation:
 
     maps: Mapping[str, HeatMap]
     background: bool | float = True
-    picture: Image.Image | None = field(default=None, repr=False)
+    picture: Picture | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.maps:
@@ -64,10 +67,13 @@ class Segmentation:
         if self.has_background and BACKGROUND in self.maps:
             raise ValueError("one of the words is 'background' itself: use background=False")
         h, w = self.size
-        if others := [own for own in self.maps.values() if own.values.shape[0] * w != own.values.shape[1] * h]:
+        maps = list(self.maps.values())
+        if others := [own for own in maps if own.values.shape[:-2] != maps[0].values.shape[:-2]]:
+            raise ValueError(f"maps of one picture have the same frames, not {others[0]} beside {maps[0]}")
+        if others := [own for own in maps if own.size[0] * w != own.size[1] * h]:
             raise ValueError(f"maps of one picture have one ratio of height to width, not {others[0]} beside {h}×{w}")
         if self.picture is None:
-            object.__setattr__(self, "picture", next(iter(self.maps.values())).picture)
+            object.__setattr__(self, "picture", maps[0].picture)
 
     @property
     def has_background(self) -> bool:
@@ -82,15 +88,14 @@ class Segmentation:
     @property
     def size(self) -> tuple[int, int]:
         """The size ``(h, w)`` of the largest map."""
-        h, w = max((own.values.shape for own in self.maps.values()), key=lambda shape: shape[0] * shape[1])
-        return h, w
+        return max((own.size for own in self.maps.values()), key=lambda size: size[0] * size[1])
 
     @cached_property
-    def labels(self) -> Int[Tensor, "h w"]:
+    def labels(self) -> Int[Tensor, "*frames h w"]:
         """The number of each place's name in `names`; of names that are equal there, the first."""
         return self.at(self.size)
 
-    def at(self, size: tuple[int, int]) -> Int[Tensor, "h w"]:
+    def at(self, size: tuple[int, int]) -> Int[Tensor, "*frames h w"]:
         """Return the labels at another size: the maps are resized bicubically, then compared."""
         maps = torch.stack([_normalized_at(own, size) for own in self.maps.values()])
         if self.has_background:
@@ -99,7 +104,7 @@ class Segmentation:
             maps = torch.cat([rest.unsqueeze(0), maps])
         return maps.argmax(0)
 
-    def mask(self, name: str, size: tuple[int, int] | None = None) -> Bool[Tensor, "h w"]:
+    def mask(self, name: str, size: tuple[int, int] | None = None) -> Bool[Tensor, "*frames h w"]:
         """Return where a word, or the background, is.
 
         Args:
@@ -112,13 +117,14 @@ class Segmentation:
             raise KeyError(f"{name!r} is no part of this segmentation; its parts: {', '.join(self.names)}")
         return (self.labels if size is None else self.at(size)) == self.names.index(name)
 
-    def miou(self, masks: Mapping[str, Shaped[Any, "h w"]]) -> float:
+    def miou(self, masks: Mapping[str, Shaped[Any, "*frames h w"]]) -> float:
         """Return the mean intersection over union with the masks of objects, each at the mask's size.
 
         mIoU = mean over the names c given of |L = c ∩ B_c| / |L = c ∪ B_c|
 
         Args:
-            masks: the mask ``[h, w]`` of each object by its name; also of ``"background"``, if it is to count.
+            masks: the mask ``[h, w]``, or ``[frames, h, w]``, of each object by its name; also of ``"background"``,
+                if it is to count.
 
         Raises:
             KeyError: for a name that is none of `names`.
@@ -130,29 +136,39 @@ class Segmentation:
         if not masks:
             raise ValueError("mean IoU needs the mask of at least one name")
         truths = {name: torch.as_tensor(own) for name, own in masks.items()}
-        if wrong := [name for name, own in truths.items() if own.ndim != 2 or not own.numel()]:
-            raise ValueError(f"the mask of {wrong[0]!r} is not [h, w]: {list(truths[wrong[0]].shape)}")
-        h, w = (self.picture.height, self.picture.width) if self.picture else self.size
-        for name, (height, width) in ((name, own.shape) for name, own in truths.items()):
+        wrong = [name for name, own in truths.items() if own.ndim < 2 or not own.numel()]
+        if wrong := wrong or [name for name, own in truths.items() if tuple(own.shape[:-2]) != self._frames]:
+            axes = ", ".join([*map(str, self._frames), "h", "w"])
+            raise ValueError(f"the mask of {wrong[0]!r} is not [{axes}]: {list(truths[wrong[0]].shape)}")
+        h, w = (self._shown.height, self._shown.width) if self._shown else self.size
+        for name, (height, width) in ((name, own.shape[-2:]) for name, own in truths.items()):
             if (height, width) != self.size and height * w != width * h:
                 raise ValueError(
                     f"the mask of {name!r} is {height}×{width}: give one with the picture's ratio of height to width, "
                     f"{h}×{w}"
                 )
-        each = [iou(self.mask(name, (own.shape[0], own.shape[1])), own) for name, own in truths.items()]
+        each = [iou(self.mask(name, (own.shape[-2], own.shape[-1])), own) for name, own in truths.items()]
         return sum(each) / len(each)
 
-    def overlay(self, ax: Any = None) -> Figure:
+    def overlay(self, ax: Any = None, frame: int = 0) -> Figure:
         """Plot the parts over the picture in grey, with a legend, in colours that the colour-blind tell apart.
 
         The background keeps the picture's grey. From the eighth word on, colours are used again with a hatch.
+
+        Args:
+            ax: axes to draw on; None for a new figure.
+            frame: in a video, which frame of the maps.
         """
         alone = ax is None
         figure = Figure(figsize=(4.4, 3.1), layout="constrained") if alone else ax.figure
         ax = figure.subplots() if alone else ax
-        size = (self.picture.height, self.picture.width) if self.picture else self.size
+        picture = self._shown if not self._frames else next(iter(self.maps.values())).frame(frame).picture
+        size = (self._shown.height, self._shown.width) if self._shown else self.size
         labels = self.at(size).cpu().numpy()
-        under = np.asarray(self.picture.convert("L"), dtype=float) / 255 if self.picture else np.full(size, 0.85)
+        labels = labels[frame] if self._frames else labels
+        under = np.full(size, 0.85)
+        if isinstance(picture, Image.Image):
+            under = np.asarray(picture.convert("L"), dtype=float) / 255
         shown = np.repeat((0.3 + 0.6 * under)[..., None], 3, axis=-1)
         legend = []
         for number, name in enumerate(self.names):
@@ -176,6 +192,18 @@ class Segmentation:
             ax.legend(handles=legend, fontsize=8, frameon=False, **below)
         return figure
 
+    @property
+    def _frames(self) -> tuple[int, ...]:
+        """The number of frames; empty for an image."""
+        return tuple(next(iter(self.maps.values())).values.shape[:-2])
+
+    @property
+    def _shown(self) -> Image.Image | None:
+        """The picture, or the first frame."""
+        if self.picture is None or isinstance(self.picture, Image.Image):
+            return self.picture
+        return self.picture[0]
+
     def _style(self, number: int) -> tuple[str, str]:
         """The colour and the hatch of a part."""
         if self.has_background and number == 0:
@@ -185,8 +213,9 @@ class Segmentation:
 
     def __repr__(self) -> str:
         h, w = self.size
-        return f"Segmentation({', '.join(self.names)}; {h}×{w})"
+        size = "×".join(map(str, (*self._frames, h, w)))
+        return f"Segmentation({', '.join(self.names)}; {size})"
 
 
-def _normalized_at(heat: HeatMap, size: tuple[int, int]) -> Float[Tensor, "h w"]:
+def _normalized_at(heat: HeatMap, size: tuple[int, int]) -> Float[Tensor, "*frames h w"]:
     return heat.resize(size).normalized().values

@@ -13,6 +13,7 @@ from torch import Tensor
 from sdprobe.core.activations.form import read_name, written_name
 from sdprobe.core.activations.record import ActivationKey, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy, settle
+from sdprobe.core.grid import Grid
 from sdprobe.core.hook_records import HookRecords
 
 
@@ -34,7 +35,7 @@ class SparseActivations(NamedTuple):
     values: CpuCopy | SavedCopy
     indices: CpuCopy | SavedCopy
     rows: tuple[RowLabel, ...]
-    grid: tuple[int, ...] | None
+    grid: Grid | None
     image: slice
 
 

@@ -18,6 +18,7 @@ from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.picture_of import picture_of
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site, is_map
 from sdprobe.plot.heatmap import HeatMap
@@ -176,7 +177,7 @@ class Features(Transform):
             ValueError: for a number that is no feature's, and a module whose positions do not form a grid.
         """
         values = self.record.map_of(feature, image, step, name=name, stream=stream, role=role)
-        return HeatMap(values.float(), f"feature {feature}", self.run.images[image] if self.run.images else None)
+        return HeatMap(values.float(), f"feature {feature}", picture_of(self.run, image))
 
     def top(
         self,

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from sdprobe.core.activations.form import read_json
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.files.atomic_file import write_atomically
 from sdprobe.sae.sae_trainer import SaeTrainer
 from sdprobe.sae.sparse_autoencoder import SparseAutoencoder
 from sdprobe.sae.vector_batches import VectorBatches, digest

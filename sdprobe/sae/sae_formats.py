@@ -31,9 +31,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdprobe.core.activations.form import read_json
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.finite import refuse_not_finite
 from sdprobe.core.torch_names import name_of
+from sdprobe.files.atomic_file import write_atomically
 from sdprobe.sae.activation_function import ActivationFunction, JumpReLU, ReLU, TopK
 
 PLAIN = ("W_enc", "b_enc", "W_dec", "b_dec")

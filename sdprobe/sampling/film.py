@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from sdprobe import plot
-from sdprobe.model.pictures.video_files import write_gif, write_mp4
+from sdprobe.files.video_files import whole_side, write_gif, write_mp4
 from sdprobe.observe.preview import Preview
-
-SIDES = 16  # codecs need the sides of a film to be multiples of this
+from sdprobe.plot.tiled import tiled_pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ class Film:
 
 
 def film(preview: Preview, image: int = 0) -> Film:
-    """Make a film of one image of a run with a `Preview` hook.
+    """Make a film of one image of a run with a `Preview` hook. Of a video, each picture has its frames side by side.
 
     >>> import sdprobe
     >>> preview = sdprobe.Preview()
@@ -103,17 +102,22 @@ def film(preview: Preview, image: int = 0) -> Film:
     """
     if missing := {"latents", "denoised"} - set(preview.keep):
         raise ValueError(f"this preview did not keep {', '.join(missing)}: give it keep=('latents', 'denoised')")
-    if not 0 <= image < len(preview.final):
-        raise ValueError(f"image {image} is not in this run of {len(preview.final)} images, counted from 0")
-    noisy, denoised = (tuple(step[image] for step in preview[name]) for name in ("latents", "denoised"))
-    return Film(tuple(preview.indices), preview.total, noisy, denoised, preview.final[image])
+    count = len(preview.final) // preview.frames
+    if not 0 <= image < count:
+        raise ValueError(f"image {image} is not in this run of {count} images, counted from 0")
+    noisy, denoised = (
+        tuple(tiled_pictures(preview.of_image(step, image)) for step in preview[name])
+        for name in ("latents", "denoised")
+    )
+    final = tiled_pictures(preview.of_image(preview.final, image))
+    return Film(tuple(preview.indices), preview.total, noisy, denoised, final)
 
 
 def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.Image:
     width, gap = round(height * x_t.width / x_t.height), height // 16
     letters = max(height // 18, 9)
     strip = 3 * letters // 2  # the upper one for the titles, the lower one for the step
-    size = (_whole(2 * width + gap), _whole(height + 2 * strip))
+    size = (whole_side(2 * width + gap), whole_side(height + 2 * strip))
     frame = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(frame), ImageFont.load_default(letters)
     for picture, left, name in ((x_t, 0, "x_t"), (x0, width + gap, "predicted x0")):
@@ -121,7 +125,3 @@ def _frame(x_t: Image.Image, x0: Image.Image, text: str, height: int) -> Image.I
         pen.text((left + width / 2, strip / 2), name, "black", font, anchor="mm")
     pen.text((size[0] / 2, height + 1.5 * strip), text, "black", font, anchor="mm")
     return frame
-
-
-def _whole(side: int) -> int:
-    return -(-side // SIDES) * SIDES

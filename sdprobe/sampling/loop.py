@@ -52,6 +52,7 @@ def sample(
     chunks: bool = False,
     weights: bool = False,
     frames: int | None = None,
+    guidance_scale_2: float | None = None,
     progress: bool = True,
 ) -> Run:
     """Generate images from a prompt, with hooks.
@@ -96,6 +97,8 @@ def sample(
             `sdprobe.read_weights`). Pooled vectors, and texts of hooks, have none.
         frames: the number of frames of each video, for models of videos: 1 more than a multiple of the autoencoder's
             factor in time, such as 81.
+        guidance_scale_2: the guidance scale in the steps of the second denoiser, for a model that has two (Wan 2.2);
+            None for ``guidance_scale``.
         progress: show a progress bar.
 
     Raises:
@@ -121,6 +124,7 @@ def sample(
         chunks=chunks,
         weights=weights,
         frames=frames,
+        guidance_scale_2=guidance_scale_2,
     )
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
 
@@ -139,7 +143,7 @@ def loop(
     """Run the loop: from noise, from an image, or from the state of another run."""
     stack, by_name = resolve(given)
     stack = Hooks(stack, Progress()) if progress else stack
-    with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(model.denoiser):
+    with model.lock(), torch.inference_mode(False), torch.no_grad(), fresh_caches(*model.denoisers.values()):
         prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
@@ -156,7 +160,7 @@ def loop(
             run_model.add_tokens(),
             stack.open(run) as hooks,
             model.freeze_parameters(hooks.needs_grad),
-            gradients_past_caches(model.denoiser, hooks.needs_grad),
+            gradients_past_caches(*model.denoisers.values(), wanted=hooks.needs_grad),
         ):
             module_hooks = ModuleHooks.of_run(run_model, run, hooks)
             module_hooks.refuse_unreachable(run_model, run)
@@ -177,7 +181,7 @@ def loop(
                             output = run_model.denoise(x, part, own)
                         outputs.append(hooks.model_output(output, part))
                     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-                    noise_pred = run_model.guide(output, step.rows, settings.guidance_scale)
+                    noise_pred = run_model.guide(output, step.rows, run_model.scale_at(step))
                     step = replace(step, model_output=output)
                     noise_pred = hooks.noise_pred(noise_pred, step)
                 x = hooks.sample(x.detach(), step)

@@ -81,7 +81,7 @@ def resume(
     if step not in states:
         raise ValueError(f"step {step} was not kept; kept: {', '.join(map(str, sorted(states))) or 'none'}")
     own = _model_of(run, model)
-    if step and has_caches(own.denoiser):
+    if step and has_caches(*own.denoisers.values()):
         raise ValueError(
             f"a cache acts in the denoiser, and what it had kept before step {step} is gone: resume the run from step "
             f"0, or without the cache"

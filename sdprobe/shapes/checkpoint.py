@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.files.atomic_file import write_atomically
 
 
 @dataclass(frozen=True)

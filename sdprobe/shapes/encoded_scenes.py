@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.files.atomic_file import write_atomically
 
 from .scenes import scene
 from .train_autoencoder import scaled

@@ -146,7 +146,7 @@ def _call_past_hooks(
             run_model.add_tokens(),
             stack.open(run) as hooks,
             model.freeze_parameters(hooks.needs_grad),
-            gradients_past_caches(model.denoiser, hooks.needs_grad),
+            gradients_past_caches(*model.denoisers.values(), wanted=hooks.needs_grad),
         ):
             pipeline_call = PipelineCall(model, run_model, run, hooks, arguments, rows)
             stopping = interruptible(model.pipe, run.control)

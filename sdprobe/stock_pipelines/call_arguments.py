@@ -83,6 +83,8 @@ class CallArguments:
         height, width = self._size(model)
         schedules = (self.get("timesteps"), self.get("sigmas"))
         schedule = next((own for own in schedules if own is not None), None)
+        counts = [self.get(name) for name in ("num_images_per_prompt", "num_videos_per_prompt")]
+        count = 1 if model.one_of_each else next(filter(None, counts), 1)
         scale, strength = self.get(model.guidance_argument), self.get("strength")
         texts, negative = texts_of(self.bound.arguments, "prompt"), texts_of(self.bound.arguments, "negative_prompt")
         return Settings(
@@ -95,9 +97,10 @@ class CallArguments:
             scheduler=type(model.pipe.scheduler).__name__,
             height=height,
             width=width,
-            images_per_prompt=int(self.get("num_images_per_prompt") or self.get("num_videos_per_prompt") or 1),
+            images_per_prompt=int(count),
             frames=self.get("num_frames") or model.default_frames,
             strength=None if strength is None else float(strength),
+            guidance_scale_2=None if self.get("guidance_scale_2") is None else float(self.get("guidance_scale_2")),
         )
 
     def _says(self, name: Side) -> bool:

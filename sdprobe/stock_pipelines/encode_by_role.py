@@ -23,6 +23,7 @@ from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, te
 Call = Callable[..., Any]
 
 BOTH = ("lora_scale", "max_sequence_length", "clean_caption")
+COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
 GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 
 
@@ -53,9 +54,8 @@ def encode_by_role(
     sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}
     if not any(len(hooks.transforms) for hooks in acting.values()):
         return returned
-    each = {
-        role: [x.repeat_interleave(given["num_images_per_prompt"], dim=0) for x in side] for role, side in sides.items()
-    }
+    count = next(given[name] for name in COUNTS if name in given)
+    each = {role: [x.repeat_interleave(count, dim=0) for x in side] for role, side in sides.items()}
     if isinstance(returned, Tensor):  # all rows as one: with three-way guidance, cond, image and uncond
         return torch.cat([each["cond"][0], each["uncond"][0], each["uncond"][0]]) if len(each) > 1 else each["cond"][0]
     places = run_model.encoded_at

@@ -53,6 +53,7 @@ class PipelineCall:
         self.hooks, self.arguments, self.rows = hooks, arguments, rows
         self.caller: Caller = "pipeline"
         self.latents = ReplacedLatents(run_model, run)
+        self.on_prepare_latents = self.latents.hold
         self.module_hooks = ModuleHooks.of_run(run_model, run, hooks)
         self.watched = ExitStack()  # the bracket around the denoiser, where an error leaves it open
         self.controlled = getattr(model.pipe, "controlnet", None) is not None
@@ -137,12 +138,13 @@ class PipelineCall:
             output = self.run_model.answer_of(whole, output)
         return self.asked.widened(output)
 
-    def on_scheduler_step(
-        self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
+    def on_scheduler_step(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
         """A pipeline gives its scheduler what it made of the denoiser's output, and its latents."""
         if self.step is None:
-            return stock(noise_pred, timestep, x, *args, **kwargs)
+            return stock(*args, **kwargs)
+        bound = inspect.signature(stock).bind(*args, **kwargs)  # each class has its own order of arguments
+        given = bound.arguments
+        noise_pred, x = given["model_output"], given["sample"]
         with self.hear_nothing("hook"):
             rows = tuple(row for rows, _ in self.told for row in rows)
             step = replace(self.step, rows=rows, model_output=torch.cat(self.outputs))
@@ -155,8 +157,13 @@ class PipelineCall:
         x = self.latents.hand_back(new, x) if self.latents.instead is not None or new is not came else x
         self.step = self.timestep = self.unscaled = self.latents.instead = None
         self.told, self.outputs, self.run.stopped_at = [], [], self.run.control.stopped_at
-        found = stock(noise_pred.detach(), timestep, x, *args, **kwargs)
+        given["model_output"], given["sample"] = noise_pred.detach(), x
+        found = stock(*bound.args, **bound.kwargs)
+        self.latents.hold(found)
         if self.steps.is_at_last and not self.arguments.calls_back:
+            if not isinstance(found, tuple):
+                found.prev_sample = self.pass_final_latents(found.prev_sample)
+                return found
             # Of a model distilled to one step PixArt takes the scheduler's second answer, predicted x0.
             taken = 1 if isinstance(self.run_model, PixArt) and self.run.settings.steps == 1 < len(found) else 0
             return (*found[:taken], self.pass_final_latents(found[taken]), *found[taken + 1 :])
@@ -169,6 +176,7 @@ class PipelineCall:
             with self.hear_nothing("callback"):
                 changed = own(pipe, index, timestep, {name: values[name] for name in self.arguments.callback_inputs})
             self.rows.expect(changed)
+            self.latents.held = changed.get("latents", self.latents.held)
         if self.steps.is_at_last or getattr(pipe, "interrupt", False):
             changed = {**changed, "latents": self.pass_final_latents(changed.get("latents", values["latents"]))}
         return changed
@@ -178,12 +186,15 @@ class PipelineCall:
         with self.hear_nothing("hook"), listen_to_decoder(self.run_model, self.run, self.hooks):
             return stock(*args, **kwargs)
 
-    def on_postprocess(self, stock: Call, image: Tensor, output_type: str = "pil", *args: Any, **kwargs: Any) -> Any:
+    def on_postprocess(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
         """A pipeline makes pictures of what the decoder gave; or has none made, for ``output_type="latent"``."""
+        bound = inspect.signature(stock).bind(*args, **kwargs)
+        bound.apply_defaults()
+        decoded, output_type, *others = bound.args
         if output_type == "latent":
-            return stock(image, output_type, *args, **kwargs)
+            return stock(*args, **kwargs)
         with self.hear_nothing("hook"):
-            pixels = self.hooks.image(stock(image, "pt", *args, **kwargs), self.run)
+            pixels = self.hooks.image(stock(decoded, "pt", *others, **bound.kwargs), self.run)
             self.run.images = self.model.pictures(pixels)
         return self.model.returned(pixels, self.run.images, output_type)
 
@@ -272,7 +283,7 @@ class PipelineCall:
     def begin_step(self, rows: Tensor) -> None:
         """Begin a step: its latents pass their point."""
         self.rows.groups(len(rows))
-        x = self.latents.show(rows[: self.run.settings.images])
+        x = self.latents.show(self.latents.unrounded(rows[: self.run.settings.images]))
         if self.steps.index < 0:
             if fit_to_size(self.run_model, self.run, *x.shape[2:]):
                 self.module_hooks = ModuleHooks.of_run(self.run_model, self.run, self.hooks)

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from sdprobe.core.concept import Concept
@@ -44,15 +46,14 @@ class PipelineListener(Protocol):
     def on_encode_in_callback(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
     def on_set_timesteps(self, stock: Call, *args: Any, **kwargs: Any) -> None: ...
     def on_get_timesteps(self, timesteps: Tensor) -> None: ...
+    def on_prepare_latents(self, made: Any) -> None: ...
     def on_scale_model_input(self, stock: Call, rows: Tensor, timestep: Any) -> Tensor: ...
     def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
     def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
     def on_denoised(self, output: Any) -> Any: ...
-    def on_scheduler_step(
-        self, stock: Call, noise_pred: Tensor, timestep: Any, x: Tensor, *args: Any, **kwargs: Any
-    ) -> Any: ...
+    def on_scheduler_step(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
     def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
-    def on_postprocess(self, stock: Call, image: Tensor, *args: Any, **kwargs: Any) -> Any: ...
+    def on_postprocess(self, stock: Call, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def attachable(pipe: Any) -> Model:
@@ -129,16 +130,19 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
                 wired.enter_context(intercept_method(owner, name, listener, answers))
 
         wire(pipe, encode, pipeline=listener.on_encode_prompt, callback=listener.on_encode_in_callback)
+        wire(pipe, "prepare_latents", pipeline=_tell_latents(listener))
         wire(pipe, "get_timesteps", pipeline=_tell_timesteps(listener))
         wire(pipe.scheduler, "set_timesteps", pipeline=listener.on_set_timesteps)
         wire(pipe, "run_safety_checker", pipeline=_hear_nothing_during(listener))
         wire(pipe.scheduler, "scale_model_input", pipeline=listener.on_scale_model_input)
         wire(pipe.scheduler, "step", pipeline=listener.on_scheduler_step)
         wire(pipe.vae, "decode", pipeline=listener.on_decode)
-        finishing = "postprocess" if hasattr(pipe, "image_processor") else "postprocess_video"
+        finishing = "postprocess" if model.default_frames is None else "postprocess_video"
         wire(model.processor, finishing, pipeline=listener.on_postprocess)
-        network, beside = getattr(pipe, model.network), getattr(pipe, "controlnet", None)
-        wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))
+        wire(pipe, "decode_latents", pipeline=_finish_arrays(listener))
+        for network in model.denoisers_as_called.values():
+            wired.enter_context(listen_outside(network, _tell_call(listener, "on_denoise"), _tell_output(listener)))
+        beside = getattr(pipe, "controlnet", None)
         if beside is not None:
             tell = _tell_call(listener, "on_controlnet")
             wired.callback(beside.register_forward_pre_hook(tell, with_kwargs=True).remove)
@@ -174,6 +178,17 @@ def intercept_method(
             vars(owner).pop(name, None)
 
 
+def _tell_latents(listener: PipelineListener) -> Callable[..., Any]:
+    """The answer for a pipeline's ``prepare_latents``, which returns the latents, or these and others."""
+
+    def prepare_latents(stock: Call, *args: Any, **kwargs: Any) -> Any:
+        found = stock(*args, **kwargs)
+        listener.on_prepare_latents(found)
+        return found
+
+    return prepare_latents
+
+
 def _tell_timesteps(listener: PipelineListener) -> Callable[..., Any]:
     """The answer for a pipeline's ``get_timesteps``, which leaves out those that a picture to start from has passed."""
 
@@ -183,6 +198,18 @@ def _tell_timesteps(listener: PipelineListener) -> Callable[..., Any]:
         return found
 
     return get_timesteps
+
+
+def _finish_arrays(listener: PipelineListener) -> Callable[..., Any]:
+    """The answer for the ``decode_latents`` of an older pipeline, whose answer are finished pictures, as arrays."""
+
+    def decode_latents(stock: Call, *args: Any, **kwargs: Any) -> Any:
+        made = stock(*args, **kwargs)
+        if not isinstance(made, np.ndarray):
+            return made
+        return listener.on_postprocess(lambda image, form: torch.from_numpy(image).permute(0, 3, 1, 2), made, "np")
+
+    return decode_latents
 
 
 def _hear_nothing_during(listener: PipelineListener) -> Callable[..., Any]:

@@ -90,8 +90,9 @@ class RepeatedDenoiser:
         self.model, self.timestep = model, timestep
 
     @property
-    def denoiser(self) -> Any:
-        return self.model.denoiser
+    def denoisers(self) -> Mapping[str, Any]:
+        own: Mapping[str, Any] = self.model.denoisers
+        return own
 
     def freeze_parameters(self) -> AbstractContextManager[None]:
         frozen: AbstractContextManager[None] = self.model.freeze_parameters()
@@ -129,7 +130,7 @@ class RepeatedDenoiser:
         kwargs = apply_limited_text(kwargs, step)
         if told.beside is not None:
             kwargs = join(kwargs, told.beside)
-        output = getattr(pipe, self.model.network)(*args, **kwargs)
+        output = getattr(pipe, self.model.network_at(step.timestep))(*args, **kwargs)
         answer = output[0] if isinstance(output, tuple) else output.sample
         made: Tensor = self.model.output_of(answer, *x.shape[2:])
         return made[:, : x.shape[1]]

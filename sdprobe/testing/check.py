@@ -111,19 +111,21 @@ def examine(
     """
     prompts = prompt if isinstance(prompt, str) else tuple(prompt)
     trial = Trial(factory, prompts, frozenset(unrepeatable), pipeline, way)
-    described = repr(trial.hook())
+    return Report(repr(trial.hook()), examine_with(trial, laws))
+
+
+def examine_with(trial: Any, laws: Iterable[Law]) -> tuple[Finding, ...]:
+    """Return the result of each law on a trial; a law is not tried if one that it rests on fails."""
     findings: list[Finding] = []
     for law in laws:
         broken = [f.law.name for f in findings if f.verdict == "fails" and f.law.stage < law.stage]
         findings.append(Finding(law, "not tried", f"rests on: {', '.join(broken)}") if broken else _tried(law, trial))
         if findings[-1].verdict == "fails":
-            forget_models()  # changes that it left on them must not affect the next law
-    if any(found.verdict == "fails" for found in findings):
-        forget_models()  # nor the next hook
-    return Report(described, tuple(findings))
+            forget_models()  # changes that it left on them must not affect the next law, nor the next trial
+    return tuple(findings)
 
 
-def _tried(law: Law, trial: Trial) -> Finding:
+def _tried(law: Law, trial: Any) -> Finding:
     began = perf_counter()
     try:
         law.trying(trial)

@@ -1,22 +1,21 @@
-"""`Law`: a named check of hooks, with a line that describes it."""
+"""`Law`: a named check of hooks, or of a family of models, with a line that describes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from sdprobe.testing.trial import Trial
+from typing import Any
 
 LAST = 4
 
 
 class Broken(AssertionError):
-    """A hook does not keep a law; the message says how."""
+    """A hook, or a family, does not keep a law; the message says how."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """A law that hooks must keep.
+    """A law that hooks, or families of models, must keep.
 
     Args:
         name: the name of the function that checks it, with spaces.
@@ -28,17 +27,17 @@ class Law:
 
     name: str
     says: str
-    trying: Callable[[Trial], None] = field(repr=False)
+    trying: Callable[[Any], None] = field(repr=False)
     stage: int = LAST
 
     def __str__(self) -> str:
         return self.name
 
 
-def law(stage: int = LAST) -> Callable[[Callable[[Trial], None]], Law]:
+def law(stage: int = LAST) -> Callable[[Callable[[Any], None]], Law]:
     """Make a law from the function that checks it, with its name and the first line of its docstring."""
 
-    def made(trying: Callable[[Trial], None]) -> Law:
+    def made(trying: Callable[[Any], None]) -> Law:
         assert trying.__doc__ is not None  # every law says what it holds
         return Law(trying.__name__.replace("_", " "), trying.__doc__.strip().splitlines()[0], trying, stage)
 

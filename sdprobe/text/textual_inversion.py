@@ -15,8 +15,8 @@ from PIL.Image import Image, fromarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.concept import Concept
+from sdprobe.files.atomic_file import write_atomically
 from sdprobe.model.base import Model
 from sdprobe.model.diffusion.forward_process import ForwardProcess
 from sdprobe.model.families.stable_diffusion import StableDiffusion

@@ -16,6 +16,7 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.data_frame import data_frame, each_cell
+from sdprobe.core.grid import image_grid
 from sdprobe.core.hook import Transform
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.prompt import Prompt
@@ -144,7 +145,7 @@ class AttentionGuidance(Transform):
             if not any(tokens_of(prompt, word) for prompt in run.prompts):
                 text, occurrence = word if isinstance(word, tuple) else (word, None)
                 run.prompts[0].positions(text, occurrence)  # raises an error that lists the words
-        known = list(run.model.grids(run.settings).values())
+        known = [image_grid(grid, repr(self)) for grid in run.model.grids(run.settings).values()]
         if unknown := [grid for grid in self.grids or () if grid not in known]:
             raise ValueError(f"no site can have a grid of {unknown}; at this size they are among {known}")
         self.indices: list[int] = []
@@ -259,7 +260,7 @@ class _Look(Transform):
     @property
     def outer(self) -> list[Grid]:
         """The grids of the down and up blocks, or of all blocks if those have no cross-attention."""
-        known = [(site.place, site.grid) for site, _ in self.seen if site.grid is not None]
+        known = [(s.place, image_grid(s.grid, "this guidance")) for s, _ in self.seen if s.grid is not None]
         return [grid for place, grid in known if place != "mid"] or [grid for _, grid in known]
 
     def probs(self, grids: tuple[Grid, ...]) -> list[Float[Tensor, "images heads h w tokens"]]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from sdprobe.core.covered_places import covered_by_half
+from sdprobe.core.grid import said_grid
 from sdprobe.core.rows import Row
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site, is_map
@@ -104,21 +105,21 @@ class PartOfActivation:
         found[:, site.image] = mask.flatten(1)[..., None]
         return found
 
-    def _masks(self, x: Tensor, site: Site) -> Bool[Tensor, "#rows h w"]:
+    def _masks(self, x: Tensor, site: Site) -> Bool[Tensor, "#rows *frames h w"]:
         """Return the mask at the site's grid: one for all rows, or one for each row."""
         mask, grid = _mask_of(self.places), site.grid
         assert grid is not None  # refused before
         height, width = mask.shape[-2:]
-        if height * grid[1] != width * grid[0]:
+        if height * grid[-1] != width * grid[-2]:
             raise ValueError(
-                f"the mask is {height}×{width} and the places of {said_of(site)} are {grid[0]}×{grid[1]}: give a mask "
+                f"the mask is {height}×{width} and the places of {said_of(site)} are {said_grid(grid)}: give a mask "
                 f"with the picture's ratio of height to width"
             )
         every = mask.view(-1, height, width)
         resized = covered_by_half(every, grid)
         if lost := [k for k in range(len(every)) if every[k].any() and not resized[k].any()]:
             raise ValueError(
-                f"the mask{f' of image {lost[0]}' * (mask.ndim == 3)} covers no place of the {grid[0]}×{grid[1]} of "
+                f"the mask{f' of image {lost[0]}' * (mask.ndim == 3)} covers no place of the {said_grid(grid)} of "
                 f"{said_of(site)} by half: give a larger mask, or leave this module out"
             )
         if mask.ndim == 2:

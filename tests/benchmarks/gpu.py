@@ -35,7 +35,7 @@ from synchronisations import counted, synchronisations
 from ways import PEER, WORDS, Outcome, Subject, Way
 
 import sdprobe
-from sdprobe.core.atomic_file import write_atomically
+from sdprobe.files.atomic_file import write_atomically
 
 HELD_MB, MAPS_MS = 10, 50
 LEGEND = (

@@ -10,6 +10,7 @@ from sdprobe.core.hook import POINTS
 from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import footprint
 from tests.families import ASKED, FAMILIES
+from tests.further_stock_pipelines import FURTHER
 from tests.grid import SHOWN
 from tests.laws.strategies import affine, same_run, same_values, seen
 from tests.parity.stock import stock_arguments
@@ -70,7 +71,7 @@ def test_attach_is_sample(family, case):
             assert same_values(run[watch].values, sampled[watch].values), point
 
 
-@pytest.mark.parametrize("make", OTHERS)
+@pytest.mark.parametrize("make", [*OTHERS, *FURTHER])
 def test_looking_changes_nothing_and_every_point_changes_the_picture(make):
     stock = make()
     asked = {"num_inference_steps": 3 if "strength" in stock.given else 2}

@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "negative prompt": {"negative_prompt": "a green square"},
 }
 USUAL = {"prompt": "a red circle", "steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 16}
-BLOCK = {"unet": "mid_block*", "transformer": "*transformer_blocks.0*"}
+BLOCK = {"unet": "mid_block*", "transformer": "*blocks.0*"}
 
 
 class Seen(sdprobe.Observer):
@@ -166,7 +166,7 @@ class Inside(sdprobe.Observer):
 def test_every_point_is_passed(models, family):
     model = models[family]
     look, inside = Everywhere(BLOCK[model.network]), Inside(BLOCK[model.network])
-    run = sdprobe.sample(model, hooks=[look, inside], progress=False, **USUAL, **ASKED.get(family, {}))
+    run = sdprobe.sample(model, hooks=[look, inside], progress=False, **USUAL | ASKED.get(family, {}))
     seen = run[look]
     seen.passed["activation"] = run[inside].passed
     roles = model.roles(USUAL["guidance_scale"])
@@ -208,7 +208,7 @@ def test_a_further_call_says_what_the_loop_s_own_does(models, family):
 def test_the_steps_tell_what_the_scheduler_goes_to(models, family):
     """Predicted x0 of the last step of a deterministic scheduler is where it ends."""
     latents = sdprobe.LatentRecorder(keep=("denoised",))
-    run = sdprobe.sample(models[family], hooks=[latents], progress=False, **USUAL, **ASKED.get(family, {}))
+    run = sdprobe.sample(models[family], hooks=[latents], progress=False, **USUAL | ASKED.get(family, {}))
     last = run[latents]["denoised"][-1].to(run.latents)
     ends = type(models[family].pipe.scheduler).__name__ != "DDIMScheduler"  # which ends a little above no noise
     assert torch.allclose(last, run.latents, atol=1e-4 if ends else 0.5)

@@ -1,1 +1,1 @@
-"""Tiny random pipelines of the real classes, one file for each family."""
+"""Tiny random models of the newer families."""

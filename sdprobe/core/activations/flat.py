@@ -79,9 +79,9 @@ def _table(index: int | None, x: Tensor, form: ActivationForm) -> dict[str, np.n
     if places > 1 or len(form.axes) > 2:
         found["position"] = np.arange(places)
     if form.grid is not None:
-        at = np.arange(form.grid[0] * form.grid[1])
-        found["y"], found["x"] = none.copy(), none.copy()
-        found["y"][first:past], found["x"][first:past] = at // form.grid[1], at % form.grid[1]
+        for name, at in zip(("x", "y"), np.indices(form.grid)[::-1], strict=False):
+            found[name] = none.copy()
+            found[name][first:past] = at.ravel()
     if form.positions is not None:
         found["token"], found["position"] = np.array(form.positions).reshape(-1), none
     elif form.text is not None:

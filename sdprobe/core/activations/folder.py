@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sdprobe.core.activations.form import ActivationForm, ActivationKey, read_json, read_name, written_name
 from sdprobe.core.activations.record import ActivationRecord, Kept
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.step_files import StepFiles
+from sdprobe.files.atomic_file import write_atomically
 
 
 class ActivationFolder(ActivationRecord):

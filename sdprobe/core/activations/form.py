@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
+from sdprobe.core.grid import Grid, read_grid, said_grid
 from sdprobe.core.module_names import plain
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
@@ -62,7 +64,7 @@ class ActivationForm:
 
     axes: tuple[str, ...]
     rows: tuple[RowLabel, ...]
-    grid: Range | None = None
+    grid: Grid | None = None
     image: Range | None = None
     text: Range | None = None
     positions: tuple[tuple[int, ...], ...] | None = None
@@ -76,10 +78,11 @@ class ActivationForm:
         """Return the form that `to_plain` wrote. Raises ValueError for anything else."""
         try:
             rows = tuple(RowLabel(int(image), str(role), str(text)) for image, role, text in plain["rows"])
-            ranges = {name: _pair(plain[name]) for name in ("grid", "image", "text") if name in plain}
+            ranges = {name: _pair(plain[name]) for name in ("image", "text") if name in plain}
+            grid = read_grid(list(plain["grid"])) if "grid" in plain else None
             positions = plain.get("positions")
             found = None if positions is None else tuple(tuple(map(int, row)) for row in positions)
-            return cls(tuple(map(str, plain["axes"])), rows, **ranges, positions=found)
+            return cls(tuple(map(str, plain["axes"])), rows, grid, **ranges, positions=found)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no description of an activation: {error!r}") from error
 
@@ -96,14 +99,14 @@ class ActivationForm:
         if self.positions is not None and [len(own) for own in self.positions] != len(self.rows) * [size.get("tokens")]:
             raise ValueError(f"the token positions described are not those of a tensor {list(shape)}")
         if self.grid is not None and not (min(self.grid) > 0 and self._fits(size)):
-            raise ValueError(f"a grid of {self.grid[0]}×{self.grid[1]} is not that of a tensor {list(shape)}")
+            raise ValueError(f"a grid of {said_grid(self.grid)} is not that of a tensor {list(shape)}")
 
     def _fits(self, size: Mapping[str, int]) -> bool:
         assert self.grid is not None
         if "h" in size or "positions" not in size:
-            return (size.get("h"), size.get("w")) == self.grid
+            return tuple(size[axis] for axis in ("frames", "h", "w") if axis in size) == self.grid
         first, past = self.image or (0, size["positions"])
-        return past - first == self.grid[0] * self.grid[1]
+        return bool(past - first == prod(self.grid))
 
 
 def written_name(key: ActivationKey) -> str:

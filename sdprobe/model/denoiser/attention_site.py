@@ -13,7 +13,13 @@ from sdprobe.core.compose import Hooks
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.attention_calls import Receive, divert, is_receiving, restore
-from sdprobe.model.denoiser.image_prompts import KIND, has_image_prompts, image_prompt_calls, kinds_of
+from sdprobe.model.denoiser.image_prompts import (
+    KIND,
+    attends_to_picture_first,
+    has_image_prompts,
+    image_prompt_calls,
+    kinds_of,
+)
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
@@ -93,6 +99,8 @@ class AttentionSite:
     def _next(self, keys: int) -> tuple[str, str]:
         """Return the kind of the next call and what it attends to."""
         kind = self.of.kind
+        if attends_to_picture_first(self.of.module):
+            return (kind, ATTENDS_TO[kind]) if self.seen else (KIND, "image prompt 0")
         if not self.seen:
             self._first_keys = keys
             return kind, ATTENDS_TO[kind]

@@ -17,36 +17,36 @@ from torch import Tensor, nn
 from sdprobe.model.denoiser.diffusers_hooks import diffusers_hooks
 
 
-def has_caches(denoiser: nn.Module) -> bool:
-    """Return whether any cache acts in a network."""
-    return bool(_hooks(denoiser))
+def has_caches(*denoisers: nn.Module) -> bool:
+    """Return whether any cache acts in any of these networks."""
+    return bool(_hooks(*denoisers))
 
 
-def reset_caches(denoiser: nn.Module) -> None:
-    """Let all caches of a network forget what they keep.
+def reset_caches(*denoisers: nn.Module) -> None:
+    """Let all caches of networks forget what they keep.
 
     A pipeline does this when its call ends, for the networks that have `enable_cache`. A cache can also be applied to
     other networks (``apply_pyramid_attention_broadcast(pipe.unet, config)``), where no pipeline does it.
     """
-    for module in denoiser.modules():
+    for module in (module for denoiser in denoisers for module in denoiser.modules()):
         if (registry := getattr(module, "_diffusers_hook", None)) is not None:
             registry.reset_stateful_hooks(recurse=False)
 
 
 @contextmanager
-def fresh_caches(denoiser: nn.Module) -> Iterator[None]:
-    """While this is open, the caches of a network keep only what they are shown meanwhile, and nothing afterwards."""
-    reset_caches(denoiser)
+def fresh_caches(*denoisers: nn.Module) -> Iterator[None]:
+    """While this is open, the caches of networks keep only what they are shown meanwhile, and nothing afterwards."""
+    reset_caches(*denoisers)
     try:
         yield
     finally:
-        reset_caches(denoiser)
+        reset_caches(*denoisers)
 
 
 @contextmanager
-def caches_set_aside(denoiser: nn.Module) -> Iterator[None]:
-    """While this is open, no cache of a network acts or learns: a call of the network is computed in full."""
-    hooks = _hooks(denoiser)
+def caches_set_aside(*denoisers: nn.Module) -> Iterator[None]:
+    """While this is open, no cache of these networks acts or learns: a call of one is computed in full."""
+    hooks = _hooks(*denoisers)
     before = [dict(vars(hook.fn_ref)) for hook in hooks]
     try:
         for hook in hooks:  # what a hook without methods of its own would be registered with
@@ -62,28 +62,28 @@ def caches_set_aside(denoiser: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def gradients_past_caches(denoiser: nn.Module, wanted: bool) -> Iterator[None]:
-    """While this is open, each call of a network takes what its caches keep of earlier calls as constant.
+def gradients_past_caches(*denoisers: nn.Module, wanted: bool) -> Iterator[None]:
+    """While this is open, each call of these networks takes what its caches keep of earlier calls as constant.
 
     Otherwise a kept tensor would hold the graphs of all steps before it.
 
     Args:
-        denoiser: the network.
+        denoisers: the networks.
         wanted: whether there are gradients at all.
 
     Raises ValueError if gradients are wanted and FasterCache makes up the unconditional rows, which it does without.
     """
-    hooks = _hooks(denoiser) if wanted else []
+    hooks = _hooks(*denoisers) if wanted else []
     if any(getattr(hook, "low_frequency_weight_callback", None) and not hook.is_guidance_distilled for hook in hooks):
         raise ValueError(
             "a hook wants gradients, and FasterCache leaves the unconditional rows out of some steps and makes up what "
             "the denoiser would say of them, through which no gradient passes: take another cache, or none"
         )
-    handle = denoiser.register_forward_hook(_detach) if hooks else None
+    handles = [denoiser.register_forward_hook(_detach) for denoiser in denoisers if hooks]
     try:
         yield
     finally:
-        if handle is not None:
+        for handle in handles:
             handle.remove()
 
 
@@ -92,9 +92,10 @@ def _detach(denoiser: nn.Module, args: Any, output: Any) -> None:
         vars(state).update({name: _detached(value) for name, value in vars(state).items()})
 
 
-def _hooks(denoiser: nn.Module) -> list[Any]:
-    """Return the hooks of diffusers by which caches act in a network. Some only read what others of theirs keep."""
-    every = (hook for module in denoiser.modules() for hook in diffusers_hooks(module).values())
+def _hooks(*denoisers: nn.Module) -> list[Any]:
+    """Return the hooks of diffusers by which caches act in networks. Some only read what others of theirs keep."""
+    modules = (module for denoiser in denoisers for module in denoiser.modules())
+    every = (hook for module in modules for hook in diffusers_hooks(module).values())
     return [hook for hook in every if hook._is_stateful or hasattr(hook, "state_manager")]
 
 

@@ -16,6 +16,11 @@ from torch import nn
 WRAPPED = "_orig_mod"  # the name under which a compiled module holds the one it was given
 
 
+def as_written(network: Any) -> Any:
+    """Return a network without what `torch.compile` wraps around it."""
+    return getattr(network, WRAPPED, network)
+
+
 def names_as_written(denoiser: nn.Module) -> dict[str, nn.Module]:
     """Return every module by its dotted name, without the parts of names that `torch.compile` adds."""
     found = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from sdprobe.core.call_hook import called
@@ -73,7 +74,7 @@ def _prompts(steps: Sequence[Step]) -> dict[tuple[Role, ...], list[Prompt]]:
 
 def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
     """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
-    places = 0 if grid is None else grid[0] * grid[1]
+    places = 0 if grid is None else prod(grid)
     keys = {"cross": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
     return image, text

@@ -44,14 +44,14 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
         if by is not None:
             still = by.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
-            with lock([by.denoiser]), still:  # its other parts may be the run's own
+            with lock(by.denoisers.values()), still:  # its other parts may be the run's own
                 answering = run_model.answered_by(by)
                 return torch.cat([answering.denoise(x, part, own) for part, own in run_model.passes(at, told)])
         frozen = run_model.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
-        aside = caches_set_aside(run_model.denoiser) if module_hooks.has_caches else nullcontext()
+        aside = caches_set_aside(*run_model.denoisers.values()) if module_hooks.has_caches else nullcontext()
         own = Hooks(*hooks)
         # A checkpointed block is run again after this call, where its hooks cannot act.
-        kept = uncheckpointed(run_model.denoiser) if len(own) and torch.is_grad_enabled() else nullcontext()
+        kept = uncheckpointed(*run_model.denoisers.values()) if len(own) and torch.is_grad_enabled() else nullcontext()
         listening = module_hooks.with_hooks(own)
         with frozen, aside, kept:
             outputs = []

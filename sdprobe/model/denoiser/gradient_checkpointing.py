@@ -16,8 +16,8 @@ FLAG, FUNCTION = "gradient_checkpointing", "_gradient_checkpointing_func"
 
 
 @contextmanager
-def checkpointed(network: Any) -> Iterator[None]:
-    """While this is open, the network's blocks are checkpointed if it supports that; afterwards they are restored.
+def checkpointed(*networks: Any) -> Iterator[None]:
+    """While this is open, the networks' blocks are checkpointed where they support it; afterwards they are restored.
 
     They are not if a cache acts in the network (`enable_cache`), which would take a block that is computed again for
     its next step; nor with layerwise casting, where weights are of another dtype after their layer ran. The gradients
@@ -25,13 +25,13 @@ def checkpointed(network: Any) -> Iterator[None]:
 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
-    if not getattr(network, "_supports_gradient_checkpointing", False) or _differs_again(network):
-        yield
-        return
+    able = [network for network in networks if getattr(network, "_supports_gradient_checkpointing", False)]
+    able = [network for network in able if not _differs_again(network)]
     before = [(module, {name: vars(module)[name] for name in (FLAG, FUNCTION) if name in vars(module)})
-              for module in network.modules()]  # fmt: skip
+              for network in able for module in network.modules()]  # fmt: skip
     try:
-        network.enable_gradient_checkpointing()
+        for network in able:
+            network.enable_gradient_checkpointing()
         yield
     finally:
         for module, own in before:
@@ -41,9 +41,9 @@ def checkpointed(network: Any) -> Iterator[None]:
 
 
 @contextmanager
-def uncheckpointed(network: nn.Module) -> Iterator[None]:
+def uncheckpointed(*networks: nn.Module) -> Iterator[None]:
     """While this is open, no block is checkpointed: hooks of the call would not act in a block computed again."""
-    before = [module for module in network.modules() if vars(module).get(FLAG)]
+    before = [module for network in networks for module in network.modules() if vars(module).get(FLAG)]
     for module in before:
         setattr(module, FLAG, False)
     try:

@@ -1,10 +1,11 @@
-"""`image_prompt_calls`: which image prompt each further attention call of an IP-Adapter's module attends to."""
+"""`image_prompt_calls`: which image prompt each attention call of a module attends to: an IP-Adapter's, or Wan's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 
 KIND = "image_prompt"
@@ -12,7 +13,12 @@ KIND = "image_prompt"
 
 def has_image_prompts(module: Any) -> bool:
     """Whether an attention module attends to image prompts too, each in a call of its own (Ye et al. 2023)."""
-    return hasattr(getattr(module, "processor", None), "to_k_ip")
+    return hasattr(getattr(module, "processor", None), "to_k_ip") or attends_to_picture_first(module)
+
+
+def attends_to_picture_first(module: Any) -> bool:
+    """Whether an attention module attends to a picture before it attends to the text, as in Wan 2.1."""
+    return isinstance(module, WanAttention) and module.add_k_proj is not None
 
 
 def kinds_of(module: Any, kind: str) -> tuple[str, ...]:

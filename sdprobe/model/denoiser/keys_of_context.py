@@ -27,7 +27,7 @@ def keys_of_context(
     kind = None if module is None else model.attention_kind(module)
     if kind != "cross":
         raise ValueError(f"{model!r} has no cross-attention {layer!r}: the run was made by another model")
-    inlet = getattr(model.denoiser, "caption_projection", None)
+    inlet = model.inlet_of(layer)
     first = module.to_k if inlet is None else next(own for own in inlet.modules() if hasattr(own, "in_features"))
     if context.shape[-1] != first.in_features:
         raise ValueError(

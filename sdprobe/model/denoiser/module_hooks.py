@@ -10,11 +10,11 @@ from __future__ import annotations
 import copy
 import difflib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -29,25 +29,43 @@ from sdprobe.model.activation_listener import ActivationListener
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
-from sdprobe.model.denoiser.compiled_parts import CompiledParts, names_as_written
+from sdprobe.model.denoiser.compiled_parts import CompiledParts, as_written, names_as_written
 from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
 from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
 
+FIRST, NO_STEP = "the first denoiser", "ran in no step"
+
+
+class Listened(NamedTuple):
+    """What hooks ask for in one denoiser."""
+
+    attention: Sequence[AttentionModule]
+    activations: ActivationListener
+    compiled: CompiledParts
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its sites in the coverage."""
+        return [*(of.name for of in self.attention), *(asked.label for asked in self.activations.asked)]
+
 
 class ModuleHooks:
-    """The sites in one denoiser that the hooks of one run ask for.
+    """The sites in the denoisers that the hooks of one run ask for.
 
     Args:
-        denoiser: the network.
+        denoisers: the networks as the pipeline holds them, each by the beginning of its modules' names, of the first
+            ``""``.
         kind_of: returns ``"cross"``, ``"self"``, ``"joint"`` for an attention module, None for any other.
         hooks: the run's hooks.
         layout: the positions of image and text on the axes of attention.
         coverage: records which sites were seen.
-        called: the denoiser as the pipeline holds it, if that is compiled; None for the denoiser itself.
-        outside: the names of modules outside the denoiser that hooks may ask for.
+        running: returns the beginning of the names of the modules of the denoiser that runs in a step; None if there is
+            one denoiser.
+        inlet_of: returns what the text goes through, in the denoiser of a module, before every site.
+        outside: the names of modules outside the denoisers that hooks may ask for.
 
     Raises:
         ValueError: for a hook without any matching module, by its patterns and kinds.
@@ -55,30 +73,47 @@ class ModuleHooks:
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoisers: Mapping[str, nn.Module],
         kind_of: Callable[[nn.Module], str | None],
         hooks: Hooks,
         layout: Layout,
         coverage: Coverage,
-        called: nn.Module | None = None,
+        running: Callable[[Step], str] | None = None,
+        inlet_of: Callable[[str], Any] = lambda name: None,
         outside: Collection[str] = (),
     ) -> None:
-        self._denoiser, self._outside = denoiser, outside
-        self._modules = names_as_written(denoiser)
+        self._denoisers = {prefix: as_written(own) for prefix, own in denoisers.items()}
+        self._outside, self._running, self._inlet_of = outside, running, inlet_of
+        every = self._denoisers.items()
+        self._modules = {
+            prefix + name: module for prefix, own in every for name, module in names_as_written(own).items()
+        }
         self._sites = {name: kind for name, module in self._modules.items() if (kind := kind_of(module)) is not None}
         self._layout, self._places = layout, TokenPlaces(layout, self._sites)
-        self._inlet = getattr(denoiser, "caption_projection", None)  # PixArt: applied to the text before every site
-        self._every_compiled = CompiledParts.of(denoiser if called is None else called)
-        self.has_caches = has_caches(denoiser)
+        self._every_compiled = {prefix: CompiledParts.of(own) for prefix, own in denoisers.items()}
+        self.has_caches = has_caches(*self._denoisers.values())
         self._listening: list[ModuleHooks] = []  # shared with the copies for further calls
         self._listen(hooks, coverage)
 
     @classmethod
     def of_run(cls, run_model: Any, run: Run, hooks: Hooks) -> ModuleHooks:
         """Return the sites that the hooks of a run ask for in its model."""
-        layout, called = run_model.layout(run.settings), getattr(run_model.pipe, run_model.network)
+        called = run_model.denoisers_as_called
         outside = run_model.modules_outside if len(hooks.at("activation")) else ()
-        return cls(run_model.denoiser, run_model.attention_kind, hooks, layout, run.coverage, called, outside)
+
+        def running(step: Step) -> str:
+            return str(run_model.prefix_at(step.timestep))
+
+        of_run = (run_model.attention_kind, hooks, run_model.layout(run.settings), run.coverage)
+        return cls(called, *of_run, running if len(called) > 1 else None, run_model.inlet_of, outside)
+
+    def _prefix_at(self, step: Step) -> str:
+        """Return the beginning of the names of the modules of the denoiser that runs in a step."""
+        return next(iter(self._denoisers)) if self._running is None else self._running(step)
+
+    def _prefix_of(self, name: str) -> str:
+        """Return that of the denoiser of a module."""
+        return max((prefix for prefix in self._denoisers if name.startswith(prefix)), key=len)
 
     @property
     def busy(self) -> bool:
@@ -97,7 +132,8 @@ class ModuleHooks:
         if overrides(hook, "activation"):
             return None
         found = []
-        for name in self._sites:
+        running = self._prefix_at(step)
+        for name in (name for name in self._sites if self._prefix_of(name) == running):
             grid = run_model.grid_at(name, step.run.settings)
             if grid is None:
                 return None
@@ -118,7 +154,8 @@ class ModuleHooks:
     def _module_of(self, name: str, kind: str, hooks: Hooks) -> AttentionModule:
         module, by_kind = self._modules[name], _by_kind(hooks, name)
         backend = backend_of(module)
-        return AttentionModule(name, kind, place_of(name), module, backend, by_kind, self._layout, self._inlet)
+        inlet = self._inlet_of(name)
+        return AttentionModule(name, kind, place_of(name), module, backend, by_kind, self._layout, inlet)
 
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
         self._hooks, self._coverage = hooks, coverage
@@ -127,34 +164,48 @@ class ModuleHooks:
             hooks, "attention", {name: kinds_of(self._modules[name], self._sites[name]) for name in self._sites}
         )
         _refuse_idle(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
-        self._attention = [
+        attention = [
             self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
             if any(len(hooks.at("attention", name, own)) for own in kinds_of(self._modules[name], self._sites[name]))
         ]
-        self._activations = ActivationListener(self._modules, hooks, coverage)
-        self._compiled = self._every_compiled.around([*(of.name for of in self._attention), *self._activations.names])
-        coverage.uncompiled.update(self._compiled.parts)
         coverage.sites.update(self._sites)
-        coverage.asked.update({of.name: of.kind for of in self._attention if len(of.hooks_of(of.kind))})
+        coverage.asked.update({of.name: of.kind for of in attention if len(of.hooks_of(of.kind))})
+        self._listened = {prefix: self._listened_in(prefix, attention) for prefix in self._denoisers}
+        for prefix, own in self._listened.items():
+            coverage.uncompiled.update((prefix + part).rstrip(".") for part in own.compiled.parts)
+            if len(self._denoisers) > 1:
+                coverage.missed.update(dict.fromkeys(own.names, f"{prefix.rstrip('.') or FIRST} {NO_STEP}"))
+
+    def _listened_in(self, prefix: str, attention: Sequence[AttentionModule]) -> Listened:
+        """Return what hooks ask for in one denoiser."""
+        sites = [of for of in attention if self._prefix_of(of.name) == prefix]
+        modules = {name: module for name, module in self._modules.items() if self._prefix_of(name) == prefix}
+        activations = ActivationListener(modules, self._hooks, self._coverage)
+        within = [name.removeprefix(prefix) for name in (*(of.name for of in sites), *activations.names)]
+        return Listened(sites, activations, self._every_compiled[prefix].around(within))
 
     @contextmanager
     def listen(self, step: Step) -> Iterator[None]:
         """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
-        sites = [AttentionSite(of, step) for of in self._attention]
+        here = self._listened[self._prefix_at(step)]
+        sites = [AttentionSite(of, step) for of in here.attention]
+        if len(self._denoisers) > 1:
+            for name in (name for name in here.names if self._coverage.missed.get(name, "").endswith(NO_STEP)):
+                del self._coverage.missed[name]
         self._listening.append(self)
         try:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
-            with self._activations.listen(partial(self._site_of, step)) as not_run, self._compiled.run_as_written():
+            with here.activations.listen(partial(self._site_of, step)) as not_run, here.compiled.run_as_written():
                 yield
                 missed = not_run()
             for site in sites:
                 self._account(site)
             for asked in missed:
-                why = reason_of(self._denoiser, asked.name, asked.module, entered=False)
+                why = self._reason_of(asked.name, asked.module, entered=False)
                 self._miss(asked.label, asked.hooks, why, of_attention=False)
         finally:
             self._listening.clear()
@@ -178,7 +229,11 @@ class ModuleHooks:
             if site.seen:
                 self._coverage.missed[name] = NO_IMAGE_PROMPT
             else:
-                self._miss(name, hooks, reason_of(self._denoiser, of.name, of.module, site.entered))
+                self._miss(name, hooks, self._reason_of(of.name, of.module, site.entered))
+
+    def _reason_of(self, name: str, module: nn.Module, entered: bool) -> str:
+        prefix = self._prefix_of(name)
+        return reason_of(self._denoisers[prefix], name.removeprefix(prefix), module, entered)
 
     def _site_of(self, step: Step, name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
         """Return the site of a tensor that a module takes or gives."""

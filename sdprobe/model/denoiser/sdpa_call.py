@@ -63,12 +63,15 @@ def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tupl
     if kind != "cross":
         raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
     context = context if inlet is None else inlet.forward(context)
-    if module.norm_cross:
+    if getattr(module, "norm_cross", None):
         context = module.norm_encoder_hidden_states(context)
     # By `forward`: other forward hooks on these layers must see only the model's own calls.
     if getattr(module, "fused_projections", False):
         key, value = module.to_kv.forward(context).chunk(2, dim=-1)
     else:
         key, value = module.to_k.forward(context), module.to_v.forward(context)
+    normed = module.norm_k is None
+    if not normed and module.norm_k.weight.shape == key.shape[-1:]:  # a norm across all heads
+        key, normed = module.norm_k.forward(key), True
     key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
-    return (key if module.norm_k is None else module.norm_k.forward(key)), value
+    return (key if normed else module.norm_k.forward(key)), value

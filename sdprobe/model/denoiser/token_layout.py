@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Grid = tuple[int, ...]
-"""``(h, w)``, or ``(frames, h, w)`` in a model of videos."""
+from sdprobe.core.grid import Grid as Grid
 
 
 class Parts(NamedTuple):
@@ -25,18 +24,32 @@ class Layout:
     """The token layout of a run's denoiser.
 
     Args:
-        grids: the grid by number of image positions, for every size that the image has inside the network.
+        grids: ``(h, w)``, ``(t, h, w)`` in a video, by number of image positions, for every size that the image has
+            inside the network.
         text_first: whether the text comes before the image if both are on one axis.
         beside: the number of places of other pictures, which stand after those of the image.
+        registers: the number of tokens that are of no word, which stand before those of the text.
+        text_tokens: the number of tokens of text, where those of a picture stand before them; None where none do.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
     text_first: bool = False
     beside: int = 0
+    registers: int = 0
+    text_tokens: int | None = None
+
+    def text_in(self, tokens: int) -> slice:
+        """Return which of so many tokens are those of the text, which stand alone or after those of a picture."""
+        return slice(self.registers if self.text_tokens is None else max(tokens - self.text_tokens, 0), tokens)
 
     def grid_of(self, x: Tensor) -> Grid | None:
-        """Return the grid of a module's output ``[rows, channels, h, w]`` or ``[rows, positions, width]``, or None."""
-        if x.ndim in (4, 5):
+        """Return the grid of a module's output, or None.
+
+        It is ``[rows, channels, h, w]``, ``[rows, channels, frames, h, w]`` or ``[rows, positions, width]``.
+        """
+        if x.ndim == 4:
+            return int(x.shape[-2]), int(x.shape[-1])
+        if x.ndim == 5:
             return tuple(map(int, x.shape[2:]))
         return self.grids.get(x.shape[1] - self.beside) if x.ndim == 3 else None
 
@@ -48,5 +61,5 @@ class Layout:
         places, grid = next(iter(self.grids.items()))  # a transformer has one image size only
         texts = keys - places - self.beside
         if self.text_first:
-            return Parts(grid, slice(texts, texts + places), slice(0, texts))
-        return Parts(grid, slice(0, places), slice(keys - texts, keys))
+            return Parts(grid, slice(texts, texts + places), slice(self.registers, texts))
+        return Parts(grid, slice(0, places), slice(keys - texts + self.registers, keys))

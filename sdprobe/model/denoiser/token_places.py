@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
+EMBEDDERS = ("context_embedder", "caption_projection")
+"""Modules that the text goes through before the blocks."""
+
 OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *("context_embedder", "caption_projection"),
+        *(*EMBEDDERS, "text_embedder", "text_proj"),
         *("txt_norm", "txt_in", "txt_norm1", "txt_norm2", "txt_mlp"),
     )
 )
@@ -22,6 +25,9 @@ OF_TEXT = frozenset(
 
 IMAGE_PROMPTS = "encoder_hid_proj"
 """The part of a U-Net that makes an IP-Adapter's tokens."""
+
+OF_PICTURE, OF_ADDED = "image_embedder", frozenset(("add_k_proj", "add_v_proj", "norm_added_k"))
+"""Modules that only a picture beside the prompt goes through: of Wan, one that makes tokens, and of attention."""
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""
@@ -64,12 +70,15 @@ class TokenPlaces:
             stream: the stream as the module's own signature tells it.
             x: the tensor.
         """
-        if name.split(".")[0] == IMAGE_PROMPTS:
+        if name.split(".")[0] == IMAGE_PROMPTS or self._is_of_image_prompt(name):
             return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
+        own = stream == "text"
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
         if stream == "text" and x.ndim == 3:
-            return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
+            first = 0 if name.split(".")[0] in EMBEDDERS else self._layout.registers
+            text = self._layout.text_in(x.shape[1]) if own else slice(first, x.shape[1])
+            return Placed(stream, None, NOWHERE, text)
         if stream.split(" ")[0] not in ("hidden", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
         if x.ndim == 4 and not self._is_within_attention(name):
@@ -90,6 +99,10 @@ class TokenPlaces:
             slice(0, count - self._layout.beside),
             None,
         )
+
+    def _is_of_image_prompt(self, name: str) -> bool:
+        *above, last = name.split(".")
+        return OF_PICTURE in name.split(".") or (last in OF_ADDED and self._kinds.get(".".join(above)) == "cross")
 
     def _is_of_text(self, name: str) -> bool:
         parts = name.split(".")

@@ -20,7 +20,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 # These accept the options that clip predicted x0, but do not use them.
-UNCLIPPED = ("TCDScheduler", "CogVideoXDDIMScheduler")
+UNCLIPPED = ("TCDScheduler", "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
 
 
 class Level(NamedTuple):

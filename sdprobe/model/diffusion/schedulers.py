@@ -36,6 +36,9 @@ SCHEDULERS = LISTED | {
 FLOWS = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"})
 """Those that accept the configuration of a flow."""
 
+COGVIDEOX = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
+"""CogVideoX's own."""
+
 
 def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
     """Return a new scheduler: the pipeline's own class, a class or its name, or one like the given instance.
@@ -63,7 +66,7 @@ def fitting(scheduler: Any) -> list[str]:
     """Return the names of classes that can replace a scheduler; the usual ones first."""
     own = {kind.__name__ for kind in (*type(scheduler).__mro__, *scheduler.compatibles)}
     known = {name for name in own if name.endswith("Scheduler") and hasattr(diffusers_schedulers, name)}
-    for alike in (SCHEDULERS, FLOWS):
+    for alike in (SCHEDULERS, FLOWS, COGVIDEOX):
         known |= alike if known & alike else frozenset()
     return sorted(known, key=lambda name: (name not in LISTED, name))
 

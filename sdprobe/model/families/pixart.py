@@ -38,6 +38,7 @@ class PixArt(TransformerModel):
     """
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    variants = ("PixArtSigmaPAGPipeline",)
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property

@@ -27,6 +27,11 @@ class StableDiffusion(UNetModel):
         "StableDiffusionControlNetPipeline",
         "StableDiffusionControlNetImg2ImgPipeline",
         "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionAdapterPipeline",
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionPAGImg2ImgPipeline",
+        "StableDiffusionPAGInpaintPipeline",
+        "StableDiffusionControlNetPAGPipeline",
     )
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     img2img = StableDiffusionImg2ImgPipeline

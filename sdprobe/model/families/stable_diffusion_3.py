@@ -30,6 +30,8 @@ class StableDiffusion3(TransformerModel):
         "StableDiffusion3Img2ImgPipeline",
         "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "StableDiffusion3PAGPipeline",
     )
     encoded_at = MappingProxyType({"cond": (0, 2), "uncond": (1, 3)})
     token_axis = (("text_encoder", "text_encoder_2"), ("text_encoder_3",))

@@ -33,6 +33,13 @@ class StableDiffusionXL(UNetModel):
         "StableDiffusionXLInpaintPipeline",
         "StableDiffusionXLControlNetPipeline",
         "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLAdapterPipeline",
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionXLPAGImg2ImgPipeline",
+        "StableDiffusionXLPAGInpaintPipeline",
+        "StableDiffusionXLControlNetPAGPipeline",
     )
     encoded_at = MappingProxyType({"cond": (0, 2), "uncond": (1, 3)})
     token_axis = (("text_encoder", "text_encoder_2"),)

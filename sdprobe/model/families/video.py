@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,6 @@ from torch import Tensor
 from sdprobe.core.run import Settings
 from sdprobe.model.denoiser.token_layout import Grid
 from sdprobe.model.families.transformer import TransformerModel
-from sdprobe.model.pipeline_parts import Latents
 
 
 class VideoModel(TransformerModel):
@@ -36,7 +36,7 @@ class VideoModel(TransformerModel):
     @property
     def temporal_patch(self) -> int:
         """How many frames of the latents are one token."""
-        return 1
+        return int(getattr(self.denoiser.config, "patch_size_t", None) or 1)
 
     @property
     def processor(self) -> Any:
@@ -64,19 +64,13 @@ class VideoModel(TransformerModel):
     def grids(self, settings: Settings) -> dict[int, Grid]:
         frames, h, w = self.latent_shape(settings)
         grid = (frames // self.temporal_patch, h // self.patch, w // self.patch)
-        return {grid[0] * grid[1] * grid[2]: grid}
+        return {math.prod(grid): grid}
 
     def prepared(self, settings: Settings, generator: Any, latents: Tensor | None) -> Any:
         frames = self.default_frames if settings.frames is None else settings.frames
         size = (settings.height, settings.width, frames)
         given = (settings.images, self.channels, *size, torch.float32, self.device, generator, latents)
         return self.pipe.prepare_latents(*given)
-
-    def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
-        vae, config = self.pipe.vae, self.pipe.vae.config
-        x = x.to(vae.dtype)
-        mean, std = (torch.tensor(own).view(1, -1, 1, 1, 1).to(x) for own in (config.latents_mean, config.latents_std))
-        return self.finished(vae.decode(x / (1.0 / std) + mean, return_dict=False)[0])
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "videos frames 3 height width"]:
         return torch.as_tensor(self.processor.postprocess_video(decoded, output_type="pt"))

@@ -1,1 +1,1 @@
-"""From latents to images: the autoencoder, small previews, video files."""
+"""From latents to images: the autoencoder, small previews."""

@@ -98,7 +98,7 @@ class ConceptTraining:
         with self.run_model.add_tokens():
             conditioning = self.run_model.encode(run, Hooks(), ("cond",))
         rows = x_t.to(self.device, self.run_model.denoiser.dtype)
-        with caches_set_aside(self.run_model.denoiser):  # the steps of training are none of a loop
+        with caches_set_aside(*self.run_model.denoisers.values()):  # the steps of training are none of a loop
             return self.run_model.predict(rows, timesteps.to(self.device), conditioning).float()
 
     def vectors(self) -> Float[Tensor, "vectors width"]:

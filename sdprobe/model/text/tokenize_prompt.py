@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from sdprobe.core.prompt import Prompt, TokenRole
@@ -87,6 +88,24 @@ def read_in_template(
     ]
     tokens = tokenizer.convert_ids_to_tokens(ids)
     return Prompt.from_spans(text, ids[dropped:], tokens[dropped:], roles[dropped:], spans[dropped:])
+
+
+def respaced(own: Prompt, cleaned: str, text: str) -> Prompt:
+    """Return the prompt of a cleaned text as that of the text as it was written, where only white space differs.
+
+    Where more than that was changed, words are located in the cleaned text.
+
+    Args:
+        own: the prompt of the cleaned text.
+        cleaned: the cleaned text.
+        text: the text as the user wrote it.
+    """
+    if cleaned == text or cleaned.split() != text.split():
+        return own
+    places = [i for i, letter in enumerate(text) if not letter.isspace()]  # of each letter of the cleaned text
+    before = list(accumulate((not letter.isspace() for letter in cleaned), initial=0))
+    spans = [(places[before[a]], places[before[b] - 1] + 1) if a < b else (a, b) for a, b in own.spans]
+    return Prompt.from_spans(text, own.ids, own.tokens, own.roles, spans)
 
 
 def ids_within_text(tokenizer: Any, word: str) -> list[int]:

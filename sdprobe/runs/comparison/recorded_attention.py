@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.grid import Grid, said_grid
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
@@ -22,12 +23,12 @@ class Where(NamedTuple):
     role: str
     step: int | None
     layer: str | None
-    grid: tuple[int, int]
+    grid: Grid
 
     @property
     def site(self) -> str:
         """The module's name, or the grid of a sum over layers."""
-        return self.layer or f"all of grid {self.grid[0]}×{self.grid[1]}"
+        return self.layer or f"all of grid {said_grid(self.grid)}"
 
 
 class RecordedAttention:

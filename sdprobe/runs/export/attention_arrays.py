@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.grid import Grid, named_grid
 from sdprobe.core.run import Role
 from sdprobe.core.torch_names import name_of
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_sums import Key
 from sdprobe.runs.export.labelled_array import Coordinate, LabelledArray, along
 
-Grid = tuple[int, int]
 Shown = tuple[Role, int]
 """A role, and the number of the prompts that its rows were shown."""
 
@@ -26,6 +26,7 @@ def attention_arrays(hook: AttentionMaps, images: Mapping[str, Coordinate]) -> I
     """Return mean probabilities, with a dimension for all that was kept apart.
 
     The dimensions of the largest grid are ``layer``, ``head``, ``y`` and ``x``; those of others have the grid's name.
+    Before ``y`` there is ``frame`` in a video: its latent frames.
 
     Args:
         hook: a run's copy.
@@ -36,13 +37,13 @@ def attention_arrays(hook: AttentionMaps, images: Mapping[str, Coordinate]) -> I
         by_grid.setdefault(key.grid, {}).setdefault((key.role, key.reading), []).append(key)
     largest = max(by_grid, key=math.prod, default=None)
     for grid in sorted(by_grid, key=math.prod, reverse=True):
-        scope = "" if grid == largest else f"_{grid[0]}x{grid[1]}"
+        scope = "" if grid == largest else f"_{named_grid(grid)}"
         for number, shown in enumerate(_in_turn(by_grid[grid])):
             parts = {each: _Part(hook, by_grid[grid][each]) for each in shown}
             alike = len({part.form for part in parts.values()}) == 1
             for together in [parts] if alike else [{each: part} for each, part in parts.items()]:
                 alone = "" if len(together) > 1 or len(hook.roles) == 1 else f"_{next(iter(together))[0]}"
-                name = f"attention_{grid[0]}x{grid[1]}{alone}" + f"_prompt_{number + 1}" * bool(number)
+                name = f"attention_{named_grid(grid)}{alone}" + f"_prompt_{number + 1}" * bool(number)
                 yield _array(hook, name, grid, scope, together, images)
 
 
@@ -90,8 +91,8 @@ def _array(
     parts: Mapping[Shown, _Part],
     images: Mapping[str, Coordinate],
 ) -> LabelledArray:
-    part, kept, (h, w) = next(iter(parts.values())), hook.sums.keep, grid
-    form = (part.images, len(parts), len(part.steps), len(part.layers), part.heads, part.tokens, h * w)
+    part, kept = next(iter(parts.values())), hook.sums.keep
+    form = (part.images, len(parts), len(part.steps), len(part.layers), part.heads, part.tokens, math.prod(grid))
     whole = torch.empty(form)
     calls, missing = 0, 0
     for r, own in enumerate(parts.values()):
@@ -107,14 +108,13 @@ def _array(
         f"layer{scope}": "layer" in kept,
         f"head{scope}": "head" in kept,
         "token": True,
-        f"y{scope}": True,
-        f"x{scope}": True,
+        **{f"{axis}{scope}": True for axis in ("frame", "y", "x")[-len(grid) :]},
     }
-    values = whole.numpy().reshape(*form[:-1], h, w)
+    values = whole.numpy().reshape(*form[:-1], *grid)
     summed = tuple(axis for axis, there in enumerate(dims.values()) if not there)
     there = tuple(dim for dim, is_there in dims.items() if is_there)
     roles = [role for role, _ in parts]
-    numbers = ((), roles, part.steps, part.layers, range(part.heads), part.columns, range(h), range(w))
+    numbers = ((), roles, part.steps, part.layers, range(part.heads), part.columns, *map(range, grid))
     every = dict(zip(dims, numbers, strict=True))
     coords = dict(images)
     for dim in there[1:]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.activations.form import ActivationKey, RowLabel
+from sdprobe.core.grid import named_grid
 from sdprobe.core.torch_names import name_of
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.latents import LatentRecorder
@@ -37,19 +39,20 @@ WHAT = {"latents": "x_t, as it enters the step", "noise_pred": "guided noise", "
 
 def self_attention_arrays(hook: SelfAttentionMaps, images: Images) -> Iterator[LabelledArray]:
     """Return a matrix for each grid and image."""
-    for (h, w), total in sorted(hook.sums.items(), reverse=True):
-        dims = ("image", f"position_{h}x{w}", f"seen_{h}x{w}")
+    for grid, total in sorted(hook.sums.items(), reverse=True):
+        name = named_grid(grid)
+        dims = ("image", f"position_{name}", f"seen_{name}")
         coords = dict(images)
         for dim in dims[1:]:
-            coords |= along(dim, range(h * w))
+            coords |= along(dim, range(prod(grid)))
         attrs = {
             "long_name": "mean probability of the attention of a position of the image to another; row by row",
             "units": "probability",
             "averaged_over": ["step", "layer", "head"],
-            "calls": hook.counts[h, w],
-            "grid": [h, w],
+            "calls": hook.counts[grid],
+            "grid": list(grid),
         }
-        yield LabelledArray(f"self_attention_{h}x{w}", dims, as_numpy(total / hook.counts[h, w]), coords, attrs)
+        yield LabelledArray(f"self_attention_{name}", dims, as_numpy(total / hook.counts[grid]), coords, attrs)
 
 
 def latent_arrays(hook: LatentRecorder, images: Images) -> Iterator[LabelledArray]:
@@ -69,7 +72,8 @@ def latent_arrays(hook: LatentRecorder, images: Images) -> Iterator[LabelledArra
 def of_latents(name: str, values: Array, coords: Mapping[str, Coordinate], attrs: Mapping[str, Any]) -> LabelledArray:
     """Return latents as an array; the first dimension is the step, if there is a coordinate of it."""
     *_, h, w = values.shape
-    dims = ("step",) * ("step" in coords) + ("image", "channel", "y_latents", "x_latents")
+    before = ("step",) * ("step" in coords) + ("image", "channel")
+    dims = before + ("frame_latents",) * (values.ndim - len(before) - 2) + ("y_latents", "x_latents")
     places = along("y_latents", range(h)) | along("x_latents", range(w))
     return LabelledArray(name, dims, values, {**coords, **places}, attrs)
 
@@ -101,23 +105,26 @@ def loss_arrays(hook: LossGuidance | AttentionGuidance, images: Images) -> Itera
 def preview_arrays(hook: Preview, images: Images) -> Iterator[LabelledArray]:
     """Return the pictures of the steps, and the last."""
     for name in hook.keep if hook.indices else ():
-        pictures = np.stack([_pixels(step) for step in hook[name]])
+        pictures = np.stack([_pixels(step, hook.frames) for step in hook[name]])
         yield of_pictures(f"preview_{name}", pictures, along("step", hook.indices) | dict(images), WHAT[name])
     with suppress(AttributeError):  # in a run that has not come to its end
-        yield of_pictures("preview_final", _pixels(hook.final), images, "final latents")
+        yield of_pictures("preview_final", _pixels(hook.final, hook.frames), images, "final latents")
 
 
 def picture_arrays(pictures: Sequence[Image], images: Images) -> Iterator[LabelledArray]:
-    """Return the pictures of a run."""
+    """Return the pictures of a run; of videos, the frames of each."""
     if pictures:
-        yield of_pictures("picture", _pixels(pictures), images, "")
+        frames = len(pictures) // len(images["image"][1]) if images else 1
+        yield of_pictures("picture", _pixels(pictures, frames), images, "")
 
 
 def of_pictures(name: str, values: Array, coords: Mapping[str, Coordinate], of: str) -> LabelledArray:
     """Return pictures as an array; the first dimension is the step, if there is a coordinate of it."""
     *_, h, w, _ = values.shape
     y, x = (f"{axis}_{'preview' if name.startswith('preview') else name}" for axis in "yx")
-    dims = ("step",) * ("step" in coords) + ("image", y, x, "rgb")
+    before = ("step",) * ("step" in coords) + ("image",)
+    frame = ("frame_preview" if name.startswith("preview") else "frame",) * (values.ndim - len(before) - 3)
+    dims = (*before, *frame, y, x, "rgb")
     places = along(y, range(h)) | along(x, range(w)) | along("rgb", ("red", "green", "blue"))
     attrs = {"long_name": f"picture of the {of}" if of else "picture", "units": "0 to 255"}
     return LabelledArray(name, dims, values, {**coords, **places}, attrs)
@@ -180,8 +187,9 @@ def _of_key(key: ActivationKey, x: Shaped[Tensor, ...]) -> dict[str, Any]:
     return {"module": key.name, "side": key.side, "stream": key.stream, "call": key.call, "kept_as": name_of(x.dtype)}
 
 
-def _pixels(pictures: Iterable[Image]) -> Array:
-    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+def _pixels(pictures: Iterable[Image], frames: int = 1) -> Array:
+    every = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return every if frames < 2 else every.reshape(-1, frames, *every.shape[1:])
 
 
 def _snake(name: str) -> str:

@@ -9,6 +9,7 @@ from PIL.Image import Image
 
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.preview import Preview
+from sdprobe.plot.tiled import tiled_pictures
 from sdprobe.runs.hooks_of_run import HookOfRun
 from sdprobe.runs.report.embedded_pictures import EmbeddedPictures, embedded, least_size
 from sdprobe.runs.report.word_maps_of_run import thinned
@@ -66,14 +67,16 @@ def films_of(records: Sequence[HookOfRun], images: int, budget: int) -> tuple[li
     found: list[list[Film]] = [[] for _ in range(images)]
     for record in previews:
         for image in range(images):
-            place = record.place_of(image, len(record.live[record.live.keep[0]][0]))
+            place = record.place_of(image, len(record.live[record.live.keep[0]][0]) // record.live.frames)
             if place is not None:
                 found[image].append(_film(record.live, place, budget / len(previews) / images))
     return [tuple(films) for films in found], "" if previews else _why_none(records)
 
 
 def _film(preview: Preview, image: int, budget: float) -> Film:
-    every: dict[str, list[Image]] = {name: [own[image] for own in preview[name]] for name in preview.keep}
+    every: dict[str, list[Image]] = {
+        name: [tiled_pictures(preview.of_image(own, image)) for own in preview[name]] for name in preview.keep
+    }
     middle = len(preview.indices) // 2
     most = int(budget / sum(least_size(pictures[middle]) for pictures in every.values()))
     numbers = thinned(range(len(preview.indices)), min(len(preview.indices), max(most, 2)))

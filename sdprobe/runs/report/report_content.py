@@ -20,6 +20,7 @@ from sdprobe.runs.report.embedded_pictures import embedded
 from sdprobe.runs.report.film_of_run import Film, films_of
 from sdprobe.runs.report.heat_tiles import HeatTiles, TileSheet
 from sdprobe.runs.report.prompt_pieces import Piece, pieces_of, special_pieces, words_unknown
+from sdprobe.runs.report.shown_pictures import shown_pictures
 from sdprobe.runs.report.word_maps_of_run import WordMaps, roles_of, word_maps
 
 # A page of a large run stays under 15 MB: that of the rest, for a few pictures, is well under 1 MB.
@@ -106,7 +107,8 @@ class ReportContent:
 def content_of(run: Run) -> ReportContent:
     """Return what a report of a run shows."""
     records, tiles = hooks_of_run(run), HeatTiles()
-    pictures = embedded(run.images, PICTURE_BYTES)
+    shown = shown_pictures(run, records)
+    pictures = embedded(shown, PICTURE_BYTES)
     films, no_film = films_of(records, run.settings.images, FILM_BYTES)
     images = []
     for image in range(run.settings.images):
@@ -117,7 +119,7 @@ def content_of(run: Run) -> ReportContent:
                 title=_title(run, image),
                 source=pictures.sources[image] if run.images else None,
                 changed=pictures.changed,
-                size=run.images[image].size if run.images else (run.settings.width, run.settings.height),
+                size=shown[image].size if shown else (run.settings.width, run.settings.height),
                 prompts=tuple(_prompt(run, image, role, maps) for role in _roles(run, maps)),
                 maps=maps,
                 films=films[image],

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from sdprobe.core.rows import Role
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_sums import Keep
+from sdprobe.plot.tiled import tiled
 from sdprobe.runs.report.heat_tiles import HeatTiles, TilePlace
 from sdprobe.runs.report.prompt_pieces import Piece
 
@@ -113,13 +114,14 @@ def word_maps(
 
 
 def values_of(maps: AttentionMaps, piece: Piece, image: int, role: Role, **where: Chosen) -> Float[np.ndarray, "h w"]:
-    """Return a piece's map. Raises ValueError where there is none."""
+    """Return a piece's map; of a video, those of its frames side by side. Raises ValueError where there is none."""
     at: dict[str, Any] = {"image": image, "role": role, **where}
     if isinstance(piece.word, str):
         found = maps.heat_map(piece.word, piece.occurrence, **at).values
     else:
         found = torch.stack([maps.heat_map(position, **at).values for position in piece.word or ()]).mean(0)
-    return found.float().cpu().numpy()
+    values = found.float().cpu().numpy()
+    return values if values.ndim == 2 else tiled(values)
 
 
 def thinned(values: Sequence[Any], count: int) -> list[Any]:

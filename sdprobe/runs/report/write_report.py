@@ -12,8 +12,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.run import Run
+from sdprobe.files.atomic_file import write_atomically
 from sdprobe.runs.begun_run import refuse_not_begun
 from sdprobe.runs.report import curve_panels
 from sdprobe.runs.report.report_content import ReportContent, ShownImage, content_of

@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdprobe.core.atomic_file import make_folders, write_atomically
 from sdprobe.core.short_repr import short_repr
+from sdprobe.files.atomic_file import make_folders, write_atomically
 from sdprobe.runs.saved.file_within import file_within
 from sdprobe.runs.saved.saved_tensors import SavedTensors
 

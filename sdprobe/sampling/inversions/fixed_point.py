@@ -94,7 +94,7 @@ class Iterate(Transform):
         for number in range(self.iterations):
             if number:
                 output = step.predict(ends)
-                x = step.run.model.guide(output, step.rows, step.run.settings.guidance_scale)
+                x = step.run.model.guide(output, step.rows, step.run.model.scale_at(step))
             self._asked, before = ends, change
             ends = _ends(x, replace(step, latents=ends), left)
             change = _apart(ends, self._asked)

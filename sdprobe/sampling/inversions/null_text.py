@@ -157,7 +157,7 @@ class FitNullText(Transform):
     def _errors(self, x: Latents, step: Step, cond: Latents, scheduler: Any) -> Float[Tensor, " images"]:
         """Return how far from its target each image is after a step with the present embeddings."""
         of = {"uncond": step.predict(x, role="uncond"), "cond": cond}
-        guided = step.run.model.guided(of, step.run.settings.guidance_scale)
+        guided = step.run.model.guided(of, step.run.model.scale_at(step))
         moved = scheduler.step(guided, scheduler.timesteps[step.index], x, return_dict=False)[0]
         target = self.targets[step.index].to(x.device)
         errors: Tensor = (moved.float() - target.float()).square().mean((1, 2, 3))

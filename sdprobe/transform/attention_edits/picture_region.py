@@ -68,7 +68,8 @@ class PictureRegion:
         """Return the fraction of each place of the picture at a site. Raises ValueError where they are no such grid."""
         if site.grid is None:
             raise ValueError(f"the places of {site.name} are no grid over the picture: leave this module out")
-        return self.on(site.grid).flatten()
+        *frames, h, w = site.grid
+        return self.on((h, w)).flatten().repeat(math.prod(frames))  # in a video the same of every frame
 
     def refuse_other_ratio(self, run: Run, name: str) -> None:
         """Raise ValueError for a mask with another ratio of height to width than the picture of a run.

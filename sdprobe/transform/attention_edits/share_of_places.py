@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sdprobe.core.grid import said_grid
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 
@@ -55,15 +56,16 @@ class ShareOfPlaces:
     def chosen(self, site: Site) -> Bool[Tensor, " places"]:
         """Return which places of a site are chosen. Raises ValueError where the places are no grid like the order."""
         height, width = self.order.shape
-        if site.grid is None or len(site.grid) != 2 or height * site.grid[1] != width * site.grid[0]:
-            grid = "are no grid" if site.grid is None else f"are {'×'.join(map(str, site.grid))}"
+        if site.grid is None or height * site.grid[-1] != width * site.grid[-2]:
+            grid = "are no grid" if site.grid is None else f"are {said_grid(site.grid)}"
             raise ValueError(
                 f"the order is {height}×{width} and the places of {site.name} {grid}: give an order with the picture's "
                 f"ratio of height to width, or leave this module out"
             )
-        return self.at(site.grid).flatten()
+        *frames, h, w = site.grid
+        return self.at((h, w)).flatten().repeat(math.prod(frames))  # in a video the same of every frame
 
-    def at(self, grid: tuple[int, ...]) -> Bool[Tensor, "h w"]:
+    def at(self, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
         """Return which places of a grid are chosen. Of places with equal numbers the first are, in reading order.
 
         The order is averaged over the area of each place of a coarser grid, and interpolated at a finer one.

@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.grid import image_grid
 from sdprobe.core.prompt import positions_of
 from sdprobe.core.rows import Role
 from sdprobe.core.site import Site
-from sdprobe.plot.heatmap import at_largest, resize
+from sdprobe.plot.resized import at_largest, resize
 from sdprobe.transform.attention_edits.word_columns import Word
 
 Grid = tuple[int, ...]
@@ -68,7 +69,8 @@ class WordPlaces:
             images = [attn.rows[k].image for k in entries]
             with torch.no_grad():
                 seen = attn.probs(entries, tokens=columns, queries=site.image).float().mean(1).sum(-1)
-            self._add(images, seen.unflatten(-1, site.grid), site.grid)
+            grid = image_grid(site.grid, "finding the places of words while the run goes on")
+            self._add(images, seen.unflatten(-1, grid), grid)
 
     def at(
         self, size: Grid | None = None, grids: Collection[Grid] | None = None, mode: str = "bilinear"

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sdprobe.core.atomic_file import write_atomically
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import change_rows
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
+from sdprobe.files.atomic_file import write_atomically
 
 NAME = "null_text"
 

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.grid import image_grid
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.run import Role, Run
 from sdprobe.core.site import Site
@@ -80,7 +81,7 @@ class SelfAttentionGuidance(Transform):
         role = _guided(site.step)
         given = attn.probs(role, queries=site.image, tokens=site.image).detach().mean(1).sum(1)
         given = given / given.mean(-1, keepdim=True) if site.kind == "joint" else given
-        heat = given.unflatten(-1, site.grid).unsqueeze(1)
+        heat = given.unflatten(-1, image_grid(site.grid, repr(self))).unsqueeze(1)
         self._seen.setdefault(role, []).append(F.interpolate(heat, site.step.latents.shape[-2:]))
         return attn
 

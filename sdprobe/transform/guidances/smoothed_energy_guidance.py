@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.grid import image_grid
 from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.module_names import fits
 from sdprobe.core.run import Run
@@ -105,7 +106,8 @@ class SmoothQueries(Transform):
         if self.sigma is None:
             smooth = image.mean(1, keepdim=True).expand_as(image)
         else:
-            smooth = blurred(image.mT.unflatten(-1, site.grid), self.sigma).flatten(2).mT
+            grid = image_grid(site.grid, "a blur of queries")
+            smooth = blurred(image.mT.unflatten(-1, grid), self.sigma).flatten(2).mT
         if image.shape == x.shape:
             return smooth.contiguous()
         return torch.cat([x[:, : site.image.start], smooth, x[:, site.image.stop :]], dim=1)

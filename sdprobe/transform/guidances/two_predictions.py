@@ -66,7 +66,7 @@ class ScaledPredictions(TwoPredictions):
         self.scale = None if scale is None else checked_scale(scale)
 
     def combined(self, cond: Latents, uncond: Latents, step: Step) -> Latents:
-        scale = step.run.settings.guidance_scale if self.scale is None else Guidance(self.scale).at(step)
+        scale = step.run.model.scale_at(step) if self.scale is None else Guidance(self.scale).at(step)
         return cond if scale == 1 else self.guided(cond, uncond, scale, step)
 
     @abstractmethod

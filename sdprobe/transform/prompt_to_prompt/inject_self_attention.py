@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from math import prod
 
 from jaxtyping import Float
 from torch import Tensor
@@ -95,7 +96,7 @@ class InjectSelfAttention(AttentionFromSource):
             if not (found := [grid for grid in every if grid in self.grids]):
                 raise ValueError(f"{self!r}: no site has one of these grids; at this size they are among {every}")
             return found
-        h, w = (max(sides) for sides in zip(*model.grids(settings).values(), strict=True))
+        h, w = (max(sides) for sides in zip(*[own[-2:] for own in model.grids(settings).values()], strict=True))
         # A side that is odd is halved upwards.
-        few = [g for g in every if g[0] * g[1] <= PLACES or (g[0] <= -(-h // 4) and g[1] <= -(-w // 4))]
+        few = [g for g in every if prod(g[-2:]) <= PLACES or (g[-2] <= -(-h // 4) and g[-1] <= -(-w // 4))]
         return few or every[:1]

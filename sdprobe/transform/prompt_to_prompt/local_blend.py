@@ -12,6 +12,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
+from sdprobe.core.grid import image_grid
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import numbers_in_whole, whole_run
 from sdprobe.core.possible_grids import Grid, as_grids, possible_grids
@@ -126,7 +127,9 @@ class LocalBlend(Transform):
         _refuse_missing(self._of_source, whole.prompts[self.source], "source")
         for k in dict.fromkeys(image // each for image in self.edits):
             _refuse_missing(self._of_edit, whole.prompts[k], "edit")
-        self._chosen = None if self.grids is None else possible_grids(run, self.grids)
+        self._chosen = (
+            None if self.grids is None else [image_grid(own, repr(self)) for own in possible_grids(run, self.grids)]
+        )
         self._from, self._at = ([images.index(image) for image in own] for own in (sources, self.edits))
         words: list[list[Word]] = [[] for _ in images]
         for k, own in (*((k, self._of_source) for k in self._from), *((k, self._of_edit) for k in self._at)):

@@ -1,0 +1,35 @@
+"""`shown_pictures`: what a report shows of each image of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from PIL.Image import Image
+
+from sdprobe.core.picture_of import picture_of
+from sdprobe.core.run import Run
+from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.plot.frame_groups import frame_groups, shown_frames
+from sdprobe.plot.tiled import tiled_pictures
+from sdprobe.runs.hooks_of_run import HookOfRun
+
+MOST_FRAMES = 16
+"""Of a video without heat maps at most so many frames are shown, evenly chosen."""
+
+
+def shown_pictures(run: Run, records: Sequence[HookOfRun]) -> list[Image]:
+    """Return each image; of a video one picture with frames side by side: one for each frame of its heat maps."""
+    if not run.images:
+        return []
+    grids = [key.grid for own in records if isinstance(own.live, AttentionMaps) for key in own.live.sums]
+    largest = max(grids, key=prod, default=())
+    found = []
+    for image in range(run.settings.images):
+        own = picture_of(run, image)
+        if isinstance(own, tuple):
+            count = largest[0] if len(largest) == 3 else min(len(own), MOST_FRAMES)
+            own = tiled_pictures([own[i] for i in shown_frames(frame_groups(len(own), count))])
+        assert own is not None  # a run with images has them all
+        found.append(own)
+    return found
