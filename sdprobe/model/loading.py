@@ -18,6 +18,7 @@ from sdprobe.model.device_map import check_device_map, refuse_to_move
 from sdprobe.model.families.aura_flow import AuraFlow
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
+from sdprobe.model.families.flux2 import Flux2
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.families.qwen_image import QwenImage
@@ -31,7 +32,7 @@ from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
-    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage),
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Flux2),
     *(LTX, CogVideoX, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""

@@ -123,7 +123,7 @@ class Flux(TransformerModel):
 
     def size_told(self, call: Mapping[str, Any]) -> tuple[int, ...] | None:
         own = self._places_told(call)[0]
-        return tuple(int(side) * self.patch for side in own[:, 1:].amax(0) - own[:, 1:].amin(0) + 1)
+        return tuple(int(side) * self.patch for side in own[:, 1:3].amax(0) - own[:, 1:3].amin(0) + 1)
 
     def places_told(self, call: Mapping[str, Any]) -> int:
         return len(self._places_told(call)[1])
