@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import sdprobe
 from tests.planted import STRENGTH, hand_on
 from tests.planted_cogvideox import plant_cogvideox
+from tests.planted_flux2 import plant_flux2
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
 from tests.planted_qwen_image import plant_qwen_image
@@ -102,6 +103,7 @@ def hand_on_patch(embed: Any) -> None:
 PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
     "QwenImageTransformer2DModel": plant_qwen_image,
+    "Flux2Transformer2DModel": plant_flux2,
     "CogVideoXTransformer3DModel": plant_cogvideox,
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,
