@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tests.planted import STRENGTH
-from tests.planted_layers import feature, plant_joint, zero
+from tests.planted_layers import feature, plant_joint, queries_and_keys, zero
 
 
 def plant_flux2(network: Any) -> None:
@@ -28,8 +28,7 @@ def plant_flux2(network: Any) -> None:
 def _plant_fused(module: Any) -> None:
     """As a module of two streams; queries and keys are the first two parts of what one layer gives."""
     zero(module.to_qkv_mlp_proj)
-    width, inner = module.head_dim, module.inner_dim
-    query, key = module.to_qkv_mlp_proj.weight[:inner], module.to_qkv_mlp_proj.weight[inner : 2 * inner]
+    (query, key), width = queries_and_keys(module), module.head_dim
     query[0::width, 0] = query[1::width, 1] = 1
     key[0::width, 1] = key[1::width, 0] = 1
     module.norm_k.weight.fill_(STRENGTH)

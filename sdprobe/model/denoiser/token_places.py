@@ -123,5 +123,8 @@ def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) 
             attention: Any = modules.get(".".join(parts[:-n]))
             counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
             heads = next((count for count in counts if isinstance(count, int)), 0)
+            width = getattr(attention, "inner_dim", None)
+            if side == "input" and isinstance(width, int) and width != x.shape[-1]:
+                return 0  # Flux.2's blocks of one stream: values of a feed-forward layer stand beside the heads
             return heads if heads and x.shape[-1] % heads == 0 else 0
     return 0

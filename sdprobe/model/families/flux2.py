@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -101,6 +101,13 @@ class Flux2(Flux):
         embeds, places = self.pipe.encode_prompt(texts, self.device, **told)
         return {EMBEDS: embeds, PLACES: places}
 
+    def shown(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        layers = ", ".join(map(str, self.argument("text_encoder_out_layers")))
+        raise ValueError(
+            f"the denoiser of Flux.2 is shown the states of the layers {layers} side by side, none after the final "
+            f"norm: one layer alone has not the width that it takes"
+        )
+
     # The loop.
 
     def besides(self, settings: Settings) -> DenoiserArguments:
@@ -144,7 +151,8 @@ class Flux2(Flux):
         return packed
 
     def unpacked(self, packed: Shaped[Tensor, "rows places channels"], *size: int) -> Latents:
-        return packed.mT.unflatten(2, size)
+        latents: Tensor = packed.mT.unflatten(2, size)
+        return latents
 
     def statistics(self, like: Tensor) -> tuple[Shaped[Tensor, "1 channels 1 1"], Shaped[Tensor, "1 channels 1 1"]]:
         """Return the mean and the standard deviation of the latents of the autoencoder, for each channel of four."""
