@@ -55,7 +55,7 @@ def right_half() -> torch.Tensor:
 
 
 def darkness(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.mean((1, 2, 3))
+    return pictures.flatten(1).mean(1)  # of videos over all frames
 
 
 def null_text(model: sdprobe.Model) -> torch.Tensor:
@@ -83,6 +83,7 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     """
     keep = sdprobe.Activations(modules)
     settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    settings |= {} if model.default_frames is None else {"frames": 5}
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
 
 

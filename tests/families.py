@@ -24,6 +24,7 @@ from diffusers import (
 from transformers import CLIPTextModelWithProjection
 
 from tests.tiny import stable_diffusion
+from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.flux2 import flux2_klein
@@ -182,6 +183,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "AuraFlow": aura_flow,
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
@@ -196,7 +198,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
-    "Wan 2.1": {"frames": 5, "width": 32},
-    "Wan 2.2": {"frames": 5, "width": 32, "guidance_scale_2": 2.0},
+    "Wan 2.1": {"frames": 5},
+    "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

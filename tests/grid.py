@@ -100,7 +100,8 @@ class Pair:
 
 def settings_of(model: sdprobe.Model) -> dict[str, Any]:
     """The settings of a run, with what a model's pipeline must be told to be guided: whether it was told is one."""
-    return SETTINGS if model.guidance_argument == "guidance_scale" else {**SETTINGS, "negative_prompt": ""}
+    told = {} if model.guidance_argument == "guidance_scale" else {"negative_prompt": ""}
+    return {**SETTINGS, **told, **({} if model.default_frames is None else {"frames": 5})}
 
 
 def paired(model: sdprobe.Model, name: str, plain: Run | None = None) -> Pair:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
+from tests.planted_aura_flow import plant_aura_flow
 from tests.planted_cogvideox import plant_cogvideox
 from tests.planted_flux2 import plant_flux2
 from tests.planted_layers import feature, plant_joint, zero
@@ -102,6 +103,7 @@ def hand_on_patch(embed: Any) -> None:
 
 PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
+    "AuraFlowTransformer2DModel": plant_aura_flow,
     "QwenImageTransformer2DModel": plant_qwen_image,
     "Flux2Transformer2DModel": plant_flux2,
     "CogVideoXTransformer3DModel": plant_cogvideox,

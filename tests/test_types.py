@@ -23,6 +23,7 @@ import sdprobe
 from PIL import Image
 from tests.laws.strategies import affine, run, same, seen
 from tests.tiny import stable_diffusion
+from tests.videos import as_video, moving_square
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import check_hook
 
@@ -40,6 +41,12 @@ result[small].heat_map("red", step=1).overlay()
 for heat in (daam, *result[whole].heat_maps().values(), *result[own].components()):
     heat.overlay(), heat.to_image(), heat.iou(heat.mask()), heat.points_into(heat.mask())
 result[maps].shares().plot(), result[maps].segment(["red"]).overlay(), daam.precision_recall(daam.mask(largest=True))
+video, own_of_video = as_video(run(model, maps, images_per_prompt=3), maps, moving_square(9, (16, 16), 4))
+moving = own_of_video.heat_map("red")
+moving.film().sheet(), moving.film(smooth=True).frames(32), moving.mask(largest=True)
+moving.spread(torch.rand(192, 192))
+moving.precision_recall(moving.mask()), moving.iou(moving.mask()[[0, 1, 1, 1, 1, 2, 2, 2, 2]]), video.numpy()
+own_of_video.heat_map("red", method="daam"), own_of_video.segment(["red"]).overlay(frame=1), own_of_video.grid("frame")
 matrices = sdprobe.AttentionMatrices(keep="layer")
 run(model, matrices, width=24)[matrices].matrix("image", "text").without_padding().plot()
 daam.mask(method="self_attention", affinity=result[own].matrix())

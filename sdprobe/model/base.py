@@ -31,6 +31,7 @@ from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
+from sdprobe.model.denoiser.image_prompts import makes_image_prompts
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
@@ -200,6 +201,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def attention_kind(self, module: nn.Module) -> str | None:
         """Return ``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
         if not isinstance(module, (AttentionModule, AttentionModuleMixin)):
+            return None
+        if makes_image_prompts(self.denoiser, module):
             return None
         if getattr(module, "added_kv_proj_dim", None) is not None:
             return "joint"

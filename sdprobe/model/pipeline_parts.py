@@ -239,7 +239,7 @@ class PipelineParts(Denoisers):
         """Return the initial noise, of unit variance, of a run with this seed."""
         return noise_like(x, seed)
 
-    def linear_rgb(self, x: Latents) -> Float[Tensor, "images 3 h w"]:
+    def linear_rgb(self, x: Shaped[Tensor, "images channels *frames h w"]) -> Float[Tensor, "images 3 *frames h w"]:
         """Return small images in [0, 1] without the decoder: fast, one pixel per position of the latents."""
         return linear_rgb(self, x)
 
@@ -249,7 +249,7 @@ class PipelineParts(Denoisers):
         if wanted:
             refuse_offloaded_weights(vae)
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
-            return picture_of(vae, self.unscaled(x0.to(vae.dtype)))
+            return picture_of(vae, self.unscaled(x0.to(vae.dtype)), self.default_frames is not None)
 
     def unscaled(self, x: Latents) -> Shaped[Tensor, "images channels ..."]:
         """Return latents in the autoencoder's own scale and form."""

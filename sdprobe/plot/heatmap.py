@@ -211,7 +211,7 @@ class HeatMap(ShownMap):
         frames = len(self.pictures) if self.is_video else 0
         return mask_of_object(mask, self.values.shape, shown, frames, self.values.device)
 
-    def _like(self, truth: Tensor, own: Shaped[Tensor, "*frames h w"]) -> Shaped[Tensor, "*frames h w"]:
+    def _like(self, truth: Tensor, own: Shaped[Tensor, "*frames h w"]) -> Shaped[Tensor, "*truth h w"]:
         """Return values at the frames of a mask: those of the map, or of the video."""
         return own if truth.ndim == 2 or len(truth) == len(own) else own[self._groups()]
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def tiled(frames: Num[np.ndarray, "frames h w *colours"], fill: float | None = None) -> Num[np.ndarray, "H W *colours"]:
+def tiled(
+    frames: Num[np.ndarray, "frames h w *colours"], fill: int | float | None = None
+) -> Num[np.ndarray, "H W *colours"]:
     """Return frames side by side in rows, in as many columns as rows, or one more.
 
     >>> tiled(np.arange(3).reshape(3, 1, 1))

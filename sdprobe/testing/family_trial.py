@@ -27,7 +27,7 @@ class FamilyTrial:
     Args:
         pipeline: makes a small pipeline of the family.
         prompt: the prompt of its runs.
-        settings: further arguments of `sample`, such as ``frames``.
+        settings: further arguments of `sample`, such as ``frames``; those of a law do not change them.
     """
 
     pipeline: Callable[[], Any]
@@ -42,7 +42,7 @@ class FamilyTrial:
     def asked(self, **changed: Any) -> dict[str, Any]:
         """Return the arguments of `sample` other than the model and the hooks."""
         usual = {"prompt": self.prompt, "steps": 2, "guidance_scale": 3.0, "seed": 0, "height": 16, "width": 16}
-        asked = {**usual, **self.settings, **changed}
+        asked = {**usual, **changed, **self.settings}
         if "negative_prompt" not in signature(type(self.model.pipe).__call__).parameters:
             asked.pop("negative_prompt", None)  # the pipeline takes none
         return asked

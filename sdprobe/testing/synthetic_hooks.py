@@ -11,8 +11,8 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Run
 
-MODULES = {"activation": ("*.0.[fi]*[fp]",)}
-"""The first feed-forward layers of the image's tokens: ``*.0.ff``, or ``*.0.img_mlp`` in Qwen-Image."""
+MODULES = {"activation": ("*.0.[fi]*[fpn]",)}
+"""The first feed-forward layers of the image's tokens: ``*.0.ff``, ``*.0.ffn``, or ``*.0.img_mlp`` in Qwen-Image."""
 
 
 class Affine(Transform):

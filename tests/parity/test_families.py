@@ -23,7 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no guidance": {"guidance_scale": 1.0},
     "two prompts": {"prompt": ["a red circle", "a checkered star of blue"]},
     "two images per prompt": {"images_per_prompt": 2},
-    "non-square": {"height": 16, "width": 24},
+    "non-square": {"height": 16, "width": 32},
     "negative prompt": {"negative_prompt": "a green square"},
 }
 USUAL = {"prompt": "a red circle", "steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 16}

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers import AuraFlowPipeline, AuraFlowTransformer2DModel, FlowMatchEulerDiscreteScheduler
-from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from tests.tiny_models.parts import T5_WIDTH, autoencoder, t5_tokenizer
-
-
-def umt5(words: T5Tokenizer) -> UMT5EncoderModel:
-    """T5 with positions of its own in every layer."""
-    config = UMT5Config(vocab_size=len(words), d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
-    return UMT5EncoderModel(config).eval()
+from tests.tiny_models.autoencoder_kl import autoencoder
+from tests.tiny_models.clip_and_t5 import T5_WIDTH, t5_tokenizer
+from tests.tiny_models.wan import umt5
 
 
 def aura_flow() -> AuraFlowPipeline:

@@ -93,7 +93,9 @@ class AttentionSite:
         project = partial(project_context, of.module, kind, of.inlet)
         given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         grid, image, text = of.layout.of(kind, query.shape[-2], keys)
-        site = Site(of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
+        reference = of.layout.reference_after(image)
+        of_call = (of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
+        site = Site(*of_call, reference=reference)
         return hooks.attention(given, site).output()
 
     def _next(self, keys: int) -> tuple[str, str]:

@@ -48,9 +48,10 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     for hook, inner in asking:
         asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
-            Site(name, kind, place, grid, heads, step, *parts[step.roles, kind, grid])
+            Site(name, kind, place, grid, heads, step, image, text, reference=reference)
             for step in steps
             for name, kind, place, grid, heads in asked
+            for image, text, reference in (parts[step.roles, kind, grid],)
         ]
         acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
         called(inner, "expect_sites", acting)
@@ -72,9 +73,9 @@ def _prompts(steps: Sequence[Step]) -> dict[tuple[Role, ...], list[Prompt]]:
     return {step.roles: [row.prompt for row in step.rows] for step in steps}
 
 
-def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
-    """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
-    places = 0 if grid is None else prod(grid)
+def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None, slice | None]:
+    """The positions of image, text and reference at a site of this grid; of an unknown one, those of the text alone."""
+    places = 0 if grid is None else prod(grid) + layout.beside
     keys = {"cross": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
-    return image, text
+    return image, text, layout.reference_after(image)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sdprobe.model.denoiser.image_prompts import MAKERS
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
@@ -22,9 +23,6 @@ OF_TEXT = frozenset(
     )
 )
 """Modules that only the text goes through, by a part of their names."""
-
-IMAGE_PROMPTS = "encoder_hid_proj"
-"""The part of a U-Net that makes an IP-Adapter's tokens."""
 
 OF_PICTURE, OF_ADDED = "image_embedder", frozenset(("add_k_proj", "add_v_proj", "norm_added_k"))
 """Modules that only a picture beside the prompt goes through: of Wan, one that makes tokens, and of attention."""
@@ -70,7 +68,7 @@ class TokenPlaces:
             stream: the stream as the module's own signature tells it.
             x: the tensor.
         """
-        if name.split(".")[0] == IMAGE_PROMPTS or self._is_of_image_prompt(name):
+        if name.split(".")[0] in MAKERS or self._is_of_image_prompt(name):
             return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
         own = stream == "text"
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
@@ -81,7 +79,7 @@ class TokenPlaces:
             return Placed(stream, None, NOWHERE, text)
         if stream.split(" ")[0] not in ("hidden", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
-        if x.ndim == 4 and not self._is_within_attention(name):
+        if x.ndim == 4 and not self.is_within_attention(name):
             return Placed(stream, self._layout.grid_of(x), slice(None), None)
         if x.ndim != 3:
             return Placed(stream, None, NOWHERE, None)
@@ -108,9 +106,11 @@ class TokenPlaces:
         parts = name.split(".")
         if not OF_TEXT.isdisjoint(parts):
             return True
-        return parts[-1] in OF_CONTEXT and self._kinds.get(".".join(parts[:-1])) == "cross"
+        of_cross = (part for n, part in enumerate(parts) if self._kinds.get(".".join(parts[:n])) == "cross")
+        return not OF_CONTEXT.isdisjoint(of_cross)  # or within one of them, as the layers of a LoRA are
 
-    def _is_within_attention(self, name: str) -> bool:
+    def is_within_attention(self, name: str) -> bool:
+        """Whether a module is an attention module or a part of one."""
         parts = name.split(".")
         return any(".".join(parts[:n]) in self._kinds for n in range(1, len(parts)))
 
