@@ -27,6 +27,7 @@ from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
+from tests.tiny_models.flux2 import flux2_klein
 from tests.tiny_models.hunyuan_video import hunyuan_video
 from tests.tiny_models.ltx import ltx
 from tests.tiny_models.lumina2 import lumina2
@@ -179,6 +180,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Wan 2.2": lambda: wan(two=True),
     "Lumina 2": lumina2,
     "Qwen-Image": qwen_image,
+    "Flux.2 klein": flux2_klein,
 }
 """Each family's variants, by name."""
 

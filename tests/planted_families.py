@@ -17,6 +17,7 @@ import sdprobe
 from tests.planted import STRENGTH, hand_on
 from tests.planted_aura_flow import plant_aura_flow
 from tests.planted_cogvideox import plant_cogvideox
+from tests.planted_flux2 import plant_flux2
 from tests.planted_hunyuan_video import plant_hunyuan_video
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
@@ -108,6 +109,7 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "AuraFlowTransformer2DModel": plant_aura_flow,
     "QwenImageTransformer2DModel": plant_qwen_image,
     "SanaTransformer2DModel": plant_sana,
+    "Flux2Transformer2DModel": plant_flux2,
     "CogVideoXTransformer3DModel": plant_cogvideox,
     "HunyuanVideoTransformer3DModel": plant_hunyuan_video,
     "LTXVideoTransformer3DModel": plant_ltx,

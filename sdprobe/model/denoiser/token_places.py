@@ -136,6 +136,9 @@ def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) 
         if len(parts) > n and ".".join(parts[-n:]) in SIDE_BY_SIDE[side]:
             attention: Any = modules.get(".".join(parts[:-n]))
             width, heads = x.shape[-1], _heads_of_queries(attention)
+            own = getattr(attention, "inner_dim", None)
+            if side == "input" and isinstance(own, int) and own != width:
+                return 0  # Flux.2's blocks of one stream: values of a feed-forward layer stand beside the heads
             if parts[-1] in OF_KEYS and heads:
                 query = next(
                     (own.out_features for name in OF_QUERIES if (own := getattr(attention, name, None))), width
