@@ -160,6 +160,11 @@ class Prompt:
         return self.tokens[position].removesuffix("</w>").removeprefix("▁")
 
     @property
+    def unpadded(self) -> int:
+        """The number of tokens without the padding at the end."""
+        return len(self.ids) - self.roles.count("pad")
+
+    @property
     def cut(self) -> tuple[str, ...]:
         """The words after the end of the context, which the encoder does not see.
 

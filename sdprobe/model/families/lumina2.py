@@ -65,7 +65,7 @@ class Lumina2(TransformerModel):
         return read_in_template(self.tokenizer, text, before, length=self.length(encoder), padded=True)
 
     def text_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.ids) - prompt.roles.count("pad")
+        return prompt.unpadded
 
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         if self.in_template:
@@ -115,7 +115,8 @@ class Lumina2(TransformerModel):
         guided = super().guided(of, scale)
         if not self.argument("cfg_normalization"):
             return guided
-        return guided * (of["cond"].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+        norms: list[Tensor] = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (of["cond"], guided)]
+        return guided * (norms[0] / norms[1])
 
     # The scheduler.
 

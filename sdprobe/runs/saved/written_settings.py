@@ -49,6 +49,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
         "chunks": flag,
         "weights": flag,
         "frames": lambda own: _maybe(count, own),
+        "guidance_scale_2": lambda own: _maybe(number, own),
     }
 )
 """How each setting is read."""
