@@ -17,12 +17,16 @@ from sdprobe import plot
 from sdprobe.core import registry
 from sdprobe.core.run import Run
 from sdprobe.files.atomic_file import write_atomically
+from sdprobe.files.video_files import write_gif
 from sdprobe.model.loading import load
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.preview import Preview
 from sdprobe.observe.statistics import Statistics
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.sampling.loop import sample
+
+FPS = 8
+"""Frames per second of what is written of a video."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +73,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
         height=options.height,
         width=options.width,
         images_per_prompt=options.images,
+        frames=options.frames,
+        guidance_scale_2=options.guidance_scale_2,
         progress=not options.quiet,
     )
     paths = write(run, maps, out, asked, options.model)
@@ -78,7 +84,19 @@ def draw(options: argparse.Namespace) -> list[Path]:
 def write(
     run: Run, maps: AttentionMaps, out: Path, asked: list[tuple[str, dict[str, Any]]], model: str | None
 ) -> list[Path]:
-    """Write the images, one overlay per word, a contact sheet, and the settings as JSON; return the paths."""
+    """Write the images, one overlay per word, a contact sheet, and the settings as JSON; return the paths.
+
+    Videos and the overlays of their words are written as GIF, and a contact sheet for each word.
+    """
+    paths = _write_pictures(run, maps, out) if run.settings.frames is None else _write_videos(run, maps, out)
+    settings = asdict(run.settings) | {"model": model or "embedded", "hooks": asked}
+    paths.append(out / "settings.json")
+    with write_atomically(paths[-1]) as beside:
+        beside.write_text(json.dumps(settings, indent=2) + "\n")
+    return paths
+
+
+def _write_pictures(run: Run, maps: AttentionMaps, out: Path) -> list[Path]:
     paths: list[Path] = []
     rows: list[list[plot.Cell]] = []
     for i, picture in enumerate(run.images):
@@ -88,16 +106,29 @@ def write(
         with write_atomically(paths[-1]) as beside:
             picture.save(beside, format="PNG")
         for number, (word, heat) in enumerate(heats.items()):
-            name = re.sub(r"[^\w-]+", "_", word)
-            paths.append(_saved(heat.overlay(), out / f"{prefix}word-{number:02d}-{name}.png"))
+            paths.append(_saved(heat.overlay(), out / f"{prefix}{_named(number, word)}.png"))
         rows.append([picture, *(heat.cell() for heat in heats.values())])
     words = list(run[maps].heat_maps()) if len(run.prompts) == 1 else []
     paths.append(_saved(plot.sheet(rows, columns=["", *words], title=run.settings.prompt[0]), out / "sheet.png"))
-    settings = asdict(run.settings) | {"model": model or "embedded", "hooks": asked}
-    paths.append(out / "settings.json")
-    with write_atomically(paths[-1]) as beside:
-        beside.write_text(json.dumps(settings, indent=2) + "\n")
     return paths
+
+
+def _write_videos(run: Run, maps: AttentionMaps, out: Path) -> list[Path]:
+    paths: list[Path] = []
+    for i, frames in enumerate(run.videos):
+        prefix = f"{i}-" if len(run.videos) > 1 else ""
+        paths.append(write_gif(frames, out / f"{prefix}video.gif", FPS))
+        heats: dict[str, HeatMap] = run[maps].heat_maps(image=i)
+        for number, (word, heat) in enumerate(heats.items()):
+            film, name = heat.film(), f"{prefix}{_named(number, word)}"
+            paths.append(film.gif(out / f"{name}.gif", fps=FPS))
+            paths.append(_saved(film.sheet(), out / f"{name}-sheet.png"))
+    return paths
+
+
+def _named(number: int, word: str) -> str:
+    name = re.sub(r"[^\w-]+", "_", word)
+    return f"word-{number:02d}-{name}"
 
 
 def parse_hook(text: str) -> tuple[str, dict[str, Any]]:
@@ -140,10 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--guidance-scale-2", type=float, help="of the second denoiser, for a model that has two")
     parser.add_argument("--scheduler", help="a class of diffusers, for example DDIM")
     parser.add_argument("--height", type=int, help="pixels")
     parser.add_argument("--width", type=int, help="pixels")
-    parser.add_argument("--images", type=int, default=1, help="pictures to make (default: 1)")
+    parser.add_argument("--images", type=int, default=1, help="pictures or videos to make (default: 1)")
+    parser.add_argument("--frames", type=int, help="frames of each video, for a model of videos")
     parser.add_argument(
         "--hook", action="append", default=[], metavar="NAME[:KEY=VALUE,...]", help="a registered hook; repeatable"
     )

@@ -13,7 +13,6 @@ import torch
 import sdprobe
 from sdprobe.core import registry
 from sdprobe.core.compose import Hook
-from sdprobe.core.hook import matches
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
 
@@ -55,7 +54,7 @@ def right_half() -> torch.Tensor:
 
 
 def darkness(pictures: torch.Tensor) -> torch.Tensor:
-    return pictures.mean((1, 2, 3))
+    return pictures.flatten(1).mean(1)  # of videos over all frames
 
 
 def null_text(model: sdprobe.Model) -> torch.Tensor:
@@ -70,7 +69,7 @@ IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
 
 def feed_forward(model: sdprobe.Model) -> str:
     """The first feed-forward layers of the image's tokens."""
-    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp", "noise_refiner.0.feed_forward")
+    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp", "noise_refiner.0.feed_forward", "*blocks.0.ffn")
     return next(own for own in named if any(matches(name, own) for name in model.modules))
 
 
@@ -79,7 +78,8 @@ def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
     if model.ragged:  # there it is the embedding of the timestep that tells nothing of the text's length
         return tuple(name for name in model.modules if name.endswith("timestep_embedder"))
     joint = tuple(name for name in model.modules if name.endswith(("add_k_proj", "context_refiner.0.attn.to_k")))
-    return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
+    cross = tuple(name for name in model.modules if name.endswith("attn2.to_k"))
+    return joint or cross or tuple(name for name in model.modules if name.endswith("text_proj"))
 
 
 @lru_cache(maxsize=4)
@@ -90,6 +90,7 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     """
     keep = sdprobe.Activations(modules)
     settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    settings |= {} if model.default_frames is None else {"frames": 5}
     return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
 
 
@@ -122,10 +123,10 @@ def narrow(model: sdprobe.Model) -> list[str]:
 
 
 CONFIGURED: Mapping[str, Tried] = {
-    "activations": Tried(lambda model: {"modules": feed_forward(model)}),
+    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
     "patch": Tried(lambda model: {"source": recorded(model, of_one_shape(model)), "modules": of_one_shape(model)}),
-    "ablate": Tried(lambda model: {"modules": feed_forward(model)}),
-    "steer": Tried(lambda model: {"vector": directions(model), "modules": feed_forward(model)}),
+    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
     "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),

@@ -27,6 +27,8 @@ from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
+from tests.tiny_models.flux2 import flux2_klein
+from tests.tiny_models.hunyuan_video import hunyuan_video
 from tests.tiny_models.ltx import ltx
 from tests.tiny_models.lumina2 import lumina2
 from tests.tiny_models.qwen_image import qwen_image
@@ -173,10 +175,12 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
+    "HunyuanVideo": hunyuan_video,
     "Wan 2.1": wan,
     "Wan 2.2": lambda: wan(two=True),
     "Lumina 2": lumina2,
     "Qwen-Image": qwen_image,
+    "Flux.2 klein": flux2_klein,
 }
 """Each family's variants, by name."""
 
@@ -185,7 +189,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
-    "Wan 2.1": {"frames": 5, "width": 32},
-    "Wan 2.2": {"frames": 5, "width": 32, "guidance_scale_2": 2.0},
+    "HunyuanVideo": {"frames": 9},
+    "Wan 2.1": {"frames": 5},
+    "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""

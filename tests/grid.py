@@ -37,6 +37,7 @@ SHOWN = (
     "PixArt-Σ",
     "Qwen-Image",
     "Lumina 2",
+    "Flux.2 klein",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""
 
@@ -74,7 +75,7 @@ def attached(
     try:
         # A pipeline of a flow tells its scheduler of no generator: the noise of its steps is torch's own.
         with seeded(numbers[0]) if scheduler is not None else nullcontext(), attach(pipe, hooks) as run:
-            pipe(prompt, generator=generators[0] if isinstance(seed, int) else generators, **asked)
+            pipe(prompt=prompt, generator=generators[0] if isinstance(seed, int) else generators, **asked)
     finally:
         pipe.scheduler, pipe._progress_bar_config = own, bars
     return run
@@ -100,7 +101,8 @@ class Pair:
 
 def settings_of(model: sdprobe.Model) -> dict[str, Any]:
     """The settings of a run, with what a model's pipeline must be told to be guided: whether it was told is one."""
-    return SETTINGS if model.guidance_argument == "guidance_scale" else {**SETTINGS, "negative_prompt": ""}
+    told = {} if model.guidance_argument == "guidance_scale" else {"negative_prompt": ""}
+    return {**SETTINGS, **told, **({} if model.default_frames is None else {"frames": 5})}
 
 
 def paired(model: sdprobe.Model, name: str, plain: Run | None = None) -> Pair:

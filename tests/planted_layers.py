@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tests.planted import STRENGTH
 
@@ -23,6 +23,14 @@ def plant_joint(module: Any) -> None:
     for norm in (getattr(module, name, None) for name in ("norm_k", "norm_added_k")):
         if norm is not None:
             norm.weight.fill_(STRENGTH)  # it takes the strength of what it is given away
+
+
+def queries_and_keys(module: Any) -> tuple[Tensor, Tensor]:
+    """The weights that make queries and keys, which may be the first parts of one layer's."""
+    if hasattr(module, "to_qkv_mlp_proj"):
+        query, key = module.to_qkv_mlp_proj.weight[: 2 * module.inner_dim].chunk(2)
+        return query, key
+    return module.to_q.weight, module.to_k.weight
 
 
 def feature(layer: nn.Linear, to: int, of: int | slice) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sdprobe
 from tests.planted import STRENGTH, hand_on
-from tests.planted_families import feature, zero
+from tests.planted_layers import feature, queries_and_keys, zero
 
 SMALL = 0.05
 """How much is added: the sign of what the places show must stay."""
@@ -38,13 +38,12 @@ def let_through(model: sdprobe.Model) -> None:
         hand_on(network.conv_out)
     else:
         # The last norm takes away how large a single feature is, so what is read is added to another one.
-        network.proj_out.weight.zero_()
-        network.proj_out.bias.zero_()
+        zero(network.proj_out)
         network.proj_out.weight[:, 2] = 1
     to, mark = (0, 0) if model.network == "unet" else (2, 1)
     for name, module in model.modules.items():
         kind = model.attention_kind(module)
-        if kind not in ("cross", "joint") or getattr(module, "to_out", None) is None:
+        if kind not in ("cross", "joint") or not isinstance(getattr(module, "to_out", None), torch.nn.ModuleList):
             continue  # the single blocks of Flux stay shut
         values = module.add_v_proj if kind == "joint" else module.to_v
         for layer in (module.to_v, values):
@@ -53,12 +52,16 @@ def let_through(model: sdprobe.Model) -> None:
         zero(module.to_out[0])
         module.to_out[0].weight[to] = SMALL / module.to_out[0].in_features
         if kind == "joint":
-            _open_gate(model.modules[name.rpartition(".")[0]])
+            _open_gate(network, model.modules[name.rpartition(".")[0]])
 
 
-def _open_gate(block: Any) -> None:
+def _open_gate(network: Any, block: Any) -> None:
     """Let a block add what its attention gives: the third of its six modulations is 1."""
-    modulation = block.img_mod[1] if hasattr(block, "img_mod") else block.norm1.linear
+    if hasattr(network, "double_stream_modulation_img"):  # Flux.2: of all blocks together, without a bias
+        modulation = network.double_stream_modulation_img.linear
+        modulation.bias = torch.nn.Parameter(torch.zeros(modulation.out_features))
+    else:
+        modulation = block.img_mod[1] if hasattr(block, "img_mod") else block.norm1.linear
     modulation.bias.view(6, -1)[2] = 1
 
 
@@ -101,13 +104,14 @@ def plant_self_attention(model: sdprobe.Model) -> None:
         kind = model.attention_kind(module)
         if kind not in ("self", "joint"):
             continue
-        width = module.to_q.out_features // module.heads
+        query, key = queries_and_keys(module)
+        width = len(query) // module.heads
         if kind == "self":
             zero(module.to_q)
             zero(module.to_k)
         strong = kind == "joint" and module.norm_k is not None  # whose norm then has the strength
-        module.to_q.weight[2::width, 0] = 1
-        module.to_k.weight[2::width, 0] = 1 if strong else STRENGTH
+        query[2::width, 0] = 1
+        key[2::width, 0] = 1 if strong else STRENGTH
 
 
 def plant_word(model: sdprobe.Model, word: str) -> None:

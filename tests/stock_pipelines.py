@@ -39,6 +39,7 @@ import sdprobe
 from tests.families import flux, stable_diffusion_3, stable_diffusion_xl
 from tests.parity.stock import made_of
 from tests.tiny import stable_diffusion
+from tests.tiny_models import cogvideox as tiny_cogvideox
 from tests.tiny_models import wan as tiny_wan
 
 SMALL = {"height": 16, "width": 16}
@@ -177,6 +178,11 @@ def wan_small_image_to_video() -> Stock:
     return Stock(tiny_wan.wan_image_to_video("2.2 5B"), FILMED)
 
 
+def cogvideox_image_to_video() -> Stock:
+    """With the picture's latents in further channels, after the frames."""
+    return Stock(tiny_cogvideox.cogvideox_image_to_video(), FILMED)
+
+
 STOCK: tuple[Callable[[], Stock], ...] = (
     text_to_image,
     image_to_image,
@@ -204,6 +210,7 @@ OTHERS: tuple[Callable[[], Stock], ...] = (
     flux_controlnet,
     wan_image_to_video,
     wan_small_image_to_video,
+    cogvideox_image_to_video,
 )
 """Of other families."""
 

@@ -15,8 +15,9 @@ from tests.stock_pipelines import (
     xl_inpainting,
 )
 from tests.tiny import stable_diffusion
+from tests.tiny_models.qwen_image import qwen_image
 
-FAMILIES = [stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart]
+FAMILIES = [stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart, qwen_image]
 SETTINGS = {"steps": 2, "seed": 0, "progress": False}
 
 
@@ -51,7 +52,8 @@ def test_to_pass_every_tensor_of_every_module_changes_no_bit(make):
     assert torch.equal(plain.latents, seen.latents)
     assert plain.images == seen.images
     sides = {(name, side) for name, side, _ in seen[see].found}
-    assert sides == {tuple(label[:-1].split(" (")) for label in seen.coverage.seen}
+    labels = {label for label in seen.coverage.seen if "no tensor here" not in seen.coverage.missed.get(label, "")}
+    assert sides == {tuple(label[:-1].split(" (")) for label in labels}
     assert len(sides) > 250
 
 
@@ -67,7 +69,7 @@ def test_nor_does_it_in_a_stock_pipeline(make):
         assert any(label.startswith(part) for label in run.coverage.seen)
 
 
-@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux, qwen_image])
 def test_a_joint_block_takes_and_gives_both_streams(make):
     model = sdprobe.load(make())
     run = sdprobe.sample(model, "a red circle", hooks=[see := See("*transformer_blocks.?")], **SETTINGS)
@@ -95,7 +97,7 @@ def test_one_stream_of_image_and_text_says_where_each_is():
         assert normed(x).shape == mixed[:, where].shape
 
 
-@pytest.mark.parametrize("make", [stable_diffusion_3, flux])
+@pytest.mark.parametrize("make", [stable_diffusion_3, flux, qwen_image])
 def test_an_activation_set_at_one_patch_moves_exactly_that_patch(make):
     pipe = make()
     model = sdprobe.load(pipe)
@@ -114,9 +116,10 @@ def test_an_activation_set_at_one_patch_moves_exactly_that_patch(make):
         h, w = run.latents.shape[-2] // 2, run.latents.shape[-1] // 2
         moved = (outputs[0] != outputs[1]).any(1)[0].unflatten(0, (h, 2)).unflatten(2, (w, 2)).any(3).any(1)
         assert moved.flatten().nonzero().flatten().tolist() == [5], name
-        for norm in (own for own in (getattr(block, "norm1", None), getattr(block, "norm", None)) if own is not None):
-            torch.nn.init.zeros_(norm.linear.weight)
-            torch.nn.init.zeros_(norm.linear.bias)
+        for named in ("norm1.linear", "norm.linear", "img_mod.1"):
+            if (gates := dict(block.named_modules()).get(named)) is not None:
+                torch.nn.init.zeros_(gates.weight)
+                torch.nn.init.zeros_(gates.bias)
 
 
 def by_hand(pipe, name, change, before=False):

@@ -12,6 +12,7 @@ from sdprobe import AttentionMaps, AttentionQueries
 from sdprobe.stock_pipelines.attach import attach
 from tests.families import FAMILIES
 from tests.laws.strategies import run
+from tests.test_planted_families import JOINT
 
 
 class EveryCall(sdprobe.Observer):
@@ -111,7 +112,7 @@ def test_the_budget_is_the_arithmetic(tiny):
         run(tiny, AttentionQueries(budget=held - 1), steps=3, height=16, width=24)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if "Flux" in name or "Diffusion 3" in name])
+@pytest.mark.parametrize("family", JOINT)
 def test_joint_attention_is_refused_in_words(family):
     with pytest.raises(ValueError, match=r"the keys of a word depend on the picture.*output_space"):
         sdprobe.sample(sdprobe.load(FAMILIES[family]()), "a", hooks=["attention-queries"], steps=1, progress=False)

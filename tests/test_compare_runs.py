@@ -29,7 +29,7 @@ from tests.tiny import stable_diffusion
 
 LATENTS = LatentRecorder(keep=("latents", "noise_pred", "denoised"))
 MAPS = AttentionMaps(keep=("step", "layer"))
-BLOCKS = Activations(["*transformer_blocks.0.ff"], rows="cond")
+BLOCKS = Activations(IN_EVERY_FAMILY, rows="cond")
 EVERYTHING = (LATENTS, MAPS, BLOCKS)
 SITE = "up_blocks.0.attentions.1.transformer_blocks.0.attn2"
 FF = "down_blocks.1.attentions.0.transformer_blocks.0.ff"

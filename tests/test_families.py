@@ -14,6 +14,7 @@ from sdprobe.model.loading import FAMILIES, family
 from sdprobe.model.text.conditioning import EMBEDS
 from tests.families import flux, lumina2, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.tiny import stable_diffusion
+from tests.tiny_models.qwen_image import qwen_image
 
 SETTINGS = {"steps": 2, "height": 16, "width": 16, "seed": 3, "progress": False}
 
@@ -90,7 +91,7 @@ def test_t5_reads_words_as_clip_does():
 
 def test_what_the_encoder_is_given_is_what_was_read():
     """The numbers of `read` are those that each encoder is shown."""
-    for make in (stable_diffusion_xl, stable_diffusion_3, flux, pixart, lumina2):
+    for make in (stable_diffusion_xl, stable_diffusion_3, flux, pixart, lumina2, qwen_image):
         model = sdprobe.load(make())
         text = "  A Red circle of a star "
         for encoder in model.text_encoders:
@@ -107,7 +108,7 @@ def test_what_the_encoder_is_given_is_what_was_read():
         assert text[slice(*prompt.spans[prompt.positions("star")[0]])].strip() == "star"
 
 
-@pytest.mark.parametrize("make", [stable_diffusion, pixart, flux])
+@pytest.mark.parametrize("make", [stable_diffusion, pixart, flux, qwen_image])
 def test_the_last_layer_is_what_the_denoiser_is_told(make):
     """Where one encoder makes ``prompt_embeds``, its last layer through the final norm is their value."""
     model = sdprobe.load(make())

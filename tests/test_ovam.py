@@ -17,9 +17,9 @@ from tests.laws.strategies import run
 from tests.planted import latents_for
 from tests.planted_families import planted
 from tests.planted_outputs import plant_word
-from tests.test_planted_families import masks
+from tests.test_planted_families import JOINT, masks
 
-CROSS = [name for name in FAMILIES if "Flux" not in name and "Diffusion 3" not in name]
+CROSS = [name for name in FAMILIES if name not in JOINT and not name.startswith("Flux")]
 
 
 class Shown(sdprobe.Observer):

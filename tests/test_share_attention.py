@@ -50,6 +50,8 @@ def by_hand(source=0, normalise=True, weight=1.0, places=lambda site: slice(None
                 query = adain(query, attn.query[of][:, image])
                 key[:, image] = adain(key[:, image], attn.key[of][:, image])
             scores = query @ torch.cat([key, attn.key[of][:, image][:, seen]], 1).mT * attn.scale
+            if attn.mask is not None:  # of the text's padding, where prompts have different numbers of tokens
+                scores[..., : attn.key.shape[2]].masked_fill_(~attn.mask[k], -math.inf)
             scores[..., attn.key.shape[2] :] += math.log(weight)
             values = torch.cat([attn.value[k], attn.value[of][:, image][:, seen]], 1)
             made[k, :, image] = scores.softmax(-1) @ values

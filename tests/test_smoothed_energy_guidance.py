@@ -108,7 +108,7 @@ class Queries(sdprobe.Transform):
 )
 def test_in_joint_attention_the_text_stays(family, site):
     """In Flux's single blocks image and text are one sequence, text first."""
-    plain, smooth = Queries(), Queries(SmoothQueries([site], None))
+    plain, smooth = Queries(), Queries(SmoothQueries({site: None}, None))
     model = sdprobe.load(FAMILIES[family]())
     (x, image), (changed, _) = (
         run(model, own, steps=1, height=16, width=24)[own].seen[site] for own in (plain, smooth)

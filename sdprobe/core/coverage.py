@@ -60,6 +60,7 @@ class Coverage:
         uncompiled: the parts of the denoiser that ran without ``torch.compile``, since hooks look inside them; ``""``
             is the whole denoiser.
         hooks: how often each hook acted, in the order given (`HookCalls`).
+        unknown: what is not known of a pipeline that no family knows, each in words; else empty.
     """
 
     sites: dict[str, str] = field(default_factory=dict)
@@ -68,7 +69,13 @@ class Coverage:
     missed: dict[str, str] = field(default_factory=dict)
     uncompiled: set[str] = field(default_factory=set)
     hooks: list[HookCalls] = field(default_factory=list)
+    unknown: tuple[str, ...] = ()
     _counted: dict[int, HookCalls] = field(default_factory=dict, repr=False, compare=False)
+
+    def note_unknown(self, what: str) -> None:
+        """Note something that is not known of the pipeline, once."""
+        if what not in self.unknown:
+            self.unknown = (*self.unknown, what)
 
     def count_calls_of(self, hook: object, name: str, points: Sequence[str], strict: bool) -> None:
         """Count the calls of a hook from now on."""
@@ -144,13 +151,15 @@ class Coverage:
         left = [f"not asked for: {', '.join(f'{n} {kind}' for kind, n in rest.items())}"] if rest else []
         tables = [as_text(rows) for rows in (self._rows(), self._hook_rows())]
         sites, hooks = (lines if len(lines) > 1 else [] for lines in tables)
-        return "\n".join([self._summary(), *sites, *left, *self._uncompiled(), *hooks])
+        return "\n".join([self._summary(), *sites, *left, *self._uncompiled(), *hooks, *self._unknown()])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_counted": {}}  # its keys are ids of objects, which differ in a copy
 
     def _repr_html_(self) -> str:
-        return as_html(self._rows(), self._summary()) + as_html(self._hook_rows(), "how often each hook acted")
+        tables = as_html(self._rows(), self._summary()) + as_html(self._hook_rows(), "how often each hook acted")
+        unknown = [(what,) for what in self.unknown]
+        return tables + (as_html([("what",), *unknown], "not known of this pipeline") if unknown else "")
 
     def _summary(self) -> str:
         return f"{len(self.seen)} sites seen, {len(self.missed)} missed"
@@ -158,6 +167,9 @@ class Coverage:
     def _uncompiled(self) -> list[str]:
         parts = ", ".join(part or "the denoiser" for part in sorted(self.uncompiled))
         return [f"ran without torch.compile, since hooks look inside: {parts}"] if parts else []
+
+    def _unknown(self) -> list[str]:
+        return [f"not known of this pipeline: {'; '.join(self.unknown)}"] if self.unknown else []
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows: list[tuple[str, ...]] = [("site", "kind", "seen", "missing")]

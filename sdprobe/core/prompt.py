@@ -156,8 +156,12 @@ class Prompt:
         return self.text
 
     def spelt(self, position: int) -> str:
-        """Return a token without the vocabulary's mark for the end or the start of a word."""
-        return self.tokens[position].removesuffix("</w>").removeprefix("▁")
+        """Return a token without the vocabulary's mark for the end or the start of a word.
+
+        Of a token that byte-level vocabularies write in letters that stand for bytes, return its part of the text.
+        """
+        token = self.tokens[position].removesuffix("</w>").removeprefix("▁").removeprefix("Ġ")
+        return token if token.isascii() else self.text[slice(*self.spans[position])].strip() or token
 
     @property
     def unpadded(self) -> int:

@@ -10,7 +10,10 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_values import one_of
 
-Role = Literal["cond", "uncond", "image", "perturbed"]
+Role = Literal["cond", "uncond", "image", "perturbed", "unlabelled"]
+
+UNLABELLED: Role = "unlabelled"
+"""The role of a row of which nobody has said what it is: in a pipeline that no family knows."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Row:
 
     ``role`` is ``"cond"``, ``"uncond"`` (the negative prompt, empty or not), ``"image"`` (three-way guidance) or
     ``"perturbed"`` (the prompt once more with perturbed attention, in a stock pipeline with perturbed-attention
-    guidance).
+    guidance). In an attached pipeline that no family knows it is ``"unlabelled"``, unless `sdprobe.attach` was told:
+    then ``image`` is the number of the entry among those of its step, and of which image it is, is not known.
     """
 
     image: int
@@ -42,7 +46,18 @@ def rows_of(rows: Sequence[Row], role: Role) -> slice | list[int]:
     """
     if role not in get_args(Role):
         raise ValueError(f"{role!r} is no role of a row; the roles: {', '.join(get_args(Role))}")
+    refuse_unlabelled(rows, role)
     return as_slice([i for i, row in enumerate(rows) if row.role == role])
+
+
+def refuse_unlabelled(rows: Sequence[Row], asked: object) -> None:
+    """Raise ValueError where rows are asked for by their role or image, and nobody has said what they are."""
+    if asked != UNLABELLED and any(row.role == UNLABELLED for row in rows):
+        raise ValueError(
+            f"rows {asked!r} were asked for, and no family knows this pipeline, so which of its rows are which is not "
+            f"known: say it by sdprobe.attach(pipe, hooks, rows=...), a function that returns (image, role) for each "
+            f"entry of a batch, or ask for all rows, with rows=None"
+        )
 
 
 def as_slice(indices: Sequence[int]) -> slice | list[int]:

@@ -178,10 +178,11 @@ class Run(RunOutputs):
     def __repr__(self) -> str:
         s = self.settings
         seed = "not known" if s.seed is None else short_repr(s.seed)
+        said = s.said
         texts = short_repr(s.prompt)[1:-1].rstrip(",")  # without the brackets of a tuple
         return (
-            f"Run({texts}, {s.images} image{'s' * (s.images != 1)} of {s.height}×{s.width}, {s.steps} steps of "
-            f"{s.scheduler}, guidance {s.guidance_scale:g}, seed {seed}"
+            f"Run({texts}, {said['images']} of {said['size']}, {said['steps']}, guidance {said['guidance']}, "
+            f"seed {seed}"
             f"{f', from step {self.resumed_at}' * bool(self.resumed_at)}"
             f"{f', stopped after step {self.stopped_at}' * (self.stopped_at is not None)})"
         )

@@ -34,6 +34,8 @@ class Site:
             an activation ``[rows, positions, width]``, on its second axis.
         text: the range of the prompt's tokens on the key axis, if any; in joint attention also on the query axis; of an
             activation, on its second axis.
+        reference: the range of the positions of reference pictures, which the network is shown beside the one that it
+            makes (Flux Kontext), on the same axes as ``image``; None if there are none. They are no part of ``image``.
         attends_to: ``"text"``, ``"image"``, ``"image and text"`` or ``"image prompt 0"``, ...; empty for an activation.
         stream: which of the module's tensors it is: ``"hidden"`` for a module of one tensor; ``"image"`` and ``"text"``
             in the blocks of a joint transformer; ``"skip 0"``, ... of a U-Net's blocks; else an argument's own name.
@@ -41,7 +43,8 @@ class Site:
         side: ``"output"`` for what a module gives, ``"input"`` for what it takes. Empty for attention.
         call: which call of the module, where it runs several times in one pass of its network, counted from 0.
 
-    In joint attention ``attn.probs(queries=site.image, tokens=site.text)`` is the attention from image to text.
+    In joint attention ``attn.probs(queries=site.image, tokens=site.text)`` is the attention from image to text, and
+    with ``tokens=site.reference`` that to the reference pictures.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Site:
     stream: str = ""
     side: str = ""
     call: int = 0
+    reference: slice | None = field(default=None, repr=False, compare=False)
 
     @property
     def run(self) -> Run:

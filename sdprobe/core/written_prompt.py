@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from sdprobe.core.prompt import Prompt, TokenRole
-from sdprobe.core.prompt_of_embeddings import PromptOfEmbeddings, UnknownWords
+from sdprobe.core.prompt_of_embeddings import NOT_READ, PromptNotRead, PromptOfEmbeddings, UnknownWords
 from sdprobe.core.prompt_of_texts import PromptOfTexts
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_values import count, listed, mapping, one_of, pair, text, whole
@@ -25,7 +25,7 @@ def write_prompt(prompt: Prompt) -> dict[str, Any]:
     """
     written: dict[str, Any] = {"text": prompt.text, "ids": list(prompt.ids), "tokens": list(prompt.tokens)}
     if isinstance(prompt, PromptOfEmbeddings):
-        return {"kind": "embeddings", **written}
+        return {"kind": "not read" if isinstance(prompt, PromptNotRead) else "embeddings", **written}
     written |= {
         "kind": "text",
         "words": {word: [list(own) for own in found] for word, found in prompt.words.items()},
@@ -54,6 +54,8 @@ def _prompt(written: Mapping[str, Any]) -> Prompt:
         raise ValueError(f"{len(ids)} ids of {len(tokens)} tokens")
     if kind == "embeddings":
         return PromptOfEmbeddings(own, ids, tokens, UnknownWords())
+    if kind == "not read":
+        return PromptNotRead(own, ids, tokens, UnknownWords(NOT_READ))
     words = {
         word: tuple(tuple(count(position, len(ids) - 1) for position in _many(each)) for each in _many(found))
         for word, found in mapping(written["words"]).items()

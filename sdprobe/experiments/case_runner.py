@@ -27,6 +27,8 @@ class SampleSettings(TypedDict, total=False):
     scheduler: Any
     height: int
     width: int
+    frames: int
+    guidance_scale_2: float
 
 
 @runtime_checkable

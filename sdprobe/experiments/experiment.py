@@ -85,7 +85,8 @@ def experiment(
             Dask.
         retries: how often a job is tried again whose worker was lost.
         progress: show a progress bar.
-        settings: steps, guidance_scale, scheduler, height and width, as in `sdprobe.sample`.
+        settings: steps, guidance_scale, scheduler, height and width, as in `sdprobe.sample`; of videos also frames and
+            guidance_scale_2.
 
     Raises:
         ValueError: for conditions that cannot be told from the untouched one by name; for two cases that are the same;

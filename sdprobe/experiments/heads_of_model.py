@@ -23,12 +23,14 @@ class Head:
         layers: the layers whose input is the heads side by side, those after the attention; none where the attention
             gives the heads themselves (the single blocks of Flux).
         width: the width of a head.
+        mixed: whether other values follow those of the heads in what the layers take (the single blocks of Flux.2).
     """
 
     module: str
     number: int
     layers: tuple[str, ...]
     width: int
+    mixed: bool = False
 
     @property
     def name(self) -> str:
@@ -66,6 +68,8 @@ def heads_of(model: Any, modules: str | Iterable[str] | None = None) -> list[Hea
 
 def _heads(model: Any, name: str) -> list[Head]:
     module = model.modules[name]
+    if hasattr(module, "to_qkv_mlp_proj"):
+        return [Head(name, k, (f"{name}.to_out",), module.head_dim, mixed=True) for k in range(module.heads)]
     layers = tuple(own for own in (f"{name}.to_out.0", f"{name}.to_add_out") if own in model.modules)
     width = module.to_q.out_features // module.heads
     return [Head(name, k, layers, width) for k in range(module.heads)]
@@ -85,9 +89,10 @@ def ablate(heads: Sequence[Head], way: Way = "zero") -> list[Ablate]:
     found = []
     for module in dict.fromkeys(head.module for head in heads):
         own = [head for head in heads if head.module == module]
-        if layers := own[0].layers:
+        layers, mixed = own[0].layers, own[0].mixed
+        if layers and not mixed:
             found.append(Ablate(layers, way, heads=[head.number for head in own], sides="input"))
         else:
             of = [k for head in own for k in range(head.number * head.width, (head.number + 1) * head.width)]
-            found.append(Ablate(module, way, channels=of))
+            found.append(Ablate(layers or module, way, channels=of, sides="input" if layers else "output"))
     return found

@@ -75,6 +75,8 @@ class AttachedPipeline:
             raise ValueError("an attached pipeline has its own scheduler: set pipe.scheduler instead")
         if "steps" in said:
             said["num_inference_steps"] = said.pop("steps")
+        if "frames" in said:
+            said["num_frames"] = said.pop("frames")
         if cases[0].image is not None:
             said |= {"image": [opened(own.image) for own in cases], "strength": cases[0].strength}
         if (negative := _negative(cases)) is not None:

@@ -29,8 +29,10 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Row, Run, Settings, State, rows_of
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
+from sdprobe.model.denoiser.compiled_parts import names_as_written
 from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
+from sdprobe.model.denoiser.image_prompts import makes_image_prompts
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
@@ -113,6 +115,9 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
 
     def refuse_picture_prompt(self) -> None:
         """Raise ValueError where the network asks for a picture beside the prompt, which a run of ours has not."""
+
+    def refuse_beside(self) -> None:
+        """Raise ValueError where the network cannot be shown further tokens after those of the prompt."""
 
     def besides(self, settings: Settings) -> DenoiserArguments:
         """Return denoiser arguments other than the prompts, with an entry for each image, by argument name."""
@@ -221,6 +226,8 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Return ``"cross"``, ``"self"`` or ``"joint"`` for an attention module, None for any other."""
         if not isinstance(module, (AttentionModule, AttentionModuleMixin)):
             return None
+        if makes_image_prompts(self.denoiser, module):
+            return None
         if getattr(module, "added_kv_proj_dim", None) is not None:
             return "joint"
         return "cross" if getattr(module, "is_cross_attention", False) else "self"
@@ -228,9 +235,10 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     @property
     def middle(self) -> str:
         """A pattern for the modules in the middle of the network: the middle one of its blocks with attention."""
-        sites = (name for name, module in self.modules.items() if self.attention_kind(module))
+        modules = names_as_written(self.denoiser).items()
+        sites = (name for name, module in modules if self.attention_kind(module))
         blocks = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in sites))
-        return f"{blocks[len(blocks) // 2]}.*"
+        return f"{'*' * (len(self.networks) > 1)}{blocks[len(blocks) // 2]}.*"  # of each denoiser
 
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""

@@ -53,3 +53,7 @@ class LatentsForm:
     def answer_of(self, output: Latents, like: Any) -> Any:
         """Return an output as the denoiser answers it: the inverse of `output_of`."""
         return self.packed(output).to(like.dtype)
+
+    def latents_returned(self, x: Latents) -> Shaped[Tensor, "rows ..."]:
+        """Return latents as the pipeline returns them for ``output_type="latent"``."""
+        return self.packed(x)

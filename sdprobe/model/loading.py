@@ -18,6 +18,8 @@ from sdprobe.model.device_map import check_device_map, refuse_to_move
 from sdprobe.model.families.aura_flow import AuraFlow
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
+from sdprobe.model.families.flux2 import Flux2
+from sdprobe.model.families.hunyuan_video import HunyuanVideo
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.lumina2 import Lumina2
 from sdprobe.model.families.pixart import PixArt
@@ -34,8 +36,8 @@ from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
     *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Sana),
-    Lumina2,
-    *(LTX, CogVideoX, Wan),
+    *(Flux2, Lumina2),
+    *(LTX, CogVideoX, HunyuanVideo, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 

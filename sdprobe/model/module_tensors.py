@@ -25,7 +25,9 @@ ARGUMENTS: Mapping[str, str] = {
 RETURNED: Mapping[str, Sequence[str]] = {
     "AdaLayerNormZero": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate"),
     "AdaLayerNormZeroSingle": ("hidden", "gate"),
-    "CogVideoXBlock": ("hidden", "text"),
+    **dict.fromkeys(
+        ("CogVideoXBlock", "HunyuanVideoTransformerBlock", "HunyuanVideoSingleTransformerBlock"), ("hidden", "text")
+    ),
     "CogVideoXLayerNormZero": ("hidden", "text", "gate", "text gate"),
     "SD35AdaLayerNormZeroX": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate", "hidden 2", "gate 2"),
     "AdaLayerNormSingle": ("modulation", "time"),

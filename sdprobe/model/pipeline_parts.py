@@ -243,13 +243,13 @@ class PipelineParts(Denoisers):
         """Return small images in [0, 1] without the decoder: fast, one pixel per position of the latents."""
         return linear_rgb(self, x)
 
-    def picture_of(self, x0: Latents) -> Float[Tensor, "images 3 height width"]:
+    def picture_of(self, x0: Latents) -> Float[Tensor, "images *frames 3 height width"]:
         """Decode latents to images in [0, 1], differentiably and without a safety checker."""
         vae, wanted = self.pipe.vae, torch.is_grad_enabled()
         if wanted:
             refuse_offloaded_weights(vae)
         with freeze_parameters(self.pipe, self.denoiser, wanted), refuse_layers_without_gradient(vae, wanted):
-            return picture_of(vae, self.unscaled(x0.to(vae.dtype)))
+            return picture_of(vae, self.unscaled(x0.to(vae.dtype)), self.default_frames is not None)
 
     def unscaled(self, x: Latents) -> Shaped[Tensor, "images channels ..."]:
         """Return latents in the autoencoder's own scale and form."""

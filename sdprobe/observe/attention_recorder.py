@@ -99,7 +99,8 @@ class AttentionRecorder(RecordOfSteps):
         self.dtype = None if dtype is None else dtype_of(dtype)
 
     def start(self, run: Run) -> None:
-        possible_grids(run, self.grids)  # raises an error for grids that there are not
+        if self.grids is not None:
+            possible_grids(run, self.grids)  # raises an error for grids that there are not
         super().start(run)
 
     def attention(self, attn: Attention, site: Site) -> None:

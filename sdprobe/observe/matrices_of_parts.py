@@ -116,7 +116,8 @@ class MatricesOfParts(Observer):
     def row_sums(self) -> Float[Tensor, " sums"]:
         """Return the smallest and largest sum of what a token or place looks at, in each recording: each is 1.
 
-        Softmax runs over the whole key axis, so another value means a fault, or a transform of attention.
+        Softmax runs over the whole key axis, so another value means a fault, or a transform of attention. Where the
+        network is shown reference pictures (Flux Kontext) it is less: the rest goes to them.
 
         Raises ValueError if only some directions were recorded.
         """

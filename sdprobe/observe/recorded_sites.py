@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sdprobe.core.rows import UNLABELLED
 from sdprobe.core.run import Role, Run
 
 Rows = Role | Literal["both"]
@@ -18,6 +19,12 @@ def checked_rows(rows: Any) -> Rows:
 
 def roles_of_rows(rows: Rows, run: Run) -> tuple[Role, ...]:
     """Return the roles of the rows recorded in a run. Raises ValueError for unconditional rows where it has none."""
+    if UNLABELLED in run.roles:
+        raise ValueError(
+            f"rows={rows!r}, and no family knows this pipeline: which of its rows are which, and where the words of a "
+            f"prompt stand among its tokens, is not known. The first can be said by sdprobe.attach(pipe, hooks, "
+            f"rows=...); the probabilities of all rows are at the point attention, as in AttentionRecorder(rows=None)"
+        )
     if rows != "cond" and "uncond" not in run.roles:
         raise ValueError(f"rows={rows!r}, but there are no unconditional rows at this guidance scale")
     return ("cond", "uncond") if rows == "both" else (rows,)

@@ -90,8 +90,7 @@ class Statistics(Observer):
         self._saved = records.tensors if self.indices else None
 
     def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
-        assert step.model_output is not None  # at noise_pred there is one
-        if "uncond" not in step.roles:
+        if step.model_output is None or "uncond" not in step.roles:  # None in a pipeline that no family knows
             return x.new_full((len(x),), torch.nan, dtype=torch.float32)
         cond, uncond = (step.model_output[step.rows_of(role)].flatten(1).float() for role in ("cond", "uncond"))
         return torch.cosine_similarity(cond, uncond)

@@ -50,10 +50,18 @@ def as_figures(pictures: Sequence[Image], captions: Sequence[str]) -> str:
 
 
 def as_run(title: str, settings: Any, pictures: Sequence[Image], hooks: Sequence[object]) -> str:
-    """Return HTML of a run: its images, each with prompt and seed, and a table of its settings (`sdprobe.Settings`)."""
+    """Return HTML of a run: its images, each with prompt and seed, and a table of its settings (`sdprobe.Settings`).
+
+    Of each video three frames are shown.
+    """
     seeds = settings.seed if isinstance(settings.seed, tuple) else (settings.seed,) * settings.images
     prompts = [prompt for prompt in settings.prompt for _ in range(settings.images_per_prompt)]
     captions = [f"{prompt} (seed {seed})" for prompt, seed in zip(prompts, seeds, strict=True)]
+    if settings.frames is not None and pictures:
+        each = len(pictures) // settings.images
+        chosen = sorted({0, each // 2, each - 1})
+        pictures = [pictures[video * each + frame] for video in range(settings.images) for frame in chosen]
+        captions = [f"{caption}, frame {frame}" for caption in captions for frame in chosen]
     names = ("negative_prompt", "steps", "scheduler", "guidance_scale", "height", "width")
     rows = [(name.replace("_", " "), _said(getattr(settings, name))) for name in names]
     table = as_html([("setting", "value"), *rows, ("hooks", ", ".join(map(str, hooks)))], title)
@@ -61,4 +69,6 @@ def as_run(title: str, settings: Any, pictures: Sequence[Image], hooks: Sequence
 
 
 def _said(value: object) -> str:
+    if value is None:
+        return "not known"
     return ", ".join(map(repr, dict.fromkeys(value))) if isinstance(value, tuple) else str(value)

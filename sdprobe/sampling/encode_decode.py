@@ -72,12 +72,12 @@ def sizes(model: Model | Any, height: int, width: int) -> Sizes:
     Raises:
         ValueError: for a side shorter than the factor.
     """
-    pipe = load(model).pipe
-    factor = pipe.vae_scale_factor
+    own = load(model)
+    factor = own.scale_factor
     if min(height, width) < factor:
         raise ValueError(f"a picture of {height}×{width} px is too small: each side is {factor} px or more")
     h, w = height // factor, width // factor
-    return Sizes((height, width), (pipe.vae.config.latent_channels, h, w), (h * factor, w * factor))
+    return Sizes((height, width), (own.channels, h, w), (h * factor, w * factor))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -113,6 +113,8 @@ def invert(
     name = "fixed-point" if method is None else method
     chosen = _method(name, options)
     own = load(model)
+    if own.default_frames is not None:
+        raise ValueError(f"inversion is of pictures, and {type(own).__name__} makes videos: there is none of these yet")
     encoded = encode(own, images)
     height, width = (side - side % 8 for side in encoded.pixels.shape[-2:])
     if (height, width) != encoded.pixels.shape[-2:]:  # an autoencoder may accept sizes that a run does not

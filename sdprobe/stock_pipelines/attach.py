@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +16,25 @@ from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.interrupt import interruptible
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
-from sdprobe.stock_pipelines.pipeline_listener import attachable, copy_for_call, intercept_calls, listen_to_pipeline
+from sdprobe.stock_pipelines.pipeline_listener import (
+    attachable,
+    copy_for_call,
+    family_of,
+    intercept_calls,
+    listen_to_pipeline,
+)
 from sdprobe.stock_pipelines.prompts_read import read_prompts
 from sdprobe.stock_pipelines.shown_rows import ShownRows
+from sdprobe.stock_pipelines.told_rows import RowsOfBatch
+from sdprobe.stock_pipelines.unknown_call import call_unknown
 
 
 @contextmanager
-def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
+def attach(pipe: Any, hooks: Given = (), *, rows: RowsOfBatch | None = None) -> Iterator[Run]:
     """Let hooks act and look while a stock pipeline of diffusers runs its own loop.
 
     The pipeline's code is not replaced: inside the ``with`` it is called as ever, and the points are passed as in
@@ -68,19 +78,54 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
       denoiser for each role by itself, as Flux does, no call can be left out, and it is refused.
     - ``step.predict`` repeats the pipeline's own call; with ControlNet only for the loop's own latents.
 
+    A pipeline that no family knows (pictures, video, sound, 3-D; or one of your own) has the points ``attention`` and
+    ``activation`` and, where it has a scheduler, ``latents`` and ``noise_pred``; ``run.coverage`` says what is not
+    known of it. What is special to it:
+
+    - Modules are those of the parts that are called in the loop: ``transformer``, ``unet``, ``prior``, ``decoder`` and
+      their like. Those of the first have their plain names, those of a further one its name before them, as in
+      ``"transformer_2.blocks.0.attn1"``; so have text encoders, the autoencoder and all other parts, for which a
+      pattern begins with the part: ``"text_encoder.*"``, ``"vae.decoder.*"``.
+    - The kind of attention is ``"cross"``, ``"self"`` or ``"joint"`` where the module says so, ``"cross"`` where keys
+      and queries are not equally many, else ``"unknown"``. Where a picture stands among positions is not known, so
+      there are no heat maps.
+    - Rows are ``"unlabelled"``, unless ``rows=`` says what they are. The words of a prompt are not known.
+    - ``latents`` passes when latents are made: by ``prepare_latents``, and by each step of the scheduler. Where a
+      pipeline changes them afterwards, ``run.coverage`` says so, and a transform that had changed them is refused.
+    - Transforms at other points are refused before anything runs; an observer is called at the points that there are.
+
     Args:
-        pipe: a live pipeline: text-to-image of any family that `sdprobe.load` knows, and of Stable Diffusion, SDXL,
-            Stable Diffusion 3 and Flux also image-to-image, inpainting and ControlNet; InstructPix2Pix.
+        pipe: a live pipeline. All points are there in text-to-image of any family that `sdprobe.load` knows, and of
+            Stable Diffusion, SDXL, Stable Diffusion 3 and Flux also in image-to-image, inpainting and ControlNet; in
+            InstructPix2Pix.
         hooks: hooks, `Hooks` and registered names, as in `sdprobe.sample`.
+        rows: what the rows are of a pipeline that no family knows: a function of the size of a batch that returns, for
+            each of its entries, the number of its image and its role, ``[(0, "uncond"), (0, "cond")]``; or `Row`
+            objects. A function of two arguments is also given the number of the call in its step, from 0. None says
+            nothing.
 
     Yields:
         The run, which the call fills. What hooks recorded is read from it, inside the ``with`` or after.
 
     Raises:
-        ValueError: for a pipeline whose calls of its parts are not known; the message names those that are.
+        ValueError: for hooks at points that cannot be had, for rows that ``rows`` does not tell, and for ``rows`` of a
+            pipeline that a family knows.
+        TypeError: for anything but a pipeline.
         RuntimeError: for a second call; for a run of this model, or a further `attach`, inside the ``with``.
     """
-    model = attachable(pipe)
+    pipe = pipe.pipe if isinstance(pipe, Model) else pipe
+    unknown = pipe if isinstance(pipe, UnknownPipeline) else None  # one of which a family is not asked
+    model: Any
+    past: Callable[..., Any]
+    if unknown is not None or (family := family_of(pipe)) is None:
+        model, past = unknown or UnknownPipeline(pipe), partial(call_unknown, rows=rows)
+    elif rows is None:
+        model, past = attachable(pipe), _call_past_hooks
+    else:
+        raise ValueError(
+            f"rows= says what the rows are of a pipeline that no family knows, and {family.__name__} knows those of "
+            f"{type(pipe).__name__}: leave it out"
+        )
     stack, by_name = resolve(hooks)
     run = AttachedRun()
 
@@ -91,7 +136,7 @@ def attach(pipe: Any, hooks: Given = ()) -> Iterator[Run]:
                 "write another `with sdprobe.attach(...)` for each"
             )
         run.begun = True
-        return _call_past_hooks(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
+        return past(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
 
     with model.lock(), intercept_calls(model.pipe, through):
         yield run

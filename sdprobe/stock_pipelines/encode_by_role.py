@@ -22,7 +22,10 @@ from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, te
 
 Call = Callable[..., Any]
 
-BOTH = ("lora_scale", "max_sequence_length", "clean_caption", "system_prompt")
+BOTH = (
+    *("lora_scale", "max_sequence_length", "clean_caption", "system_prompt", "prompt_template"),
+    "text_encoder_out_layers",
+)
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
 GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 

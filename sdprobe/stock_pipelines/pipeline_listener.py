@@ -34,6 +34,13 @@ Caller = Literal["pipeline", "denoiser", "hook", "callback"]
 
 
 @runtime_checkable
+class KnowsCaller(Protocol):
+    """Who knows who calls at the moment."""
+
+    caller: Caller
+
+
+@runtime_checkable
 class PipelineListener(Protocol):
     """What is told of a call of a pipeline. Each is given what the stock code would do next, and may answer for it.
 
@@ -63,15 +70,30 @@ def attachable(pipe: Any) -> Model:
     """
     if isinstance(pipe, Model):
         pipe = pipe.pipe
+    if (family := family_of(pipe)) is not None:
+        return family(pipe)
+    names = ", ".join(attached_names())
+    raise ValueError(f"attach does not know how a {type(pipe).__name__} calls its parts; it knows: {names}")
+
+
+def family_of(pipe: Any) -> type[Model] | None:
+    """The family that knows how a live pipeline calls its parts; None if none does.
+
+    Raises TypeError for anything but a pipeline.
+    """
     kinds = [kind.__name__ for kind in type(pipe).__mro__]
     if not hasattr(pipe, "components"):
         raise TypeError(f"attach takes a live diffusers pipeline, not {kinds[0]}")
-    known: tuple[type[Model], ...] = (InstructPix2Pix, *FAMILIES)
-    for family in known:
-        if any(kind in (*family.pipelines, *family.variants) for kind in kinds):
-            return family(pipe)
-    names = ", ".join(name for family in known for name in (*family.pipelines, *family.variants))
-    raise ValueError(f"attach does not know how a {kinds[0]} calls its parts; it knows: {names}")
+    return next((own for own in _known() if any(kind in (*own.pipelines, *own.variants) for kind in kinds)), None)
+
+
+def attached_names() -> tuple[str, ...]:
+    """The names of the pipelines of which a family knows how they call their parts."""
+    return tuple(name for family in _known() for name in (*family.pipelines, *family.variants))
+
+
+def _known() -> tuple[type[Model], ...]:
+    return (InstructPix2Pix, *FAMILIES)
 
 
 def copy_for_call(model: Model, settings: Settings, words: Mapping[str, Concept], asked: Mapping[str, Any]) -> Model:
@@ -151,7 +173,7 @@ def listen_to_pipeline(model: Model, listener: PipelineListener) -> Iterator[Non
 
 @contextmanager
 def intercept_method(
-    owner: Any, name: str, listener: PipelineListener, answers: Mapping[str, Callable[..., Any]]
+    owner: Any, name: str, listener: KnowsCaller, answers: Mapping[str, Callable[..., Any]]
 ) -> Iterator[None]:
     """While this is open, a method of one object is answered by a function, which is given the method first.
 

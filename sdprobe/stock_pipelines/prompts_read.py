@@ -14,7 +14,7 @@ Side = Literal["prompt", "negative_prompt"]
 GIVEN = "(prompt_embeds)"
 """What stands for a text of which only the embeddings were given."""
 
-READING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt")
+READING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt", "prompt_template")
 """The arguments, beside the texts, that say how texts are read."""
 
 

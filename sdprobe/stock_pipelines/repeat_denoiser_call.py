@@ -106,6 +106,9 @@ class RepeatedDenoiser:
     def answered_by(self, other: Any) -> RepeatedDenoiser:
         return RepeatedDenoiser(self.model.answered_by(other), self.timestep)
 
+    def refuse_beside(self) -> None:
+        self.model.refuse_beside()
+
     def passes(self, step: Step, told: DenoiserCall) -> list[tuple[Step, DenoiserCall]]:
         return [(step, told)]
 

@@ -40,9 +40,10 @@ def check_family(
     can ask the denoiser again       holds
     ends where it predicts           holds
     sees its attention               holds
+    finds words at their keys        holds
     knows its places                 holds
     knows its activations            holds
-    StableDiffusion(StableDiffusionPipeline, denoiser ... M parameters): 13 holds
+    StableDiffusion(StableDiffusionPipeline, denoiser ... M parameters): 14 holds
 
     Whether heat maps are right is not among them: for that, plant a truth in the network, as
     ``tests/planted_families.py`` does, and see whether the map is that.

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdprobe.core.attention import Attention
 from sdprobe.core.hook import POINTS, Observer
 from sdprobe.core.run import Run
-from sdprobe.core.site import Site
-from sdprobe.core.step import Step
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.statistics import Statistics
+from sdprobe.testing.family_looks import AsksAgain, AttentionSeen, FirstKeys, OtherEmbedding, StreamsSeen
 from sdprobe.testing.family_trial import FamilyTrial
 from sdprobe.testing.flat_records import same_run
 from sdprobe.testing.law import Law, law
@@ -77,8 +75,8 @@ def is_the_stock_pipeline(trial: FamilyTrial) -> None:
     for case in CASES:
         look = seen("image")
         run = trial.run(look, **case)
-        stock = trial.model.unpacked(trial.stock("latent", **case), *trial.model.latent_shape(run.settings))
-        assert torch.equal(_latents(run), stock), f"the latents differ with {case or 'guidance'}"
+        own, stock = trial.model.latents_returned(_latents(run)), trial.stock("latent", **case)
+        assert torch.equal(own, stock), f"the latents differ with {case or 'guidance'}"
         assert torch.equal(run[look].values[0], trial.stock(**case)), f"the pictures differ with {case or 'guidance'}"
 
 
@@ -135,7 +133,7 @@ def every_point_changes_the_picture(trial: FamilyTrial) -> None:
 @law(2)
 def can_ask_the_denoiser_again(trial: FamilyTrial) -> None:
     """A further call for the same latents says what the loop's own did."""
-    again = _Again()
+    again = AsksAgain()
     run = trial.run(again)
     assert run[again].same == [True] * len(run[again].same), "a further call gave something else"
     assert len(run[again].same) == run.settings.steps, "it was not asked in every step"
@@ -154,7 +152,7 @@ def ends_where_it_predicts(trial: FamilyTrial) -> None:
 @law(2)
 def sees_its_attention(trial: FamilyTrial) -> None:
     """Every attention site is seen, or the coverage says why not; its probabilities give its own output."""
-    look = _Attention()
+    look = AttentionSeen()
     run = trial.run(look)
     unseen = {*run.coverage.sites} - {*run.coverage.seen} - {*run.coverage.missed}
     assert not unseen, f"neither seen nor said to be missed: {sorted(unseen)[:3]}"
@@ -162,9 +160,23 @@ def sees_its_attention(trial: FamilyTrial) -> None:
 
 
 @law(2)
+def finds_words_at_their_keys(trial: FamilyTrial) -> None:
+    """Another embedding of one token changes its own key where the text is first attended to, and none of the image."""
+    position = trial.model.read(trial.prompt).positions(trial.prompt.split()[-1])[0]
+    looks = [FirstKeys(), FirstKeys()]
+    plain, other = trial.run(looks[0]), trial.run(OtherEmbedding(position), looks[1])
+    before, after = plain[looks[0]], other[looks[1]]
+    assert before.site is not None, "no site has text"
+    changed = {k for k, same in enumerate((before.key == after.key).flatten(1).all(1).tolist()) if not same}
+    own, text = set(before.site.tokens([position])), set(before.site.tokens())
+    assert own <= changed, f"at {before.site.name} the key of token {position} is not at {own}, but among {changed}"
+    assert changed <= text, f"at {before.site.name} the text is said to be at {before.site.text}, and is at {changed}"
+
+
+@law(2)
 def knows_its_places(trial: FamilyTrial) -> None:
     """At cross- and joint attention the image's places form a grid, and the text's are those of the prompt's tokens."""
-    look = _Attention(width=24)
+    look = AttentionSeen(width=24)
     run = trial.run(look, width=24)
     grids = set(trial.model.grids(run.settings).values())
     told = [own for kind, *own in run[look].seen if kind in ("cross", "joint")]
@@ -179,7 +191,7 @@ def knows_its_places(trial: FamilyTrial) -> None:
 @law(2)
 def knows_its_activations(trial: FamilyTrial) -> None:
     """Activations of the image have its places, and in joint transformers those of the text have the text's."""
-    look = _Streams()
+    look = StreamsSeen()
     run = trial.run(look)
     assert run[look].places == {math.prod(grid) for grid in trial.model.grids(run.settings).values()} & run[look].places
     assert run[look].places, "no activation has the image's places"
@@ -204,55 +216,6 @@ def _latents(run: Run) -> Tensor:
     return run.latents
 
 
-class _Again(Observer):
-    """Asks the denoiser again for the same latents."""
-
-    def start(self, run: Run) -> None:
-        self.same: list[bool] = []
-
-    def noise_pred(self, x: Tensor, step: Step) -> None:
-        assert step.model_output is not None
-        self.same.append(torch.equal(step.predict(step.latents), step.model_output))
-
-
-class _Attention(Observer):
-    """Computes each call from its probabilities, and keeps the places of image and text."""
-
-    strict = False
-
-    def __init__(self, width: int = 16) -> None:
-        self.width = width
-
-    def start(self, run: Run) -> None:
-        self.seen: list[tuple[Any, ...]] = []
-
-    def attention(self, attn: Attention, site: Site) -> None:
-        probs = attn.probs()
-        total = probs.sum(-1)
-        assert torch.allclose(total, torch.ones_like(total), atol=1e-3), f"{site.name}: probabilities do not sum to 1"
-        image, text = len(range(probs.shape[-2])[site.image]), 0
-        if site.text is not None:
-            text = len(range(probs.shape[-1])[site.text])
-        self.seen.append((site.kind, site.grid, image, text, [row.prompt for row in site.rows]))
-
-
-class _Streams(Observer):
-    """The numbers of places of image and text in what blocks return."""
-
-    modules = ("*.0.*",)
-    strict = False
-
-    def start(self, run: Run) -> None:
-        self.places: set[int] = set()
-        self.texts: set[int] = set()
-
-    def activation(self, x: Tensor, site: Site) -> None:
-        if x.ndim == 3 and site.grid is not None:
-            self.places.add(len(range(x.shape[1])[site.image]))
-        if x.ndim == 3 and site.text is not None:
-            self.texts.add(len(range(x.shape[1])[site.text]))
-
-
 LAWS: tuple[Law, ...] = (
     is_loaded,
     reads_what_encoders_are_given,
@@ -265,6 +228,7 @@ LAWS: tuple[Law, ...] = (
     can_ask_the_denoiser_again,
     ends_where_it_predicts,
     sees_its_attention,
+    finds_words_at_their_keys,
     knows_its_places,
     knows_its_activations,
 )

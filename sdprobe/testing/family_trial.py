@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -41,7 +42,10 @@ class FamilyTrial:
     def asked(self, **changed: Any) -> dict[str, Any]:
         """Return the arguments of `sample` other than the model and the hooks."""
         usual = {"prompt": self.prompt, "steps": 2, "guidance_scale": 3.0, "seed": 0, "height": 16, "width": 16}
-        return {**usual, **changed, **self.settings}
+        asked = {**usual, **changed, **self.settings}
+        if "negative_prompt" not in signature(type(self.model.pipe).__call__).parameters:
+            asked.pop("negative_prompt", None)  # the pipeline takes none
+        return asked
 
     def run(self, *hooks: Hook, **changed: Any) -> Run:
         """Run by `sample`."""

@@ -38,7 +38,7 @@ def made_of(returned: Any) -> Any:
 
 
 def call_stock(model: Model, settings: Mapping[str, Any], output_type: str = "pt") -> Tensor:
-    """Return what a model's pipeline makes with settings of `sample`: pictures, or latents in the hooks' form.
+    """Return what a model's pipeline makes with settings of `sample`: pictures, or latents as it returns them.
 
     Args:
         model: the model.

@@ -130,7 +130,7 @@ def tokens(model: Model | Any, prompt: str | Sequence[str]) -> Tokens:
 
 
 def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[Sequence[int]]) -> list[str]:
-    """Return the texts of batches of token ids, without start, end and padding tokens.
+    """Return the texts of batches of token ids, without start, end and padding tokens, and without a template.
 
     >>> import sdprobe
     >>> model = sdprobe.load()
@@ -140,6 +140,16 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
     If several encoders read the prompt one after the other, as in Stable Diffusion 3, the ids of the first are used.
     """
     own = load(model)
-    first = own.length(own.first_shown)
-    texts: list[str] = own.tokenizer.batch_decode([list(row)[:first] for row in ids], skip_special_tokens=True)
+    first, empty = own.length(own.first_shown), own.read("")
+    places = empty.of(own.first_shown)
+    before, after = ([empty.ids[k] for k in places if empty.roles[k] == role] for role in ("start", "end"))
+    rows = [_within(list(map(int, row))[:first], before, after) for row in ids]
+    texts: list[str] = own.tokenizer.batch_decode(rows, skip_special_tokens=True)
     return [text.strip() for text in texts]  # after an instruction, a prompt begins with a space
+
+
+def _within(ids: list[int], before: list[int], after: list[int]) -> list[int]:
+    """Return the ids of a text without those of the template around it, as far as they are there."""
+    begin = len(before) if ids[: len(before)] == before else 0
+    ends = (end for end in range(len(ids) - len(after), begin - 1, -1) if ids[end : end + len(after)] == after)
+    return ids[begin : next(ends, len(ids))]

@@ -139,7 +139,7 @@ class Ablate(Transform):
 
 
 def over_places(x: Shaped[Tensor, "rows ..."], site: Site, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return an activation changed as ``[rows, positions, width]``; where its positions are image and text, each apart.
+    """Return an activation changed as ``[rows, positions, width]``; its parts, image, text and reference, each apart.
 
     Raises ValueError for an activation without several places.
     """
@@ -151,7 +151,8 @@ def over_places(x: Shaped[Tensor, "rows ..."], site: Site, change: Callable[[Ten
         )
     if is_map(x, site):
         return change(x.flatten(2).mT).mT.reshape(x.shape).contiguous()
-    cuts = {0, x.shape[1]} | ({site.text.start, site.text.stop} if site.text is not None else set())
+    parts = [part for part in (site.text, site.reference) if part is not None]
+    cuts = {0, x.shape[1], *(edge for part in parts for edge in (part.start, part.stop))}
     edges = sorted(cuts)
     return torch.cat([change(x[:, a:b]) for a, b in itertools.pairwise(edges)], dim=1)
 

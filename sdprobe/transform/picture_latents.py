@@ -16,7 +16,15 @@ def opened_picture(given: Any) -> Any:
 
 
 def picture_latents(picture: Any, model: Any, grid: tuple[int, int]) -> Shaped[Tensor, "images channels *size"]:
-    """Return the mean latents of pictures, or latents of this grid as they are."""
+    """Return the mean latents of pictures, or latents of this grid as they are.
+
+    Raises ValueError for a model of videos, whose latents have frames.
+    """
+    if model.default_frames is not None:
+        raise ValueError(
+            f"a picture to hold a run to is for models of images: {type(model).__name__} makes videos, whose latents "
+            f"have frames"
+        )
     if isinstance(picture, Tensor) and tuple(picture.shape[-2:]) == grid:
         return picture
     found = model.posterior(model.pixels(picture))

@@ -20,7 +20,7 @@ CASES = {
     "guidance": {},
     "no guidance": {"guidance_scale": 1.0},
     "two prompts, two images of each": {"prompt": ["a red circle", "a star of blue"], "images": 2},
-    "non-square, negative prompt": {"height": 16, "width": 24, "negative_prompt": "a green square"},
+    "non-square, negative prompt": {"height": 16, "width": 32, "negative_prompt": "a green square"},
 }
 LAYERS = ("*to_q",)
 

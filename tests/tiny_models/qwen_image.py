@@ -80,10 +80,12 @@ def qwen_image(**options: Any) -> QwenImagePipeline:
         axes_dims_rope=(4, 6, 6),
         **options,
     )
-    return QwenImagePipeline(
+    pipe = QwenImagePipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=qwen_autoencoder(),
         text_encoder=qwen_encoder(words),
         tokenizer=words,
     )
+    pipe.default_sample_size = 16  # pictures of 32 pixels, where no size is asked for
+    return pipe

@@ -11,6 +11,7 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Transform
 from sdprobe.core.limits.row_subset import RowSubset, rows_of_run
 from sdprobe.core.module_names import fits
+from sdprobe.core.rows import refuse_unlabelled
 from sdprobe.core.run import Coverage, Role, Row, Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import OutsideSite, Site
@@ -86,6 +87,7 @@ class Limit:
         """Whether the hook may act on a row."""
         if self.rows is None or callable(self.rows):
             return self.rows is None or self.rows(row)
+        refuse_unlabelled([row], self.rows)
         return row.role == self.rows if isinstance(self.rows, str) else row.image in self.rows
 
     def around(self, said: str) -> str:
@@ -211,6 +213,8 @@ class LimitedHook:
                 if not any(fits(name, pattern) for name in names):
                     raise ValueError(f"the site pattern {pattern!r} matches no module of this model")
             roles = sorted({row.role for row in rows})
+            if limit.rows is not None and not callable(limit.rows):
+                refuse_unlabelled(rows, limit.rows)
             if isinstance(limit.rows, str) and limit.rows not in roles:
                 raise ValueError(f"this run has no rows of role {limit.rows!r}; its roles: {', '.join(roles)}")
         if not any(map(self.includes_row, rows)):

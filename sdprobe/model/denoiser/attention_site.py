@@ -98,7 +98,9 @@ class AttentionSite:
             step = replace(step, rows=rows)
         project = partial(project_context, of.module, kind, of.inlet)
         grid, image, text = of.layout.of(kind, query.shape[-2], keys)
-        site = Site(of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
+        reference = of.layout.reference_after(image)
+        of_call = (of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
+        site = Site(*of_call, reference=reference)
         if kind == "joint" and self.aligned is not None:
             query, key, args, kwargs, stock = self.aligned.call(stock, query, key, *args, **kwargs)
             given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)

@@ -49,7 +49,16 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     for hook, inner in asking:
         asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
-            Site(name, kind, place, grid, heads, call, *parts[kind, grid, texts])
+            Site(
+                name,
+                kind,
+                place,
+                grid,
+                heads,
+                call,
+                *parts[kind, grid, texts][:2],
+                reference=parts[kind, grid, texts][2],
+            )
             for call, texts in calls
             for name, kind, place, grid, heads in asked
         ]
@@ -57,12 +66,12 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
         called(inner, "expect_sites", acting)
 
 
-def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None]:
-    """The positions of image and text at a site of this grid; of a grid that is not known, those of the text alone."""
+def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None, slice | None]:
+    """The positions of image, text and reference at a site of this grid; of an unknown one, those of the text alone."""
     places = 0 if grid is None else prod(grid) + layout.beside
     keys = {"cross": texts, "text": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
-    return image, text
+    return image, text, layout.reference_after(image)
 
 
 def _of_rows(step: Step, rows: tuple[Row, ...]) -> Step:

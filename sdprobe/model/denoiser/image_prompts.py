@@ -10,6 +10,9 @@ from torch import nn
 
 KIND = "image_prompt"
 
+MAKERS = ("encoder_hid_proj", "image_proj")
+"""The parts of a denoiser that make an IP-Adapter's tokens of pictures: of a U-Net or Flux, of Stable Diffusion 3."""
+
 
 def has_image_prompts(module: Any) -> bool:
     """Whether an attention module attends to image prompts too, each in a call of its own (Ye et al. 2023)."""
@@ -19,6 +22,15 @@ def has_image_prompts(module: Any) -> bool:
 def attends_to_picture_first(module: Any) -> bool:
     """Whether an attention module attends to a picture before it attends to the text, as in Wan 2.1."""
     return isinstance(module, WanAttention) and module.add_k_proj is not None
+
+
+def makes_image_prompts(denoiser: Any, module: nn.Module) -> bool:
+    """Whether an attention module is within the part that makes an IP-Adapter's tokens (Plus, FaceID Plus).
+
+    The tokens look at a given picture there, which has none of the places of the picture that is made.
+    """
+    makers = [maker for name in MAKERS if isinstance(maker := getattr(denoiser, name, None), nn.Module)]
+    return any(module is own for maker in makers for own in maker.modules())
 
 
 def kinds_of(module: Any, kind: str) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from sdprobe.model.denoiser.cache_states import has_caches
 from sdprobe.model.denoiser.compiled_parts import CompiledParts, as_written, names_as_written
 from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import LINEAR, NO_IMAGE_PROMPT, is_linear, reason_of, skipped
-from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
+from sdprobe.model.denoiser.rows_of_pass import rows_by_themselves, rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
 from sdprobe.model.denoiser.unmatched_hooks import refuse_unmatched
@@ -263,11 +263,16 @@ class ModuleHooks:
 
     def _site_of(self, step: Step, name: str, side: str, stream: str, call: int, x: Tensor) -> Site:
         """Return the site of a tensor that a module takes or gives."""
-        if self.has_caches and 2 * len(x) == len(step.rows):
+        apart = rows_by_themselves(step.rows, len(x), call) if self._places.is_within_attention(name) else None
+        if apart is not None:
+            step = replace(step, rows=apart)
+        elif self.has_caches and 2 * len(x) == len(step.rows):
             step = replace(step, rows=rows_of_pass(step.rows, len(x)))
         placed, heads = self._places.of(name, stream, x), heads_of(self._modules, name, side, x)
         of = (name, "activation", place_of(name), placed.grid, heads, step)
-        return Site(*of, image=placed.image, text=placed.text, stream=placed.stream, side=side, call=call)
+        reference = self._layout.reference_after(placed.image)
+        of_tensor = (*of, placed.image, placed.text)
+        return Site(*of_tensor, stream=placed.stream, side=side, call=call, reference=reference)
 
     def _miss(self, name: str, hooks: Hooks, why: str, of_attention: bool = True) -> None:
         """Record a pass in which a site was not seen, and refuse it where a strict hook asked for its attention."""

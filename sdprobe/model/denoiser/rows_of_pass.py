@@ -1,4 +1,4 @@
-"""`rows_of_pass`: which rows of a step a pass of the denoiser was computed for."""
+"""`rows_of_pass`, `rows_by_themselves`: which rows of a step a pass of the denoiser was computed for."""
 
 from __future__ import annotations
 
@@ -24,9 +24,22 @@ def rows_of_pass(rows: tuple[Row, ...], count: int, call: int = 0) -> tuple[Row,
     """
     if count == len(rows):
         return rows
-    parts = [tuple(row for row in rows if (row.role == "perturbed") == perturbed) for perturbed in (False, True)]
-    if call < 2 and parts[1] and count == len(parts[call]):
-        return parts[call]
+    if (own := rows_by_themselves(rows, count, call)) is not None:
+        return own
     if 2 * count == len(rows):
         return rows[count:]
     raise ValueError(f"this step has {len(rows)} rows, and a module of the denoiser was called for {count}")
+
+
+def rows_by_themselves(rows: tuple[Row, ...], count: int, call: int) -> tuple[Row, ...] | None:
+    """Return the rows of a call within attention that is perturbed: first all others, then the perturbed ones.
+
+    Args:
+        rows: the rows of the step.
+        count: how many entries the call's tensors have along the batch.
+        call: which call it is, counted from 0.
+
+    Returns None for a call of another number of rows, and in a step without perturbed rows.
+    """
+    parts = [tuple(row for row in rows if (row.role == "perturbed") == perturbed) for perturbed in (False, True)]
+    return parts[call] if call < 2 and parts[1] and count == len(parts[call]) else None

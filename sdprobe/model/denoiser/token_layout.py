@@ -55,6 +55,10 @@ class Layout:
             return tuple(map(int, x.shape[2:]))
         return self.grids.get(x.shape[1] - self.beside) if x.ndim == 3 else None
 
+    def reference_after(self, image: slice) -> slice | None:
+        """Return the range of the places of other pictures, by that of the image's; None if there are none there."""
+        return slice(image.stop, image.stop + self.beside) if self.beside and image.stop else None
+
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
         if kind == "text":

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from sdprobe.model.denoiser.image_prompts import MAKERS
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
 NOWHERE = slice(0, 0)
@@ -23,9 +24,6 @@ OF_TEXT = frozenset(
     )
 )
 """Modules that only the text goes through, by a part of their names."""
-
-IMAGE_PROMPTS = "encoder_hid_proj"
-"""The part of a U-Net that makes an IP-Adapter's tokens."""
 
 OF_PICTURE, OF_ADDED = "image_embedder", frozenset(("add_k_proj", "add_v_proj", "norm_added_k"))
 """Modules that only a picture beside the prompt goes through: of Wan, one that makes tokens, and of attention."""
@@ -77,7 +75,7 @@ class TokenPlaces:
             stream: the stream as the module's own signature tells it.
             x: the tensor.
         """
-        if name.split(".")[0] == IMAGE_PROMPTS or self._is_of_image_prompt(name):
+        if name.split(".")[0] in MAKERS or self._is_of_image_prompt(name):
             return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
         if stream == "text" and self._layout.one_stream and name in self._kinds:
             stream = "context"  # the same tensor again, of which keys and values are made
@@ -92,7 +90,7 @@ class TokenPlaces:
             return Placed(stream, None, NOWHERE, text)
         if stream.split(" ")[0] not in ("hidden", "context", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
-        if x.ndim == 4 and not self._is_within_attention(name):
+        if x.ndim == 4 and not self.is_within_attention(name):
             return Placed(stream, self._layout.grid_of(x), slice(None), None)
         if x.ndim != 3:
             return Placed(stream, None, NOWHERE, None)
@@ -119,9 +117,11 @@ class TokenPlaces:
         parts = name.split(".")
         if not OF_TEXT.isdisjoint(parts):
             return True
-        return parts[-1] in OF_CONTEXT and self._kinds.get(".".join(parts[:-1])) == "cross"
+        of_cross = (part for n, part in enumerate(parts) if self._kinds.get(".".join(parts[:n])) == "cross")
+        return not OF_CONTEXT.isdisjoint(of_cross)  # or within one of them, as the layers of a LoRA are
 
-    def _is_within_attention(self, name: str) -> bool:
+    def is_within_attention(self, name: str) -> bool:
+        """Whether a module is an attention module or a part of one."""
         parts = name.split(".")
         return any(".".join(parts[:n]) in self._kinds for n in range(1, len(parts)))
 
@@ -136,6 +136,9 @@ def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) 
         if len(parts) > n and ".".join(parts[-n:]) in SIDE_BY_SIDE[side]:
             attention: Any = modules.get(".".join(parts[:-n]))
             width, heads = x.shape[-1], _heads_of_queries(attention)
+            own = getattr(attention, "inner_dim", None)
+            if side == "input" and isinstance(own, int) and own != width:
+                return 0  # Flux.2's blocks of one stream: values of a feed-forward layer stand beside the heads
             if parts[-1] in OF_KEYS and heads:
                 query = next(
                     (own.out_features for name in OF_QUERIES if (own := getattr(attention, name, None))), width

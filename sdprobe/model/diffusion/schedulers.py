@@ -45,21 +45,44 @@ def fresh_scheduler(pipe: Any, scheduler: str | type | Any | None) -> Any:
 
     A class gets the pipeline's configuration (betas, prediction type, spacing), as with
     ``Class.from_config(pipe.scheduler.config)`` in diffusers.
+
+    Raises ValueError for a class that does not fit, and for a model of a flow for one that knows no flow.
     """
+    made = _made(pipe, scheduler)
+    if is_flow_matching(pipe.scheduler) and not is_flow(made):
+        raise ValueError(
+            f"the model was made for a flow, which {type(made).__name__} does not know: take the pipeline's own "
+            f"scheduler, {type(pipe.scheduler).__name__}, or another of a flow"
+        )
+    return made
+
+
+def _made(pipe: Any, scheduler: str | type | Any | None) -> Any:
     if scheduler is None:
         return type(pipe.scheduler).from_config(pipe.scheduler.config)
     if not isinstance(scheduler, (str, type)):
         return type(scheduler).from_config(scheduler.config)
     names = fitting(pipe.scheduler)
     if isinstance(scheduler, type) and any(kind.__name__ in names for kind in scheduler.__mro__):
-        return scheduler.from_config(pipe.scheduler.config)  # type: ignore[attr-defined]
+        return _configured(scheduler, pipe.scheduler.config)
     asked = scheduler if isinstance(scheduler, str) else scheduler.__name__
     short = {name.removesuffix("Scheduler").lower(): name for name in names}
     short |= {bare.removesuffix("discrete"): name for bare, name in short.items()}
     name = short.get(asked.removesuffix("Scheduler").lower())
     if name is None:
         raise ValueError(f"scheduler {asked!r} does not fit this pipeline; those that do: {', '.join(names)}")
-    return getattr(diffusers_schedulers, name).from_config(pipe.scheduler.config)
+    return _configured(getattr(diffusers_schedulers, name), pipe.scheduler.config)
+
+
+def _configured(kind: Any, config: Any) -> Any:
+    """Return a scheduler of a class with the configuration of another, by whatever name each knows a flow's shift."""
+    shift = config.get("flow_shift", config.get("shift"))
+    names = [name for name in ("flow_shift", "shift") if shift is not None and _takes(kind, name)]
+    return kind.from_config(config, **dict.fromkeys(names, shift))
+
+
+def _takes(kind: Any, option: str) -> bool:
+    return option in inspect.signature(kind).parameters
 
 
 def fitting(scheduler: Any) -> list[str]:
@@ -68,6 +91,8 @@ def fitting(scheduler: Any) -> list[str]:
     known = {name for name in own if name.endswith("Scheduler") and hasattr(diffusers_schedulers, name)}
     for alike in (SCHEDULERS, FLOWS, COGVIDEOX):
         known |= alike if known & alike else frozenset()
+    if is_flow_matching(scheduler):
+        known = {*FLOWS, *(name for name in known if _takes(getattr(diffusers_schedulers, name), "use_flow_sigmas"))}
     return sorted(known, key=lambda name: (name not in LISTED, name))
 
 
@@ -134,7 +159,7 @@ def one_call(pipe: Any, timestep: int) -> Any:
 
 def is_flow_matching(scheduler: Any) -> bool:
     """Whether a model was made for a flow, and so has no noise levels of DDIM."""
-    return is_flow(scheduler) and "prediction_type" not in scheduler.config
+    return is_flow(scheduler) and scheduler.config.get("prediction_type", "flow_prediction") == "flow_prediction"
 
 
 def _refuse_flow(scheduler: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdprobe.core.run import Settings
 from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.pictures.autoencoder import single_precision
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 
@@ -51,6 +52,5 @@ class AuraFlow(TransformerModel):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         vae = self.pipe.vae
-        if vae.dtype == torch.float16 and vae.config.force_upcast:
-            self.pipe.upcast_vae()
-        return self.finished(vae.decode(x.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0])
+        with single_precision(vae):
+            return self.finished(vae.decode(x.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import FluxImg2ImgPipeline
@@ -24,8 +24,8 @@ class Flux(TransformerModel):
     latents as ``[images, channels, h, w]``, and only the network gets them packed.
     """
 
-    pipelines = ("FluxPipeline",)
-    variants = (
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    variants: ClassVar[tuple[str, ...]] = (
         "FluxImg2ImgPipeline",
         "FluxInpaintPipeline",
         "FluxControlNetPipeline",
@@ -39,7 +39,7 @@ class Flux(TransformerModel):
         "FluxKontextInpaintPipeline",
     )
     token_axis = (("text_encoder_2",),)
-    pooling = ("text_encoder",)
+    pooling: ClassVar[tuple[str, ...]] = ("text_encoder",)
     text_first = True
     separate_calls = True
     img2img = FluxImg2ImgPipeline
@@ -123,7 +123,7 @@ class Flux(TransformerModel):
 
     def size_told(self, call: Mapping[str, Any]) -> tuple[int, ...] | None:
         own = self._places_told(call)[0]
-        return tuple(int(side) * self.patch for side in own[:, 1:].amax(0) - own[:, 1:].amin(0) + 1)
+        return tuple(int(side) * self.patch for side in own[:, 1:3].amax(0) - own[:, 1:3].amin(0) + 1)
 
     def places_told(self, call: Mapping[str, Any]) -> int:
         return len(self._places_told(call)[1])

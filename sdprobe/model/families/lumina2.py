@@ -115,8 +115,8 @@ class Lumina2(TransformerModel):
         guided = super().guided(of, scale)
         if not self.argument("cfg_normalization"):
             return guided
-        norms: list[Tensor] = [torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (of["cond"], guided)]
-        return guided * (norms[0] / norms[1])
+        share: Tensor = of["cond"].norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
+        return guided * share
 
     # The scheduler.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.run import Settings
 from sdprobe.model.families.unet import UNetModel
+from sdprobe.model.pictures.autoencoder import single_precision
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 
@@ -70,7 +69,7 @@ class StableDiffusionXL(UNetModel):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "images 3 height width"]:
         vae = self.pipe.vae
-        with self._precise():
+        with single_precision(vae):
             x = x.to(vae.dtype)
             mean, std = (self._per_channel(name, x) for name in ("latents_mean", "latents_std"))
             unscaled = x / vae.config.scaling_factor
@@ -84,16 +83,3 @@ class StableDiffusionXL(UNetModel):
     def _per_channel(self, name: str, x: Tensor) -> Tensor | None:
         found = getattr(self.pipe.vae.config, name, None)
         return None if found is None else torch.tensor(found).view(1, -1, 1, 1).to(x)
-
-    @contextmanager
-    def _precise(self) -> Iterator[None]:
-        """While this is open, an autoencoder that overflows in half precision computes in single precision."""
-        vae = self.pipe.vae
-        if not (vae.dtype == torch.float16 and vae.config.force_upcast):
-            yield
-            return
-        vae.to(dtype=torch.float32)
-        try:
-            yield
-        finally:
-            vae.to(dtype=torch.float16)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sdprobe.core.run import Settings
 from sdprobe.model.denoiser.token_layout import Grid
 from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.pictures.autoencoder import Posterior, posterior_of
 
 
 class VideoModel(TransformerModel):
@@ -71,6 +72,10 @@ class VideoModel(TransformerModel):
         size = (settings.height, settings.width, frames)
         given = (settings.images, self.channels, *size, torch.float32, self.device, generator, latents)
         return self.pipe.prepare_latents(*given)
+
+    def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
+        """Return the distribution of the latents of pictures, each as a video of one frame."""
+        return posterior_of(self.pipe.vae, pixels[:, :, None])
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "videos frames 3 height width"]:
         return torch.as_tensor(self.processor.postprocess_video(decoded, output_type="pt"))

@@ -18,6 +18,7 @@ from sdprobe.core.run import Role, Settings
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.families.video import VideoModel
+from sdprobe.model.pictures.autoencoder import Posterior
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 from sdprobe.model.text.tokenize_prompt import read, respaced
@@ -36,10 +37,10 @@ class Wan(VideoModel):
     ``transformer_2`` below. Names of modules in the second begin with ``transformer_2.``. Latents are float32, whatever
     type the denoiser computes in. The embeddings of padding are zeros, and no mask hides them.
 
-    Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part of
-    the latents that hooks get; in Wan 2.1 every site of cross-attention attends to the picture's tokens (of CLIP) first,
-    in a call of kind ``"image_prompt"``. With one denoiser of Wan 2.2 (5B) the picture stands in the place of the first
-    frame: hooks get it there, as the denoiser does.
+    Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part
+    of the latents that hooks get; in Wan 2.1 every site of cross-attention first attends to the picture's tokens (of
+    CLIP), in a call of kind ``"image_prompt"``. With one denoiser of Wan 2.2 (5B) the picture stands in the place of
+    the first frame: hooks get it there, as the denoiser does.
     """
 
     pipelines = ("WanPipeline",)
@@ -153,13 +154,23 @@ class Wan(VideoModel):
         return shown if like.shape[1] == self.channels else torch.cat([shown, like[:, self.channels :]], dim=1)
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
-        return self.finished(self.pipe.vae.decode(self.unscaled(x), return_dict=False)[0])
+        vae = self.pipe.vae
+        return self.finished(vae.decode(self.unscaled(x.to(vae.dtype)), return_dict=False)[0])
 
     def unscaled(self, x: Latents) -> Latents:
-        """Return latents in the autoencoder's own scale."""
-        x, config = x.to(self.pipe.vae.dtype), self.pipe.vae.config
-        mean, std = (torch.tensor(own).view(1, -1, 1, 1, 1) for own in (config.latents_mean, config.latents_std))
-        return x / (1.0 / std).to(x) + mean.to(x)
+        mean, scale = self._mean_and_scale()
+        return x / scale.to(x) + mean.to(x)
+
+    def posterior(self, pixels: Float[Tensor, "images 3 height width"]) -> Posterior:
+        mean, scale = self._mean_and_scale()
+        found = super().posterior(pixels)
+        return found._replace(shift=mean.to(found.mean), scale=scale.to(found.mean))
+
+    def _mean_and_scale(self) -> tuple[Tensor, Tensor]:
+        """Return of each channel of the autoencoder its mean, and one over its standard deviation."""
+        config = self.pipe.vae.config
+        mean, std = (torch.tensor(own).view(-1, 1, 1, 1) for own in (config.latents_mean, config.latents_std))
+        return mean, 1.0 / std
 
     def refuse_picture_prompt(self) -> None:
         if self.denoiser.config.in_channels != self.channels:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ class Posterior(NamedTuple):
 
     mean: Shaped[Tensor, "images channels *size"]
     std: Shaped[Tensor, "images channels *size"]
-    scale: float | Shaped[Tensor, "channels 1 1"]
-    shift: float | Shaped[Tensor, "channels 1 1"]
+    scale: float | Shaped[Tensor, "channels ..."]
+    shift: float | Shaped[Tensor, "channels ..."]
 
     def scaled(self, z: Shaped[Tensor, "images channels *size"]) -> Shaped[Tensor, "images channels *size"]:
         """Return latents of the autoencoder in the denoiser's scale."""
@@ -87,11 +88,28 @@ def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Po
     return Posterior(mean, std, scale, shift)
 
 
-def picture_of(vae: Any, unscaled: Shaped[Tensor, "images channels *size"]) -> Float[Tensor, "images 3 height width"]:
-    """Decode latents in the autoencoder's own scale to images in [0, 1], differentiably.
+def picture_of(
+    vae: Any, unscaled: Shaped[Tensor, "images channels *size"], videos: bool = False
+) -> Float[Tensor, "images *frames 3 height width"]:
+    """Decode latents in the autoencoder's own scale to images in [0, 1], or to frames of videos, differentiably.
 
     A pixel that was clipped to 0 or 1 has a gradient too, as otherwise it could not change again.
     """
     decoded: Tensor = vae.decode(unscaled, return_dict=False)[0]
-    pixels = (decoded[:, :, 0] if decoded.ndim == 5 else decoded).float() / 2 + 0.5
+    if decoded.ndim == 5:  # some autoencoders take a picture for a video of one frame
+        decoded = decoded.movedim(1, 2) if videos else decoded[:, :, 0]
+    pixels = decoded.float() / 2 + 0.5
     return pixels.detach().clamp(0, 1) + (pixels - pixels.detach())
+
+
+@contextmanager
+def single_precision(vae: Any) -> Iterator[None]:
+    """While this is open, an autoencoder that overflows in half precision computes in single precision."""
+    if not (vae.dtype == torch.float16 and vae.config.force_upcast):
+        yield
+        return
+    vae.to(dtype=torch.float32)
+    try:
+        yield
+    finally:
+        vae.to(dtype=torch.float16)

@@ -31,7 +31,7 @@ def linear_rgb(
 
 @torch.no_grad()
 def _fit(model: Any) -> Float[Tensor, "channels_and_one rgb"]:
-    factor = model.pipe.vae_scale_factor
+    factor = model.scale_factor
     colours = torch.rand(PICTURES, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     pictures = F.interpolate(colours, size=(SIDE * factor, SIDE * factor))
     posterior = model.posterior(model.pixels(pictures))

@@ -99,8 +99,11 @@ def join(told: Mapping[str, Any], beside: Shaped[Tensor, "rows tokens width"]) -
     for name in MASKS:
         if (mask := found.get(name)) is not None:
             found[name] = torch.cat([mask, mask.new_ones(len(mask), beside.shape[1])], dim=1)
-    if (places := found.get(PLACES)) is not None:
-        found[PLACES] = torch.cat([places, places.new_zeros(*places.shape[:-2], beside.shape[1], places.shape[-1])], -2)
+    if (places := found.get(PLACES)) is not None:  # the further tokens stand where further tokens of the text would
+        last = places[..., -1:, :]
+        apart = last - places[..., -2:-1, :] if places.shape[-2] > 1 else torch.zeros_like(last)
+        further = torch.arange(1, beside.shape[1] + 1, device=places.device, dtype=places.dtype)
+        found[PLACES] = torch.cat([places, last + apart * further[:, None]], -2)
     return found
 
 

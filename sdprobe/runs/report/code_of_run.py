@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sdprobe.core.run import Run
+from sdprobe.core.run_settings import OF_VIDEOS
 from sdprobe.runs.hooks_of_run import hooks_of_run
 
 WIDTH = 100
@@ -42,6 +43,13 @@ def code_of(run: Run) -> str:
         width=64,
     )
     """
+    if run.coverage.unknown:
+        return "\n".join(
+            _comment(
+                f"The run was a call of {run.model_name}, which no family knows, with sdprobe.attach. What the "
+                f"pipeline was given is not in the record of the run, so no code is written that makes it again."
+            )
+        )
     hooks, unwritten = _hooks(run)
     lines = [*_model(run), ""]
     if run.attached:
@@ -117,6 +125,7 @@ def _settings(run: Run, hooks: Any) -> list[tuple[str, Any]]:
         found.append(("chunks", True))
     if own.weights:
         found.append(("weights", True))
+    found += [(name, getattr(own, name)) for name in OF_VIDEOS if getattr(own, name) is not None]
     return found
 
 

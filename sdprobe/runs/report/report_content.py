@@ -11,7 +11,8 @@ import numpy as np
 
 from sdprobe import plot
 from sdprobe.core.rows import Role
-from sdprobe.core.run import Run
+from sdprobe.core.run import Run, Settings
+from sdprobe.core.run_settings import NOT_KNOWN
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.runs.hooks_of_run import HookOfRun, hooks_of_run
 from sdprobe.runs.report.code_of_run import code_of
@@ -119,7 +120,7 @@ def content_of(run: Run) -> ReportContent:
                 title=_title(run, image),
                 source=pictures.sources[image] if run.images else None,
                 changed=pictures.changed,
-                size=shown[image].size if shown else (run.settings.width, run.settings.height),
+                size=shown[image].size if shown else _size(run),
                 prompts=tuple(_prompt(run, image, role, maps) for role in _roles(run, maps)),
                 maps=maps,
                 films=films[image],
@@ -190,12 +191,22 @@ def _summary(run: Run) -> str:
     own = run.settings
     seed = "seed not known" if own.seed is None else f"seed {own.seed}" if isinstance(own.seed, int) else "a seed each"
     said = [
-        f"{own.images} image{'s' * (own.images != 1)} of {own.width}×{own.height} pixels",
-        f"{own.steps} steps of {own.scheduler}",
-        f"guidance {own.guidance_scale:g}",
+        f"{own.said['images']} of {_size_said(own)}",
+        own.said["steps"],
+        f"guidance {own.said['guidance']}",
         seed,
     ]
     return " · ".join(said + [f"continued from step {run.resumed_at}"] * bool(run.resumed_at))
+
+
+def _size(run: Run) -> tuple[int, int]:
+    return run.settings.width or 0, run.settings.height or 0  # without a picture nothing is shown in this size
+
+
+def _size_said(own: Settings, times: str = "×") -> str:
+    if None in (own.width, own.height):
+        return f"a size {NOT_KNOWN}"
+    return f"{own.width}{times}{own.height} pixels"
 
 
 def _settings(run: Run) -> tuple[tuple[str, str], ...]:
@@ -207,14 +218,14 @@ def _settings(run: Run) -> tuple[tuple[str, str], ...]:
         ("Computed in", f"{made_by.dtype or 'not known'} on {made_by.device or 'not known'}"),
         ("Prompt" + "s" * (len(own.prompt) > 1), _listed(own.prompt)),
         ("Negative prompt", _listed(own.negative_prompt) if own.negative_given else "none was given"),
-        ("Steps", str(own.steps)),
-        ("Guidance scale", f"{own.guidance_scale:g}"),
-        ("Scheduler", own.scheduler),
+        ("Steps", NOT_KNOWN if own.steps is None else str(own.steps)),
+        ("Guidance scale", own.said["guidance"]),
+        ("Scheduler", own.scheduler or NOT_KNOWN),
         (
             "Seed",
             "not known" if own.seed is None else _listed(own.seed) if isinstance(own.seed, tuple) else str(own.seed),
         ),
-        ("Width × height", f"{own.width} × {own.height} pixels"),
+        ("Width × height", _size_said(own, " × ")),
         ("Images per prompt", str(own.images_per_prompt)),
         ("Rows of the denoiser", ", ".join(run.roles)),
         (
@@ -222,6 +233,10 @@ def _settings(run: Run) -> tuple[tuple[str, str], ...]:
             "noise" if own.strength is None else f"a picture, at step {own.start_step}, strength {own.strength:g}",
         ),
     ]
+    if own.frames is not None:
+        rows.append(("Frames of each video", str(own.frames)))
+    if own.guidance_scale_2 is not None:
+        rows.append(("Guidance scale of the second denoiser", f"{own.guidance_scale_2:g}"))
     if run.stopped_at is not None:
         rows.append(("Stopped", f"after step {run.stopped_at}"))
     if run.resumed_at:

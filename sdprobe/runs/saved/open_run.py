@@ -244,9 +244,10 @@ def _read_latents(run: SavedRun) -> Tensor | None:
 
 
 def _read_images(run: SavedRun) -> list[Image]:
-    if run._images not in (0, run.settings.images):
+    made = run.settings.images * (run.settings.frames or 1)  # every frame of a video is an image
+    if run._images not in (0, made):
         path = str(run.folder / "run.json")
-        raise ValueError(f"{path!r} says that {run._images} images were saved, of a run of {run.settings.images}")
+        raise ValueError(f"{path!r} says that {run._images} images were saved, of a run of {made}")
     return [run._folder.read_image(f"images/{i:04d}.png") for i in range(run._images)]
 
 
@@ -261,6 +262,7 @@ def _read_coverage(run: SavedRun) -> Coverage:
             missed={line(name): printable(text(why)) for name, why in mapping(found["missed"]).items()},
             uncompiled={line(name) for name in listed(found["uncompiled"])},
             hooks=[_calls(mapping(own)) for own in listed(found["hooks"])],
+            unknown=tuple(printable(text(what)) for what in listed(found.get("unknown", []))),
         )
     except (KeyError, ValueError) as error:
         said = short_repr(error)

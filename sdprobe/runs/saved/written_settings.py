@@ -9,8 +9,12 @@ from typing import Any
 
 from sdprobe.core.provenance import Provenance
 from sdprobe.core.run import Settings
+from sdprobe.core.run_settings import PartlyKnownSettings
 from sdprobe.core.written_values import count, flag, line, listed, mapping, number, text, whole
 from sdprobe.plot.printable import printable
+
+MAY_BE_UNKNOWN = ("steps", "guidance_scale", "scheduler", "height", "width")
+"""What may be None in a pipeline that no family knows."""
 
 NOT_FINITE = ("nan", "inf", "-inf")
 
@@ -21,7 +25,8 @@ def read_settings(written: Mapping[str, Any]) -> Settings:
     Raises ValueError and KeyError for anything else than settings.
     """
     read = {own.name: _SETTINGS[own.name] for own in fields(Settings) if own.default is MISSING or own.name in written}
-    found = Settings(**{name: own(written[name]) for name, own in read.items()})
+    kind = PartlyKnownSettings if any(written[name] is None for name in MAY_BE_UNKNOWN) else Settings
+    found = kind(**{name: own(written[name]) for name, own in read.items()})
     if isinstance(found.seed, tuple) and len(found.seed) != found.images:
         raise ValueError(f"{len(found.seed)} seeds for {found.images} images")
     count(found.images)
@@ -36,12 +41,12 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
     {
         "prompt": _texts,
         "negative_prompt": _texts,
-        "steps": count,
-        "guidance_scale": number,
+        "steps": lambda own: _maybe(count, own),
+        "guidance_scale": lambda own: _maybe(number, own),
         "seed": lambda own: tuple(map(whole, listed(own))) if isinstance(own, list) else _maybe(whole, own),
-        "scheduler": line,
-        "height": lambda own: count(own, 1_000_000),
-        "width": lambda own: count(own, 1_000_000),
+        "scheduler": lambda own: _maybe(line, own),
+        "height": lambda own: _maybe(_side, own),
+        "width": lambda own: _maybe(_side, own),
         "images_per_prompt": count,
         "negative_given": flag,
         "strength": lambda own: _maybe(number, own),
@@ -53,6 +58,10 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
     }
 )
 """How each setting is read."""
+
+
+def _side(given: Any) -> int:
+    return count(given, 1_000_000)
 
 
 def _maybe(read: Callable[[Any], Any], given: Any) -> Any:

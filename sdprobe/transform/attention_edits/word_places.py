@@ -89,7 +89,7 @@ class WordPlaces:
             raise ValueError(f"no attention to the text has a grid of {missing}; those seen: {self.grids}")
         count = torch.stack([self._counts[grid] for grid in chosen]).sum(0)
         found = at_largest(self._sums[grid] for grid in chosen).sum(0) / count.clamp(min=1)[:, None, None]
-        return found if size is None else resize(found, size, mode)
+        return found if size is None else resize(found, (size[-2], size[-1]), mode)
 
     def usual_grid(self) -> Grid:
         """Return the grid, of those seen, that is closest to 16×16. Raises ValueError if none was seen."""

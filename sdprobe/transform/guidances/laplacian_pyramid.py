@@ -26,7 +26,7 @@ def laplacian_pyramid(x: Latents, levels: int) -> list[Latents]:
     ([[1, 1, 8, 12], [1, 1, 4, 6]], True)
 
     Args:
-        x: latents or pictures.
+        x: latents or pictures; of videos each frame by itself.
         levels: how many; 1 is the picture alone.
 
     Raises:
@@ -35,6 +35,8 @@ def laplacian_pyramid(x: Latents, levels: int) -> list[Latents]:
     Source: Burt & Adelson 1983, "The Laplacian Pyramid as a Compact Image Code". Sizes and borders are those of
     `build_laplacian_pyramid` of kornia, which lengthens a side that it cannot halve to the next power of two.
     """
+    if x.ndim == 5:
+        return [_joined(level, x.shape[2]) for level in laplacian_pyramid(_by_frame(x), levels)]
     h, w = x.shape[-2:]
     step = 2 ** (levels - 1)
     if levels > 1 and min(-(-h // step), -(-w // step)) < 3:
@@ -53,10 +55,21 @@ def laplacian_pyramid(x: Latents, levels: int) -> list[Latents]:
 
 def from_pyramid(levels: Sequence[Latents], h: int, w: int) -> Latents:
     """Return the picture of h × w places that has these levels."""
+    if levels[0].ndim == 5:
+        return _joined(from_pyramid([_by_frame(level) for level in levels], h, w), levels[0].shape[2])
     *finer, x = levels
     for level in reversed(finer):
         x = _enlarged(x) + level
     return x[..., :h, :w]
+
+
+def _by_frame(x: Latents) -> Latents:
+    return x.movedim(2, 1).flatten(0, 1)
+
+
+def _joined(x: Latents, frames: int) -> Latents:
+    videos: Latents = x.unflatten(0, (-1, frames)).movedim(1, 2)
+    return videos
 
 
 def _enlarged(x: Latents) -> Latents:

@@ -140,4 +140,5 @@ def refuse_null_text(model: Any, guidance_scale: float) -> None:
 def width_of_text(model: Any) -> int:
     """Return the width of the prompt embeddings that a denoiser with cross-attention gets."""
     config = model.denoiser.config
-    return int(config.get("caption_channels") or config.cross_attention_dim)
+    names = ("caption_channels", "text_dim", "cross_attention_dim")  # PixArt's, Wan's, Stable Diffusion's
+    return int(next(width for name in names if (width := config.get(name))))

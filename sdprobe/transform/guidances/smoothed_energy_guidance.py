@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -77,7 +77,8 @@ class SmoothedEnergyGuidance(Transform):
                 raise ValueError(
                     f"the pattern {pattern!r} matches none of the model's self- and joint attention: {', '.join(sites)}"
                 )
-        self._queries = [f"{name}.to_q" for name in sites if any(fits(name, pattern) for pattern in asked)]
+        found = [name for name in sites if any(fits(name, pattern) for pattern in asked)]
+        self._queries = dict(_queries_of(name, run.model.modules[name]) for name in found)
 
     def noise_pred(self, x: Tensor, step: Step) -> Tensor:
         scale = Guidance(self.scale).at(step)
@@ -88,21 +89,30 @@ class SmoothedEnergyGuidance(Transform):
         return x + scale * (step.model_output[step.rows_of("cond")] - smoothed)
 
 
+def _queries_of(name: str, module: Any) -> tuple[str, int | None]:
+    """Return the projection that gives an attention module's queries, and in how many channels; None for all of it."""
+    if hasattr(module, "to_qkv_mlp_proj"):  # Flux.2's blocks of one stream: keys, values and more follow
+        return f"{name}.to_qkv_mlp_proj", int(module.inner_dim)
+    return f"{name}.to_q", None
+
+
 class SmoothQueries(Transform):
     """Blur the queries of the image over the picture, where a projection gives them.
 
     Args:
-        modules: the names of the projections, ``"....to_q"``.
+        queries: the names of the projections, ``"....to_q"``, each with the number of channels that are queries, the
+            first ones; None for all.
         sigma: the standard deviation of the blur, in places; None for the mean.
     """
 
-    def __init__(self, modules: Sequence[str], sigma: float | None) -> None:
-        self.modules, self.sigma = tuple(modules), sigma
+    def __init__(self, queries: Mapping[str, int | None], sigma: float | None) -> None:
+        self.queries, self.sigma = queries, sigma
+        self.modules = tuple(queries)
 
     def activation(self, x: Tensor, site: Site) -> Tensor:
         if site.grid is None:
             raise ValueError(f"the positions of {site.name} are not laid out as a picture: choose other modules=")
-        image = x[:, site.image]
+        image = x[:, site.image, : self.queries[site.name]]
         if self.sigma is None:
             smooth = image.mean(1, keepdim=True).expand_as(image)
         else:
@@ -110,7 +120,9 @@ class SmoothQueries(Transform):
             smooth = blurred(image.mT.unflatten(-1, grid), self.sigma).flatten(2).mT
         if image.shape == x.shape:
             return smooth.contiguous()
-        return torch.cat([x[:, : site.image.start], smooth, x[:, site.image.stop :]], dim=1)
+        whole = x.clone()
+        whole[:, site.image, : self.queries[site.name]] = smooth
+        return whole
 
 
 def blurred(x: Shaped[Tensor, "rows channels *size"], sigma: float) -> Shaped[Tensor, "rows channels *size"]:
