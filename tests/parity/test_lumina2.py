@@ -90,6 +90,16 @@ def test_the_negative_prompt_is_read_without_the_system_prompt(model):
     assert model.of_role("uncond").read("").roles[:2] == ("start", "pad")
 
 
+def test_padding_has_no_columns_and_asking_for_it_says_so(model):
+    maps = sdprobe.AttentionMaps()
+    run = sdprobe.sample(model, "a star", hooks=[maps], **SETTINGS)
+    assert {x.shape[-1] for x in run[maps].sums.values()} == {run.prompts[0].unpadded}
+    with pytest.raises(ValueError, match="padding"):
+        run[maps].heat_map("<pad>")
+    with pytest.raises(ValueError, match="padding"):
+        sdprobe.sample(model, "a star", hooks=[sdprobe.HideTokens(["<pad>"])], **SETTINGS)
+
+
 def test_refiners_see_the_text_alone_and_the_image_alone(model):
     look = Looked()
     run = sdprobe.sample(model, "a star", hooks=[look], **SETTINGS)

@@ -65,7 +65,7 @@ class Lumina2(TransformerModel):
         return read_in_template(self.tokenizer, text, before, length=self.length(encoder), padded=True)
 
     def text_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.ids) - prompt.roles.count("pad")
+        return prompt.unpadded
 
     def encoded(self, texts: list[str]) -> DenoiserArguments:
         if self.in_template:
