@@ -25,7 +25,7 @@ from sdprobe.stock_pipelines.interrupt import interruptible
 from sdprobe.stock_pipelines.pipeline_listener import Call, Caller
 from sdprobe.stock_pipelines.told_rows import RowsOfBatch, ToldRows
 from sdprobe.stock_pipelines.unknown_listener import listen_to_unknown
-from sdprobe.stock_pipelines.unknown_points import refuse_points
+from sdprobe.stock_pipelines.unknown_points import note_what_is_unknown, refuse_points
 from sdprobe.stock_pipelines.unknown_settings import settings_of
 from sdprobe.stock_pipelines.unknown_steps import UnknownSteps
 
@@ -60,7 +60,7 @@ def call_unknown(
         prompts, negative = ([*map(PromptNotRead.of_text, own)] for own in (settings.prompt, settings.negative_prompt))
         run.fill(model, settings, prompts, negative)
         run.names = dict(by_name)
-        _say_what_is_unknown(model, run, rows)
+        note_what_is_unknown(model, run, rows)
         refuse_points(model, stack, run.coverage)
         told = ToldRows(run, rows)
         with stack.open(run) as hooks:
@@ -299,17 +299,3 @@ def _same_values(passed: Tensor, x: Tensor) -> bool:
     if passed is x:
         return True
     return passed.numel() == x.numel() and torch.equal(passed.flatten().to(x), x.flatten())
-
-
-def _say_what_is_unknown(model: UnknownPipeline, run: Run, rows: RowsOfBatch | None) -> None:
-    note = run.coverage.note_unknown
-    if rows is None:
-        note("which rows are which")
-    note("which tokens are those of which words")
-    note("where the places of a picture stand among the positions of attention, and their grid")
-    if not model.networks:
-        note("which part is called in the loop")
-    if model.scheduler is None:
-        note("the latents and noise_pred: it has no part named scheduler that makes steps")
-    else:
-        note("whether the latents after the last step are what is decoded")

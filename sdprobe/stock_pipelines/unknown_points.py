@@ -5,9 +5,11 @@ from __future__ import annotations
 from sdprobe.core.compose import Hooks
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.hook import POINTS, Transform, overrides
+from sdprobe.core.run import Run
 from sdprobe.model.denoiser.module_hooks import refuse_idle
 from sdprobe.model.unknown.attention_kinds import possible_kinds
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
+from sdprobe.stock_pipelines.told_rows import RowsOfBatch
 
 
 def points_of(model: UnknownPipeline) -> tuple[str, ...]:
@@ -50,3 +52,24 @@ def refuse_points(model: UnknownPipeline, hooks: Hooks, coverage: Coverage) -> N
     kinds = {name: possible_kinds(kind) for own in model.kinds_of.values() for name, kind in own.items()}
     refuse_idle(hooks, "attention", kinds)
     refuse_idle(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))
+
+
+def note_what_is_unknown(model: UnknownPipeline, run: Run, rows: RowsOfBatch | None) -> None:
+    """Note in the coverage of a run what is not known of its pipeline.
+
+    Args:
+        model: the pipeline.
+        run: the run.
+        rows: what the user says of the rows.
+    """
+    note = run.coverage.note_unknown
+    if rows is None:
+        note("which rows are which")
+    note("which tokens are those of which words")
+    note("where the places of a picture stand among the positions of attention, and their grid")
+    if not model.networks:
+        note("which part is called in the loop")
+    if model.scheduler is None:
+        note("the latents and noise_pred: it has no part named scheduler that makes steps")
+    else:
+        note("whether the latents after the last step are what is decoded")
