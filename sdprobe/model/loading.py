@@ -31,12 +31,13 @@ from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.families.wan import Wan
 from sdprobe.model.folder import from_folder, from_hub, named_options
 from sdprobe.model.saved_parts import index_of, left_out
+from sdprobe.model.families.z_image import ZImage
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
     *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Sana),
-    *(Flux2, Lumina2),
+    *(Flux2, Lumina2, ZImage),
     *(LTX, CogVideoX, HunyuanVideo, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""

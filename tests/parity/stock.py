@@ -19,6 +19,7 @@ def stock_arguments(model: sdprobe.Model, settings: Mapping[str, Any]) -> dict[s
     if "num_frames" in takes:
         named |= {"images_per_prompt": "num_videos_per_prompt", "frames": "num_frames"}
     given = {named.get(name, name): value for name, value in settings.items()}
+    given |= {name: list(value) for name, value in given.items() if isinstance(value, list)}  # Z-Image writes into it
     scale = settings.get("guidance_scale", 0.0)
     if model.guidance_argument != "guidance_scale" and scale > 1:
         given.setdefault("negative_prompt", "")  # without one there is no guidance in such a pipeline
