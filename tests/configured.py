@@ -123,10 +123,10 @@ def narrow(model: sdprobe.Model) -> list[str]:
 
 
 CONFIGURED: Mapping[str, Tried] = {
-    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "activations": Tried(lambda model: {"modules": feed_forward(model)}),
     "patch": Tried(lambda model: {"source": recorded(model, of_one_shape(model)), "modules": of_one_shape(model)}),
-    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
-    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
+    "ablate": Tried(lambda model: {"modules": feed_forward(model)}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": feed_forward(model)}),
     "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),

@@ -18,13 +18,12 @@ import sdprobe
 from sdprobe.core.run import Run
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.stock_pipelines.attach import attach
-from sdprobe.testing import LAWS, Report, examine
+from sdprobe.testing import LAWS, Report, examine, stock_arguments
 from sdprobe.testing.flat_records import difference, records_of, same_run
 from sdprobe.testing.reuse_laws import seeded
 from tests.attribution_grid import attribution_grid
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
-from tests.parity.stock import stock_arguments
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "grid.md"
 PACKAGE = str(Path(sdprobe.__file__).parent)

@@ -36,8 +36,8 @@ from diffusers import (
 from PIL import Image
 
 import sdprobe
+from sdprobe.testing.stock_call import made_of
 from tests.families import flux, stable_diffusion_3, stable_diffusion_xl
-from tests.parity.stock import made_of
 from tests.tiny import stable_diffusion
 from tests.tiny_models import cogvideox as tiny_cogvideox
 from tests.tiny_models import wan as tiny_wan

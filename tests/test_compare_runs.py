@@ -22,7 +22,7 @@ from sdprobe import (
     resume,
 )
 from sdprobe.testing.synthetic_hooks import affine
-from tests.configured import feed_forward
+from tests.configured import IN_EVERY_FAMILY, feed_forward
 from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -88,6 +88,12 @@ def load(
         raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here")
     if source is None or isinstance(source, (str, Path)):
         pipe, cast = _loaded(source, dtype, options), None
+    elif isinstance(source, ModularPipeline):
+        task = task_pipeline(source)
+        raise TypeError(
+            f"{type(source).__name__} runs a loop of its own blocks, which sdprobe.attach(pipe, hooks) listens to"
+            f"{'' if task is None else f'; to load is {task}, with the same parts'}"
+        )
     elif not isinstance(source, DiffusionPipeline):
         raise TypeError(f"a model is a path, a hub id or a diffusers pipeline, not {type(source).__name__}")
     elif options:
@@ -124,6 +130,18 @@ def family_of(pipe: DiffusionPipeline) -> type[Model]:
         f"{name} is of a family not known here; known pipelines: {known}. To add one, derive a class from "
         f"sdprobe.model.base.Model and put @sdprobe.model.loading.family before it: docs/concepts/families.md"
     )
+
+
+def task_pipeline(pipe: ModularPipeline) -> str | None:
+    """Return the pipeline of a known family that does what a modular one does, by name; None if there is none.
+
+    >>> from diffusers import FluxModularPipeline
+    >>> task_pipeline(FluxModularPipeline())
+    'FluxPipeline'
+    """
+    known = [name for family in FAMILIES for name in (*family.pipelines, *family.variants)]
+    names = (kind.__name__.replace("ModularPipeline", "Pipeline") for kind in type(pipe).__mro__)
+    return next((name for name in names if name in known), None)
 
 
 def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[str, Any]) -> DiffusionPipeline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -41,6 +41,7 @@ def call_unknown(
     call: Callable[..., Any],
     arguments: CallArguments,
     rows: RowsOfBatch | None,
+    made_by: type[UnknownCall] | None = None,
 ) -> Any:
     """Make one call of a pipeline that no family knows, past the hooks, and return what it returns.
 
@@ -52,6 +53,7 @@ def call_unknown(
         call: the pipeline's own call.
         arguments: what it is asked for.
         rows: what the user says of the rows.
+        made_by: how such a pipeline does things; None for `UnknownCall`.
     """
     with torch.inference_mode(False), torch.no_grad():
         settings = settings_of(model, arguments)
@@ -63,10 +65,9 @@ def call_unknown(
         told = ToldRows(run, rows)
         with stack.open(run) as hooks:
             refuse_points(model, hooks, run.coverage)  # a hook may choose its modules when it starts
-            unknown_call = UnknownCall(model, run, hooks, told)
+            unknown_call = (made_by or UnknownCall)(model, run, hooks, told)
             beside = listen_beside(model.beside, hooks, run, told.unlabelled)
-            listening = listen_to_unknown(model, unknown_call)
-            with interruptible(model.pipe, run.control), beside, listening, unknown_call.watched:
+            with interruptible(model.pipe, run.control), beside, unknown_call.listening(), unknown_call.watched:
                 args, kwargs = _with_callbacks_aside(arguments, unknown_call)
                 found = call(*args, **kwargs)
             unknown_call.on_return(found)
@@ -98,6 +99,10 @@ class UnknownCall:
         self.passed: Tensor | None = None  # the latents of the step under way, past their point
         self.changed = False  # whether a hook has changed them
         self.last: Tensor | None = None  # what the scheduler made last
+
+    def listening(self) -> AbstractContextManager[None]:
+        """While this is open, what the pipeline does is told."""
+        return listen_to_unknown(self.model, self)
 
     # What the pipeline does.
 

@@ -8,12 +8,11 @@ import torch
 import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.stock_pipelines.attach import attach
-from sdprobe.testing import footprint
+from sdprobe.testing import footprint, stock_arguments
 from tests.families import ASKED, FAMILIES
 from tests.further_stock_pipelines import FURTHER
 from tests.grid import SHOWN
 from tests.laws.strategies import affine, same_run, same_values, seen
-from tests.parity.stock import stock_arguments
 from tests.stock_pipelines import ON_THE_WAY, OTHERS, Stock, called
 
 CASES = {

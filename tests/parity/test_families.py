@@ -15,9 +15,10 @@ from torch import Tensor
 import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
+from sdprobe.testing.stock_call import made_of, stock_arguments
 from tests.families import ASKED, FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.grid import SHOWN
-from tests.parity.stock import made_of, observers, stock_arguments
+from tests.parity.stock import observers
 
 CASES: dict[str, dict[str, Any]] = {
     "guidance": {},

@@ -33,10 +33,11 @@ class BinnedTransformer(TransformerModel):
 
     @property
     def multiple(self) -> int:
-        return 8 if self._bins else math.lcm(8, super().multiple)
+        return 8 if self.known_sizes else math.lcm(8, super().multiple)
 
     @property
-    def _bins(self) -> Bins | None:
+    def known_sizes(self) -> Bins | None:
+        """The sizes that the pipeline takes the nearest of; None if it works at any."""
         return self.bins.get(self.denoiser.config.sample_size)
 
     @property
@@ -67,13 +68,15 @@ class BinnedTransformer(TransformerModel):
     def decode(self, x: Tensor, generator: Any) -> Float[Tensor, "images 3 height width"]:
         vae = self.pipe.vae
         image = vae.decode(x.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        if self._bins:
+        if self.known_sizes:
             image = self.pipe.image_processor.resize_and_crop_tensor(image, self.settings.width, self.settings.height)
         return self.finished(image)
 
     def _worked_at(self, settings: Settings) -> tuple[int, int]:
         """Return the height and width, in pixels, at which the transformer works."""
-        if self._bins is None:
+        if self.known_sizes is None:
             return settings.height, settings.width
-        found = self.pipe.image_processor.classify_height_width_bin(settings.height, settings.width, ratios=self._bins)
+        found = self.pipe.image_processor.classify_height_width_bin(
+            settings.height, settings.width, ratios=self.known_sizes
+        )
         return int(found[0]), int(found[1])

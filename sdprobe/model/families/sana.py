@@ -43,7 +43,7 @@ class Sana(BinnedTransformer):
 
     @property
     def multiple(self) -> int:
-        return super().multiple if self._bins else math.lcm(32, super().multiple)  # the pipeline asks for 32
+        return super().multiple if self.known_sizes else math.lcm(32, super().multiple)  # the pipeline asks for 32
 
     def default_size(self) -> tuple[int, int]:
         return int(self.default("height")), int(self.default("width"))
