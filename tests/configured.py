@@ -76,7 +76,7 @@ def feed_forward(model: sdprobe.Model) -> str:
 def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
     """Modules whose values are of one shape for pictures of every size: keys of the text, of as many tokens in all."""
     if model.ragged:  # there it is the embedding of the timestep that tells nothing of the text's length
-        return tuple(name for name in model.modules if name.endswith("timestep_embedder"))
+        return tuple(name for name in model.modules if name.endswith(("timestep_embedder", "t_embedder")))
     joint = tuple(name for name in model.modules if name.endswith(("add_k_proj", "context_refiner.0.attn.to_k")))
     cross = tuple(name for name in model.modules if name.endswith("attn2.to_k"))
     return joint or cross or tuple(name for name in model.modules if name.endswith("text_proj"))

@@ -34,6 +34,7 @@ from tests.tiny_models.lumina2 import lumina2
 from tests.tiny_models.qwen_image import qwen_image
 from tests.tiny_models.sana import sana
 from tests.tiny_models.wan import wan
+from tests.tiny_models.z_image import z_image
 
 
 def stable_diffusion_xl(zeroed: bool = True) -> StableDiffusionXLPipeline:
@@ -179,6 +180,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Wan 2.1": wan,
     "Wan 2.2": lambda: wan(two=True),
     "Lumina 2": lumina2,
+    "Z-Image": z_image,
     "Qwen-Image": qwen_image,
     "Flux.2 klein": flux2_klein,
 }

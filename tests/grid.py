@@ -36,6 +36,7 @@ SHOWN = (
     "PixArt-Σ",
     "Qwen-Image",
     "Lumina 2",
+    "Z-Image",
     "Flux.2 klein",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""

@@ -25,6 +25,7 @@ from tests.planted_lumina2 import plant_lumina2
 from tests.planted_qwen_image import plant_qwen_image
 from tests.planted_sana import plant_sana
 from tests.planted_wan import plant_wan
+from tests.planted_z_image import plant_z_image
 
 
 class Marked(sdprobe.Transform):
@@ -115,5 +116,6 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,
     "Lumina2Transformer2DModel": plant_lumina2,
+    "ZImageTransformer2DModel": plant_z_image,
 }
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

@@ -224,7 +224,8 @@ def called(stock: Stock, prompt: Any = "a red circle", seed: int = 0, **given: A
     usual = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # some pipelines also draw from torch's own generator
-    made = made_of(stock.pipe(prompt=prompt, generator=generator, **usual | dict(stock.given) | given))
+    own = list(prompt) if isinstance(prompt, list) else prompt  # a pipeline may write into it
+    made = made_of(stock.pipe(prompt=own, generator=generator, **usual | dict(stock.given) | given))
     return torch.from_numpy(made) if isinstance(made, np.ndarray) else made  # an older pipeline knows arrays only
 
 

@@ -42,7 +42,7 @@ from sdprobe.model.pipeline_parts import Latents, PipelineParts
 from sdprobe.model.quantized import parameter_count, quantisation_of
 from sdprobe.model.scheduler_steps import SchedulerSteps
 from sdprobe.model.text.added_tokens import AddedTokens, add_to_tokenizers
-from sdprobe.model.text.conditioning import Conditioning, DenoiserArguments, conditioned, prompts_of
+from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments, conditioned, prompts_of
 from sdprobe.model.text.encoder_stages import table_of
 
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which the runtime type checks do not support
@@ -99,6 +99,10 @@ class Model(PipelineParts, LatentsForm, DenoiserRows, SchedulerSteps, ABC):
     def encoded_prompts(self, run: Run, role: Role) -> DenoiserArguments:
         """Return what `encoded` gives for the prompts of a role."""
         return self.of_role(role).encoded([prompt.text for prompt in prompts_of(run, role)])
+
+    def embeds_returned(self, told: DenoiserArguments) -> Any:
+        """Return what `encoded` gave, past the hooks, as ``encode_prompt`` returns the embeddings of tokens."""
+        return told[EMBEDS]
 
     def of_role(self: Kind, role: Role) -> Kind:
         """Return the model as it reads and encodes the texts of a role: itself, or a copy that reads in another way."""

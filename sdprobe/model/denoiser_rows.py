@@ -64,6 +64,10 @@ class DenoiserRows:
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
+    def usual_scale(self, scale: float) -> float:
+        """Return the factor s in uncond + s (cond - uncond) of a guidance scale of the pipeline."""
+        return scale
+
     def scale_at(self, step: Step) -> float:
         """Return the scale of classifier-free guidance in a step."""
         return step.run.settings.guidance_scale

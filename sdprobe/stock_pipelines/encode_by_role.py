@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -48,7 +48,7 @@ def encode_by_role(
     stock = MethodType(stock.__func__, run_model.pipe) if hasattr(stock, "__func__") else stock
     bound = inspect.signature(stock).bind(*args, **kwargs)
     bound.apply_defaults()
-    given = bound.arguments
+    given = dict(zip(bound.arguments, copied_lists(bound.arguments.values()), strict=True))
     returned = stock(*args, **kwargs)
     acting = {point: hooks.at(point) for point in TEXT}
     acting["activation"] = hooks_in_encoders(run_model, hooks)
@@ -57,8 +57,8 @@ def encode_by_role(
     sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}
     if not any(len(hooks.transforms) for hooks in acting.values()):
         return returned
-    count = next(given[name] for name in COUNTS if name in given)
-    each = {role: [x.repeat_interleave(count, dim=0) for x in side] for role, side in sides.items()}
+    count = next((given[name] for name in COUNTS if name in given), 1)
+    each = {role: [_repeated(x, count) for x in side] for role, side in sides.items()}
     if isinstance(returned, Tensor):  # all rows as one: with three-way guidance, cond, image and uncond
         return torch.cat([each["cond"][0], each["uncond"][0], each["uncond"][0]]) if len(each) > 1 else each["cond"][0]
     places = run_model.encoded_at
@@ -67,6 +67,17 @@ def encode_by_role(
         for place, x in zip(places[role], each[role], strict=False):
             found[place] = x
     return tuple(found)
+
+
+def copied_lists(values: Iterable[Any]) -> list[Any]:
+    """Values with lists copied: Z-Image's pipeline puts its template around the prompts of the very list it is given."""
+    return [list(value) if isinstance(value, list) else value for value in values]
+
+
+def _repeated(x: Any, count: int) -> Any:
+    if isinstance(x, Tensor):
+        return x.repeat_interleave(count, dim=0)
+    return [row for row in x for _ in range(count)]
 
 
 def prefix_of(role: Role, given: Mapping[str, Any]) -> str:
@@ -100,7 +111,7 @@ def read_encoded(
 
 def _side(
     run_model: Model, run: Run, hooks: Hooks, role: Role, stock: Call, given: Mapping[str, Any]
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     """What is made of the prompts of one role: the embeddings of their tokens, past the hooks, and the pooled."""
     texts = [prompt.text for prompt in prompts_of(run, role)]
     prefix = prefix_of(role, given)
@@ -114,7 +125,7 @@ def _side(
         if asked == texts:
             for name in ("prompt", "prompt_2", "prompt_3"):
                 if (own := given.get(prefix + name)) is not None:
-                    new[name] = [own] * len(texts) if isinstance(own, str) else own
+                    new[name] = [own] * len(texts) if isinstance(own, str) else list(own)
             if embeds is not None:
                 new |= {name: given[prefix + name] for name in GIVEN if prefix + name in given}
                 new["prompt"] = None
@@ -129,4 +140,4 @@ def _side(
     alone.pipe.encode_prompt = encode_prompt
     told = encode_role(alone, run, hooks, role)
     pooled = [x for name, x in told.items() if name != EMBEDS and x.is_floating_point() and x.ndim == 2]
-    return (told[EMBEDS], *pooled)
+    return (run_model.embeds_returned(told), *pooled)

@@ -23,7 +23,7 @@ from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
-from sdprobe.stock_pipelines.encode_by_role import encode_by_role, read_encoded
+from sdprobe.stock_pipelines.encode_by_role import copied_lists, encode_by_role, read_encoded
 from sdprobe.stock_pipelines.left_out_of_call import LeftOutOfCall
 from sdprobe.stock_pipelines.pictures_of_call import PicturesOfCall
 from sdprobe.stock_pipelines.pipeline_listener import Arguments, Call, Caller
@@ -101,9 +101,15 @@ class PipelineCall(PicturesOfCall):
 
     def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline calls its denoiser."""
+        embeds = embeds_of(args, kwargs)
+        args, kwargs = self.pass_denoiser_call(*self.model.call_by_name(args, kwargs), embeds)
+        return self.model.call_as_made(args, kwargs)
+
+    def pass_denoiser_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], embeds: Any) -> Arguments:
+        """A call of the denoiser, by the usual names of its arguments, past the hooks."""
         self.fit(kwargs)
         count, before = len(self.rows_shown(args, kwargs)), tuple(row for rows, _ in self.told for row in rows)
-        rows = self.rows.of_call(count, embeds_of(args, kwargs), before)
+        rows = self.rows.of_call(count, embeds, before)
         if rows is not None:
             self.told.append((rows, DenoiserCall(args, kwargs, count, self.run_model)))
         if self.step is None:
@@ -185,8 +191,9 @@ class PipelineCall(PicturesOfCall):
 
     def on_encode_in_callback(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
         """A callback encodes a prompt for its own ends: no hook acts, but the text is known if it is given back."""
+        asked, named = copied_lists(args), dict(zip(kwargs, copied_lists(kwargs.values()), strict=True))
         returned = stock(*args, **kwargs)
-        for prompts, embeds in read_encoded(self.model, stock, args, kwargs, returned):
+        for prompts, embeds in read_encoded(self.model, stock, asked, named, returned):
             self.rows.remember(prompts, embeds)
         return returned
 

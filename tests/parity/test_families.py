@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "negative prompt": {"negative_prompt": "a green square"},
 }
 USUAL = {"prompt": "a red circle", "steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 16}
-BLOCK = {"unet": "mid_block*", "transformer": "*blocks.0*", "Lumina2": "layers.0*"}
+BLOCK = {"unet": "mid_block*", "transformer": "*blocks.0*", "Lumina2": "layers.0*", "ZImage": "layers.0*"}
 
 
 class Seen(sdprobe.Observer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from inspect import signature
 from types import MappingProxyType
 from typing import Any
@@ -13,12 +12,11 @@ import numpy as np
 import torch
 from diffusers.pipelines.lumina2.pipeline_lumina2 import calculate_shift, retrieve_timesteps
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role, Settings
-from sdprobe.model.denoiser.token_layout import Layout
-from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.families.one_stream import OneStream
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 from sdprobe.model.text.tokenize_prompt import read_in_template
@@ -26,13 +24,11 @@ from sdprobe.model.text.tokenize_prompt import read_in_template
 MASK = "encoder_attention_mask"
 
 
-class Lumina2(TransformerModel):
+class Lumina2(OneStream):
     """Lumina 2, whose language model reads the prompt after a system prompt, and the negative prompt without.
 
-    The network first refines the text and the image each by itself (sites of kind ``"text"`` in ``context_refiner``,
-    ``"self"`` in ``noise_refiner``), then both on one axis (``"joint"``). There the image follows the text directly; of
-    rows with texts of different lengths hooks are shown images at the same positions (`AlignedRows`). The network
-    predicts the opposite of what the scheduler takes; hooks get the scheduler's sign.
+    In the blocks after the refiners the image follows the text directly; of rows with texts of different lengths hooks
+    are shown images at the same positions (`AlignedRows`).
     """
 
     pipelines = ("Lumina2Pipeline",)
@@ -79,16 +75,6 @@ class Lumina2(TransformerModel):
 
     # The network.
 
-    def attention_kind(self, module: nn.Module) -> str | None:
-        if super().attention_kind(module) is None:
-            return None
-        if any(module is block.attn for block in self.denoiser.context_refiner):
-            return "text"
-        return "self" if any(module is block.attn for block in self.denoiser.noise_refiner) else "joint"
-
-    def layout(self, settings: Settings) -> Layout:
-        return replace(super().layout(settings), one_stream=True)
-
     def text_lengths(self, arguments: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(arguments[MASK].sum(1).tolist())
 
@@ -104,12 +90,6 @@ class Lumina2(TransformerModel):
             attention_kwargs=None,
         )[0]
         return -torch.as_tensor(output)
-
-    def output_of(self, answer: Any, *size: int) -> Latents:
-        return torch.neg(answer)
-
-    def answer_of(self, output: Latents, like: Any) -> Any:
-        return -output.to(like.dtype)
 
     def guided(self, of: Mapping[Role, Latents], scale: float) -> Latents:
         guided = super().guided(of, scale)

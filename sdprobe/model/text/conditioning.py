@@ -240,7 +240,7 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
             reader.encoded([prompt.text for prompt in prompts_of(run, role)])
-        lengths = [len(prompt.ids) for prompt in prompts]
+        lengths = [prompt.unpadded for prompt in prompts]
         return tuple(reader.shown(_of_whole_prompts(x, prompts), lengths) for x in found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
