@@ -59,9 +59,7 @@ def test_the_page_is_current(found):
 @pytest.mark.parametrize(
     ("family", "name", "way"),
     [
-        pytest.param(
-            family, name, way, marks=() if (name, way) in SHORT and family not in SLOW else pytest.mark.grid
-        )
+        pytest.param(family, name, way, marks=() if (name, way) in SHORT and family not in SLOW else pytest.mark.grid)
         for family, name, way in product(SHOWN, ours(), WAYS)
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import FluxImg2ImgPipeline
@@ -24,8 +24,8 @@ class Flux(TransformerModel):
     latents as ``[images, channels, h, w]``, and only the network gets them packed.
     """
 
-    pipelines = ("FluxPipeline",)
-    variants = (
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    variants: ClassVar[tuple[str, ...]] = (
         "FluxImg2ImgPipeline",
         "FluxInpaintPipeline",
         "FluxControlNetPipeline",
@@ -39,7 +39,7 @@ class Flux(TransformerModel):
         "FluxKontextInpaintPipeline",
     )
     token_axis = (("text_encoder_2",),)
-    pooling = ("text_encoder",)
+    pooling: ClassVar[tuple[str, ...]] = ("text_encoder",)
     text_first = True
     separate_calls = True
     img2img = FluxImg2ImgPipeline
