@@ -27,7 +27,7 @@ from tests.tiny import stable_diffusion
 from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
-from tests.tiny_models.flux2 import flux2_klein
+from tests.tiny_models.flux2 import flux2_dev, flux2_klein
 from tests.tiny_models.ltx import ltx
 from tests.tiny_models.qwen_image import qwen_image
 from tests.tiny_models.wan import wan
@@ -191,6 +191,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Wan 2.2": lambda: wan(two=True),
     "Qwen-Image": qwen_image,
     "Flux.2 klein": flux2_klein,
+    "Flux.2 dev": flux2_dev,
 }
 """Each family's variants, by name."""
 

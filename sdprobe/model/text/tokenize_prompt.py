@@ -55,6 +55,7 @@ def read_in_template(
     *,
     length: int | None = None,
     padded: bool = False,
+    special: bool = True,
     dropped: int = 0,
 ) -> Prompt:
     """Return the prompt as a language model reads it, inside the text of a template.
@@ -68,17 +69,19 @@ def read_in_template(
         after: what it has after it.
         length: the number of tokens that are read, those of the template included; None for the tokenizer's context.
         padded: whether shorter texts are padded to that length.
+        special: whether the tokenizer adds its own first and last tokens; not where the template has them.
         dropped: how many of the first tokens the denoiser is not shown.
 
     Raises TypeError for a tokenizer that does not report offsets of its tokens.
     """
     length = tokenizer.model_max_length if length is None else length
     padding = "max_length" if padded else False
-    encoded = _tokenized(tokenizer, before + text + after, padding=padding, max_length=length, truncation=True)
+    options = {"padding": padding, "max_length": length, "truncation": True, "add_special_tokens": special}
+    encoded = _tokenized(tokenizer, before + text + after, **options)
     ids: list[int] = encoded["input_ids"]
     first, past = len(before), len(before) + len(text)
     own = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < b and a < past and b > first]
-    begin = own[0] if own else sum(b <= first for _, b in encoded["offset_mapping"] if b)
+    begin = own[0] if own else _past_template(encoded, first, tokenizer.bos_token_id)
     roles: list[TokenRole] = []
     for i, kept in enumerate(encoded["attention_mask"]):
         roles.append("pad" if not kept else "word" if i in own else "start" if i < begin else "end")
@@ -88,6 +91,15 @@ def read_in_template(
     ]
     tokens = tokenizer.convert_ids_to_tokens(ids)
     return Prompt.from_spans(text, ids[dropped:], tokens[dropped:], roles[dropped:], spans[dropped:])
+
+
+def _past_template(encoded: Mapping[str, list[Any]], first: int, bos: int | None) -> int:
+    """Return how many tokens come before an empty text: those of the template, and the tokenizer's first."""
+    found = zip(encoded["input_ids"], encoded["attention_mask"], encoded["offset_mapping"], strict=True)
+    return max(
+        (i + 1 for i, (number, kept, (_, b)) in enumerate(found) if kept and (0 < b <= first or number == bos)),
+        default=0,
+    )
 
 
 def respaced(own: Prompt, cleaned: str, text: str) -> Prompt:
