@@ -27,7 +27,7 @@ from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
-from tests.tiny_models.flux2 import flux2_klein
+from tests.tiny_models.flux2 import flux2_dev, flux2_klein
 from tests.tiny_models.hunyuan_video import hunyuan_video
 from tests.tiny_models.ltx import ltx
 from tests.tiny_models.lumina2 import lumina2
@@ -183,6 +183,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Z-Image": z_image,
     "Qwen-Image": qwen_image,
     "Flux.2 klein": flux2_klein,
+    "Flux.2 dev": flux2_dev,
 }
 """Each family's variants, by name."""
 
