@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import sdprobe
 from tests.planted import STRENGTH, hand_on
 from tests.planted_cogvideox import plant_cogvideox
+from tests.planted_krea2 import plant_krea2
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
 from tests.planted_lumina2 import plant_lumina2
@@ -105,6 +106,7 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
     "QwenImageTransformer2DModel": plant_qwen_image,
     "SanaTransformer2DModel": plant_sana,
+    "Krea2Transformer2DModel": plant_krea2,
     "CogVideoXTransformer3DModel": plant_cogvideox,
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,

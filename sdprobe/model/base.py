@@ -247,6 +247,10 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
         """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
         return of["uncond"] + scale * (of["cond"] - of["uncond"])
 
+    def usual_scale(self, scale: float) -> float:
+        """Return a scale of `guided` in the usual form of guidance, in which 1 is the prediction with the prompt."""
+        return scale
+
     def scale_at(self, step: Step) -> float:
         """Return the scale of classifier-free guidance in a step."""
         return step.run.settings.guidance_scale

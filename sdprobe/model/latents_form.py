@@ -29,6 +29,14 @@ class LatentsForm:
         """Return how many places of other pictures a call shows the denoiser after those of the image."""
         return 0
 
+    def text_shown(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments of the denoiser with prompt embeddings as hooks get them, ``[rows, tokens, width]``."""
+        return dict(call)
+
+    def text_told(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments with prompt embeddings as the denoiser is told them: the inverse of `text_shown`."""
+        return dict(call)
+
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows ..."]:
         """Return latents in the pipeline's own form."""
         return latents

@@ -18,6 +18,7 @@ from sdprobe.model.device_map import check_device_map, refuse_to_move
 from sdprobe.model.families.aura_flow import AuraFlow
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
+from sdprobe.model.families.krea2 import Krea2
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.lumina2 import Lumina2
 from sdprobe.model.families.pixart import PixArt
@@ -33,7 +34,7 @@ from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
-    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Sana),
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Krea2, Sana),
     Lumina2,
     *(LTX, CogVideoX, Wan),
 ]

@@ -126,4 +126,4 @@ def _side(
     alone.pipe.encode_prompt = encode_prompt
     told = encode_role(alone, run, hooks, role)
     pooled = [x for name, x in told.items() if name != EMBEDS and x.is_floating_point() and x.ndim == 2]
-    return (told[EMBEDS], *pooled)
+    return (run_model.text_told(told)[EMBEDS], *pooled)

@@ -118,9 +118,10 @@ class PipelineCall:
         step = replace(self.current_step(), rows=rows)
         self.watched.enter_context(self.module_hooks.listen(step, kwargs))
         self.caller = "denoiser"
-        kwargs, leaves = grow_prompt_leaf(apply_limited_text(kwargs, step), self.hooks)
+        told = apply_limited_text(self.run_model.text_shown(kwargs), step)
+        told, leaves = grow_prompt_leaf(told, self.hooks)
         self.step = replace(self.current_step(), leaves={**step.leaves, **leaves})
-        return args, kwargs
+        return args, self.run_model.text_told(told)
 
     def on_denoised(self, output: Any) -> Any:
         """The denoiser returns."""

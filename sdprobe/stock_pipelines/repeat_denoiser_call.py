@@ -132,9 +132,10 @@ class RepeatedDenoiser:
                 "step.predict cannot ask for other latents here: what ControlNet adds was made of the loop's own"
             )
         args, kwargs = told.showing(rows)
-        kwargs = apply_limited_text(kwargs, step)
+        kwargs = apply_limited_text(self.model.text_shown(kwargs), step)
         if told.beside is not None:
             kwargs = join(kwargs, told.beside)
+        kwargs = self.model.text_told(kwargs)
         output = getattr(pipe, self.model.network_at(step.timestep))(*args, **kwargs)
         answer = output[0] if isinstance(output, tuple) else output.sample
         made: Tensor = self.model.output_of(answer, *x.shape[2:])

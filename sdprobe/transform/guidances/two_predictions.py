@@ -67,6 +67,7 @@ class ScaledPredictions(TwoPredictions):
 
     def combined(self, cond: Latents, uncond: Latents, step: Step) -> Latents:
         scale = step.run.model.scale_at(step) if self.scale is None else Guidance(self.scale).at(step)
+        scale = step.run.model.usual_scale(scale)
         return cond if scale == 1 else self.guided(cond, uncond, scale, step)
 
     @abstractmethod
