@@ -13,6 +13,7 @@ import torch
 import sdprobe
 from sdprobe.core import registry
 from sdprobe.core.compose import Hook
+from sdprobe.core.hook import matches
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
 

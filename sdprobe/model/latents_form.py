@@ -29,9 +29,7 @@ class LatentsForm:
         """Return how many places of other pictures a call shows the denoiser after those of the image."""
         return 0
 
-    def call_by_name(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return a call of the denoiser with tensors that have an entry for each row, by the names they usually have.
 
         A family defines it whose pipeline gives its denoiser lists, or calls what it gives by other names.

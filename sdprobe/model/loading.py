@@ -29,9 +29,9 @@ from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.families.wan import Wan
+from sdprobe.model.families.z_image import ZImage
 from sdprobe.model.folder import from_folder, from_hub, named_options
 from sdprobe.model.saved_parts import index_of, left_out
-from sdprobe.model.families.z_image import ZImage
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Shaped
-from torch import Tensor
-
 from sdprobe.core.run import Row
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.left_out_rows import kept_rows

@@ -75,7 +75,9 @@ class ShownRows:
         """The rows of the coming step, as those of the last one were."""
         return self._labelled(self.roles)
 
-    def of_call(self, count: int, embeds: Sequence[Tensor] | None, before: Sequence[Row] = ()) -> tuple[Row, ...] | None:
+    def of_call(
+        self, count: int, embeds: Sequence[Tensor] | None, before: Sequence[Row] = ()
+    ) -> tuple[Row, ...] | None:
         """The rows of a call of the denoiser.
 
         Args:

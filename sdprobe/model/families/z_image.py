@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -104,10 +103,9 @@ class ZImage(OneStream):
         given = (settings.images, self.channels, *size, torch.float32, self.device, generator, latents)
         return self.pipe.prepare_latents(*given)
 
-    def call_by_name(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = {NAMES.get(name, name): value for name, value in {**dict(zip(NAMES, args, strict=False)), **kwargs}.items()}
+    def call_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        by_name = {**dict(zip(NAMES, args, strict=False)), **kwargs}
+        given = {NAMES.get(name, name): value for name, value in by_name.items()}
         embeds, mask = _one_tensor(given[EMBEDS])
         rows = torch.stack(given["hidden_states"]).squeeze(2)
         return (), given | {"hidden_states": rows, EMBEDS: embeds, MASK: mask.long()}
@@ -175,7 +173,7 @@ def _each(
     return list(embeds) if mask is None else [row[own.bool()] for row, own in zip(embeds, mask, strict=True)]
 
 
-def _norms(x: Latents) -> Float[Tensor, "images"]:
+def _norms(x: Latents) -> Float[Tensor, " images"]:
     return torch.stack([torch.linalg.vector_norm(own) for own in x])
 
 
