@@ -13,6 +13,7 @@ import torch
 import sdprobe
 from sdprobe.core import registry
 from sdprobe.core.compose import Hook
+from sdprobe.core.hook import matches
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
 
@@ -150,7 +151,7 @@ CONFIGURED: Mapping[str, Tried] = {
     "sharpen-attention": Tried(lambda model: {"words": "circle", "power": 2.0}),
     "attention-temperature": Tried(lambda model: {"temperature": 1.5}),
     "concentrate": Tried(lambda model: {"word": "circle", "box": (0.0, 0.0, 0.5, 1.0)}),
-    "scale-heads": Tried(lambda model: {"factors": {"*attn*": {"1": 0.5}}}),
+    "scale-heads": Tried(lambda model: {"factors": {"*att*": {"1": 0.5}}}),
     "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, added(model): -0.5}}),
     "local-blend": Tried(
         lambda model: {"words": ("circle", "star"), "threshold": 0.9999, "targets": [1]},

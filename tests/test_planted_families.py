@@ -78,7 +78,8 @@ def test_the_four_directions(family):
             axis = range(attn.key.shape[-2])
             others = sorted({*axis} - {*axis[site.image]} - {*axis[site.text]})  # padding between image and text
             assert len(axis[site.image]) == places
-            assert len(others) == site.run.model.layout(site.run.settings).beside
+            layout = site.run.model.layout(site.run.settings)
+            assert len(others) == layout.beside + layout.registers
             whole = attn.probs(rows="cond")
             parts = {
                 (a, b): attn.probs(rows="cond", queries=getattr(site, a), tokens=getattr(site, b))

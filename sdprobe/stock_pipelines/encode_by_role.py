@@ -94,7 +94,7 @@ def embeddings_of(run_model: Model, returned: Any, roles: Sequence[Role]) -> dic
 
 def read_encoded(
     model: Model, stock: Call, args: Any, kwargs: Any, returned: Any
-) -> Iterator[tuple[tuple[Prompt, ...], Tensor]]:
+) -> Iterator[tuple[tuple[Prompt, ...], Any]]:
     """The prompts that a call of ``encode_prompt`` was given as texts, with the embeddings that it returned of them."""
     bound = inspect.signature(stock).bind(*args, **kwargs)
     bound.apply_defaults()

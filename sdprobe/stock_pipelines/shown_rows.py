@@ -76,7 +76,7 @@ class ShownRows:
         return self._labelled(self.roles)
 
     def of_call(
-        self, count: int, embeds: Sequence[Tensor] | None, before: Sequence[Row] = ()
+        self, count: int, embeds: Tensor | Sequence[Tensor] | None, before: Sequence[Row] = ()
     ) -> tuple[Row, ...] | None:
         """The rows of a call of the denoiser.
 

@@ -23,9 +23,8 @@ def stock_arguments(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]
     if "num_frames" in takes:
         named |= {"images_per_prompt": "num_videos_per_prompt", "frames": "num_frames"}
     given = {named.get(name, name): value for name, value in settings.items() if name not in ("seed", "progress")}
-    given |= {
-        name: list(value) for name, value in given.items() if isinstance(value, list)
-    }  # a pipeline may write there
+    # A pipeline may write into the list of prompts that it is given.
+    given |= {name: list(value) for name, value in given.items() if isinstance(value, list)}
     if model.guidance_argument != "guidance_scale" and settings.get("guidance_scale", 0.0) > 1:
         given.setdefault("negative_prompt", "")  # without one there is no guidance in such a pipeline
     if "negative_prompt" in given and isinstance(given.get("prompt"), list):

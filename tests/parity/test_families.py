@@ -122,11 +122,10 @@ def stock(model: sdprobe.Model, **settings: Any) -> tuple[Tensor, Tensor]:
     scheduler = own.scheduler
     own.scheduler = type(scheduler).from_config(scheduler.config)
     generator = torch.Generator("cpu").manual_seed(settings.pop("seed"))
-    given = stock_arguments(model, settings)
     try:
-        latents = made_of(own(generator=generator, output_type="latent", **given))
+        latents = made_of(own(generator=generator, output_type="latent", **stock_arguments(model, settings)))
         generator.manual_seed(generator.initial_seed())
-        pictures = made_of(own(generator=generator, output_type="pt", **given))
+        pictures = made_of(own(generator=generator, output_type="pt", **stock_arguments(model, settings)))
     finally:
         own.scheduler = scheduler
     return latents, pictures

@@ -17,7 +17,7 @@ from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.families.one_stream import OneStream
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments, to_length
-from sdprobe.model.text.tokenize_prompt import read_in_template, respaced
+from sdprobe.model.text.tokenize_prompt import read_in_template, respaced, side_by_side
 
 MASK, MULTIPLE = "encoder_attention_mask", 32
 """The denoiser pads image and text, each, to a multiple of this number of tokens."""
@@ -57,15 +57,12 @@ class ZImage(OneStream):
         return int(self.argument("max_sequence_length"))
 
     def read(self, text: str, encoder: str | None = None) -> Prompt:
-        if encoder is None:
-            own = self.read(text, "text_encoder")
-            shown = own.at(k for k, role in enumerate(own.roles) if role != "pad")
-            return replace(shown, parts={"text_encoder": range(len(shown.ids))})
         before, after = self._in_template(PLACE).split(PLACE)
         whole = self._in_template(text)
         told = whole[len(before) : len(whole) - len(after)]  # some templates strip white space
-        own = read_in_template(self.tokenizer, told, before, after, length=self.length(encoder), padded=True)
-        return respaced(own, told, text)
+        length, padded = self.length("text_encoder"), encoder is not None
+        own = respaced(read_in_template(self.tokenizer, told, before, after, length=length, padded=padded), told, text)
+        return own if padded else side_by_side(text, {("text_encoder",): own})
 
     def _in_template(self, text: str) -> str:
         message = [{"role": "user", "content": text}]
@@ -89,7 +86,10 @@ class ZImage(OneStream):
     ) -> Shaped[Tensor, "texts shown width"]:
         longest = max(lengths)
         each = zip(states, lengths, strict=True)
-        return torch.cat([to_length(own[None, :length], longest) for own, length in each])
+        kept = (
+            (own[-length:] if self.tokenizer.padding_side == "left" else own[:length])[None] for own, length in each
+        )
+        return torch.cat([to_length(own, longest) for own in kept])
 
     # The network.
 
@@ -103,9 +103,8 @@ class ZImage(OneStream):
         return self.pipe.prepare_latents(*given)
 
     def call_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = {
-            NAMES.get(name, name): value for name, value in {**dict(zip(NAMES, args, strict=False)), **kwargs}.items()
-        }
+        by_name = {**dict(zip(NAMES, args, strict=False)), **kwargs}
+        given = {NAMES.get(name, name): value for name, value in by_name.items()}
         embeds, mask = _one_tensor(given[EMBEDS])
         rows = torch.stack(given["hidden_states"]).squeeze(2)
         return (), given | {"hidden_states": rows, EMBEDS: embeds, MASK: mask.long()}
@@ -173,7 +172,7 @@ def _each(
     return list(embeds) if mask is None else [row[own.bool()] for row, own in zip(embeds, mask, strict=True)]
 
 
-def _norms(x: Latents) -> Float[Tensor, images]:
+def _norms(x: Latents) -> Float[Tensor, " images"]:
     return torch.stack([torch.linalg.vector_norm(own) for own in x])
 
 
