@@ -15,7 +15,6 @@ from sdprobe.core import registry
 from sdprobe.core.compose import Hook
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
-from sdprobe.testing.synthetic_hooks import MODULES
 
 SIZE = 16
 """Of the pictures, in pixels, each way."""
@@ -64,15 +63,23 @@ def null_text(model: sdprobe.Model) -> torch.Tensor:
     return torch.randn(2, *embeds.shape[1:], generator=torch.Generator().manual_seed(4))
 
 
-(IN_EVERY_FAMILY,) = MODULES["activation"]
+IN_EVERY_FAMILY = "*transformer_blocks.0.ff"
+"""The feed-forward layers of the image's tokens, in most families."""
+
+
+def feed_forward(model: sdprobe.Model) -> str:
+    """The first feed-forward layers of the image's tokens."""
+    named = (IN_EVERY_FAMILY, "transformer_blocks.0.img_mlp", "noise_refiner.0.feed_forward", "*blocks.0.ffn")
+    return next(own for own in named if any(matches(name, own) for name in model.modules))
 
 
 def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
     """Modules whose values are of one shape for pictures of every size: keys of the text, of as many tokens in all."""
     if model.ragged:  # there it is the embedding of the timestep that tells nothing of the text's length
-        return tuple(name for name in model.modules if name.endswith("timestep_embedder"))
-    joint = tuple(name for name in model.modules if name.endswith("add_k_proj"))
-    return joint or tuple(name for name in model.modules if name.endswith("attn2.to_k"))
+        return tuple(name for name in model.modules if name.endswith(("timestep_embedder", "t_embedder")))
+    joint = tuple(name for name in model.modules if name.endswith(("add_k_proj", "context_refiner.0.attn.to_k")))
+    cross = tuple(name for name in model.modules if name.endswith("attn2.to_k"))
+    return joint or cross or tuple(name for name in model.modules if name.endswith("text_proj"))
 
 
 @lru_cache(maxsize=4)
@@ -89,8 +96,15 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
-    record = recorded(model, IN_EVERY_FAMILY)
-    return {key.name: record.at(0, key).flatten(0, -2)[0] for key in record.keys}
+    record = recorded(model, feed_forward(model))
+    values = {key.name: record.at(0, key) for key in record.keys}
+    # Sana's are convolutions, with the width on the second axis.
+    return {name: (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)[0] for name, x in values.items()}
+
+
+def added(model: sdprobe.Model) -> str:
+    """A token that the tokenizer adds after the words, or, where it adds none, before them."""
+    return "<end>" if "end" in model.read("a").roles else "<start>"
 
 
 def autoencoder(model: sdprobe.Model) -> sdprobe.SparseAutoencoder:
@@ -109,10 +123,10 @@ def narrow(model: sdprobe.Model) -> list[str]:
 
 
 CONFIGURED: Mapping[str, Tried] = {
-    "activations": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
+    "activations": Tried(lambda model: {"modules": feed_forward(model)}),
     "patch": Tried(lambda model: {"source": recorded(model, of_one_shape(model)), "modules": of_one_shape(model)}),
-    "ablate": Tried(lambda model: {"modules": IN_EVERY_FAMILY}),
-    "steer": Tried(lambda model: {"vector": directions(model), "modules": IN_EVERY_FAMILY}),
+    "ablate": Tried(lambda model: {"modules": feed_forward(model)}),
+    "steer": Tried(lambda model: {"vector": directions(model), "modules": feed_forward(model)}),
     "features": Tried(lambda model: {"sae": autoencoder(model), "modules": narrow(model), "clamp": {0: 3.0}}),
     "replace-token": Tried(lambda model: {"word": "circle", "with_": "square"}),
     "mix-tokens": Tried(lambda model: {"weights": {"red": 0.5, "star": 0.5}, "at": "red"}),
@@ -132,12 +146,12 @@ CONFIGURED: Mapping[str, Tried] = {
     "guidance": Tried(lambda model: {"scale": (3.0, 2.0)}),
     "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
-    "hide-tokens": Tried(lambda model: {"words": ["red", "<end>"]}),
+    "hide-tokens": Tried(lambda model: {"words": ["red", added(model)]}),
     "sharpen-attention": Tried(lambda model: {"words": "circle", "power": 2.0}),
     "attention-temperature": Tried(lambda model: {"temperature": 1.5}),
     "concentrate": Tried(lambda model: {"word": "circle", "box": (0.0, 0.0, 0.5, 1.0)}),
     "scale-heads": Tried(lambda model: {"factors": {"*attn*": {"1": 0.5}}}),
-    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, "<end>": -0.5}}),
+    "reweight-attention": Tried(lambda model: {"weights": {"red": 3.0, added(model): -0.5}}),
     "local-blend": Tried(
         lambda model: {"words": ("circle", "star"), "threshold": 0.9999, "targets": [1]},
         prompt=["a red circle", "a red star"],

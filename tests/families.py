@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -25,28 +24,17 @@ from transformers import CLIPTextModelWithProjection
 
 from tests.tiny import stable_diffusion
 from tests.tiny_models.aura_flow import aura_flow
+from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
 from tests.tiny_models.flux2 import flux2_dev, flux2_klein
+from tests.tiny_models.hunyuan_video import hunyuan_video
 from tests.tiny_models.ltx import ltx
+from tests.tiny_models.lumina2 import lumina2
 from tests.tiny_models.qwen_image import qwen_image
+from tests.tiny_models.sana import sana
 from tests.tiny_models.wan import wan
-
-
-def autoencoder(levels: int = 2, channels: int = 4, **options: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(4,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=channels,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-        **options,
-    ).eval()
-
-
-# How latents of a flow model are scaled.
-FLOW = {"scaling_factor": 1.5, "shift_factor": 0.06, "use_quant_conv": False, "use_post_quant_conv": False}
+from tests.tiny_models.z_image import z_image
 
 
 def stable_diffusion_xl(zeroed: bool = True) -> StableDiffusionXLPipeline:
@@ -183,12 +171,16 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
+    "Sana": sana,
     "AuraFlow": aura_flow,
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
+    "HunyuanVideo": hunyuan_video,
     "Wan 2.1": wan,
     "Wan 2.2": lambda: wan(two=True),
+    "Lumina 2": lumina2,
+    "Z-Image": z_image,
     "Qwen-Image": qwen_image,
     "Flux.2 klein": flux2_klein,
     "Flux.2 dev": flux2_dev,
@@ -196,9 +188,11 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 """Each family's variants, by name."""
 
 ASKED: dict[str, dict[str, Any]] = {
+    "Sana": {"height": 64, "width": 96},
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
+    "HunyuanVideo": {"frames": 9},
     "Wan 2.1": {"frames": 5},
     "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }

@@ -18,13 +18,12 @@ import sdprobe
 from sdprobe.core.run import Run
 from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.stock_pipelines.attach import attach
-from sdprobe.testing import LAWS, Report, examine
+from sdprobe.testing import LAWS, Report, examine, stock_arguments
 from sdprobe.testing.flat_records import difference, records_of, same_run
 from sdprobe.testing.reuse_laws import seeded
 from tests.attribution_grid import attribution_grid
 from tests.configured import SIZE, made, ours, tried
 from tests.families import FAMILIES
-from tests.parity.stock import stock_arguments
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "grid.md"
 PACKAGE = str(Path(sdprobe.__file__).parent)
@@ -36,6 +35,8 @@ SHOWN = (
     "Flux.1 dev",
     "PixArt-Σ",
     "Qwen-Image",
+    "Lumina 2",
+    "Z-Image",
     "Flux.2 klein",
 )
 """One variant of each family: the others differ in weights and schedules, which hooks do not ask about."""

@@ -19,10 +19,14 @@ from tests.planted import STRENGTH, hand_on
 from tests.planted_aura_flow import plant_aura_flow
 from tests.planted_cogvideox import plant_cogvideox
 from tests.planted_flux2 import plant_flux2
+from tests.planted_hunyuan_video import plant_hunyuan_video
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
+from tests.planted_lumina2 import plant_lumina2
 from tests.planted_qwen_image import plant_qwen_image
+from tests.planted_sana import plant_sana
 from tests.planted_wan import plant_wan
+from tests.planted_z_image import plant_z_image
 
 
 class Marked(sdprobe.Transform):
@@ -107,9 +111,13 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "UNet2DConditionModel": _plant_unet,
     "AuraFlowTransformer2DModel": plant_aura_flow,
     "QwenImageTransformer2DModel": plant_qwen_image,
+    "SanaTransformer2DModel": plant_sana,
     "Flux2Transformer2DModel": plant_flux2,
     "CogVideoXTransformer3DModel": plant_cogvideox,
+    "HunyuanVideoTransformer3DModel": plant_hunyuan_video,
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,
+    "Lumina2Transformer2DModel": plant_lumina2,
+    "ZImageTransformer2DModel": plant_z_image,
 }
 """How a network is planted, by its class; every other as a transformer of Stable Diffusion 3, Flux or PixArt."""

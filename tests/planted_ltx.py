@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 
 from tests.planted import STRENGTH
+from tests.planted_layers import zero
 
 
 def plant_ltx(network: Any) -> None:
     """Blocks hand on what they are given; the norms of queries and keys leave the signs of these alone."""
     caption = network.caption_projection
     for layer in (network.proj_in, network.proj_out, network.time_embed.linear, caption.linear_1, caption.linear_2):
-        _zero(layer)
+        zero(layer)
     network.proj_in.weight[0, 0] = 1
     caption.linear_1.weight[1, 0] = caption.linear_2.weight[1, 1] = 1
     for block in network.transformer_blocks:
@@ -21,12 +22,7 @@ def plant_ltx(network: Any) -> None:
         attention = block.attn2
         width = attention.to_q.out_features // attention.heads
         for layer, of in ((attention.to_q, 0), (attention.to_k, 1), (attention.to_out[0], None)):
-            _zero(layer)
+            zero(layer)
             if of is not None:
                 layer.weight[::width, of] = 1
         attention.norm_k.weight.fill_(STRENGTH)
-
-
-def _zero(layer: Any) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

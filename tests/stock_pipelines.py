@@ -36,9 +36,10 @@ from diffusers import (
 from PIL import Image
 
 import sdprobe
+from sdprobe.testing.stock_call import made_of
 from tests.families import flux, stable_diffusion_3, stable_diffusion_xl
-from tests.parity.stock import made_of
 from tests.tiny import stable_diffusion
+from tests.tiny_models import cogvideox as tiny_cogvideox
 from tests.tiny_models import wan as tiny_wan
 
 SMALL = {"height": 16, "width": 16}
@@ -177,6 +178,11 @@ def wan_small_image_to_video() -> Stock:
     return Stock(tiny_wan.wan_image_to_video("2.2 5B"), FILMED)
 
 
+def cogvideox_image_to_video() -> Stock:
+    """With the picture's latents in further channels, after the frames."""
+    return Stock(tiny_cogvideox.cogvideox_image_to_video(), FILMED)
+
+
 STOCK: tuple[Callable[[], Stock], ...] = (
     text_to_image,
     image_to_image,
@@ -204,6 +210,7 @@ OTHERS: tuple[Callable[[], Stock], ...] = (
     flux_controlnet,
     wan_image_to_video,
     wan_small_image_to_video,
+    cogvideox_image_to_video,
 )
 """Of other families."""
 
@@ -217,7 +224,8 @@ def called(stock: Stock, prompt: Any = "a red circle", seed: int = 0, **given: A
     usual = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # some pipelines also draw from torch's own generator
-    made = made_of(stock.pipe(prompt=prompt, generator=generator, **usual | dict(stock.given) | given))
+    own = list(prompt) if isinstance(prompt, list) else prompt  # a pipeline may write into it
+    made = made_of(stock.pipe(prompt=own, generator=generator, **usual | dict(stock.given) | given))
     return torch.from_numpy(made) if isinstance(made, np.ndarray) else made  # an older pipeline knows arrays only
 
 

@@ -22,8 +22,8 @@ from sdprobe import (
     resume,
 )
 from sdprobe.testing.synthetic_hooks import affine
-from tests.configured import IN_EVERY_FAMILY
-from tests.families import FAMILIES
+from tests.configured import IN_EVERY_FAMILY, feed_forward
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -69,8 +69,10 @@ def test_a_run_is_equal_to_itself_and_to_its_pickle(family, dtype):
     pipe = FAMILIES[family]()
     pipe.to(dtype)
     model = sdprobe.load(pipe)
-    a = run(model, LATENTS, MAPS, BLOCKS, Statistics())
-    for b in (a, pickle.loads(pickle.dumps(a)), run(model, *EVERYTHING)):
+    own = ASKED.get(family, {})
+    everything = LATENTS, MAPS, Activations([feed_forward(model)], rows="cond"), Statistics()
+    a = run(model, *everything, **own)
+    for b in (a, pickle.loads(pickle.dumps(a)), run(model, *everything, **own)):
         found = compare(a, b)
         assert found.parting.outcome == "equal", found.parted
         assert found.settings == {}

@@ -12,7 +12,7 @@ from sdprobe import AttentionMaps
 from sdprobe.observe.attention_sums import Key
 from sdprobe.observe.expected_sums import ExpectedSums
 from sdprobe.observe.memory_budget import SumSize
-from tests.families import FAMILIES
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 
 
@@ -64,7 +64,7 @@ def test_what_was_expected_is_held(tiny, keep, words, rows, grids, dtype, steps,
 def test_what_was_expected_is_held_in_every_family(name, keep):
     model = sdprobe.load(FAMILIES[name]())
     maps, sites = AttentionMaps(keep=keep), Sites()
-    result = run(model, maps, sites, steps=3)
+    result = run(model, maps, sites, **{"steps": 3} | ASKED.get(name, {}))
     assert result[maps].expected(result[sites].sites).held_bytes == result[maps].held_bytes
 
 

@@ -12,7 +12,7 @@ from sdprobe.model import loading
 from sdprobe.model.families.unet import UNetModel
 from sdprobe.model.loading import FAMILIES, family
 from sdprobe.model.text.conditioning import EMBEDS
-from tests.families import flux, pixart, stable_diffusion_3, stable_diffusion_xl
+from tests.families import flux, lumina2, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.tiny import stable_diffusion
 from tests.tiny_models.qwen_image import qwen_image
 
@@ -91,7 +91,7 @@ def test_t5_reads_words_as_clip_does():
 
 def test_what_the_encoder_is_given_is_what_was_read():
     """The numbers of `read` are those that each encoder is shown."""
-    for make in (stable_diffusion_xl, stable_diffusion_3, flux, pixart, qwen_image):
+    for make in (stable_diffusion_xl, stable_diffusion_3, flux, pixart, lumina2, qwen_image):
         model = sdprobe.load(make())
         text = "  A Red circle of a star "
         for encoder in model.text_encoders:

@@ -15,9 +15,9 @@ from diffusers import (
 import sdprobe
 from sdprobe.model.quantized import parameter_count
 from sdprobe.model.weights_hash import weights_hash
+from sdprobe.testing.stock_call import made_of
 from tests.families import flux
 from tests.laws.strategies import same_run, seen
-from tests.parity.stock import made_of
 from tests.single_file import unet_name
 from tests.tiny import stable_diffusion
 

@@ -56,8 +56,8 @@ def told(model, text, keep=("start", "word", "end", "pad")):
 @pytest.mark.parametrize("family", CROSS)
 def test_it_equals_the_plainest_recomputation(family):
     model = sdprobe.load(FAMILIES[family]())
-    # PixArt's transformer is given a mask that hides padding.
-    seen = ("start", "word", "end") if "PixArt" in family else ("start", "word", "end", "pad")
+    # The transformers of PixArt and Sana are given a mask that hides padding.
+    seen = ("start", "word", "end") if family.startswith(("PixArt", "Sana")) else ("start", "word", "end", "pad")
     context, columns = told(model, "a blue star", seen)
     beside, words = told(model, "a ring", seen)
     queries, plain, shown = (
@@ -66,7 +66,9 @@ def test_it_equals_the_plainest_recomputation(family):
         Shown(torch.cat([context, beside[words]]), columns),
     )
     settings = {"steps": 2, "guidance_scale": 3.0, "seed": 0, "height": 16, "width": 24, "progress": False}
-    result = sdprobe.sample(model, ["a red circle", "a"], hooks=[queries, plain, shown], **settings)
+    result = sdprobe.sample(
+        model, ["a red circle", "a"], hooks=[queries, plain, shown], **settings | ASKED.get(family, {})
+    )
     for image in (0, 1):
         found = result[queries].heat_map_of("a blue star", image)
         assert torch.allclose(found.values, result[plain].mean(image), atol=1e-6)
@@ -83,7 +85,7 @@ def test_in_the_run_s_own_prompt_it_is_the_mean(family):
     model, prompt = sdprobe.load(FAMILIES[family]()), "a red circle of a star"
     maps, queries = AttentionMaps(keep=("step", "layer", "head")), AttentionQueries()
     settings = {"steps": 2, "guidance_scale": 3.0, "seed": 0, "height": 16, "width": 16, "progress": False}
-    result = sdprobe.sample(model, prompt, hooks=[maps, queries], **settings)
+    result = sdprobe.sample(model, prompt, hooks=[maps, queries], **settings | ASKED.get(family, {}))
     own, method = result[maps], Ovam(context=prompt)
     layer = next(iter(result[queries].scales))
     for word, parts in (("star", {}), ("red circle", {"step": 1, "layer": layer, "head": 1})):
@@ -98,7 +100,9 @@ def test_the_planted_word_s_map_is_the_planted_patch_though_the_prompt_does_not_
     plant_word(model, "star")
     queries = AttentionQueries()
     settings = {"steps": 2, "guidance_scale": 4.0, "height": 16, "width": 24, "progress": False}
-    result = sdprobe.sample(model, ["a", "a red"], hooks=[queries], latents=latents_for(masks()), **settings)
+    result = sdprobe.sample(
+        model, ["a", "a red"], hooks=[queries], latents=latents_for(masks()), **settings | ASKED.get(family, {})
+    )
     for image, mask in enumerate(masks()):
         for layer, grid in result[queries].grids_of.items():
             truth = F.interpolate(mask[None, None].float(), grid, mode="area")[0, 0]

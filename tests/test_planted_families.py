@@ -11,8 +11,8 @@ from tests.planted import latents_for
 from tests.planted_families import Marked, planted
 
 CELLS = [(1, 2), (3, 0)]
-SETTINGS = {"steps": 2, "guidance_scale": 4.0, "height": 16, "width": 24, "progress": False}
-OF_JOINT = ("Flux.1", "Stable Diffusion 3", "Qwen-Image", "AuraFlow")
+SETTINGS = {"steps": 2, "guidance_scale": 4.0, "progress": False}
+OF_JOINT = ("Flux.1", "Stable Diffusion 3", "Qwen-Image", "AuraFlow", "Lumina 2", "Z-Image")
 JOINT = {name: make for name, make in FAMILIES.items() if name.startswith(OF_JOINT)}
 
 
@@ -33,8 +33,9 @@ def run_of(model, word, *hooks, encoder=None, prompt="a red circle"):
     for read in map(model.read, prompt):  # padded on the left, they stand at other positions
         own = read.positions(word)
         positions.append(own[0] if encoder is None else next(p for p in own if p in read.parts[encoder]))
-    noise = latents_for(masks())
-    return sdprobe.sample(model, prompt, hooks=[Marked(*positions), *hooks], latents=noise, **SETTINGS)
+    noise, factor = latents_for(masks()), model.scale_factor
+    settings = SETTINGS | {"height": 8 * factor, "width": 12 * factor}
+    return sdprobe.sample(model, prompt, hooks=[Marked(*positions), *hooks], latents=noise, **settings)
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "frames" not in ASKED.get(name, {})])
@@ -75,9 +76,10 @@ def test_the_four_directions(family):
                 return  # the pipeline's call for the negative prompts alone
             places = site.grid[0] * site.grid[1]
             assert site.grid == (4, 6)
-            assert {site.image.stop - site.image.start, attn.key.shape[-2] - site.text.stop + site.text.start} == {
-                places
-            }
+            axis = range(attn.key.shape[-2])
+            others = sorted({*axis} - {*axis[site.image]} - {*axis[site.text]})  # padding between image and text
+            assert len(axis[site.image]) == places
+            assert len(others) == site.run.model.layout(site.run.settings).beside
             whole = attn.probs(rows="cond")
             parts = {
                 (a, b): attn.probs(rows="cond", queries=getattr(site, a), tokens=getattr(site, b))
@@ -88,6 +90,7 @@ def test_the_four_directions(family):
                 assert torch.allclose(part, whole[:, :, getattr(site, a)][..., getattr(site, b)], atol=1e-2)
             for a in ("image", "text"):
                 total = parts[a, "image"].sum(-1) + parts[a, "text"].sum(-1)
+                total = total + whole[:, :, getattr(site, a)][..., others].sum(-1)
                 assert torch.allclose(total, torch.ones_like(total), atol=1e-2)
             self.seen[site.name] = {ab: part.mean(1) for ab, part in parts.items()}
 

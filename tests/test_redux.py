@@ -87,9 +87,10 @@ def test_hooks_change_what_flux_makes_of_a_picture(pipes):
 def test_hooks_look_into_redux_itself(pipes):
     """No family knows it, and it has no steps: its embedder is taken for the network."""
     prior, _ = pipes
-    embeds, keep = prior(picture(), prompt="a red circle"), sdprobe.Activations("redux_down")
-    with sdprobe.attach(prior, [keep]) as run:
+    embeds, kept = prior(picture(), prompt="a red circle"), []
+    watch = sdprobe.watch("activation", lambda x, site: kept.append(x.clone()), modules="redux_down")
+    with sdprobe.attach(prior, [watch]) as run:
         found = prior(picture(), prompt="a red circle")
     assert torch.equal(found.prompt_embeds, embeds.prompt_embeds)
-    (name,) = run[keep].record.forms(0)
-    assert torch.equal(run[keep].record.at(0, name), found.prompt_embeds[:, 512:])
+    assert torch.equal(kept[0], found.prompt_embeds[:, 512:])
+    assert run.coverage.seen == {"redux_down (output)": 1}

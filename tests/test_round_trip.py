@@ -16,9 +16,10 @@ import torch
 import sdprobe
 from sdprobe import Activations, AttentionMaps, LatentRecorder, Observer, Preview
 from sdprobe.core import registry
+from sdprobe.core.hook import matches
 from sdprobe.testing.flat_records import difference
 from tests.answers import answers, asked
-from tests.configured import IN_EVERY_FAMILY, made, ours, tried
+from tests.configured import feed_forward, made, ours, tried
 from tests.families import FAMILIES
 from tests.grid import SETTINGS, SHOWN, WAYS
 
@@ -47,15 +48,17 @@ def strongest(x: torch.Tensor, site: sdprobe.Site) -> torch.Tensor:
     return x.flatten(1).amax(1, keepdim=True)
 
 
-def with_more(folder: Path) -> dict[str, sdprobe.Observer]:
+def with_more(model: sdprobe.Model, folder: Path) -> dict[str, sdprobe.Observer]:
     """Observers that keep more than usual, keep it in a folder, or have an argument that no file can hold."""
+    within, last = feed_forward(model), "text_encoder*final_layer_norm"
+    last = last if any(matches(name, last) for name in model.modules_outside) else "text_encoder*.norm"
     return {
         "all maps": AttentionMaps(keep=("step", "layer", "head"), dtype="float16"),
         "some maps": AttentionMaps(["circle"], keep="step"),
         "all latents": LatentRecorder(keep=("latents", "noise_pred", "denoised"), folder=folder / "latents"),
         "late latents": LatentRecorder(steps=[1], dtype="bfloat16"),
-        "on disk": Activations(IN_EVERY_FAMILY, sides=("input", "output"), to=folder / "activations"),
-        "strongest": Activations(["text_encoder*final_layer_norm", IN_EVERY_FAMILY], reduce=strongest, rows="cond"),
+        "on disk": Activations(within, sides=("input", "output"), to=folder / "activations"),
+        "strongest": Activations([last, within], reduce=strongest, rows="cond"),
         "shown": Preview("vae", keep=["denoised"], show=lambda pictures: None),
     }
 
@@ -99,7 +102,7 @@ def test_what_runs_recorded_is_answered_where_no_model_is(tmp_path):
             for way, make in WAYS.items():
                 name = f"{family} {way}"
                 hooks = {name: made(name, model) for name in recording() if records_in(model, name)}
-                hooks |= with_more(tmp_path / f"{name} beside")
+                hooks |= with_more(model, tmp_path / f"{name} beside")
                 yield name, make(model, "a red circle", hooks=hooks, **SETTINGS)
 
     refuse_unequal(tmp_path, runs())

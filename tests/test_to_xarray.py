@@ -15,7 +15,7 @@ import torch
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Preview, SelfAttentionMaps, Statistics, only
 from tests.configured import darkness, made
-from tests.families import FAMILIES
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.stock_pipelines import attached, text_to_image
 from tests.test_attach_callbacks import switching
@@ -44,7 +44,7 @@ def test_attention_of_every_family_is_what_the_hook_answers(name):
     # Texts of different lengths, as prompt and negative prompt are, would be arrays by themselves.
     rows = "both" if "uncond" in model.roles(3.0) and not model.ragged else "cond"
     maps = AttentionMaps(rows=rows, keep=("step", "layer", "head"))
-    result = run(model, maps, prompt=PROMPTS[0], height=16, width=16)
+    result = run(model, maps, prompt=PROMPTS[0], **{"height": 16, "width": 16} | ASKED.get(name, {}))
     variables, checked = grids(result.to_xarray()), 0
     for (h, w), array in variables.items():
         scope = "" if (h, w) == max(variables) else f"_{h}x{w}"

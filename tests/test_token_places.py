@@ -9,6 +9,10 @@ from sdprobe.model.denoiser.token_places import NOWHERE, TokenPlaces, heads_of
 UNET = TokenPlaces(Layout({64: (8, 8), 16: (4, 4)}), {"mid.attn1": "self", "mid.attn2": "cross"})
 FLUX = TokenPlaces(Layout({16: (4, 4)}, text_first=True), {"blocks.0.attn": "joint"})
 SD3 = TokenPlaces(Layout({16: (4, 4)}), {"blocks.0.attn": "joint"})
+LUMINA = TokenPlaces(
+    Layout({16: (4, 4)}, text_first=True, one_stream=True),
+    {"context_refiner.0.attn": "text", "noise_refiner.0.attn": "self", "layers.0.attn": "joint"},
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,12 @@ SD3 = TokenPlaces(Layout({16: (4, 4)}), {"blocks.0.attn": "joint"})
         (FLUX, "blocks.0.ff_context.net.0", "hidden", (2, 16, 8), ("text", None, NOWHERE, slice(0, 16))),
         (FLUX, "single.0.proj_mlp", "hidden", (2, 21, 8), ("hidden", (4, 4), slice(5, 21), slice(0, 5))),
         (SD3, "single.0.proj_mlp", "hidden", (2, 21, 8), ("hidden", (4, 4), slice(0, 16), slice(16, 21))),
+        (LUMINA, "context_refiner.0.attn.to_k", "hidden", (2, 16, 8), ("text", None, NOWHERE, slice(0, 16))),
+        (LUMINA, "context_refiner.0.attn", "text", (2, 16, 8), ("context", None, NOWHERE, slice(0, 16))),
+        (LUMINA, "noise_refiner.0.attn.to_k", "hidden", (2, 16, 8), ("image", (4, 4), slice(0, 16), None)),
+        (LUMINA, "noise_refiner.0.attn", "text", (2, 16, 8), ("context", (4, 4), slice(0, 16), None)),
+        (LUMINA, "layers.0.attn.to_v", "hidden", (2, 21, 8), ("hidden", (4, 4), slice(5, 21), slice(0, 5))),
+        (LUMINA, "layers.0.attn", "text", (2, 21, 8), ("context", (4, 4), slice(5, 21), slice(0, 5))),
         (SD3, "blocks.0.attn.norm_q", "hidden", (2, 4, 16, 8), ("hidden", None, NOWHERE, None)),
     ],
 )
@@ -54,3 +64,7 @@ def test_the_width_is_the_heads_side_by_side_where_attention_says_so():
     assert heads_of(modules, "a.attn.to_q", "input", x) == 0
     assert heads_of(modules, "a.attn", "output", x) == 0
     assert heads_of(modules, "a.attn.to_q", "output", x[..., :6]) == 0
+
+
+def test_attention_of_the_text_alone_has_no_image():
+    assert Layout({16: (4, 4)}).of("text", 16, 16) == (None, slice(0, 0), slice(0, 16))

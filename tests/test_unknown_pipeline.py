@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,14 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from diffusers import DiffusionPipeline
 from torch import nn
 
 import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
-from tests.unknown_pipelines import EVERY, STEPS, Unknown, picture, two_networks, unconditional, video
+from tests.unknown_pipelines import EVERY, STEPS, Unknown, attached, picture, two_networks, unconditional, video
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have:UserWarning")  # of torchsde, at the ends of its interval
 
@@ -47,12 +43,6 @@ def two() -> Unknown:
 @pytest.fixture(scope="module")
 def ddpm() -> Unknown:
     return unconditional()
-
-
-def attached(unknown: Unknown, *hooks: Any, rows: Any = None, **more: Any) -> tuple[sdprobe.Run, torch.Tensor]:
-    with sdprobe.attach(unknown.pipe, hooks, rows=rows) as run:
-        found = unknown(**more)
-    return run, found
 
 
 def looked_at(unknown: Unknown) -> nn.Module:
@@ -251,168 +241,6 @@ def test_what_a_callback_calls_is_not_heard(kandinsky):
     assert plain.coverage.seen == asked.coverage.seen
 
 
-# Rows.
-
-
-def in_order(count: int) -> list[tuple[int, str]]:
-    """Kandinsky's rows of one picture."""
-    return [(0, "uncond"), (0, "cond")][-count:]
-
-
-def test_rows_have_no_label_unless_they_are_told(kandinsky):
-    places, asked = [], []
-    hooks = [
-        sdprobe.watch("attention", lambda attn, site: places.append(site.rows)),
-        sdprobe.watch("noise_pred", lambda x, step: asked.append(step.roles)),
-    ]
-    run, _ = attached(kandinsky, *hooks)
-    assert {row.role for rows in places for row in rows} == {"unlabelled"}
-    assert [row.image for row in places[0]] == [0, 1]
-    assert (run.roles, set(asked)) == (("unlabelled",), {("unlabelled",)})
-    assert "which rows are which" in run.coverage.unknown
-    places.clear()
-    run, _ = attached(kandinsky, *hooks, rows=in_order)
-    assert [(row.image, row.role) for row in places[0]] == in_order(2)
-    assert run.roles == ("uncond", "cond")
-    assert "which rows are which" not in run.coverage.unknown
-
-
-def test_rows_that_are_told_are_chosen(kandinsky):
-    kept = {role: sdprobe.Activations("mid_block", rows=role) for role in ("uncond", "cond")}
-    every = sdprobe.Activations("mid_block")
-    run, _ = attached(kandinsky, *kept.values(), every, rows=in_order)
-    for k, own in enumerate(kept.values()):
-        assert torch.equal(run[own]["mid_block"], run[every]["mid_block"][:, k : k + 1])
-    change = sdprobe.only(sdprobe.on("activation", lambda x: x * 0, modules="mid_block"), rows="cond")
-    run, _ = attached(kandinsky, change, every, rows=in_order)
-    assert run[every]["mid_block"][:, 1].abs().max() == 0 < run[every]["mid_block"][:, 0].abs().max()
-
-
-@pytest.mark.parametrize(
-    "hook",
-    [
-        sdprobe.watch("attention", lambda attn: attn.probs(rows="cond")),
-        sdprobe.Activations("mid_block", rows="cond"),
-        sdprobe.AttentionRecorder(),
-        sdprobe.AttentionMaps(),
-        sdprobe.only(sdprobe.on("noise_pred", lambda x: x), rows=[0]),
-        sdprobe.only(sdprobe.on("activation", lambda x: x, modules="mid_block"), rows="uncond"),
-    ],
-    ids=["probs", "Activations", "AttentionRecorder", "AttentionMaps", "only images", "only a role"],
-)
-def test_rows_of_a_role_are_refused_with_what_to_do(kandinsky, hook):
-    with pytest.raises(ValueError, match=r"no family knows this pipeline.*rows=\.\.\."):
-        attached(kandinsky, hook)
-
-
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (lambda count: [(0, "cond")], "returned 1 rows for a batch of 2"),
-        (lambda count: ["cond"] * count, "returned 'cond' for an entry of a batch: it returns pairs"),
-        (lambda count: [(0, "conditional")] * count, "one of cond, uncond, image"),
-        (lambda count: [(3, "cond")] * count, "image 3 is not in this run"),
-    ],
-)
-def test_rows_told_wrongly_are_refused(kandinsky, rows, said):
-    with pytest.raises(ValueError, match=said):
-        attached(kandinsky, rows=rows)
-
-
-def test_rows_of_several_calls_in_a_step(two):
-    numbers = []
-    run, _ = attached(
-        two, sdprobe.watch("attention", lambda attn, site: numbers.append(tuple(r.image for r in site.rows)))
-    )
-    assert set(numbers) == {(0, 1), (2, 3)}
-    calls = sdprobe.Activations("mid_block", rows="uncond")
-    told = lambda count, call: [(image, ("cond", "uncond")[call]) for image in range(count)]  # noqa: E731
-    run, _ = attached(two, calls, rows=told)
-    assert run[calls]["mid_block"].shape[:2] == (2, 2)
-
-
-def test_rows_are_not_told_to_a_family(tiny):
-    with (
-        pytest.raises(ValueError, match="StableDiffusion knows those of StableDiffusionPipeline"),
-        sdprobe.attach(tiny.pipe, rows=in_order),
-    ):
-        pass
-
-
-def test_the_rows_of_what_has_another_batch_are_not_made_up(latte):
-    sites = {}
-    watch = sdprobe.watch("attention", lambda attn, site: sites.update({site.name: (len(attn.query), site.rows)}))
-    attached(latte, watch, rows=lambda count: [(0, "uncond"), (0, "cond")])
-    count, rows = sites["temporal_transformer_blocks.0.attn1"]
-    assert count == len(rows) == 32
-    assert {row.role for row in rows} == {"unlabelled"}
-
-
-# Sites.
-
-
-def test_kinds_are_those_that_are_known(latte, kandinsky):
-    kinds = {}
-    watch = sdprobe.watch("attention", lambda attn, site: kinds.update({site.name: (site.kind, site.text)}))
-    attached(latte, watch)
-    assert kinds == {
-        "transformer_blocks.0.attn1": ("self", None),
-        "transformer_blocks.0.attn2": ("cross", slice(0, 4)),
-        "temporal_transformer_blocks.0.attn1": ("self", None),
-    }
-    kinds.clear()
-    attached(kandinsky, watch)  # keys of the picture and of what is added to them
-    assert {kind for kind, _ in kinds.values()} == {"unknown"}
-
-
-def test_probabilities_of_cross_attention_are_recorded(latte):
-    recorder = sdprobe.AttentionRecorder(rows=None)
-    run, _ = attached(latte, recorder)
-    assert run[recorder].indices == [0, 1, 2]
-    probs = run[recorder]["transformer_blocks.0.attn2"]
-    assert probs.shape == (STEPS, 4, 2, 16, 4)
-    assert torch.allclose(probs.sum(-1), torch.ones(()))
-
-
-def test_further_networks_have_the_name_of_their_part(two):
-    names = {"mid_block.attentions.0": 2 * 2, "unet_2.mid_block.attentions.0": 2}
-    run, _ = attached(two, sdprobe.on("attention", lambda attn: attn, modules="*mid_block.attentions.0"))
-    assert run.coverage.seen == names
-    acts = sdprobe.Activations(["mid_block", "unet_2.mid_block"])
-    run, _ = attached(two, acts)
-    assert [run[acts].at(i, "mid_block" if i < 2 else "unet_2.mid_block").shape[0] for i in range(3)] == [4, 4, 4]
-
-
-def test_modules_beside_the_networks_are_named_by_their_part(kandinsky, latte):
-    for unknown, name in ((kandinsky, "movq.decoder.conv_in"), (latte, "text_encoder.encoder.block.1")):
-        kept = []
-        module = unknown.pipe.components[name.split(".")[0]].get_submodule(name.partition(".")[2])
-        handle = module.register_forward_hook(
-            lambda module, args, output, kept=kept: kept.append(output[0] if isinstance(output, tuple) else output)
-        )
-        unknown()
-        handle.remove()
-        seen = []
-        watch = sdprobe.watch(
-            "activation", lambda x, site, seen=seen: seen.append((x, site)), modules=name, streams="hidden"
-        )
-        run, _ = attached(unknown, watch)
-        assert len(kept) == len(seen) > 0
-        for ours, theirs in zip(
-            seen, kept if "movq" in name else [x[None] if x.ndim == 2 else x for x in kept], strict=True
-        ):
-            assert torch.equal(ours[0], theirs)
-        assert {site.index for _, site in seen} == {None}
-        assert run.coverage.seen[f"{name} (output)"] == 1
-
-
-def test_a_module_that_there_is_not_is_refused_with_the_choices(two):
-    with pytest.raises(ValueError, match=r"'unet_3\.mid_block' matches no activation site.*unet_2\.mid_block"):
-        attached(two, sdprobe.Activations("unet_3.mid_block"))
-    with pytest.raises(ValueError, match=r"asks for attention of kind joint.*its kinds: cross, unknown"):
-        attached(two, sdprobe.watch("attention", lambda x: None, kinds="joint"))
-
-
 # What cannot be had.
 
 
@@ -531,83 +359,3 @@ def test_a_report_says_what_is_not_known(two, tmp_path):
     page = run.report(tmp_path / "run.html").read_text()
     assert "a size not known" in page
     assert "which no family knows" in page
-
-
-# Pipelines of one's own.
-
-
-class OwnAttention(nn.Module):
-    """Attention of no class of diffusers, whose mask is causal or not."""
-
-    def __init__(self, causal: bool) -> None:
-        super().__init__()
-        self.causal, self.to_q = causal, nn.Linear(8, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads = self.to_q(x).unflatten(-1, (2, 4)).transpose(1, 2)
-        return F.scaled_dot_product_attention(heads, heads, heads, is_causal=self.causal).transpose(1, 2).flatten(-2)
-
-
-class Own(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen, self.causal = OwnAttention(False), OwnAttention(True)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.causal(self.seen(x))
-
-
-class WithoutScheduler(DiffusionPipeline):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.register_modules(network=network)
-
-    @torch.no_grad()
-    def __call__(self, generator: torch.Generator) -> torch.Tensor:
-        x = torch.randn(1, 5, 8, generator=generator)
-        for _ in range(STEPS):
-            x = self.network(x)
-        return x
-
-
-def test_a_pipeline_without_a_scheduler_has_attention_and_activation():
-    torch.manual_seed(0)
-    own = Unknown(WithoutScheduler(Own()), {}, "seen", "network", lambda found: found)
-    plain, indices, acts = own(), [], []
-    hooks = [
-        sdprobe.watch("attention", lambda attn, site: indices.append((site.name, site.kind, site.index))),
-        sdprobe.watch("activation", lambda x, site: acts.append(site.index), modules="seen"),
-    ]
-    run, found = attached(own, *hooks)
-    assert torch.equal(found, plain)
-    assert indices == [("seen", "unknown", i) for i in range(STEPS)]
-    assert acts == [0, 1, 2]
-    assert "causal" in run.coverage.missed["causal"]
-    assert any("no part named scheduler" in own for own in run.coverage.unknown)
-    with pytest.raises(ValueError, match="noise_pred, which cannot be had in WithoutScheduler"):
-        attached(own, sdprobe.on("noise_pred", lambda x: x))
-
-
-def test_a_copy_of_the_scheduler_steps_by_itself(two):
-    class Copies(type(two.pipe)):
-        @torch.no_grad()
-        def __call__(self, count: int, generator: torch.Generator) -> torch.Tensor:
-            own = self.scheduler
-            self.scheduler = copy.deepcopy(own)
-            try:
-                return super().__call__(count, generator)
-            finally:
-                self.scheduler = own
-
-    copies = two._replace(pipe=Copies(**two.pipe.components))
-    plain = copies()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the observer was never called
-        run, found = attached(copies, sdprobe.watch("noise_pred", lambda x: None))
-    assert torch.equal(found, plain)
-    assert "the steps of copies that the pipeline makes of its scheduler" in run.coverage.unknown
-
-
-def test_what_is_no_pipeline_is_refused():
-    with pytest.raises(TypeError, match="takes a live diffusers pipeline, not int"), sdprobe.attach(3):
-        pass

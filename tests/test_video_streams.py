@@ -33,10 +33,26 @@ STREAMS = {
         "norm_final": [("image", "video")],
     },
 }
+STREAMS["HunyuanVideo"] = {
+    "x_embedder": [("image", "video")],
+    "context_embedder": [("text", "text")],
+    "context_embedder.token_refiner.refiner_blocks.0": [("text", "text")],
+    "context_embedder.token_refiner.refiner_blocks.0.attn.to_q": [("text", "text")],
+    "transformer_blocks.0": [("image", "video"), ("text", "text")],
+    "transformer_blocks.0.attn": [("image", "video"), ("text", "text")],
+    "transformer_blocks.0.attn.to_k": [("image", "video")],
+    "transformer_blocks.0.attn.add_k_proj": [("text", "text")],
+    "transformer_blocks.0.ff_context": [("text", "text")],
+    "single_transformer_blocks.0": [("image", "video"), ("text", "text")],
+    "single_transformer_blocks.0.attn.to_v": [("hidden", "both")],
+    "single_transformer_blocks.0.proj_mlp": [("hidden", "both")],
+    "proj_out": [("image", "video")],
+}
 STREAMS["CogVideoX 1.5"] = STREAMS["CogVideoX"] | {"patch_embed.proj": [("image", "video")]}
 LAST = {
     "LTX-Video": ("transformer_blocks.1", "hidden"),
     "CogVideoX": ("transformer_blocks.1", "image"),
+    "HunyuanVideo": ("single_transformer_blocks.0", "image"),
     "CogVideoX 1.5": ("transformer_blocks.1", "image"),
 }
 

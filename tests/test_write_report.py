@@ -22,7 +22,7 @@ from sdprobe.runs.report.heat_tiles import HeatTiles
 from sdprobe.runs.report.prompt_pieces import pieces_of
 from sdprobe.runs.report.report_content import PICTURE_BYTES, content_of
 from sdprobe.runs.report.word_maps_of_run import word_maps
-from tests.families import FAMILIES
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -173,7 +173,8 @@ def test_losses_have_curves(tiny, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family, tmp_path):
     model = sdprobe.load(FAMILIES[family]())
-    result = run(model, AttentionMaps(keep="step"), Preview(), Statistics(), prompt="a checkered circle", steps=2)
+    hooks, asked = (AttentionMaps(keep="step"), Preview(), Statistics()), {"steps": 2} | ASKED.get(family, {})
+    result = run(model, *hooks, prompt="a checkered circle", **asked)
     page = report_of(result, tmp_path)
     words = page.data["images"][0]["maps"][0]["words"]
     assert {"0", "2", "4"} <= set(words)  # the three words, of which one has several tokens

@@ -29,6 +29,7 @@ from diffusers import (
 from diffusers.pipelines.shap_e import ShapERenderer
 from transformers import CLIPTextModelWithProjection
 
+import sdprobe
 from tests.families import autoencoder, clip, clip_tokenizer, t5, t5_tokenizer
 
 STEPS = 3
@@ -260,6 +261,13 @@ def _unet() -> UNet2DModel:
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,
     )
+
+
+def attached(unknown: Unknown, *hooks: Any, rows: Any = None, **more: Any) -> tuple[sdprobe.Run, torch.Tensor]:
+    """The run of a call with hooks attached, and what the pipeline makes."""
+    with sdprobe.attach(unknown.pipe, hooks, rows=rows) as run:
+        found = unknown(**more)
+    return run, found
 
 
 EVERY: Mapping[str, Callable[[], Unknown]] = {

@@ -149,7 +149,8 @@ class AttentionCall:
         """
         if len(context) != len(self.query):
             raise ValueError(f"with_context needs one entry for each of {len(self.query)} rows, not {len(context)}")
-        key, value = self.project(context)
+        # Some modules copy the keys that several heads share, before the call.
+        key, value = (per_head(x, self.key) for x in self.project(context))
         if keep is not None:
             if keep.shape != context.shape[:2]:
                 raise ValueError(f"keep says of each token {list(context.shape[:2])} if it is seen, not {said(keep)}")
@@ -196,7 +197,12 @@ def by_own_mask(attn: AttentionCall) -> Tensor:
 
 
 def per_head(x: Tensor, query: Tensor) -> Tensor:
-    """Return keys or values with an entry for every head of the query, where several heads share one."""
+    """Return keys or values with an entry for every head of the query, where several heads share one.
+
+    Args:
+        x: ``[rows, groups, keys, width]``.
+        query: ``[rows, heads, queries, width]``, or keys of so many heads.
+    """
     return x if x.shape[1] == query.shape[1] else x.repeat_interleave(query.shape[1] // x.shape[1], 1)
 
 

@@ -164,6 +164,11 @@ class Prompt:
         return token if token.isascii() else self.text[slice(*self.spans[position])].strip() or token
 
     @property
+    def unpadded(self) -> int:
+        """The number of tokens without the padding at the end."""
+        return len(self.ids) - self.roles.count("pad")
+
+    @property
     def cut(self) -> tuple[str, ...]:
         """The words after the end of the context, which the encoder does not see.
 

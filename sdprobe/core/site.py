@@ -22,7 +22,8 @@ class Site:
 
     Args:
         name: the module's dotted name.
-        kind: ``"cross"``, ``"self"``, ``"joint"``, ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
+        kind: ``"cross"``, ``"self"``, ``"joint"``; ``"text"`` where the prompt's tokens look at each other alone,
+            before any image; ``"image_prompt"`` (IP-Adapter); ``"activation"`` for a tensor.
         place: the part of the network, from the module's name: ``"down"``, ``"mid"``, ``"up"`` in a U-Net.
         grid: ``(h, w)`` of the image positions there, ``(t, h, w)`` in a video of t latent frames, or None if they do
             not form a grid.
@@ -88,7 +89,8 @@ class Site:
                 None for every token.
 
         Raises:
-            ValueError: at a site without text, and for an encoder whose tokens the denoiser does not get.
+            ValueError: at a site without text, for an encoder whose tokens the denoiser does not get, and for positions
+                of padding where the denoiser is not shown it.
         """
         if self.text is None:
             raise ValueError(f"{self.name} is {self.kind}-attention, where no prompt is looked at")
@@ -97,6 +99,11 @@ class Site:
             return list(every)
         if isinstance(of, str):
             of = self.step.rows[0].prompt.of(of)
+        if beyond := [position for position in of if not -len(every) <= position < len(every)]:
+            raise ValueError(
+                f"{self.name} sees {len(every)} tokens of the prompt, and token {beyond[0]} is padding, which this "
+                f"model's denoiser is not shown"
+            )
         return [every[position] for position in of]
 
 

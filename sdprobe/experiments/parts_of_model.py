@@ -14,8 +14,18 @@ Parts = Mapping[str, tuple[str, ...]]
 """Patterns on module names, by the name of the part."""
 
 GivenParts = str | Mapping[str, str | Iterable[str]] | Iterable[str]
-BLOCK = re.compile(r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.attentions\.\d+)?|(single_)?transformer_blocks\.\d+")
-ORDER = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks", "single_transformer_blocks")
+BLOCK = re.compile(
+    r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.attentions\.\d+)?|(single_)?transformer_blocks\.\d+|(transformer_2\.)?blocks\.\d+"
+)
+ORDER = (
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "transformer_blocks",
+    "single_transformer_blocks",
+    "blocks",
+    "transformer_2",
+)
 
 
 def blocks_of(model: Any) -> Parts:

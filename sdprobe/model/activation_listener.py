@@ -49,10 +49,15 @@ class ActivationListener:
         return [asked.name for asked in self.asked]
 
     @contextmanager
-    def listen(self, site_of: SiteOf) -> Iterator[Callable[[], list[_Asked]]]:
-        """While this is open, the modules' tensors are passed. Gives a function that returns what did not run."""
+    def listen(self, site_of: SiteOf, aligned: Any = None) -> Iterator[Callable[[], list[_Asked]]]:
+        """While this is open, the modules' tensors are passed. Gives a function that returns what did not run.
+
+        Args:
+            site_of: makes the sites.
+            aligned: the order of the rows' tokens (`AlignedRows`), where the image follows texts of different lengths.
+        """
         handles: list[Any] = []
-        passes = [_Pass(asked, site_of) for asked in self.asked]
+        passes = [_Pass(asked, site_of, aligned) for asked in self.asked]
         try:
             for own in passes:
                 handles.append(own.register())
@@ -117,8 +122,8 @@ class _Asked:
 class _Pass:
     """A side of a module in one pass of its network."""
 
-    def __init__(self, asked: _Asked, site_of: SiteOf) -> None:
-        self.asked, self.site_of = asked, site_of
+    def __init__(self, asked: _Asked, site_of: SiteOf, aligned: Any = None) -> None:
+        self.asked, self.site_of, self.aligned = asked, site_of, aligned
         self.calls = 0
         self.streams: list[str] = []
 
@@ -143,7 +148,13 @@ class _Pass:
         site = self.site_of(self.asked.name, self.asked.side, stream, self.calls - 1, x)
         self.streams.append(site.stream)
         hooks = self.asked.hooks_of(site.stream)
-        return hooks.activation(x, site) if len(hooks) else x
+        if not len(hooks):
+            return x
+        if self.aligned is None or site.grid is None or site.text is None or not self.aligned.fits(x):
+            return hooks.activation(x, site)
+        shown = self.aligned.shown(x, 1)
+        new = hooks.activation(shown, site)
+        return x if new is shown else self.aligned.own(new, 1)
 
 
 def _on_side(hooks: Hooks, side: str) -> Hooks:

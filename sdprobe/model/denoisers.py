@@ -22,12 +22,13 @@ class Denoisers:
     Attributes:
         pipe: the pipeline.
         network: the name of the pipeline's denoiser; the first, where it has several.
-        text_inlet: the name of the denoiser's module that the text goes through once, before every site, if it has one.
+        text_inlet: the names of the denoiser's modules, of those it has, that the text goes through once, in order,
+            before every site.
     """
 
     pipe: Any
     network: ClassVar[str] = "transformer"
-    text_inlet: ClassVar[str] = "caption_projection"
+    text_inlet: ClassVar[tuple[str, ...]] = ("caption_projection",)
 
     @property
     def denoiser(self) -> Any:
@@ -74,10 +75,11 @@ class Denoisers:
         every = self.denoisers.items()
         return {prefix + name: module for prefix, own in every for name, module in names_as_written(own).items()}
 
-    def inlet_of(self, name: str) -> Any:
-        """Return what the text goes through, in the denoiser of a module, before every site; None if there is none."""
+    def inlet_of(self, name: str) -> tuple[nn.Module, ...]:
+        """Return what the text goes through in order, in the denoiser of a module, before every site."""
         prefix = max((own for own in self.denoisers if name.startswith(own)), key=len)
-        return self.modules.get(prefix + self.text_inlet)
+        modules = self.modules
+        return tuple(modules[prefix + own] for own in self.text_inlet if prefix + own in modules)
 
     @property
     def text_streams(self) -> tuple[str, ...]:

@@ -29,6 +29,17 @@ class LatentsForm:
         """Return how many places of other pictures a call shows the denoiser after those of the image."""
         return 0
 
+    def call_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a call of the denoiser with tensors that have an entry for each row, by the names they usually have.
+
+        A family defines it whose pipeline gives its denoiser lists, or calls what it gives by other names.
+        """
+        return args, dict(kwargs)
+
+    def call_as_made(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return a call as the pipeline makes it: the inverse of `call_by_name`."""
+        return args, dict(kwargs)
+
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows ..."]:
         """Return latents in the pipeline's own form."""
         return latents

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -19,21 +19,26 @@ from sdprobe.model.families.aura_flow import AuraFlow
 from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.flux2 import Flux2
+from sdprobe.model.families.hunyuan_video import HunyuanVideo
 from sdprobe.model.families.ltx import LTX
+from sdprobe.model.families.lumina2 import Lumina2
 from sdprobe.model.families.pixart import PixArt
 from sdprobe.model.families.qwen_image import QwenImage
+from sdprobe.model.families.sana import Sana
 from sdprobe.model.families.stable_diffusion import StableDiffusion
 from sdprobe.model.families.stable_diffusion_3 import StableDiffusion3
 from sdprobe.model.families.stable_diffusion_xl import StableDiffusionXL
 from sdprobe.model.families.wan import Wan
+from sdprobe.model.families.z_image import ZImage
 from sdprobe.model.folder import from_folder, from_hub, named_options
 from sdprobe.model.saved_parts import index_of, left_out
 from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
-    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Flux2),
-    *(LTX, CogVideoX, Wan),
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Sana),
+    *(Flux2, Lumina2, ZImage),
+    *(LTX, CogVideoX, HunyuanVideo, Wan),
 ]
 """The families that `load` knows; if two know a pipeline, the first is used."""
 
@@ -83,6 +88,12 @@ def load(
         raise ValueError(f"device {str(device)!r} was asked for, but torch sees no GPU here")
     if source is None or isinstance(source, (str, Path)):
         pipe, cast = _loaded(source, dtype, options), None
+    elif isinstance(source, ModularPipeline):
+        task = task_pipeline(source)
+        raise TypeError(
+            f"{type(source).__name__} runs a loop of its own blocks, which sdprobe.attach(pipe, hooks) listens to"
+            f"{'' if task is None else f'; to load is {task}, with the same parts'}"
+        )
     elif not isinstance(source, DiffusionPipeline):
         raise TypeError(f"a model is a path, a hub id or a diffusers pipeline, not {type(source).__name__}")
     elif options:
@@ -119,6 +130,18 @@ def family_of(pipe: DiffusionPipeline) -> type[Model]:
         f"{name} is of a family not known here; known pipelines: {known}. To add one, derive a class from "
         f"sdprobe.model.base.Model and put @sdprobe.model.loading.family before it: docs/concepts/families.md"
     )
+
+
+def task_pipeline(pipe: ModularPipeline) -> str | None:
+    """Return the pipeline of a known family that does what a modular one does, by name; None if there is none.
+
+    >>> from diffusers import FluxModularPipeline
+    >>> task_pipeline(FluxModularPipeline())
+    'FluxPipeline'
+    """
+    known = [name for family in FAMILIES for name in (*family.pipelines, *family.variants)]
+    names = (kind.__name__.replace("ModularPipeline", "Pipeline") for kind in type(pipe).__mro__)
+    return next((name for name in names if name in known), None)
 
 
 def _loaded(source: str | Path | None, dtype: torch.dtype | None, options: dict[str, Any]) -> DiffusionPipeline:

@@ -25,10 +25,15 @@ ARGUMENTS: Mapping[str, str] = {
 RETURNED: Mapping[str, Sequence[str]] = {
     "AdaLayerNormZero": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate"),
     "AdaLayerNormZeroSingle": ("hidden", "gate"),
-    "CogVideoXBlock": ("hidden", "text"),
+    **dict.fromkeys(
+        ("CogVideoXBlock", "HunyuanVideoTransformerBlock", "HunyuanVideoSingleTransformerBlock"), ("hidden", "text")
+    ),
     "CogVideoXLayerNormZero": ("hidden", "text", "gate", "text gate"),
     "SD35AdaLayerNormZeroX": ("hidden", "gate", "mlp shift", "mlp scale", "mlp gate", "hidden 2", "gate 2"),
     "AdaLayerNormSingle": ("modulation", "time"),
+    "LuminaRMSNormZero": ("hidden", "gate", "mlp scale", "mlp gate"),
+    "Lumina2CombinedTimestepCaptionEmbedding": ("time", "text"),
+    "Lumina2RotaryPosEmbed": ("hidden", "text rotary", "image rotary", "rotary"),
     "WanTimeTextImageEmbedding": ("time", "modulation", "text", "image prompt"),
     "WanRotaryPosEmbed": ("cosine", "sine"),
     "T5Attention": ("hidden", "position bias"),

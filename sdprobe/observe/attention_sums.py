@@ -248,7 +248,7 @@ class _ReadSums:
 
     def __call__(self, key: Key) -> Float[Tensor, "images heads positions tokens"]:
         columns, prompts = self.readings.columns[key.reading], self.readings.prompts[key.reading]
-        tokens = min(len(prompt.ids) for prompt in prompts) if columns is None else len(columns)
+        tokens = min(prompt.unpadded for prompt in prompts) if columns is None else len(columns)
         name, places = self.names[key], prod(key.grid)
         x = self.tensors[name]
         if x.ndim != 4 or x.shape[2] != places or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():

@@ -117,8 +117,7 @@ def expected_sums(
             )
             for site, grid in sites
             for role, (reading, columns) in shown.items()
-            if role in site.step.roles
-            if (tokens := len(site.tokens() if columns is None else columns))
+            if role in site.step.roles and (tokens := len(site.tokens() if columns is None else columns))
         },
         dtype,
     )

@@ -159,7 +159,7 @@ class MatrixSums(Mapping[MatrixKey, Float[Tensor, "images from to"]]):
         for i, found in enumerate(listed(records.values["sums"], 1_000_000)):
             key = MatrixKey.read(found, len(readings.prompts))
             made.counts[key] = count(found[-1], 1_000_000)
-            tokens = min(len(prompt.ids) for prompt in readings.prompts[key.reading])
+            tokens = min(prompt.unpadded for prompt in readings.prompts[key.reading])
             names[key] = (str(i), MatrixSize.least(key, images, tokens))
         made._sums = TensorsByKey(names, _ReadMatrix(records.tensors))
         return made

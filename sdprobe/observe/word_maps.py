@@ -56,6 +56,11 @@ def mean_maps(
     totals: dict[tuple[Grid, int], Tensor] = {}
     for key, words in columns.items():
         first, last = _span(words)
+        if last > (shown := sums[key].shape[-1]):
+            raise ValueError(
+                f"the maps of {key.layer or 'all sites'} are of {shown} tokens, and token {last - 1} is padding, which "
+                f"this model's denoiser is not shown"
+            )
         heads = _heads(sums[key], image, head)[..., first:last]
         mean = heads.new_zeros(heads.shape[1:], dtype=torch.float32)
         for own in heads:  # faster on a CPU than one sum over strided columns, and half precision is added in float32

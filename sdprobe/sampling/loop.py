@@ -13,7 +13,7 @@ from torch import Tensor
 from sdprobe.core.compose import Hooks
 from sdprobe.core.given_hooks import Given
 from sdprobe.core.registry import resolve
-from sdprobe.core.run import Run, Settings, State
+from sdprobe.core.run import Role, Run, Settings, State
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import fresh_caches, gradients_past_caches
 from sdprobe.model.denoiser.expected_sites import tell_expected_sites
@@ -25,7 +25,7 @@ from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.model.fill_settings import Seed, fill
 from sdprobe.model.loading import load
 from sdprobe.model.outside_modules import listen_to_decoder
-from sdprobe.model.pipeline_parts import generators
+from sdprobe.model.seeds import generators
 from sdprobe.model.text.encode_in_chunks import reading_in_chunks
 from sdprobe.model.text.encode_with_weights import reading_weights
 from sdprobe.model.text.gradient_leaves import GradientLeaves
@@ -129,6 +129,11 @@ def sample(
     return loop(model, settings, hooks, own_scheduler, latents=latents, image=image, progress=progress)
 
 
+def sides_of(settings: Settings) -> tuple[tuple[Role, tuple[str, ...]], ...]:
+    """Return the texts of a run's prompts and of its negative prompts, with their roles."""
+    return ("cond", settings.prompt), ("uncond", settings.negative_prompt)
+
+
 def loop(
     model: Model,
     settings: Settings,
@@ -147,8 +152,8 @@ def loop(
         prepared = reading_weights(model.prepare_run(scheduler, settings, stack.brings, state), settings)
         run_model = reading_in_chunks(prepared, settings)
         prompts, negative_prompts = (
-            tuple(run_model.read(run_model.plain(text)) for text in texts)
-            for texts in (settings.prompt, settings.negative_prompt)
+            tuple(run_model.of_role(role).read(run_model.plain(text)) for text in texts)
+            for role, texts in sides_of(settings)
         )
         run = Run(model, settings, prompts, negative_prompts)
         run.names = dict(by_name)
@@ -177,7 +182,7 @@ def loop(
                 with torch.set_grad_enabled(hooks.needs_grad):
                     outputs = []
                     for part, own in run_model.passes(step, told):
-                        with module_hooks.listen(part):
+                        with module_hooks.listen(part, own.arguments):
                             output = run_model.denoise(x, part, own)
                         outputs.append(hooks.model_output(output, part))
                     output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]

@@ -16,9 +16,11 @@ from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.unknown.modular_pipeline import is_modular
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.interrupt import interruptible
+from sdprobe.stock_pipelines.modular_call import ModularCall, modular_arguments, naming_task_pipeline
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
 from sdprobe.stock_pipelines.pipeline_listener import (
     attachable,
@@ -92,12 +94,13 @@ def attach(pipe: Any, hooks: Given = (), *, rows: RowsOfBatch | None = None) -> 
     - Rows are ``"unlabelled"``, unless ``rows=`` says what they are. The words of a prompt are not known.
     - ``latents`` passes when latents are made: by ``prepare_latents``, and by each step of the scheduler. Where a
       pipeline changes them afterwards, ``run.coverage`` says so, and a transform that had changed them is refused.
+    - In a modular pipeline ``latents`` passes where a block of its loop begins a step with them.
     - Transforms at other points are refused before anything runs; an observer is called at the points that there are.
 
     Args:
-        pipe: a live pipeline. All points are there in text-to-image of any family that `sdprobe.load` knows, and of
-            Stable Diffusion, SDXL, Stable Diffusion 3 and Flux also in image-to-image, inpainting and ControlNet; in
-            InstructPix2Pix.
+        pipe: a live pipeline, also a modular one. All points are there in text-to-image of any family that
+            `sdprobe.load` knows, and in those that the page on families lists: image-to-image, inpainting, ControlNet,
+            Kontext, Fill, perturbed-attention guidance and others; in InstructPix2Pix.
         hooks: hooks, `Hooks` and registered names, as in `sdprobe.sample`.
         rows: what the rows are of a pipeline that no family knows: a function of the size of a batch that returns, for
             each of its entries, the number of its image and its role, ``[(0, "uncond"), (0, "cond")]``; or `Row`
@@ -118,9 +121,12 @@ def attach(pipe: Any, hooks: Given = (), *, rows: RowsOfBatch | None = None) -> 
     model: Any
     past: Callable[..., Any]
     if unknown is not None or (family := family_of(pipe)) is None:
-        model, past = unknown or UnknownPipeline(pipe), partial(call_unknown, rows=rows)
+        model = unknown or UnknownPipeline(pipe)
+        modular = is_modular(model.pipe)
+        past = partial(call_unknown, rows=rows, made_by=ModularCall if modular else None)
+        read = modular_arguments if modular else CallArguments.of
     elif rows is None:
-        model, past = attachable(pipe), _call_past_hooks
+        model, past, read = attachable(pipe), _call_past_hooks, CallArguments.of
     else:
         raise ValueError(
             f"rows= says what the rows are of a pipeline that no family knows, and {family.__name__} knows those of "
@@ -136,7 +142,8 @@ def attach(pipe: Any, hooks: Given = (), *, rows: RowsOfBatch | None = None) -> 
                 "write another `with sdprobe.attach(...)` for each"
             )
         run.begun = True
-        return past(model, stack, by_name, run, call, CallArguments.of(model.pipe, args, kwargs))
+        with naming_task_pipeline(model.pipe):
+            return past(model, stack, by_name, run, call, read(model.pipe, args, kwargs))
 
     with model.lock(), intercept_calls(model.pipe, through):
         yield run
@@ -180,6 +187,7 @@ def _call_past_hooks(
     with torch.inference_mode(False), torch.no_grad():
         if isinstance(model, InstructPix2Pix):
             model.image_guidance_scale = arguments.get("image_guidance_scale")
+        model.asked = {name: arguments.get(name) for name in model.guiding}
         settings = arguments.settings(model)
         run_model = copy_for_call(model, settings, stack.brings, arguments.reading)
         given, count = arguments.bound.arguments, len(settings.prompt)

@@ -71,7 +71,7 @@ class CallArguments:
     @property
     def reading(self) -> Mapping[str, Any]:
         """What it says of how texts are read."""
-        return {name: self.get(name) for name in READING if self.get(name) is not None}
+        return {name: self.get(name) for name in READING if name in self.bound.arguments}
 
     @property
     def negative_given(self) -> bool:

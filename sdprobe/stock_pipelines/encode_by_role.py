@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -22,7 +22,10 @@ from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, te
 
 Call = Callable[..., Any]
 
-BOTH = ("lora_scale", "max_sequence_length", "clean_caption", "text_encoder_out_layers")
+BOTH = (
+    *("lora_scale", "max_sequence_length", "clean_caption", "system_prompt", "prompt_template"),
+    "text_encoder_out_layers",
+)
 COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
 GIVEN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
 
@@ -45,7 +48,7 @@ def encode_by_role(
     stock = MethodType(stock.__func__, run_model.pipe) if hasattr(stock, "__func__") else stock
     bound = inspect.signature(stock).bind(*args, **kwargs)
     bound.apply_defaults()
-    given = bound.arguments
+    given = dict(zip(bound.arguments, copied_lists(bound.arguments.values()), strict=True))
     returned = stock(*args, **kwargs)
     acting = {point: hooks.at(point) for point in TEXT}
     acting["activation"] = hooks_in_encoders(run_model, hooks)
@@ -54,8 +57,8 @@ def encode_by_role(
     sides = {role: _side(run_model, run, hooks, role, stock, given) for role in roles}
     if not any(len(hooks.transforms) for hooks in acting.values()):
         return returned
-    count = next(given[name] for name in COUNTS if name in given)
-    each = {role: [x.repeat_interleave(count, dim=0) for x in side] for role, side in sides.items()}
+    count = next((given[name] for name in COUNTS if name in given), 1)
+    each = {role: [_repeated(x, count) for x in side] for role, side in sides.items()}
     if isinstance(returned, Tensor):  # all rows as one: with three-way guidance, cond, image and uncond
         return torch.cat([each["cond"][0], each["uncond"][0], each["uncond"][0]]) if len(each) > 1 else each["cond"][0]
     places = run_model.encoded_at
@@ -64,6 +67,17 @@ def encode_by_role(
         for place, x in zip(places[role], each[role], strict=False):
             found[place] = x
     return tuple(found)
+
+
+def copied_lists(values: Iterable[Any]) -> list[Any]:
+    """Values with lists copied: Z-Image's pipeline puts its template around the prompts of the very list it is given."""
+    return [list(value) if isinstance(value, list) else value for value in values]
+
+
+def _repeated(x: Any, count: int) -> Any:
+    if isinstance(x, Tensor):
+        return x.repeat_interleave(count, dim=0)
+    return [row for row in x for _ in range(count)]
 
 
 def prefix_of(role: Role, given: Mapping[str, Any]) -> str:
@@ -97,13 +111,13 @@ def read_encoded(
 
 def _side(
     run_model: Model, run: Run, hooks: Hooks, role: Role, stock: Call, given: Mapping[str, Any]
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     """What is made of the prompts of one role: the embeddings of their tokens, past the hooks, and the pooled."""
     texts = [prompt.text for prompt in prompts_of(run, role)]
     prefix = prefix_of(role, given)
     embeds = given.get(f"{prefix}prompt_embeds")
 
-    def encode_prompt(asked: list[str], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    def encode_prompt(asked: list[str] | None, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         bound = inspect.signature(stock).bind(asked, *args, **kwargs)
         new = bound.arguments
         # A negative prompt is read to the last layer, whatever clip_skip says of the prompt.
@@ -111,10 +125,13 @@ def _side(
         if asked == texts:
             for name in ("prompt", "prompt_2", "prompt_3"):
                 if (own := given.get(prefix + name)) is not None:
-                    new[name] = [own] * len(texts) if isinstance(own, str) else own
+                    new[name] = [own] * len(texts) if isinstance(own, str) else list(own)
             if embeds is not None:
                 new |= {name: given[prefix + name] for name in GIVEN if prefix + name in given}
                 new["prompt"] = None
+        elif asked is None and new.get("negative_prompt") == texts and embeds is not None:
+            new |= {prefix + name: given[prefix + name] for name in GIVEN if prefix + name in given}
+            new["negative_prompt"] = None
         found = stock(*bound.args, **bound.kwargs)
         return found if isinstance(found, tuple) else (found, None)
 
@@ -123,4 +140,4 @@ def _side(
     alone.pipe.encode_prompt = encode_prompt
     told = encode_role(alone, run, hooks, role)
     pooled = [x for name, x in told.items() if name != EMBEDS and x.is_floating_point() and x.ndim == 2]
-    return (told[EMBEDS], *pooled)
+    return (run_model.embeds_returned(told), *pooled)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from jaxtyping import Shaped
-from torch import Tensor
+from typing import Any
 
 from sdprobe.core.run import Row
 from sdprobe.core.step import Step
@@ -42,10 +40,11 @@ class LeftOutOfCall:
         """Return a call with the kept rows only."""
         return call if len(self.kept) == len(self.every) else call.of(list(self.kept))
 
-    def widened(self, output: Shaped[Tensor, "kept ..."]) -> Shaped[Tensor, "every ..."]:
-        """Return the output of the kept rows as that of every row."""
+    def widened(self, output: Any) -> Any:
+        """Return the output of the kept rows, a tensor or a list, as that of every row."""
         if len(self.kept) == len(self.every):
             return output
         first = {row.image: k for k, row in reversed(list(enumerate(self.rows)))}
         places = {number: k for k, number in enumerate(self.kept)}
-        return output[[places.get(number, first[row.image]) for number, row in enumerate(self.every)]]
+        taken = [places.get(number, first[row.image]) for number, row in enumerate(self.every)]
+        return [output[k] for k in taken] if isinstance(output, list) else output[taken]

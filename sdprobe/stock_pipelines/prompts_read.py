@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from torch import Tensor
+
 from sdprobe.core.prompt import Prompt
 from sdprobe.core.prompt_of_embeddings import PromptOfEmbeddings
 from sdprobe.model.base import Model
@@ -14,7 +16,7 @@ Side = Literal["prompt", "negative_prompt"]
 GIVEN = "(prompt_embeds)"
 """What stands for a text of which only the embeddings were given."""
 
-READING = ("max_sequence_length", "clean_caption")
+READING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt", "prompt_template")
 """The arguments, beside the texts, that say how texts are read."""
 
 
@@ -35,14 +37,20 @@ def read_prompts(model: Model, given: Mapping[str, Any], side: Side, count: int 
         side: ``"prompt"`` or ``"negative_prompt"``.
         count: how many prompts there are, where one text stands for all.
     """
-    first = texts_of(given, side)
+    first, model = texts_of(given, side), model.of_role("uncond" if side == "negative_prompt" else "cond")
     first = first * count if count is not None and len(first) == 1 else first
     return tuple(
-        PromptOfEmbeddings.by(given[f"{side}_embeds"])
+        PromptOfEmbeddings.by(_embeds_of(given[f"{side}_embeds"], i))
         if text == GIVEN
         else model.read_each({encoder: _text_for(encoder, given, side, i, text) for encoder in model.text_encoders})
         for i, text in enumerate(first)
     )
+
+
+def _embeds_of(given: Any, i: int) -> Tensor:
+    """Return the embeddings of a prompt among those given: one tensor for all, or a list with one for each."""
+    own: Tensor = given[i][None] if isinstance(given, list) else given
+    return own
 
 
 def _text_for(encoder: str, given: Mapping[str, Any], side: Side, i: int, first: str) -> str:

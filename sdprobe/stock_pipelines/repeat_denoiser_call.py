@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +36,11 @@ class DenoiserCall:
     form: LatentsForm
     beside: Shaped[Tensor, "rows tokens width"] | None = None
 
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The arguments by name."""
+        return self.kwargs
+
     def of(self, rows: slice | list[int]) -> DenoiserCall:
         """Those of these rows only."""
 
@@ -65,9 +70,9 @@ def shown_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return shown
 
 
-def embeds_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Shaped[Tensor, "rows tokens width"] | None:
+def embeds_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Shaped[Tensor, "tokens width"]] | None:
     """What a network is told of the prompts, among the arguments of a call of it; None where it is told nothing."""
-    told: Tensor | None = kwargs.get(EMBEDS, args[2] if len(args) > 2 else None)
+    told: Sequence[Tensor] | None = kwargs.get(EMBEDS, args[2] if len(args) > 2 else None)
     return told
 
 
@@ -101,6 +106,9 @@ class RepeatedDenoiser:
     def answered_by(self, other: Any) -> RepeatedDenoiser:
         return RepeatedDenoiser(self.model.answered_by(other), self.timestep)
 
+    def refuse_beside(self) -> None:
+        self.model.refuse_beside()
+
     def passes(self, step: Step, told: DenoiserCall) -> list[tuple[Step, DenoiserCall]]:
         return [(step, told)]
 
@@ -130,6 +138,7 @@ class RepeatedDenoiser:
         kwargs = apply_limited_text(kwargs, step)
         if told.beside is not None:
             kwargs = join(kwargs, told.beside)
+        args, kwargs = self.model.call_as_made(args, kwargs)
         output = getattr(pipe, self.model.network_at(step.timestep))(*args, **kwargs)
         answer = output[0] if isinstance(output, tuple) else output.sample
         made: Tensor = self.model.output_of(answer, *x.shape[2:])

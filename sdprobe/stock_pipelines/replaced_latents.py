@@ -57,4 +57,4 @@ class ReplacedLatents:
         """Rows of the pipeline's latents with those that stand for them, where any do."""
         if self.instead is None:
             return rows
-        return torch.cat([self.hand_back(self.instead, rows)] * (len(rows) // len(self.instead)))
+        return self.hand_back(torch.cat([self.instead] * (len(rows) // len(self.instead))), rows)

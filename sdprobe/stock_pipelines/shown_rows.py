@@ -75,7 +75,9 @@ class ShownRows:
         """The rows of the coming step, as those of the last one were."""
         return self._labelled(self.roles)
 
-    def of_call(self, count: int, embeds: Tensor | None, before: Sequence[Row] = ()) -> tuple[Row, ...] | None:
+    def of_call(
+        self, count: int, embeds: Sequence[Tensor] | None, before: Sequence[Row] = ()
+    ) -> tuple[Row, ...] | None:
         """The rows of a call of the denoiser.
 
         Args:
@@ -112,7 +114,7 @@ class ShownRows:
 
     # Prompts that a callback gives.
 
-    def remember(self, prompts: Sequence[Prompt], embeds: Tensor) -> None:
+    def remember(self, prompts: Sequence[Prompt], embeds: Sequence[Tensor]) -> None:
         """Remember what prompts look like when encoded: later rows are recognised by it."""
         for prompt, row in zip(prompts, embeds[:: len(embeds) // len(prompts)], strict=True):
             if not any(prompt == known and _alike(own, row) for known, own in self.embeddings):
@@ -127,17 +129,18 @@ class ShownRows:
             self.recognise(embeds, roles)
             self.roles = self.roles if self.each_by_itself else roles
 
-    def recognise(self, embeds: Tensor | None, roles: Sequence[Role]) -> None:
+    def recognise(self, embeds: Sequence[Tensor] | None, roles: Sequence[Role]) -> None:
         """Find the prompts of which embeddings were made; a prompt that nobody was seen encoding has no known words."""
         images = self.run.settings.images
         if not self.may_switch or embeds is None or len(embeds) != len(roles) * images:
             return
-        for role, own in zip(roles, embeds.split(images), strict=True):
+        each = (embeds[first : first + images] for first in range(0, len(embeds), images))
+        for role, own in zip(roles, each, strict=True):
             if not self.called_back:
                 self.remember(self.prompts_of(role), own)
                 continue
-            each = zip(own, self.prompts_of(role), strict=True)
-            self.prompts[role] = tuple(self._prompt_of(row, was) for row, was in each)
+            both = zip(own, self.prompts_of(role), strict=True)
+            self.prompts[role] = tuple(self._prompt_of(row, was) for row, was in both)
 
     def prompts_of(self, role: Role) -> tuple[Prompt, ...]:
         """The prompts that the rows of a role are now shown, one for each image."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -25,7 +25,7 @@ from sdprobe.stock_pipelines.interrupt import interruptible
 from sdprobe.stock_pipelines.pipeline_listener import Call, Caller
 from sdprobe.stock_pipelines.told_rows import RowsOfBatch, ToldRows
 from sdprobe.stock_pipelines.unknown_listener import listen_to_unknown
-from sdprobe.stock_pipelines.unknown_points import refuse_points
+from sdprobe.stock_pipelines.unknown_points import note_what_is_unknown, refuse_points
 from sdprobe.stock_pipelines.unknown_settings import settings_of
 from sdprobe.stock_pipelines.unknown_steps import UnknownSteps
 
@@ -41,6 +41,7 @@ def call_unknown(
     call: Callable[..., Any],
     arguments: CallArguments,
     rows: RowsOfBatch | None,
+    made_by: type[UnknownCall] | None = None,
 ) -> Any:
     """Make one call of a pipeline that no family knows, past the hooks, and return what it returns.
 
@@ -52,21 +53,21 @@ def call_unknown(
         call: the pipeline's own call.
         arguments: what it is asked for.
         rows: what the user says of the rows.
+        made_by: how such a pipeline does things; None for `UnknownCall`.
     """
     with torch.inference_mode(False), torch.no_grad():
         settings = settings_of(model, arguments)
         prompts, negative = ([*map(PromptNotRead.of_text, own)] for own in (settings.prompt, settings.negative_prompt))
         run.fill(model, settings, prompts, negative)
         run.names = dict(by_name)
-        _say_what_is_unknown(model, run, rows)
+        note_what_is_unknown(model, run.coverage, rows is not None)
         refuse_points(model, stack, run.coverage)
         told = ToldRows(run, rows)
         with stack.open(run) as hooks:
             refuse_points(model, hooks, run.coverage)  # a hook may choose its modules when it starts
-            unknown_call = UnknownCall(model, run, hooks, told)
+            unknown_call = (made_by or UnknownCall)(model, run, hooks, told)
             beside = listen_beside(model.beside, hooks, run, told.unlabelled)
-            listening = listen_to_unknown(model, unknown_call)
-            with interruptible(model.pipe, run.control), beside, listening, unknown_call.watched:
+            with interruptible(model.pipe, run.control), beside, unknown_call.listening(), unknown_call.watched:
                 args, kwargs = _with_callbacks_aside(arguments, unknown_call)
                 found = call(*args, **kwargs)
             unknown_call.on_return(found)
@@ -98,6 +99,10 @@ class UnknownCall:
         self.passed: Tensor | None = None  # the latents of the step under way, past their point
         self.changed = False  # whether a hook has changed them
         self.last: Tensor | None = None  # what the scheduler made last
+
+    def listening(self) -> AbstractContextManager[None]:
+        """While this is open, what the pipeline does is told."""
+        return listen_to_unknown(self.model, self)
 
     # What the pipeline does.
 
@@ -294,17 +299,3 @@ def _same_values(passed: Tensor, x: Tensor) -> bool:
     if passed is x:
         return True
     return passed.numel() == x.numel() and torch.equal(passed.flatten().to(x), x.flatten())
-
-
-def _say_what_is_unknown(model: UnknownPipeline, run: Run, rows: RowsOfBatch | None) -> None:
-    note = run.coverage.note_unknown
-    if rows is None:
-        note("which rows are which")
-    note("which tokens are those of which words")
-    note("where the places of a picture stand among the positions of attention, and their grid")
-    if not model.networks:
-        note("which part is called in the loop")
-    if model.scheduler is None:
-        note("the latents and noise_pred: it has no part named scheduler that makes steps")
-    else:
-        note("whether the latents after the last step are what is decoded")

@@ -1,11 +1,11 @@
-"""`refuse_points`: hooks that could never act in a pipeline that no family knows, refused before it begins."""
+"""What there is in a pipeline that no family knows, and what not: hooks are refused before it begins, or it is said."""
 
 from __future__ import annotations
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.hook import POINTS, Transform, overrides
-from sdprobe.model.denoiser.module_hooks import refuse_idle
+from sdprobe.model.denoiser.unmatched_hooks import refuse_unmatched
 from sdprobe.model.unknown.attention_kinds import possible_kinds
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 
@@ -48,5 +48,25 @@ def refuse_points(model: UnknownPipeline, hooks: Hooks, coverage: Coverage) -> N
                 f"{hook!r} brings words, and how {model.kind} reads words is not known: no family knows it"
             )
     kinds = {name: possible_kinds(kind) for own in model.kinds_of.values() for name, kind in own.items()}
-    refuse_idle(hooks, "attention", kinds)
-    refuse_idle(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))
+    refuse_unmatched(hooks, "attention", kinds)
+    refuse_unmatched(hooks, "activation", dict.fromkeys((*model.modules, *model.modules_outside), ()))
+
+
+def note_what_is_unknown(model: UnknownPipeline, coverage: Coverage, rows_told: bool) -> None:
+    """Note what is not known of a pipeline.
+
+    Args:
+        model: the pipeline.
+        coverage: notes it.
+        rows_told: whether the user says what the rows are.
+    """
+    if not rows_told:
+        coverage.note_unknown("which rows are which")
+    coverage.note_unknown("which tokens are those of which words")
+    coverage.note_unknown("where the places of a picture stand among the positions of attention, and their grid")
+    if not model.networks:
+        coverage.note_unknown("which part is called in the loop")
+    if model.scheduler is None:
+        coverage.note_unknown("the latents and noise_pred: it has no part named scheduler that makes steps")
+    else:
+        coverage.note_unknown("whether the latents after the last step are what is decoded")

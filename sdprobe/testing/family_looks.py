@@ -78,7 +78,7 @@ class FirstKeys(Observer):
 class StreamsSeen(Observer):
     """The numbers of places of image and text in what blocks return."""
 
-    modules = ("*blocks.*",)
+    modules = ("*.0.*",)
     strict = False
 
     def start(self, run: Run) -> None:

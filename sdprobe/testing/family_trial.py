@@ -45,7 +45,8 @@ class FamilyTrial:
         asked = {**usual, **changed, **self.settings}
         if "negative_prompt" not in signature(type(self.model.pipe).__call__).parameters:
             asked.pop("negative_prompt", None)  # the pipeline takes none
-        return asked
+        unit = self.model.multiple  # a pipeline may take no picture so small
+        return asked | {side: -(-asked[side] // unit) * unit for side in ("height", "width")}
 
     def run(self, *hooks: Hook, **changed: Any) -> Run:
         """Run by `sample`."""

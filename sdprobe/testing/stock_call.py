@@ -23,12 +23,15 @@ def stock_arguments(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]
     if "num_frames" in takes:
         named |= {"images_per_prompt": "num_videos_per_prompt", "frames": "num_frames"}
     given = {named.get(name, name): value for name, value in settings.items() if name not in ("seed", "progress")}
+    given |= {
+        name: list(value) for name, value in given.items() if isinstance(value, list)
+    }  # a pipeline may write there
     if model.guidance_argument != "guidance_scale" and settings.get("guidance_scale", 0.0) > 1:
         given.setdefault("negative_prompt", "")  # without one there is no guidance in such a pipeline
     if "negative_prompt" in given and isinstance(given.get("prompt"), list):
         given["negative_prompt"] = [given["negative_prompt"]] * len(given["prompt"])
-    if "use_resolution_binning" in takes and max(settings.get("height", 0), settings.get("width", 0)) < 64:
-        given["use_resolution_binning"] = False  # a pipeline knows no sizes for pictures so small
+    if "use_resolution_binning" in takes and getattr(model, "known_sizes", None) is None:
+        given["use_resolution_binning"] = False  # the pipeline knows no sizes for a network of this one
     return given
 
 

@@ -11,12 +11,16 @@ from sdprobe.core.compose import Hook
 from sdprobe.core.hook import Observer, Transform
 from sdprobe.core.run import Run
 
-MODULES = {"activation": ("*.0.[fi]*[fpn]",)}
-"""The first feed-forward layers of the image's tokens: ``*.0.ff``, ``*.0.ffn``, or ``*.0.img_mlp`` in Qwen-Image."""
+MODULES = {"activation": ("*.0.[fi]*[dfnp]",)}
+"""The first feed-forward layers: ``*.0.ff``, ``*.0.ffn``, ``*.0.feed_forward``, or ``*.0.img_mlp`` in Qwen-Image."""
+
+# They ask for all attention; in Sana, self-attention is linear, and they do without it (``strict = False``).
 
 
 class Affine(Transform):
     """x → a x + b at one point; at ``attention`` the same for the value."""
+
+    strict = False
 
     def __init__(self, point: str, a: float, b: float) -> None:
         self.point, self.a, self.b = point, a, b
@@ -29,6 +33,8 @@ class Affine(Transform):
 class Same(Transform):
     """Returns its input."""
 
+    strict = False
+
     def __init__(self, point: str) -> None:
         self.point = point
         self.modules = MODULES.get(point)
@@ -39,6 +45,8 @@ class Same(Transform):
 
 class Seen(Observer):
     """Keeps a copy of every value at one point."""
+
+    strict = False
 
     def __init__(self, point: str) -> None:
         self.point = point
@@ -53,6 +61,8 @@ class Seen(Observer):
 
 class Raising(Observer):
     """Raises an error at one point, or at its start or finish."""
+
+    strict = False
 
     def __init__(self, method: str, error: BaseException) -> None:
         self.method, self.error = method, error

@@ -145,7 +145,7 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
     before, after = ([empty.ids[k] for k in places if empty.roles[k] == role] for role in ("start", "end"))
     rows = [_within(list(map(int, row))[:first], before, after) for row in ids]
     texts: list[str] = own.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return texts
+    return [text.strip() for text in texts]  # after an instruction, a prompt begins with a space
 
 
 def _within(ids: list[int], before: list[int], after: list[int]) -> list[int]:

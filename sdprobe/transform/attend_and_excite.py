@@ -89,15 +89,17 @@ class AttendAndExcite(AttentionGuidance):
         subjects = [positions for word in self.words for positions in looks.tokens_of(word)]
         if not subjects:
             return None
-        # The first token takes most of the attention, and the last is padding.
-        last = looks.sites[0].shape[-1] - 1
-        if outside := [p for positions in subjects for p in positions if not 0 < p < last]:
+        # The first token takes most of the attention, and the last is padding. A template may begin with more tokens,
+        # and where none comes after the text the last is a word.
+        roles, last = looks.prompt.roles, looks.sites[0].shape[-1] - 1
+        first, last = max(1, roles.count("start")), last + (roles[last : last + 1] == ("word",))
+        if outside := [p for positions in subjects for p in positions if not first <= p < last]:
             raise ValueError(
                 f"token {outside[0]} cannot be excited: Attend-and-Excite leaves out the first token and the last, so "
-                f"a position is 1 to {last - 1}"
+                f"a position is {first} to {last - 1}"
             )
-        sharp = (100 * looks.mean()[..., 1:-1]).softmax(-1)
-        maps = torch.stack([sharp[..., [p - 1 for p in positions]].sum(-1) for positions in subjects])
+        sharp = (100 * looks.mean()[..., first:last]).softmax(-1)
+        maps = torch.stack([sharp[..., [p - first for p in positions]].sum(-1) for positions in subjects])
         return (1 - smoothed(maps).amax((1, 2))).max()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
 
 import sdprobe
 from tests.parity.test_families import CASES, USUAL, assert_same, stock
-from tests.tiny_models.cogvideox import cogvideox
+from tests.stock_pipelines import picture
+from tests.tiny_models.cogvideox import cogvideox, cogvideox_image_to_video
 
 VIDEO = USUAL | {"frames": 5}
 ONE_OF_EACH = {"images_per_prompt": 1}
@@ -83,3 +85,23 @@ def test_one_of_its_schedulers_stands_for_the_other():
     model.pipe.scheduler = type(cogvideox(noisy=True).scheduler).from_config(model.pipe.scheduler.config)
     latents, _ = stock(model, **VIDEO)
     assert torch.equal(run.latents, model.unpacked(latents))
+
+
+def test_a_denoiser_that_is_shown_a_picture_is_for_attach():
+    made = cogvideox_image_to_video()
+    pipe = CogVideoXPipeline(**made.components)
+    with pytest.raises(ValueError, match="CogVideoXImageToVideoPipeline"):
+        sdprobe.sample(pipe, "a red circle", frames=5, progress=False)
+    again = Again()
+    with sdprobe.attach(made, again) as run:
+        made(picture(), "a red circle", height=16, width=16, num_frames=5, num_inference_steps=2, output_type="latent")
+    assert run[again].same == [True, True]
+    assert run.latents.shape == (1, 4, 4, 8, 8)
+
+
+class Again(sdprobe.Observer):
+    def start(self, run):
+        self.same = []
+
+    def noise_pred(self, x, step):
+        self.same.append(torch.equal(step.predict(step.latents), step.model_output))

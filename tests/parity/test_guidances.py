@@ -27,12 +27,12 @@ from PIL import Image
 
 import sdprobe
 from sdprobe import Guidance, RescaleGuidance, only
+from sdprobe.testing.stock_call import RENAMED
 from sdprobe.transform.guidances.dynamic_threshold import DynamicThreshold
 from sdprobe.transform.guidances.perturbed_attention import PerturbedAttention
 from sdprobe.transform.guidances.self_attention_guidance import SelfAttentionGuidance
 from tests.families import pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.laws.strategies import run, within
-from tests.parity.stock import RENAMED
 from tests.parity.test_stable_diffusion import CASES
 from tests.tiny import stable_diffusion
 

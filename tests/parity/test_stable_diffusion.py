@@ -10,7 +10,8 @@ from PIL import Image
 
 import sdprobe
 from sdprobe.testing import footprint
-from tests.parity.stock import RENAMED, observers
+from sdprobe.testing.stock_call import RENAMED
+from tests.parity.stock import observers
 from tests.tiny import stable_diffusion
 
 CASES = {

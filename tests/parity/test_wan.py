@@ -7,6 +7,7 @@ import torch
 from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler
 
 import sdprobe
+from sdprobe.experiments.parts_of_model import blocks_of
 from sdprobe.stock_pipelines.attach import attach
 from tests.parity.test_families import assert_same
 from tests.stock_pipelines import FILMED, Stock, called
@@ -60,6 +61,13 @@ def test_a_denoiser_that_never_runs_is_told():
     assert run.coverage.missed == {f"transformer_2.blocks.{n}.attn2": "transformer_2 ran in no step" for n in (0, 1)}
     with pytest.raises(ValueError, match="would never act"):
         sampled(pipe, sdprobe.only(Sites("transformer_2.*"), sites="*attn2"))
+
+
+def test_the_middle_and_the_blocks_are_those_of_both():
+    one, two = (sdprobe.load(wan(two=two)) for two in (False, True))
+    assert (one.middle, two.middle) == ("blocks.1.*", "*blocks.1.*")
+    assert list(blocks_of(one)) == ["blocks.0", "blocks.1"]
+    assert list(blocks_of(two))[2:] == ["transformer_2.blocks.0", "transformer_2.blocks.1"]
 
 
 def test_what_a_hook_changes_in_the_second_denoiser_leaves_the_first_step_alone():
@@ -139,6 +147,58 @@ def test_a_picture_is_attended_to_before_the_text():
     assert by_kind["cross"].tokens() == list(range(512))
     assert by_kind["image_prompt"].text is None
     assert by_kind["cross"].grid == by_kind["image_prompt"].grid == (3, 4, 4)
+
+
+class Streams(sdprobe.Observer):
+    """Of each stream of each module: its grid, and how many places are of the video and which are of the text."""
+
+    def __init__(self, *modules: str, sides: str = "output") -> None:
+        self.modules, self.sides = modules, (sides,)
+
+    def start(self, run):
+        self.seen = {}
+
+    def activation(self, x, site):
+        video = len(range(x.shape[1])[site.image]) if x.ndim > 1 else 0
+        self.seen[site.name, site.stream] = (site.grid, video, site.text)
+
+
+def test_streams_of_text_and_video_and_picture_are_told_apart():
+    stock = Stock(wan_image_to_video(), FILMED)
+    gives = Streams("blocks.0", "blocks.0.attn1.to_q", "blocks.0.attn2.*", "condition_embedder.*")
+    takes = Streams("blocks.0", sides="input")
+    with attach(stock.pipe, [gives, takes]) as run:
+        called(stock, num_inference_steps=1)
+    seen, (grid, places), whole = run[gives].seen, ((3, 4, 4), 48), slice(0, 512)
+    for name in ("blocks.0", "blocks.0.attn1.to_q", "blocks.0.attn2.to_q"):
+        assert seen[name, "hidden"] == (grid, places, None)
+    for name in ("blocks.0.attn2.to_k", "blocks.0.attn2.norm_k", "condition_embedder.text_embedder"):
+        assert seen[name, "text"] == (None, 0, whole)
+    for name in ("blocks.0.attn2.add_k_proj", "blocks.0.attn2.norm_added_k", "condition_embedder.image_embedder"):
+        assert seen[name, "image prompt"] == (None, 0, None)
+    assert seen["condition_embedder.text_embedder", "text"][2] == whole
+    picture = 5  # tokens: of 2 × 2 patches, and one of the whole
+    assert run[takes].seen["blocks.0", "text"] == (None, 0, slice(picture, picture + 512))
+
+
+def test_a_changed_place_of_a_block_s_output_is_that_place_of_the_video():
+    class Lifts(sdprobe.Transform):
+        """The last block's output at one place of one frame."""
+
+        modules = ("blocks.1",)
+
+        def activation(self, x, site):
+            frame, h, w = site.grid
+            places = x.unflatten(1, (frame, h, w)).clone()
+            places[:, 1, 2, 3] += 10.0
+            return places.flatten(1, 3)
+
+    record = sdprobe.LatentRecorder(keep=("noise_pred",))
+    plain, lifted = (sampled(wan(), *hooks, record, steps=1) for hooks in ((), (Lifts(),)))
+    moved = plain[record].at(0)["noise_pred"] != lifted[record].at(0)["noise_pred"]
+    truth = torch.zeros(3, 8, 8, dtype=torch.bool)
+    truth[1, 4:6, 6:8] = True
+    assert torch.equal(moved.any(1)[0], truth)
 
 
 def test_image_to_video_with_two_denoisers():

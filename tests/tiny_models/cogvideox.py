@@ -7,6 +7,7 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
+    CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
@@ -58,3 +59,14 @@ def cogvideox(in_pairs: bool = False, noisy: bool = False) -> CogVideoXPipeline:
         text_encoder=t5(words),
         tokenizer=words,
     )
+
+
+def cogvideox_image_to_video() -> CogVideoXImageToVideoPipeline:
+    """The denoiser is shown the picture's latents beside those of the video."""
+    usual = cogvideox(in_pairs=True)
+    torch.manual_seed(1)
+    shown = {**usual.transformer.config, "in_channels": 2 * CHANNELS}
+    network = CogVideoXTransformer3DModel.from_config(shown).eval()
+    pipe = CogVideoXImageToVideoPipeline(**{**usual.components, "transformer": network})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

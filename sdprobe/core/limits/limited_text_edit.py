@@ -77,7 +77,8 @@ class LimitedTextEdit(LimitedHook):
         everywhere, _ = self.acting_in(step)
         found = self.conditioning_by_row(step, everywhere)
         names = next(iter(found.values())).arguments if found else {}
-        return list(found), {name: torch.cat([own.arguments[name] for own in found.values()]) for name in names}
+        shared = [name for name in names if all(name in own.arguments for own in found.values())]
+        return list(found), {name: _of_rows([own.arguments[name] for own in found.values()]) for name in shared}
 
     def replace_context(self, attn: Attention, site: Site) -> Attention:
         """Return the attention call with the text as changed by all limited transforms that act at this site."""
@@ -146,6 +147,15 @@ def text_points(points: Sequence[str], by_sites: bool) -> dict[str, Callable[...
 
 def _all(run: Run) -> list[LimitedTextEdit]:
     return [own for _, own in run.records if isinstance(own, LimitedTextEdit)]
+
+
+def _of_rows(each: Sequence[Shaped[Tensor, "row ..."]]) -> Shaped[Tensor, "rows ..."]:
+    """Return the arguments of some rows as one tensor: those of fewer tokens are followed by zeros."""
+    if len({x.shape[1:] for x in each}) == 1:
+        return torch.cat(list(each))
+    longest = max(x.shape[1] for x in each)
+    padded = [torch.cat([x, x.new_zeros(len(x), longest - x.shape[1], *x.shape[2:])], dim=1) for x in each]
+    return torch.cat(padded)
 
 
 def _editing(point: str) -> Callable[..., Any]:

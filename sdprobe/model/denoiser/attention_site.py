@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sdprobe.core.compose import Hooks
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
+from sdprobe.model.denoiser.aligned_rows import AlignedRows
 from sdprobe.model.denoiser.attention_calls import Receive, divert, is_receiving, restore
 from sdprobe.model.denoiser.image_prompts import (
     KIND,
@@ -24,7 +25,7 @@ from sdprobe.model.denoiser.rows_of_pass import rows_of_pass
 from sdprobe.model.denoiser.sdpa_call import project_context, read_sdpa_call
 from sdprobe.model.denoiser.token_layout import Layout
 
-ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text"}
+ATTENDS_TO = {"cross": "text", "self": "image", "joint": "image and text", "text": "text"}
 
 
 class AttentionModule(NamedTuple):
@@ -37,7 +38,7 @@ class AttentionModule(NamedTuple):
     backend: Any
     hooks_of: Callable[[str], Hooks]
     layout: Layout
-    inlet: Any
+    inlet: Sequence[nn.Module]
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -48,13 +49,18 @@ class AttentionModule(NamedTuple):
 class AttentionSite:
     """One attention module during one pass.
 
+    Args:
+        of: the module.
+        step: the step.
+        aligned: the order of the rows' tokens, where the image follows texts of different lengths.
+
     Attributes:
         entered: whether the module ran.
         seen: the kind of each of its calls and what it attended to, in order.
     """
 
-    def __init__(self, of: AttentionModule, step: Step) -> None:
-        self.of, self.step = of, step
+    def __init__(self, of: AttentionModule, step: Step, aligned: AlignedRows | None = None) -> None:
+        self.of, self.step, self.aligned = of, step, aligned
         self.entered = False
         self.seen: list[tuple[str, str]] = []
         self._arguments: Mapping[str, Any] = {}
@@ -91,11 +97,15 @@ class AttentionSite:
             rows = rows_of_pass(rows, len(query), len(self.seen) - 1)
             step = replace(step, rows=rows)
         project = partial(project_context, of.module, kind, of.inlet)
-        given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         grid, image, text = of.layout.of(kind, query.shape[-2], keys)
         reference = of.layout.reference_after(image)
         of_call = (of.name, kind, of.place, grid, query.shape[1], step, image, text, attends_to)
         site = Site(*of_call, reference=reference)
+        if kind == "joint" and self.aligned is not None:
+            query, key, args, kwargs, stock = self.aligned.call(stock, query, key, *args, **kwargs)
+            given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
+            return self.aligned.own(hooks.attention(given, site).output(), 2)
+        given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         return hooks.attention(given, site).output()
 
     def _next(self, keys: int) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -11,12 +10,11 @@ from sdprobe.core.call_hook import called
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Observer, asks, overrides
 from sdprobe.core.limits.limited_hook import LimitedHook
-from sdprobe.core.prompt import Prompt
-from sdprobe.core.rows import Role
-from sdprobe.core.run import Run
+from sdprobe.core.run import Row, Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.image_prompts import kinds_of
+from sdprobe.model.denoiser.missed_attention import is_linear
 from sdprobe.model.denoiser.module_hooks import place_of
 from sdprobe.model.denoiser.token_layout import Grid, Layout
 
@@ -32,50 +30,58 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
     if not asking:
         return
     modules = [
-        (name, own, place_of(name), run_model.grid_at(name, run.settings), int(getattr(module, "heads", 0)))
+        (
+            *(name, own, place_of(name)),
+            None if own == "text" else run_model.grid_at(name, run.settings),
+            int(getattr(module, "heads", 0)),
+        )
         for name, module in run_model.modules.items()
-        if (kind := run_model.attention_kind(module)) is not None
+        if (kind := run_model.attention_kind(module)) is not None and not is_linear(module)
         for own in kinds_of(module, kind)
     ]
-    layout = run_model.layout(run.settings)
-    steps = [call for step in run_model.expected_steps(run) for call in _calls(run_model, step)]
-    lengths = {role: max(map(run_model.text_tokens, prompts)) for role, prompts in _prompts(steps).items()}
+    layout, steps = run_model.layout(run.settings), run_model.expected_steps(run)
+    calls = [(_of_rows(step, rows), _texts(run_model, rows)) for step in steps for rows in run_model.rows_by_call(step)]
     parts = {
-        (role, kind, grid): _parts(layout, kind, grid, texts)
-        for role, texts in lengths.items()
+        (kind, grid, texts): _parts(layout, kind, grid, texts)
+        for texts in {own for _, own in calls}
         for _, kind, _, grid, _ in modules
     }
     for hook, inner in asking:
         asked = [own for own in modules if asks(hook, *own[:2])]
         sites = [
-            Site(name, kind, place, grid, heads, step, image, text, reference=reference)
-            for step in steps
+            Site(
+                name,
+                kind,
+                place,
+                grid,
+                heads,
+                call,
+                *parts[kind, grid, texts][:2],
+                reference=parts[kind, grid, texts][2],
+            )
+            for call, texts in calls
             for name, kind, place, grid, heads in asked
-            for image, text, reference in (parts[step.roles, kind, grid],)
         ]
         acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
         called(inner, "expect_sites", acting)
 
 
-def _calls(run_model: Any, step: Step) -> list[Step]:
-    """Return an expected step as each of the denoiser's calls in it has it: with all rows, or those of one role."""
-    if not run_model.separate_calls:
-        return [step]
-    found = []
-    for role in step.roles:
-        found.append(copy.copy(step))
-        object.__setattr__(found[-1], "rows", tuple(row for row in step.rows if row.role == role))
-    return found
-
-
-def _prompts(steps: Sequence[Step]) -> dict[tuple[Role, ...], list[Prompt]]:
-    """Return the prompts of the rows of each kind of call, by the roles of these rows."""
-    return {step.roles: [row.prompt for row in step.rows] for step in steps}
-
-
 def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None, slice | None]:
     """The positions of image, text and reference at a site of this grid; of an unknown one, those of the text alone."""
     places = 0 if grid is None else prod(grid) + layout.beside
-    keys = {"cross": texts, "joint": places + texts}.get(kind, places)
+    keys = {"cross": texts, "text": texts, "joint": places + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
     return image, text, layout.reference_after(image)
+
+
+def _of_rows(step: Step, rows: tuple[Row, ...]) -> Step:
+    """An expected step with other rows."""
+    call = copy.copy(step)
+    object.__setattr__(call, "rows", rows)
+    return call
+
+
+def _texts(run_model: Any, rows: tuple[Row, ...]) -> int:
+    """The number of tokens of text in a call of the denoiser: that of the longest of its prompts."""
+    prompts = {id(row.prompt): row.prompt for row in rows}.values()
+    return max(int(run_model.text_tokens(prompt)) for prompt in prompts)

@@ -40,7 +40,9 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
                     f"step {step.index} has no rows of role {role!r}: guidance 1 needs none, or they were left out"
                 )
             told = run_model.narrowed(conditioning, step.rows_of(role))
-        told = told if beside is None else replace(told, beside=beside)
+        if beside is not None:
+            run_model.refuse_beside()
+            told = replace(told, beside=beside)
         at = replace(step, latents=x, rows=rows, model_output=None, further=True)
         if by is not None:
             still = by.freeze_parameters() if torch.is_grad_enabled() else nullcontext()
@@ -56,7 +58,7 @@ def predicting(run_model: Any, module_hooks: ModuleHooks, conditioning: Any) -> 
         with frozen, aside, kept:
             outputs = []
             for part, asked in run_model.passes(at, told):
-                with listening.listen(part):
+                with listening.listen(part, asked.arguments):
                     outputs.append(run_model.denoise(x, part, asked))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 

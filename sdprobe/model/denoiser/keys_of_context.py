@@ -28,7 +28,7 @@ def keys_of_context(
     if kind != "cross":
         raise ValueError(f"{model!r} has no cross-attention {layer!r}: the run was made by another model")
     inlet = model.inlet_of(layer)
-    first = module.to_k if inlet is None else next(own for own in inlet.modules() if hasattr(own, "in_features"))
+    first = next(own for part in (*inlet, module.to_k) for own in part.modules() if hasattr(own, "in_features"))
     if context.shape[-1] != first.in_features:
         raise ValueError(
             f"vectors of width {context.shape[-1]} at {layer}, whose prompt embeddings have {first.in_features}"

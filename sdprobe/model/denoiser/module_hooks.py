@@ -8,33 +8,35 @@ function. While such a module runs, its calls are received with their final quer
 from __future__ import annotations
 
 import copy
-import difflib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from sdprobe.core.compose import Hooks
-from sdprobe.core.hook import Transform, asks, matches, overrides
+from sdprobe.core.hook import Transform, asks, overrides
 from sdprobe.core.limits.expected import expect
 from sdprobe.core.limits.limited_hook import LimitedHook
 from sdprobe.core.run import Coverage, Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.model.activation_listener import ActivationListener
+from sdprobe.model.denoiser.aligned_rows import AlignedRows
 from sdprobe.model.denoiser.attention_calls import backend_of
 from sdprobe.model.denoiser.attention_site import AttentionModule, AttentionSite
 from sdprobe.model.denoiser.cache_states import has_caches
 from sdprobe.model.denoiser.compiled_parts import CompiledParts, as_written, names_as_written
 from sdprobe.model.denoiser.image_prompts import kinds_of
-from sdprobe.model.denoiser.missed_attention import NO_IMAGE_PROMPT, reason_of, skipped
+from sdprobe.model.denoiser.missed_attention import LINEAR, NO_IMAGE_PROMPT, is_linear, reason_of, skipped
 from sdprobe.model.denoiser.rows_of_pass import rows_by_themselves, rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
 from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
+from sdprobe.model.denoiser.unmatched_hooks import refuse_unmatched
 
 FIRST, NO_STEP = "the first denoiser", "ran in no step"
 
@@ -64,8 +66,9 @@ class ModuleHooks:
         coverage: records which sites were seen.
         running: returns the beginning of the names of the modules of the denoiser that runs in a step; None if there is
             one denoiser.
-        inlet_of: returns what the text goes through, in the denoiser of a module, before every site.
+        inlet_of: returns what the text goes through in order, in the denoiser of a module, before every site.
         outside: the names of modules outside the denoisers that hooks may ask for.
+        text_lengths: what `Model.text_lengths` says of a call's arguments.
 
     Raises:
         ValueError: for a hook without any matching module, by its patterns and kinds.
@@ -79,11 +82,13 @@ class ModuleHooks:
         layout: Layout,
         coverage: Coverage,
         running: Callable[[Step], str] | None = None,
-        inlet_of: Callable[[str], Any] = lambda name: None,
+        inlet_of: Callable[[str], tuple[nn.Module, ...]] = lambda name: (),
         outside: Collection[str] = (),
+        text_lengths: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda arguments: (),
     ) -> None:
         self._denoisers = {prefix: as_written(own) for prefix, own in denoisers.items()}
         self._outside, self._running, self._inlet_of = outside, running, inlet_of
+        self._text_lengths = text_lengths
         every = self._denoisers.items()
         self._modules = {
             prefix + name: module for prefix, own in every for name, module in names_as_written(own).items()
@@ -105,7 +110,8 @@ class ModuleHooks:
             return str(run_model.prefix_at(step.timestep))
 
         of_run = (run_model.attention_kind, hooks, run_model.layout(run.settings), run.coverage)
-        return cls(called, *of_run, running if len(called) > 1 else None, run_model.inlet_of, outside)
+        lengths = run_model.text_lengths
+        return cls(called, *of_run, running if len(called) > 1 else None, run_model.inlet_of, outside, lengths)
 
     def _prefix_at(self, step: Step) -> str:
         """Return the beginning of the names of the modules of the denoiser that runs in a step."""
@@ -134,13 +140,16 @@ class ModuleHooks:
         found = []
         running = self._prefix_at(step)
         for name in (name for name in self._sites if self._prefix_of(name) == running):
+            if is_linear(self._modules[name]):
+                continue
             grid = run_model.grid_at(name, step.run.settings)
             if grid is None:
                 return None
             heads = int(getattr(self._modules[name], "heads", 0))
             for own in kinds_of(self._modules[name], self._sites[name]):
                 if asks(hook, name, own):
-                    found.append(expect(Site(name, own, place_of(name), grid, heads, step)))
+                    shown = None if own == "text" else grid
+                    found.append(expect(Site(name, own, place_of(name), shown, heads, step)))
         return found
 
     def with_hooks(self, hooks: Hooks) -> ModuleHooks:
@@ -160,10 +169,10 @@ class ModuleHooks:
     def _listen(self, hooks: Hooks, coverage: Coverage) -> None:
         self._hooks, self._coverage = hooks, coverage
         self._skips = Counter[str]()
-        refuse_idle(
+        refuse_unmatched(
             hooks, "attention", {name: kinds_of(self._modules[name], self._sites[name]) for name in self._sites}
         )
-        refuse_idle(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
+        refuse_unmatched(hooks, "activation", dict.fromkeys((*self._modules, *self._outside), ()))
         attention = [
             self._module_of(name, kind, hooks)
             for name, kind in self._sites.items()
@@ -171,7 +180,10 @@ class ModuleHooks:
         ]
         coverage.sites.update(self._sites)
         coverage.asked.update({of.name: of.kind for of in attention if len(of.hooks_of(of.kind))})
-        self._listened = {prefix: self._listened_in(prefix, attention) for prefix in self._denoisers}
+        seen = [of for of in attention if not is_linear(of.module)]
+        for of in (of for of in attention if is_linear(of.module)):
+            self._miss(of.name, of.hooks_of(of.kind), LINEAR)
+        self._listened = {prefix: self._listened_in(prefix, seen) for prefix in self._denoisers}
         for prefix, own in self._listened.items():
             coverage.uncompiled.update((prefix + part).rstrip(".") for part in own.compiled.parts)
             if len(self._denoisers) > 1:
@@ -186,11 +198,17 @@ class ModuleHooks:
         return Listened(sites, activations, self._every_compiled[prefix].around(within))
 
     @contextmanager
-    def listen(self, step: Step) -> Iterator[None]:
-        """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``."""
+    def listen(self, step: Step, arguments: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+        """While this is open, the denoiser's call goes through the points ``attention`` and ``activation``.
+
+        Args:
+            step: the step, with the rows of the call.
+            arguments: what the denoiser is told in it, by argument name.
+        """
         handles: list[Any] = []
         here = self._listened[self._prefix_at(step)]
-        sites = [AttentionSite(of, step) for of in here.attention]
+        aligned = self._aligned(here, arguments)
+        sites = [AttentionSite(of, step, aligned) for of in here.attention]
         if len(self._denoisers) > 1:
             for name in (name for name in here.names if self._coverage.missed.get(name, "").endswith(NO_STEP)):
                 del self._coverage.missed[name]
@@ -199,7 +217,8 @@ class ModuleHooks:
             for site in sites:
                 handles.append(site.of.module.register_forward_pre_hook(site.enter, with_kwargs=True))
                 handles.append(site.of.module.register_forward_hook(site.leave, always_call=True))
-            with here.activations.listen(partial(self._site_of, step)) as not_run, here.compiled.run_as_written():
+            site_of = partial(self._site_of, step)
+            with here.activations.listen(site_of, aligned) as not_run, here.compiled.run_as_written():
                 yield
                 missed = not_run()
             for site in sites:
@@ -214,6 +233,13 @@ class ModuleHooks:
                 site.abandon()
             for handle in handles:
                 handle.remove()
+
+    def _aligned(self, here: Listened, arguments: Mapping[str, Any]) -> AlignedRows | None:
+        """Return the order of the rows' tokens in a call, where the image follows texts of different lengths."""
+        if not here.names:
+            return None
+        lengths = self._text_lengths(arguments)
+        return AlignedRows(lengths, next(iter(self._layout.grids))) if len(set(lengths)) > 1 else None
 
     def _account(self, site: AttentionSite) -> None:
         of = site.of
@@ -280,27 +306,3 @@ def place_of(name: str) -> str:
     """Return ``"down"``, ``"mid"`` or ``"up"`` for a U-Net's module, else the first part of its name."""
     first = name.split(".")[0]
     return first.split("_")[0] if first.split("_")[0] in ("down", "mid", "up") else first
-
-
-def refuse_idle(hooks: Hooks, point: str, modules: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse a hook that would never be called, or with a pattern that matches nothing."""
-    for hook in hooks.at(point):
-        for pattern in hook.modules or ():
-            if not any(matches(name, pattern) for name in modules):
-                raise ValueError(
-                    f"{hook!r}: the module pattern {pattern!r} matches no {point} site of this model; "
-                    f"{_choices(pattern, modules)}"
-                )
-        if not any(asks(hook, name, kind) for name, kinds in modules.items() for kind in kinds or (None,)):
-            known = sorted({kind for kinds in modules.values() for kind in kinds})
-            raise ValueError(
-                f"{hook!r} asks for {point} of kind {', '.join(hook.kinds or ())} at "
-                f"{', '.join(hook.modules or ('*',))}, which this model has not; its kinds: {', '.join(known)}"
-            )
-
-
-def _choices(pattern: str, modules: Iterable[str]) -> str:
-    known = list(modules)
-    near = difflib.get_close_matches(pattern.strip("*"), known, n=3, cutoff=0.3)
-    listed = ", ".join(near or known[:8])
-    return f"nearest of its {len(known)}: {listed}"

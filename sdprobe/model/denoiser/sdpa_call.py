@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.run import Row
@@ -58,11 +58,12 @@ def _no_module(context: Tensor) -> tuple[Tensor, Tensor]:
     raise ValueError("this attention call belongs to no module that could make key and value of a conditioning")
 
 
-def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+def project_context(module: Any, kind: str, inlet: Sequence[nn.Module], context: Tensor) -> tuple[Tensor, Tensor]:
     """Return key and value ``[rows, heads, tokens, width]`` of prompt embeddings, as a cross-attention module does."""
     if kind != "cross":
         raise ValueError(f"only cross-attention makes key and value of a conditioning; this site is {kind!r}")
-    context = context if inlet is None else inlet.forward(context)
+    for part in inlet:
+        context = part.forward(context)
     if getattr(module, "norm_cross", None):
         context = module.norm_encoder_hidden_states(context)
     # By `forward`: other forward hooks on these layers must see only the model's own calls.
@@ -73,5 +74,6 @@ def project_context(module: Any, kind: str, inlet: Any, context: Tensor) -> tupl
     normed = module.norm_k is None
     if not normed and module.norm_k.weight.shape == key.shape[-1:]:  # a norm across all heads
         key, normed = module.norm_k.forward(key), True
-    key, value = (x.unflatten(-1, (module.heads, -1)).transpose(1, 2) for x in (key, value))
+    width = module.inner_dim // module.heads  # of keys that several heads share there are fewer
+    key, value = (x.unflatten(-1, (-1, width)).transpose(1, 2) for x in (key, value))
     return (key if normed else module.norm_k.forward(key)), value

@@ -27,9 +27,10 @@ class Layout:
         grids: ``(h, w)``, ``(t, h, w)`` in a video, by number of image positions, for every size that the image has
             inside the network.
         text_first: whether the text comes before the image if both are on one axis.
-        beside: the number of places of other pictures, which stand after those of the image.
+        beside: the number of further positions, which stand after those of the image: of other pictures, or padding.
         registers: the number of tokens that are of no word, which stand before those of the text.
         text_tokens: the number of tokens of text, where those of a picture stand before them; None where none do.
+        one_stream: whether modules of joint attention take text and image on one axis, not as two tensors.
     """
 
     grids: Mapping[int, Grid] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Layout:
     beside: int = 0
     registers: int = 0
     text_tokens: int | None = None
+    one_stream: bool = False
 
     def text_in(self, tokens: int) -> slice:
         """Return which of so many tokens are those of the text, which stand alone or after those of a picture."""
@@ -59,6 +61,8 @@ class Layout:
 
     def of(self, kind: str, queries: int, keys: int) -> Parts:
         """Return the parts of a call of this kind with these numbers of queries and keys."""
+        if kind == "text":
+            return Parts(None, slice(0, 0), slice(0, keys))
         if kind != "joint":
             places = queries - self.beside
             return Parts(self.grids.get(places), slice(0, places), slice(0, keys) if kind == "cross" else None)

@@ -18,8 +18,9 @@ OF_TEXT = frozenset(
     (
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
-        *(*EMBEDDERS, "text_embedder", "text_proj"),
+        *(*EMBEDDERS, "text_embedder", "text_proj", "caption_norm", "caption_embedder", "cap_embedder"),
         *("txt_norm", "txt_in", "txt_norm1", "txt_norm2", "txt_mlp"),
+        "context_refiner",
     )
 )
 """Modules that only the text goes through, by a part of their names."""
@@ -37,6 +38,12 @@ SIDE_BY_SIDE = {
     "input": frozenset(("to_out.0", "to_out", "to_add_out", "out_proj", "o")),
 }
 """Parts of an attention module whose width is its heads, side by side."""
+
+OF_QUERIES, OF_KEYS = (
+    ("to_q", "q_proj", "q"),
+    ("to_k", "to_v", "add_k_proj", "add_v_proj", "k_proj", "v_proj", "k", "v"),
+)
+"""Of these, those that make queries, and those that make keys and values."""
 
 
 class Placed(NamedTuple):
@@ -70,14 +77,18 @@ class TokenPlaces:
         """
         if name.split(".")[0] in MAKERS or self._is_of_image_prompt(name):
             return Placed(stream.replace("hidden", "image prompt"), None, NOWHERE, None)
+        if stream == "text" and self._layout.one_stream and name in self._kinds:
+            stream = "context"  # the same tensor again, of which keys and values are made
         own = stream == "text"
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
+        if stream == "context" and x.ndim == 3 and self._is_of_text(name):
+            return Placed(stream, None, NOWHERE, slice(0, x.shape[1]))
         if stream == "text" and x.ndim == 3:
             first = 0 if name.split(".")[0] in EMBEDDERS else self._layout.registers
             text = self._layout.text_in(x.shape[1]) if own else slice(first, x.shape[1])
             return Placed(stream, None, NOWHERE, text)
-        if stream.split(" ")[0] not in ("hidden", "skip", "output"):
+        if stream.split(" ")[0] not in ("hidden", "context", "skip", "output"):
             return Placed(stream, None, NOWHERE, None)
         if x.ndim == 4 and not self.is_within_attention(name):
             return Placed(stream, self._layout.grid_of(x), slice(None), None)
@@ -116,15 +127,28 @@ class TokenPlaces:
 
 
 def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) -> int:
-    """Return into how many heads the width of a tensor is divided, side by side; 0 if it is not."""
+    """Return into how many heads the width of a tensor is divided, side by side; 0 if it is not.
+
+    With grouped queries, keys and values have fewer heads than the queries.
+    """
     parts = name.split(".")
     for n in (1, 2):
         if len(parts) > n and ".".join(parts[-n:]) in SIDE_BY_SIDE[side]:
             attention: Any = modules.get(".".join(parts[:-n]))
-            counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
-            heads = next((count for count in counts if isinstance(count, int)), 0)
-            width = getattr(attention, "inner_dim", None)
-            if side == "input" and isinstance(width, int) and width != x.shape[-1]:
+            width, heads = x.shape[-1], _heads_of_queries(attention)
+            own = getattr(attention, "inner_dim", None)
+            if side == "input" and isinstance(own, int) and own != width:
                 return 0  # Flux.2's blocks of one stream: values of a feed-forward layer stand beside the heads
-            return heads if heads and x.shape[-1] % heads == 0 else 0
+            if parts[-1] in OF_KEYS and heads:
+                query = next(
+                    (own.out_features for name in OF_QUERIES if (own := getattr(attention, name, None))), width
+                )
+                if width < query and query % heads == 0:
+                    heads = width // (query // heads)
+            return heads if heads and width % heads == 0 else 0
     return 0
+
+
+def _heads_of_queries(attention: Any) -> int:
+    counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
+    return next((count for count in counts if isinstance(count, int)), 0)

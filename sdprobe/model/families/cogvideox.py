@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from diffusers import CogVideoXDPMScheduler
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -23,14 +25,22 @@ class CogVideoX(VideoModel):
     The pipeline holds its latents as ``[videos, frames, channels, h, w]``. In joint attention the text comes before the
     video; padding of the prompt is seen as other tokens are. The pipeline makes one video of each prompt, and `sample`
     as many as asked for. In 1.5 two frames of the latents are one token: an odd number of them gets one more before the
-    first, which is not decoded.
+    first, which is not decoded (but a loss on the decoded video is given what it would be).
+
+    Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part
+    of the latents that hooks get.
     """
 
     pipelines = ("CogVideoXPipeline",)
+    variants = ("CogVideoXImageToVideoPipeline",)
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     text_first = True
     one_of_each = True
     _rotary: tuple[Any, Any] | None = None
+
+    @property
+    def channels(self) -> int:
+        return int(self.denoiser.config.out_channels)
 
     @property
     def default_frames(self) -> int | None:
@@ -39,6 +49,10 @@ class CogVideoX(VideoModel):
     def default_size(self) -> tuple[int, int]:
         config, factor = self.denoiser.config, self.scale_factor
         return int(config.sample_height) * factor, int(config.sample_width) * factor
+
+    @property
+    def multiple(self) -> int:
+        return math.lcm(8, super().multiple)  # the pipeline refuses other sizes
 
     def latent_frames(self, settings: Settings) -> int:
         return -(-super().latent_frames(settings) // self.temporal_patch) * self.temporal_patch
@@ -111,7 +125,33 @@ class CogVideoX(VideoModel):
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
         more = x.shape[2] - super().latent_frames(self.settings)
-        return self.finished(self.pipe.decode_latents(self.packed(x)[:, more:]))
+        return self.finished(self.pipe.vae.decode(self.unscaled(x[:, :, more:])).sample)
+
+    def unscaled(self, x: Latents) -> Latents:
+        # Laid out in memory as in the pipeline: other layouts are decoded in another order of sums.
+        own: Tensor = 1 / self.pipe.vae_scaling_factor_image * self.packed(x).transpose(1, 2)
+        return own
+
+    def refuse_picture_prompt(self) -> None:
+        if self.denoiser.config.in_channels != self.channels:
+            raise ValueError(
+                "this denoiser is shown a picture beside the latents, which sample cannot give it: attach to a "
+                "CogVideoXImageToVideoPipeline of it (sdprobe.attach)"
+            )
+
+    def refuse_beside(self) -> None:
+        if not self.denoiser.config.use_rotary_positional_embeddings:
+            raise ValueError(
+                f"this {type(self).__name__} has a place for each token of {self.length('text_encoder')}, and none for "
+                f"others: further tokens cannot be put beside the prompt"
+            )
+
+    def rows_of(self, shown: Any) -> Shaped[Tensor, "rows frames channels h w"]:
+        rows: Tensor = shown[:, :, : self.channels]
+        return rows
+
+    def shown_as(self, rows: Shaped[Tensor, "rows frames channels h w"], like: Any) -> Any:
+        return torch.cat([rows.to(like.dtype), like[:, :, self.channels :]], dim=2)
 
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows frames channels h w"]:
         """Return latents as the pipeline holds them, with frames before channels."""

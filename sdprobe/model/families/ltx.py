@@ -77,9 +77,7 @@ class LTX(VideoModel):
         return super().guide(output.float(), rows, scale)
 
     def decode(self, x: Latents, generator: Any) -> Float[Tensor, "videos frames 3 height width"]:
-        pipe, vae = self.pipe, self.pipe.vae
-        x = pipe._denormalize_latents(x, vae.latents_mean, vae.latents_std, vae.config.scaling_factor).to(self.dtype)
-        timestep = None
+        vae, x, timestep = self.pipe.vae, self.unscaled(x).to(self.dtype), None
         if vae.config.timestep_conditioning:
             noise = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             told, amount = self.argument("decode_timestep"), self.argument("decode_noise_scale")
@@ -87,6 +85,11 @@ class LTX(VideoModel):
             share = told if amount is None else amount
             x = (1 - share) * x + share * noise
         return self.finished(vae.decode(x.to(vae.dtype), timestep, return_dict=False)[0])
+
+    def unscaled(self, x: Latents) -> Latents:
+        vae = self.pipe.vae
+        own: Tensor = self.pipe._denormalize_latents(x, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
+        return own
 
     def attention_kind(self, module: nn.Module) -> str | None:
         if super().attention_kind(module) is None:

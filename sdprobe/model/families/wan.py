@@ -47,7 +47,7 @@ class Wan(VideoModel):
     variants = ("WanImageToVideoPipeline",)
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     separate_calls = True
-    text_inlet = "condition_embedder.text_embedder"
+    text_inlet = ("condition_embedder.text_embedder",)
 
     @property
     def networks(self) -> tuple[str, ...]:

@@ -81,8 +81,9 @@ def posterior_of(vae: Any, pixels: Float[Tensor, "images 3 height width"]) -> Po
     found = vae.encode(pixels)
     if hasattr(found, "latent_dist"):
         mean, std = found.latent_dist.mean, found.latent_dist.std
-    else:  # a distilled autoencoder returns latents only
-        mean, std = found.latents, torch.zeros_like(found.latents)
+    else:  # a distilled autoencoder, and a deep-compression autoencoder, return latents only
+        mean = found.latents if hasattr(found, "latents") else found.latent
+        std = torch.zeros_like(mean)
     scale, shift = getattr(vae.config, "scaling_factor", 1.0), getattr(vae.config, "shift_factor", None) or 0.0
     return Posterior(mean, std, scale, shift)
 

@@ -226,7 +226,8 @@ def _of_whole_prompts(x: Tensor, prompts: Sequence[Prompt]) -> Tensor:
 
 def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) -> Text:
     """Return the `Text` of ``token_embeds`` of one encoder, with prompts as its own tokenizer reads them."""
-    prompts = tuple(run_model.read(prompt.text_for(encoder), encoder) for prompt in prompts_of(run, role))
+    reader = run_model.of_role(role)
+    prompts = tuple(reader.read(prompt.text_for(encoder), encoder) for prompt in prompts_of(run, role))
     part = getattr(run_model.pipe, encoder)
     brought = run_model.added_tokens.get(encoder, AddedTokens())
 
@@ -238,9 +239,9 @@ def text_of(run_model: Any, run: Run, hooks: Hooks, role: Role, encoder: str) ->
 
     def layers() -> tuple[Shaped[Tensor, "batch tokens width"], ...]:
         with passing_tokens(run_model, run, hooks.transforms, role), layers_during(part) as found:
-            run_model.encoded([prompt.text for prompt in prompts_of(run, role)])
-        lengths = [len(prompt.ids) for prompt in prompts]
-        return tuple(run_model.shown(_of_whole_prompts(x, prompts), lengths) for x in found)
+            reader.encoded([prompt.text for prompt in prompts_of(run, role)])
+        lengths = [prompt.unpadded for prompt in prompts]
+        return tuple(reader.shown(_of_whole_prompts(x, prompts), lengths) for x in found)
 
     return Text(encoder, prompts, role, run, lookup, *_whole(run_model, run, hooks, role, layers, EMBEDS))
 
@@ -281,11 +282,11 @@ def _whole(
     """Return a `Text`'s functions on whole prompts: ``encode`` (to a value), ``encode_all``, ``layers``, ``again``."""
 
     def encode(texts: Sequence[str]) -> Shaped[Tensor, "texts ..."]:
-        made: Tensor = run_model.encoded(list(texts))[value]
+        made: Tensor = run_model.of_role(role).encoded(list(texts))[value]
         return made
 
     def encode_all(texts: Sequence[str]) -> Conditioned:
-        told = run_model.encoded(list(texts))
+        told = run_model.of_role(role).encoded(list(texts))
         return Conditioned(told[EMBEDS], told)
 
     def again() -> Conditioned:

@@ -55,6 +55,7 @@ def read_in_template(
     *,
     length: int | None = None,
     padded: bool = False,
+    padding_side: str | None = None,
     special: bool = True,
     dropped: int = 0,
 ) -> Prompt:
@@ -69,6 +70,7 @@ def read_in_template(
         after: what it has after it.
         length: the number of tokens that are read, those of the template included; None for the tokenizer's context.
         padded: whether shorter texts are padded to that length.
+        padding_side: ``"left"`` or ``"right"``; None for the tokenizer's own.
         special: whether the tokenizer adds its own first and last tokens; not where the template has them.
         dropped: how many of the first tokens the denoiser is not shown.
 
@@ -76,7 +78,13 @@ def read_in_template(
     """
     length = tokenizer.model_max_length if length is None else length
     padding = "max_length" if padded else False
-    options = {"padding": padding, "max_length": length, "truncation": True, "add_special_tokens": special}
+    options = {
+        "padding": padding,
+        "max_length": length,
+        "truncation": True,
+        "padding_side": padding_side,
+        "add_special_tokens": special,
+    }
     encoded = _tokenized(tokenizer, before + text + after, **options)
     ids: list[int] = encoded["input_ids"]
     first, past = len(before), len(before) + len(text)

@@ -99,7 +99,7 @@ class UnknownAttentionSite:
         rows = of.rows_of(self.step.rows, len(query))
         step = self.step if rows is self.step.rows else replace(self.step, rows=rows)
         own = isinstance(of.module, AttentionModule) and kind == "cross"
-        project = partial(project_context, of.module, kind, None) if own else None
+        project = partial(project_context, of.module, kind, ()) if own else None
         given = read_sdpa_call(query, key, *args, **kwargs, rows=rows, project=project, stock=stock)
         text = slice(0, keys) if kind == "cross" else None
         image = slice(0, query.shape[-2])

@@ -155,7 +155,8 @@ class UnknownPipeline:
             try:
                 yield
             finally:
-                self.pipe.maybe_free_model_hooks()
+                if hasattr(self.pipe, "maybe_free_model_hooks"):  # a pipeline made of blocks has none
+                    self.pipe.maybe_free_model_hooks()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "pipe" not in vars(self):

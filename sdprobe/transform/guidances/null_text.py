@@ -125,6 +125,11 @@ def refuse_null_text(model: Any, guidance_scale: float) -> None:
             f"null-text embeddings are read by cross-attention, and {kind} has joint attention, where the text has a "
             f"stream of its own that changes from block to block"
         )
+    if "cross" not in map(model.attention_kind, model.modules.values()):
+        raise ValueError(
+            f"null-text embeddings are read by cross-attention, and {kind} has text and image on one axis, where the "
+            f"text changes from block to block"
+        )
     if "uncond" not in model.roles(guidance_scale):
         raise ValueError(
             f"null-text embeddings are for rows without the prompt, and {kind} at guidance_scale {guidance_scale:g} "

@@ -66,7 +66,8 @@ class ScaledPredictions(TwoPredictions):
         self.scale = None if scale is None else checked_scale(scale)
 
     def combined(self, cond: Latents, uncond: Latents, step: Step) -> Latents:
-        scale = step.run.model.scale_at(step) if self.scale is None else Guidance(self.scale).at(step)
+        own = step.run.model
+        scale = own.usual_scale(own.scale_at(step)) if self.scale is None else Guidance(self.scale).at(step)
         return cond if scale == 1 else self.guided(cond, uncond, scale, step)
 
     @abstractmethod

@@ -60,7 +60,7 @@ class RefineAttention(AttentionFromSource):
     ) -> Float[Tensor, "edits heads queries columns"]:
         pairs = zip(found.prompts, targets, strict=True)
         shares = torch.stack(
-            [columns_of(align_tokens(*pair).refinement, found.probs.shape[-1], count) for pair in pairs]
+            [columns_of(align_tokens(*pair).refinement, found.probs.shape[-1], count, pair) for pair in pairs]
         )
         device = found.probs.device
         new = (shares.sum(1) == 0)[:, None, None].to(device, non_blocking=True)

@@ -74,6 +74,6 @@ class ReplaceAttention(AttentionFromSource):
         self, found: SourceRows, targets: Sequence[Prompt], own: Callable[[], Tensor], count: int
     ) -> Float[Tensor, "edits heads queries columns"]:
         pairs = zip(found.prompts, targets, strict=True)
-        shares = [columns_of(align_tokens(*pair).replacement, found.probs.shape[-1], count) for pair in pairs]
+        shares = [columns_of(align_tokens(*pair).replacement, found.probs.shape[-1], count, pair) for pair in pairs]
         with in_full_precision(found.probs):
             return found.probs @ torch.stack(shares).unsqueeze(1).to(found.probs.device, non_blocking=True)

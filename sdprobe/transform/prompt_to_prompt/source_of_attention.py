@@ -219,12 +219,19 @@ class AttentionFromSource(Transform):
                 raise ValueError(f"{self!r}: this run has no prompt {number}; its prompts are 0 to {count - 1}")
 
 
-def columns_of(shares: Float[Tensor, "source target"], source: int, target: int) -> Float[Tensor, "sources targets"]:
+def columns_of(
+    shares: Float[Tensor, "source target"], source: int, target: int, prompts: Sequence[Prompt] = ()
+) -> Float[Tensor, "sources targets"]:
     """Return shares of tokens for a call with as many columns.
 
-    Columns past the prompt's tokens, such as those of an encoder that a pipeline lacks, go one by one.
+    Columns past the prompt's tokens, such as those of an encoder that a pipeline lacks, go one by one. Padding of the
+    prompts may have no columns.
     """
     own, other = shares.shape
+    padding = [prompt.roles.count("pad") for prompt in prompts] or [0, 0]
+    if own - padding[0] <= source < own or other - padding[1] <= target < other:
+        shares = shares[:source, :target]
+        own, other = shares.shape
     if source < own or target < other:
         raise ValueError(f"the prompts have {own} and {other} tokens, and attention has {source} and {target} columns")
     found = shares.new_zeros(source, target)

@@ -1,0 +1,120 @@
+"""Families × pipelines × {sample, attach, maps exact on planted truth, activations}: what the tests themselves find.
+
+``python -m tests.family_table`` writes what comes out into the docs; a test sees that it is what the docs say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sdprobe.stock_pipelines.pipeline_listener import family_of
+from sdprobe.testing import FAMILY_LAWS, examine_family
+from tests.families import ASKED, FAMILIES
+from tests.further_stock_pipelines import FURTHER
+from tests.parity.test_attach import test_looking_changes_nothing_and_every_point_changes_the_picture as looking
+from tests.stock_pipelines import OTHERS, STOCK
+from tests.test_planted_families import JOINT
+from tests.test_planted_families import test_the_four_directions as four_directions
+from tests.test_planted_families import test_the_planted_token_s_heat_map_is_the_planted_patch as planted_patch
+
+PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "family_table.md"
+
+HEAD = """# What works in which pipeline
+
+The tests' own result on tiny models of the real classes, written by `python -m tests.family_table`; a test checks that
+it is current.
+
+- Sample: [`sdprobe.sample`][sdprobe.sample] makes the stock pipeline's latents and pictures bit for bit, with observers
+  too, and passes every point.
+- Attach: with hooks attached, the stock pipeline makes what it makes without. Every point shows the same values as in
+  `sample`, and what a transform changes there reaches the picture.
+- Maps: on a network whose attention is planted, the heat map of a word is the planted patch, at every site; in joint
+  attention in all four directions.
+- Activations: image and text are found in what modules take and give.
+"""
+
+SAMPLE = {"is the stock pipeline", "looking changes nothing", "passes every point", "ends where it predicts"}
+ATTACH = {"can be attached", "every point changes the picture"}
+ACTIVATIONS = {"knows its activations"}
+
+
+class Line(NamedTuple):
+    """What one pipeline can, by the tests; None where there is nothing to try."""
+
+    family: str
+    pipeline: str
+    sample: bool | None
+    attach: bool
+    maps: bool | None
+    activations: bool | None
+
+
+def lines() -> list[Line]:
+    """A line for each variant of a family, and one for each further pipeline of it."""
+    found = [_of_family(name) for name in FAMILIES]
+    for make in (*STOCK, *OTHERS, *FURTHER):
+        pipe = make().pipe
+        family = family_of(pipe)
+        assert family is not None
+        found.append(Line(family.__name__, _named(pipe, make), None, _holds(looking, make), None, None))
+    return sorted(found, key=lambda line: line.sample is None)
+
+
+def _named(pipe: Any, make: Callable[[], Any]) -> str:
+    name = type(pipe).__name__
+    return f"`{name}`" if make.__name__ in ("text_to_image",) else f"`{name}`: {make.__name__.replace('_', ' ')}"
+
+
+def _of_family(name: str) -> Line:
+    make = FAMILIES[name]
+    report = examine_family(make, settings=ASKED.get(name, {}))
+    held = {*report.named("holds")}
+    assert {law.name for law in FAMILY_LAWS} >= SAMPLE | ATTACH | ACTIVATIONS
+    maps = _holds(planted_patch, name) and (name not in JOINT or _holds(four_directions, name))
+    pipeline = f"`{type(make()).__name__}`"
+    return Line(name, pipeline, held >= SAMPLE, held >= ATTACH, maps, held >= ACTIVATIONS)
+
+
+def _holds(test: Callable[[Any], None], case: Any) -> bool:
+    try:
+        test(case)
+    except Exception:  # whatever a test raises, it does not pass
+        return False
+    return True
+
+
+def page(found: list[Line]) -> str:
+    """The table as a page of the docs."""
+    return "\n".join(_written(found)) + "\n"
+
+
+def _written(found: list[Line]) -> Iterator[str]:
+    own = [line for line in found if line.sample is not None]
+    further: dict[str, list[Line]] = {}
+    for line in found:
+        if line.sample is None:
+            further.setdefault(line.family, []).append(line)
+    yield HEAD
+    yield "| family | pipeline | sample | attach | maps | activations |"
+    yield "|---|---|:-:|:-:|:-:|:-:|"
+    for line in own:
+        marks = " | ".join("✓" if kept else "no" for kept in (line.sample, line.attach, line.maps, line.activations))
+        yield f"| {line.family} | {line.pipeline} | {marks} |"
+    yield ""
+    yield "Further pipelines of these families can be attached to. Each was tried: looking changes nothing, and what a"
+    yield "transform changes at each point reaches the picture."
+    yield ""
+    yield "| family | pipelines |"
+    yield "|---|---|"
+    for family, several in further.items():
+        shown = (line.pipeline if line.attach else f"{line.pipeline} (not)" for line in several)
+        yield f"| {family} | {'; '.join(shown)} |"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    PAGE.write_text(page(lines()), encoding="utf-8")
