@@ -39,7 +39,7 @@ class Flux2(Flux):
     """
 
     pipelines = ("Flux2KleinPipeline", "Flux2Pipeline")
-    variants: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[tuple[str, ...]] = ("Flux2KleinInpaintPipeline",)
     token_axis = (("text_encoder",),)
     pooling = ()
     img2img = None
@@ -82,8 +82,8 @@ class Flux2(Flux):
             return super().read(text)
         before, after = self.template()
         told = self.spelt(text, self.tokenizer)
-        options = {"length": self.length(encoder), "padded": True, "special": not self.is_dev}
-        return read_in_template(self.tokenizer, told, before, after, **options)
+        length, special = self.length(encoder), not self.is_dev
+        return read_in_template(self.tokenizer, told, before, after, length=length, padded=True, special=special)
 
     def spelt(self, text: str, tokenizer: Any) -> str:
         return text.replace("[IMG]", "") if self.is_dev else text  # dev's pipeline takes the mark of a picture away
