@@ -70,7 +70,7 @@ def encode_by_role(
 
 
 def copied_lists(values: Iterable[Any]) -> list[Any]:
-    """Values with lists copied: Z-Image's pipeline puts its template around the prompts of the very list it is given."""
+    """Values with lists copied: Z-Image's pipeline writes its template into the very list of prompts it is given."""
     return [list(value) if isinstance(value, list) else value for value in values]
 
 

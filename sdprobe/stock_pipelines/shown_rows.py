@@ -114,7 +114,7 @@ class ShownRows:
 
     # Prompts that a callback gives.
 
-    def remember(self, prompts: Sequence[Prompt], embeds: Sequence[Tensor]) -> None:
+    def remember(self, prompts: Sequence[Prompt], embeds: Tensor | Sequence[Tensor]) -> None:
         """Remember what prompts look like when encoded: later rows are recognised by it."""
         for prompt, row in zip(prompts, embeds[:: len(embeds) // len(prompts)], strict=True):
             if not any(prompt == known and _alike(own, row) for known, own in self.embeddings):
@@ -129,7 +129,7 @@ class ShownRows:
             self.recognise(embeds, roles)
             self.roles = self.roles if self.each_by_itself else roles
 
-    def recognise(self, embeds: Sequence[Tensor] | None, roles: Sequence[Role]) -> None:
+    def recognise(self, embeds: Tensor | Sequence[Tensor] | None, roles: Sequence[Role]) -> None:
         """Find the prompts of which embeddings were made; a prompt that nobody was seen encoding has no known words."""
         images = self.run.settings.images
         if not self.may_switch or embeds is None or len(embeds) != len(roles) * images:

@@ -1,4 +1,4 @@
-"""Tiny Z-Image: one block of each refiner, two of both together; of a picture of 16 × 16, half the tokens are padding."""
+"""Tiny Z-Image: one block of each refiner, two of both together; of 16 × 16 pixels, half the tokens are padding."""
 
 from __future__ import annotations
 

@@ -59,9 +59,8 @@ class ZImage(OneStream):
     def read(self, text: str, encoder: str | None = None) -> Prompt:
         if encoder is None:
             own = self.read(text, "text_encoder")
-            kept = [i for i, role in enumerate(own.roles) if role != "pad"]
-            parts = ([values[i] for i in kept] for values in (own.ids, own.tokens, own.roles, own.spans))
-            return replace(Prompt.from_spans(text, *parts), parts={"text_encoder": range(len(kept))})
+            shown = own.at(k for k, role in enumerate(own.roles) if role != "pad")
+            return replace(shown, parts={"text_encoder": range(len(shown.ids))})
         before, after = self._in_template(PLACE).split(PLACE)
         whole = self._in_template(text)
         told = whole[len(before) : len(whole) - len(after)]  # some templates strip white space
