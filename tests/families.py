@@ -27,8 +27,9 @@ from tests.tiny_models.aura_flow import aura_flow
 from tests.tiny_models.autoencoder_kl import FLOW, autoencoder
 from tests.tiny_models.clip_and_t5 import CLIP_WIDTH, T5_WIDTH, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.tiny_models.cogvideox import cogvideox
-from tests.tiny_models.flux2 import flux2_klein
+from tests.tiny_models.flux2 import flux2_dev, flux2_klein
 from tests.tiny_models.hunyuan_video import hunyuan_video
+from tests.tiny_models.krea2 import krea2
 from tests.tiny_models.ltx import ltx
 from tests.tiny_models.lumina2 import lumina2
 from tests.tiny_models.qwen_image import qwen_image
@@ -173,6 +174,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "PixArt-Σ": lambda: pixart(PixArtSigmaPipeline),
     "Sana": sana,
     "AuraFlow": aura_flow,
+    "Krea 2": krea2,
     "LTX-Video": ltx,
     "CogVideoX": cogvideox,
     "CogVideoX 1.5": lambda: cogvideox(in_pairs=True),
@@ -183,12 +185,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Z-Image": z_image,
     "Qwen-Image": qwen_image,
     "Flux.2 klein": flux2_klein,
+    "Flux.2 dev": flux2_dev,
 }
 """Each family's variants, by name."""
 
 ASKED: dict[str, dict[str, Any]] = {
     "Sana": {"height": 64, "width": 96},
     "Z-Image": {"height": 16, "width": 24},
+    "Krea 2": {"height": 16, "width": 24},
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},

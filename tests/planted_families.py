@@ -19,6 +19,7 @@ from tests.planted_aura_flow import plant_aura_flow
 from tests.planted_cogvideox import plant_cogvideox
 from tests.planted_flux2 import plant_flux2
 from tests.planted_hunyuan_video import plant_hunyuan_video
+from tests.planted_krea2 import plant_krea2
 from tests.planted_layers import feature, plant_joint, zero
 from tests.planted_ltx import plant_ltx
 from tests.planted_lumina2 import plant_lumina2
@@ -111,6 +112,7 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "QwenImageTransformer2DModel": plant_qwen_image,
     "SanaTransformer2DModel": plant_sana,
     "Flux2Transformer2DModel": plant_flux2,
+    "Krea2Transformer2DModel": plant_krea2,
     "CogVideoXTransformer3DModel": plant_cogvideox,
     "HunyuanVideoTransformer3DModel": plant_hunyuan_video,
     "LTXVideoTransformer3DModel": plant_ltx,

@@ -9,10 +9,12 @@ from diffusers.models.embeddings import (
     IPAdapterFaceIDImageProjection,
     IPAdapterFaceIDPlusImageProjection,
     IPAdapterPlusImageProjection,
+    IPAdapterTimeImageProjection,
 )
 
 import sdprobe
 from sdprobe.stock_pipelines.attach import attach
+from tests.families import stable_diffusion_3
 from tests.stock_pipelines import attached, called
 from tests.test_attach import with_ip_adapter
 
@@ -140,3 +142,15 @@ def test_the_attention_of_a_projection_is_none_of_the_picture_that_is_made(kind)
     ]
     forms = run[streams].record.forms(0).values()
     assert all(form.grid is None and form.image is None for form in forms)
+
+
+def test_the_projection_of_stable_diffusion_3_is_no_site_either():
+    pipe = stable_diffusion_3(dual=False)
+    pipe.set_progress_bar_config(disable=True)
+    before = sdprobe.sample(pipe, "a red circle", steps=1, height=16, width=16, progress=False).coverage.sites
+    pipe.transformer.image_proj = IPAdapterTimeImageProjection(
+        embed_dim=8, output_dim=16, hidden_dim=16, depth=1, dim_head=8, heads=2, num_queries=4
+    )
+    with sdprobe.attach(pipe, [sdprobe.SelfAttentionMaps()]) as run:
+        pipe("a red circle", num_inference_steps=1, height=16, width=16, output_type="latent")
+    assert run.coverage.sites == before

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import FluxModularPipeline, StableDiffusionXLModularPipeline
-from diffusers.modular_pipelines import PipelineState
+from diffusers import DDIMScheduler, FluxModularPipeline, StableDiffusionXLModularPipeline
+from diffusers.modular_pipelines import ComponentSpec, InputParam, ModularPipelineBlocks, PipelineState
 
 import sdprobe
 from sdprobe.testing import footprint
@@ -158,3 +158,35 @@ def test_sample_names_what_to_do(pipes):
     pipe, task = pipes
     with pytest.raises(TypeError, match=rf"sdprobe\.attach\(pipe, hooks\) listens to; .* {type(task).__name__}, with"):
         sdprobe.sample(pipe, "a red circle")
+
+
+class Loop(ModularPipelineBlocks):
+    """A loop of one's own, which is no block of loops."""
+
+    model_name = "flux"
+    expected_components = (ComponentSpec("transformer", torch.nn.Module), ComponentSpec("scheduler", DDIMScheduler))
+    inputs = (InputParam("latents"),)
+    intermediate_outputs = ()
+
+    def __call__(self, components, state):
+        x = state.get("latents")
+        components.scheduler.set_timesteps(3)
+        for t in components.scheduler.timesteps:
+            x = components.scheduler.step(components.transformer(x), t, x).prev_sample
+        state.set("latents", x)
+        return components, state
+
+
+def test_a_loop_of_one_s_own_is_listened_to_as_that_of_any_pipeline():
+    torch.manual_seed(0)
+    pipe, keeps = Loop().init_pipeline(), Keeps()
+    pipe.update_components(transformer=torch.nn.Linear(4, 4), scheduler=DDIMScheduler())
+    x = torch.randn(1, 4)
+    with torch.no_grad(), sdprobe.attach(pipe, keeps) as run:
+        found = pipe(latents=x, output="latents")
+    assert torch.equal(found, pipe(latents=x, output="latents"))
+    assert len(run[keeps].x) == len(run[keeps].predicted) == 3
+    assert torch.equal(run[keeps].x[0], x)
+    said = "latents of step 0 are first seen when the scheduler is given them"
+    with pytest.raises(RuntimeError, match=said), sdprobe.attach(pipe, affine("latents", 1.1, 0.0)):
+        pipe(latents=x, output="latents")

@@ -12,7 +12,7 @@ from tests.planted_families import Marked, planted
 
 CELLS = [(1, 2), (3, 0)]
 SETTINGS = {"steps": 2, "guidance_scale": 4.0, "progress": False}
-OF_JOINT = ("Flux.1", "Stable Diffusion 3", "Qwen-Image", "AuraFlow", "Lumina 2", "Z-Image")
+OF_JOINT = ("Flux.1", "Stable Diffusion 3", "Qwen-Image", "AuraFlow", "Lumina 2", "Z-Image", "Krea 2")
 JOINT = {name: make for name, make in FAMILIES.items() if name.startswith(OF_JOINT)}
 
 

@@ -81,6 +81,17 @@ class Prompt:
                 words[key] = (*words.get(key, ()), positions)
         return cls(bare.text, bare.ids, bare.tokens, words, bare.roles, bare.spans)
 
+    def at(self, positions: Iterable[int]) -> Prompt:
+        """Return the prompt with the tokens at these positions only, as a denoiser is shown some of them.
+
+        >>> import sdprobe
+        >>> sdprobe.load().read("a red circle").at(range(1, 4)).positions("circle")
+        (2,)
+        """
+        kept = list(positions)
+        ids, tokens = [self.ids[k] for k in kept], [self.tokens[k] for k in kept]
+        return self.from_spans(self.text, ids, tokens, [self.roles[k] for k in kept], [self.spans[k] for k in kept])
+
     def occurrences(self, word: str) -> tuple[tuple[int, ...], ...]:
         """Return the token positions of every occurrence of a word, a phrase or a special name.
 

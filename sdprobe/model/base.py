@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sdprobe.core.compose import Hooks
 from sdprobe.core.concept import Concept
 from sdprobe.core.prompt import Prompt
-from sdprobe.core.run import Role, Row, Run, Settings, State, rows_of
+from sdprobe.core.run import Role, Run, Settings, State
 from sdprobe.core.step import Step
 from sdprobe.model.denoiser.apply_limited_text import apply_limited_text
 from sdprobe.model.denoiser.compiled_parts import names_as_written
@@ -34,6 +34,7 @@ from sdprobe.model.denoiser.current_timestep import current_timestep
 from sdprobe.model.denoiser.gradient_checkpointing import checkpointed
 from sdprobe.model.denoiser.image_prompts import makes_image_prompts
 from sdprobe.model.denoiser.token_layout import Grid, Layout
+from sdprobe.model.denoiser_rows import DenoiserRows
 from sdprobe.model.diffusion.set_and_read import set_and_read
 from sdprobe.model.diffusion.start_from_image import noised
 from sdprobe.model.latents_form import LatentsForm
@@ -47,21 +48,19 @@ from sdprobe.model.text.encoder_stages import table_of
 Kind = TypeVar("Kind", bound="Model")  # not typing.Self, which the runtime type checks do not support
 
 
-class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
+class Model(PipelineParts, LatentsForm, DenoiserRows, SchedulerSteps, ABC):
     """A family of models: the methods that the loop calls, implemented with the pipeline's own methods.
 
     A family defines the names of its pipelines, how they encode prompts and what their network gets; this class has
     what all pipelines have in common.
 
-    Attributes (and those of `PipelineParts`):
+    Attributes (and those of `PipelineParts` and `DenoiserRows`):
         pipelines: the class names of the pipelines.
         variants: the class names of the family's other pipelines, which `attach` knows too.
         text_first: whether the text comes before the image in joint attention.
-        separate_calls: whether the pipeline calls its denoiser for each role by itself, ``"cond"`` first.
         registers: the number of tokens of no word that the denoiser puts before those of the text.
         one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
-        guidance_argument: the name of the guidance scale in the pipeline's call.
         guiding: the names of further arguments of that call that say how it is guided.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
             those of the whole prompt.
@@ -72,11 +71,9 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     pipelines: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[tuple[str, ...]] = ()
     text_first: ClassVar[bool] = False
-    separate_calls: ClassVar[bool] = False
     registers: ClassVar[int] = 0
     one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
-    guidance_argument: ClassVar[str] = "guidance_scale"
     guiding: ClassVar[tuple[str, ...]] = ()
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
     img2img: ClassVar[Any] = None
@@ -126,14 +123,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def besides(self, settings: Settings) -> DenoiserArguments:
         """Return denoiser arguments other than the prompts, with an entry for each image, by argument name."""
         return {}
-
-    def roles(self, guidance_scale: float) -> tuple[Role, ...]:
-        """Return the roles of the denoiser's rows at this guidance scale, in the order of its batch."""
-        return ("uncond", "cond") if guidance_scale > 1 else ("cond",)
-
-    def roles_asked(self, asked: Mapping[str, Any], settings: Settings) -> tuple[Role, ...]:
-        """Return the roles of a call of the pipeline with these arguments."""
-        return self.roles(settings.guidance_scale)
 
     @property
     def sets_begin_index(self) -> bool:
@@ -197,25 +186,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
             settings.images, self.channels, height, width, self.dtype, self.device, generator, latents
         )
 
-    def narrowed(self, conditioning: Conditioning, rows: slice | list[int]) -> Conditioning:
-        """Return the conditioning of some rows only: those of one role, one for each image."""
-        return conditioning.of(rows)
-
-    def passes(self, step: Step, conditioning: Conditioning) -> list[tuple[Step, Conditioning]]:
-        """Return the calls of the denoiser in a step: one for all of its rows, or one for each role."""
-        if not self.separate_calls:
-            return [(step, conditioning)]
-        each = ((rows, rows[0].role) for rows in self.rows_by_call(step))
-        return [
-            (replace(step, rows=rows), replace(conditioning.of(step.rows_of(role)), role=role)) for rows, role in each
-        ]
-
-    def rows_by_call(self, step: Step) -> list[tuple[Row, ...]]:
-        """Return the rows of each call of the denoiser in a step: all of them, or those of one role."""
-        if not self.separate_calls:
-            return [step.rows]
-        return [tuple(row for row in step.rows if row.role == role) for role in step.roles]
-
     def denoise(self, x: Latents, step: Step, conditioning: Conditioning) -> Shaped[Tensor, "rows channels *size"]:
         """Return the network's output for the latents, one entry per row."""
         timestep = self.timestep(step)
@@ -247,25 +217,6 @@ class Model(PipelineParts, LatentsForm, SchedulerSteps, ABC):
     def layout(self, settings: Settings) -> Layout:
         """Return the positions of image and text on the axes of the network's attention."""
         return Layout(self.grids(settings), self.text_first, self.places_beside, self.registers)
-
-    def guide(
-        self, output: Shaped[Tensor, "rows channels *size"], rows: Sequence[Row], scale: float
-    ) -> Shaped[Tensor, "images channels *size"]:
-        """Combine the denoiser's output for all rows into one noise prediction for each image."""
-        of = {role: output[rows_of(rows, role)] for role in dict.fromkeys(row.role for row in rows)}
-        return of["cond"] if len(of) == 1 else self.guided(of, scale)
-
-    def guided(self, of: Mapping[Role, Latents], scale: float) -> Latents:
-        """Classifier-free guidance (Ho & Salimans 2022, eq. 6, in its usual form): uncond + scale (cond - uncond)."""
-        return of["uncond"] + scale * (of["cond"] - of["uncond"])
-
-    def usual_scale(self, scale: float) -> float:
-        """Return the factor s in uncond + s (cond - uncond) of a guidance scale of the pipeline."""
-        return scale
-
-    def scale_at(self, step: Step) -> float:
-        """Return the scale of classifier-free guidance in a step."""
-        return step.run.settings.guidance_scale
 
     def finished(self, decoded: Tensor) -> Float[Tensor, "images *frames 3 height width"]:
         """Return the autoencoder's decoder output as images in [0, 1]."""

@@ -20,6 +20,7 @@ from sdprobe.model.families.cogvideox import CogVideoX
 from sdprobe.model.families.flux import Flux
 from sdprobe.model.families.flux2 import Flux2
 from sdprobe.model.families.hunyuan_video import HunyuanVideo
+from sdprobe.model.families.krea2 import Krea2
 from sdprobe.model.families.ltx import LTX
 from sdprobe.model.families.lumina2 import Lumina2
 from sdprobe.model.families.pixart import PixArt
@@ -36,7 +37,7 @@ from sdprobe.model.single_file import from_single_file
 from sdprobe.shapes.joint_model import shared_autoencoder
 
 FAMILIES: list[type[Model]] = [
-    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Sana),
+    *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, AuraFlow, QwenImage, Krea2, Sana),
     *(Flux2, Lumina2, ZImage),
     *(LTX, CogVideoX, HunyuanVideo, Wan),
 ]

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Shaped
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from sdprobe.model.model_lock import lock
 from sdprobe.model.outside_modules import modules_outside
 from sdprobe.model.pictures.autoencoder import Posterior, picture_of, pixels_of, posterior_of
 from sdprobe.model.pictures.linear_rgb import linear_rgb
-from sdprobe.model.seeds import checked_seed
+from sdprobe.model.seeds import noise_like
 from sdprobe.model.text.encoder_stages import States, states
 from sdprobe.model.text.tokenize_prompt import read, side_by_side
 from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
@@ -297,17 +296,3 @@ class PipelineParts(Denoisers):
                 opened.enter_context(refuse_layers_without_gradient(denoiser, wanted))
             opened.enter_context(freeze_parameters(self.pipe, self.denoiser, wanted))
             yield
-
-
-def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
-    """Return CPU generators: one for a seed, or one for each of several."""
-    seed = checked_seed(seed)
-    if isinstance(seed, int):
-        return torch.Generator("cpu").manual_seed(seed)
-    return [torch.Generator("cpu").manual_seed(s) for s in seed]
-
-
-def noise_like(latents: Latents, seed: int | Sequence[int]) -> Latents:
-    """Return noise of unit variance for latents, as a pipeline draws it from a seed, or from one for each image."""
-    made: Tensor = randn_tensor(latents.shape, generators(seed), latents.device, latents.dtype)
-    return made

@@ -1,4 +1,4 @@
-"""`checked_seed`: a seed as `torch.Generator.manual_seed` takes it."""
+"""Seeds as torch takes them, and the noise that a pipeline draws from them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Shaped
 from torch import Tensor
 
 Seed = int | Sequence[int]
@@ -32,3 +35,19 @@ def _whole(seed: Any) -> int:
         return operator.index(seed)
     except TypeError:
         raise ValueError(f"seed is a whole number, not {seed!r}") from None
+
+
+def generators(seed: int | Sequence[int]) -> torch.Generator | list[torch.Generator]:
+    """Return CPU generators: one for a seed, or one for each of several."""
+    seed = checked_seed(seed)
+    if isinstance(seed, int):
+        return torch.Generator("cpu").manual_seed(seed)
+    return [torch.Generator("cpu").manual_seed(s) for s in seed]
+
+
+def noise_like(
+    latents: Shaped[Tensor, "images channels *size"], seed: int | Sequence[int]
+) -> Shaped[Tensor, "images channels *size"]:
+    """Return noise of unit variance for latents, as a pipeline draws it from a seed, or from one for each image."""
+    made: Tensor = randn_tensor(latents.shape, generators(seed), latents.device, latents.dtype)
+    return made

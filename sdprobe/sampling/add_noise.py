@@ -11,7 +11,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.diffusion.schedulers import one_call
 from sdprobe.model.fill_settings import Seed
 from sdprobe.model.loading import load
-from sdprobe.model.pipeline_parts import noise_like
+from sdprobe.model.seeds import noise_like
 from sdprobe.sampling.schedule import schedule
 
 

@@ -18,7 +18,7 @@ from sdprobe.model.base import Model
 from sdprobe.model.fill_settings import Seed
 from sdprobe.model.loading import load
 from sdprobe.model.pictures.autoencoder import Posterior
-from sdprobe.model.pipeline_parts import noise_like
+from sdprobe.model.seeds import noise_like
 from sdprobe.plot.figures import HEAT, INCH
 
 SIGNED = "PuOr"  # brown below zero, purple above; distinct with any colour vision

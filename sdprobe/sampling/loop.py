@@ -25,7 +25,7 @@ from sdprobe.model.diffusion.schedulers import fresh_scheduler
 from sdprobe.model.fill_settings import Seed, fill
 from sdprobe.model.loading import load
 from sdprobe.model.outside_modules import listen_to_decoder
-from sdprobe.model.pipeline_parts import generators
+from sdprobe.model.seeds import generators
 from sdprobe.model.text.encode_in_chunks import reading_in_chunks
 from sdprobe.model.text.encode_with_weights import reading_weights
 from sdprobe.model.text.gradient_leaves import GradientLeaves

@@ -16,10 +16,11 @@ from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.unknown.modular_pipeline import is_modular
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.interrupt import interruptible
-from sdprobe.stock_pipelines.modular_call import ModularCall, is_modular, modular_arguments, naming_task_pipeline
+from sdprobe.stock_pipelines.modular_call import ModularCall, modular_arguments, naming_task_pipeline
 from sdprobe.stock_pipelines.pipeline_call import PipelineCall
 from sdprobe.stock_pipelines.pipeline_listener import (
     attachable,

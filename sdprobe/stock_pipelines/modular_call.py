@@ -6,23 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from diffusers import ModularPipeline
-from diffusers.modular_pipelines import LoopSequentialPipelineBlocks
 from torch import Tensor
 
 from sdprobe.model.call_signature import BoundCall
 from sdprobe.model.loading import task_pipeline
+from sdprobe.model.unknown.modular_pipeline import is_modular, loops_of
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.pipeline_listener import Call, intercept_method
 from sdprobe.stock_pipelines.unknown_call import UnknownCall
 
 OWN = ("state", "output")
 """What a call takes beside the inputs of the blocks."""
-
-
-def is_modular(pipe: Any) -> bool:
-    """Whether a pipeline is made of blocks."""
-    return isinstance(pipe, ModularPipeline)
 
 
 @contextmanager
@@ -53,6 +47,9 @@ def modular_arguments(pipe: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
 class ModularCall(UnknownCall):
     """One call of a modular pipeline: latents pass where a block of its loop begins a step with them."""
 
+    begun_by_block = False
+    """Whether such a block has been seen; a loop of another kind is listened to as that of any pipeline."""
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """While this is open, what the pipeline and the blocks of its loops do is told."""
@@ -66,7 +63,7 @@ class ModularCall(UnknownCall):
         """A loop begins a step: its latents are those that its networks are called with."""
         latents, main = getattr(state, "latents", None), self.steps.main
         if isinstance(latents, Tensor) and main is not None and self.passed is None:
-            self.steps.current = main
+            self.steps.current, self.begun_by_block = main, True
             if main.index == main.begun_at and isinstance(told.get("t"), Tensor):
                 main.align(told["t"])
             new = self.pass_latents(latents)
@@ -76,6 +73,8 @@ class ModularCall(UnknownCall):
 
     def pass_made(self, found: Any) -> Any:
         """What a scheduler has made is kept; it passes when the next step begins."""
+        if not self.begun_by_block:
+            return super().pass_made(found)
         made = found[0] if isinstance(found, tuple) else getattr(found, "prev_sample", None)
         if isinstance(made, Tensor):
             self.last = made
@@ -87,15 +86,3 @@ class ModularCall(UnknownCall):
         """The call has ended: it returns its state, one value of it, or several by name."""
         images = found.get("images") if isinstance(found, Mapping) else getattr(found, "images", found)
         super().on_return((images,))
-
-
-def loops_of(pipe: Any) -> list[LoopSequentialPipelineBlocks]:
-    """Return the blocks of a modular pipeline that are loops."""
-
-    def within(block: Any) -> Iterator[LoopSequentialPipelineBlocks]:
-        if isinstance(block, LoopSequentialPipelineBlocks):
-            yield block
-        for own in getattr(block, "sub_blocks", {}).values():
-            yield from within(own)
-
-    return list(within(pipe._blocks))  # pipe.blocks is a copy

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -21,11 +21,11 @@ from sdprobe.model.denoiser.expected_sites import tell_expected_sites
 from sdprobe.model.denoiser.further_calls import predicting
 from sdprobe.model.denoiser.module_hooks import ModuleHooks
 from sdprobe.model.families.pixart import PixArt
-from sdprobe.model.outside_modules import listen_to_decoder
 from sdprobe.model.text.gradient_leaves import grow_prompt_leaf
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.encode_by_role import copied_lists, encode_by_role, read_encoded
 from sdprobe.stock_pipelines.left_out_of_call import LeftOutOfCall
+from sdprobe.stock_pipelines.pictures_of_call import PicturesOfCall
 from sdprobe.stock_pipelines.pipeline_listener import Arguments, Call, Caller
 from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
@@ -34,7 +34,7 @@ from sdprobe.stock_pipelines.shown_rows import ShownRows
 from sdprobe.stock_pipelines.size_of_call import fit_to_call, fit_to_size
 
 
-class PipelineCall:
+class PipelineCall(PicturesOfCall):
     """One call of a pipeline: what the pipeline does is told here, and passes the run's hooks.
 
     Args:
@@ -187,32 +187,6 @@ class PipelineCall:
             changed = {**changed, "latents": self.pass_final_latents(changed.get("latents", values["latents"]))}
         return changed
 
-    def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
-        """A pipeline decodes its latents."""
-        with self.hear_nothing("hook"), listen_to_decoder(self.run_model, self.run, self.hooks):
-            return stock(*args, **kwargs)
-
-    def on_postprocess(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
-        """A pipeline makes pictures of what the decoder gave; or has none made, for ``output_type="latent"``."""
-        bound = inspect.signature(stock).bind(*args, **kwargs)
-        bound.apply_defaults()
-        decoded, output_type, *others = bound.args
-        if output_type == "latent":
-            return stock(*args, **kwargs)
-        with self.hear_nothing("hook"):
-            pixels = self.hooks.image(stock(decoded, "pt", *others, **bound.kwargs), self.run)
-            self.run.images = self.model.pictures(pixels)
-        return self.model.returned(pixels, self.run.images, output_type)
-
-    def on_return(self, found: Any) -> Any:
-        """The call has ended: its pictures are the run's, with what the pipeline has done to them at the very end."""
-        images = getattr(found, "images", found[0] if isinstance(found, tuple) else getattr(found, "frames", None))
-        if isinstance(images, list) and images and isinstance(images[0], list):
-            images = [frame for frames in images for frame in frames]
-        if isinstance(images, list) and len(images) == len(self.run.images):
-            self.run.images = images
-        return found
-
     # What a callback and a hook do in between.
 
     def on_encode_in_callback(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
@@ -324,12 +298,3 @@ class PipelineCall:
             self.run.latents = self.hooks.final_latents(came, self.run)
         self.run.nan_trace.note_final(self.run.latents)
         return latents if self.run.latents is came else self.latents.hand_back(self.run.latents, latents)
-
-    @contextmanager
-    def hear_nothing(self, caller: Caller) -> Iterator[None]:
-        """While this is open, what is called is called by a hook or a callback, and not by the pipeline."""
-        before, self.caller = self.caller, caller
-        try:
-            yield
-        finally:
-            self.caller = before

@@ -17,6 +17,7 @@ from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import is_linear
 from sdprobe.model.denoiser.module_hooks import place_of
 from sdprobe.model.denoiser.token_layout import Grid, Layout
+from sdprobe.model.denoiser.token_places import heads_of_queries
 
 
 def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
@@ -33,7 +34,7 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
         (
             *(name, own, place_of(name)),
             None if own == "text" else run_model.grid_at(name, run.settings),
-            int(getattr(module, "heads", 0)),
+            heads_of_queries(module),
         )
         for name, module in run_model.modules.items()
         if (kind := run_model.attention_kind(module)) is not None and not is_linear(module)

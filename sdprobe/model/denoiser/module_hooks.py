@@ -35,7 +35,7 @@ from sdprobe.model.denoiser.image_prompts import kinds_of
 from sdprobe.model.denoiser.missed_attention import LINEAR, NO_IMAGE_PROMPT, is_linear, reason_of, skipped
 from sdprobe.model.denoiser.rows_of_pass import rows_by_themselves, rows_of_pass
 from sdprobe.model.denoiser.token_layout import Layout
-from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of
+from sdprobe.model.denoiser.token_places import TokenPlaces, heads_of, heads_of_queries
 from sdprobe.model.denoiser.unmatched_hooks import refuse_unmatched
 
 FIRST, NO_STEP = "the first denoiser", "ran in no step"
@@ -145,7 +145,7 @@ class ModuleHooks:
             grid = run_model.grid_at(name, step.run.settings)
             if grid is None:
                 return None
-            heads = int(getattr(self._modules[name], "heads", 0))
+            heads = heads_of_queries(self._modules[name])
             for own in kinds_of(self._modules[name], self._sites[name]):
                 if asks(hook, name, own):
                     shown = None if own == "text" else grid

@@ -19,7 +19,7 @@ OF_TEXT = frozenset(
         *("add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k", "to_add_out"),
         *("ff_context", "norm1_context", "norm2_context"),
         *(*EMBEDDERS, "text_embedder", "text_proj", "caption_norm", "caption_embedder", "cap_embedder"),
-        *("txt_norm", "txt_in", "txt_norm1", "txt_norm2", "txt_mlp"),
+        *("text_fusion", "txt_norm", "txt_in", "txt_norm1", "txt_norm2", "txt_mlp"),
         "context_refiner",
     )
 )
@@ -27,6 +27,9 @@ OF_TEXT = frozenset(
 
 OF_PICTURE, OF_ADDED = "image_embedder", frozenset(("add_k_proj", "add_v_proj", "norm_added_k"))
 """Modules that only a picture beside the prompt goes through: of Wan, one that makes tokens, and of attention."""
+
+OF_LAYERS = "layerwise_blocks"
+"""Modules of Krea 2 that see the layers of each token of the text, not its tokens."""
 
 OF_CONTEXT = frozenset(("to_k", "to_v", "norm_k"))
 """Modules of cross-attention that the text goes through."""
@@ -80,6 +83,8 @@ class TokenPlaces:
         if stream == "text" and self._layout.one_stream and name in self._kinds:
             stream = "context"  # the same tensor again, of which keys and values are made
         own = stream == "text"
+        if OF_LAYERS in name.split("."):
+            return Placed("layers", None, NOWHERE, None)
         if stream == "hidden" and x.ndim == 3 and self._is_of_text(name):
             stream = "text"
         if stream == "context" and x.ndim == 3 and self._is_of_text(name):
@@ -135,7 +140,7 @@ def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) 
     for n in (1, 2):
         if len(parts) > n and ".".join(parts[-n:]) in SIDE_BY_SIDE[side]:
             attention: Any = modules.get(".".join(parts[:-n]))
-            width, heads = x.shape[-1], _heads_of_queries(attention)
+            width, heads = x.shape[-1], heads_of_queries(attention)
             own = getattr(attention, "inner_dim", None)
             if side == "input" and isinstance(own, int) and own != width:
                 return 0  # Flux.2's blocks of one stream: values of a feed-forward layer stand beside the heads
@@ -149,6 +154,7 @@ def heads_of(modules: Mapping[str, nn.Module], name: str, side: str, x: Tensor) 
     return 0
 
 
-def _heads_of_queries(attention: Any) -> int:
+def heads_of_queries(attention: Any) -> int:
+    """Return the number of heads of an attention module's queries; 0 where it does not say."""
     counts = (getattr(attention, own, None) for own in ("heads", "num_heads", "n_heads"))
     return next((count for count in counts if isinstance(count, int)), 0)

@@ -81,7 +81,12 @@ class Flux2(Flux):
         if encoder is None:
             return super().read(text)
         before, after = self.template()
-        return read_in_template(self.tokenizer, text, before, after, length=self.length(encoder), padded=True)
+        told = self.spelt(text, self.tokenizer)
+        length, special = self.length(encoder), not self.is_dev
+        return read_in_template(self.tokenizer, told, before, after, length=length, padded=True, special=special)
+
+    def spelt(self, text: str, tokenizer: Any) -> str:
+        return text.replace("[IMG]", "") if self.is_dev else text  # dev's pipeline takes the mark of a picture away
 
     def template(self) -> tuple[str, str]:
         """Return what the language model reads before and after a prompt."""

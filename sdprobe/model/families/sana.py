@@ -70,9 +70,7 @@ class Sana(BinnedTransformer):
         if encoder is not None:
             return given
         shown = self._shown(length)
-        ids, tokens = [given.ids[k] for k in shown], [given.tokens[k] for k in shown]
-        roles, spans = [given.roles[k] for k in shown], [given.spans[k] for k in shown]
-        return side_by_side(told, {("text_encoder",): Prompt.from_spans(told, ids, tokens, roles, spans)})
+        return side_by_side(told, {("text_encoder",): given.at(shown)})
 
     def shown(
         self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]

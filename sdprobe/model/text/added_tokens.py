@@ -96,7 +96,8 @@ def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept], told: Told) ->
     found, before = {}, {}
     for name in encoders:
         key = name.replace("text_encoder", "tokenizer")
-        tokenizer = copy.deepcopy(getattr(pipe, key))
+        held = copy.deepcopy(getattr(pipe, key))
+        tokenizer = getattr(held, "tokenizer", held)  # Flux.2 dev has a processor of texts and pictures
         vectors: dict[int, Tensor] = {}
         for token, concept in concepts.items():
             names = _names(token, concept) if spells_out else (_as_told(token, told, tokenizer, pipe),)
@@ -104,7 +105,7 @@ def add_to_tokenizers(pipe: Any, concepts: Mapping[str, Concept], told: Told) ->
             for written, vector in zip(names, concept.vectors[name], strict=True):
                 tokenizer.add_tokens(written)
                 vectors[tokenizer.convert_tokens_to_ids(written)] = vector.detach()
-        setattr(pipe, key, tokenizer)
+        setattr(pipe, key, held)
         before[id(tokenizer)] = getattr(plain, key)
         found[name] = AddedTokens(vectors)
     if spells_out:

@@ -56,6 +56,7 @@ def read_in_template(
     length: int | None = None,
     padded: bool = False,
     padding_side: str | None = None,
+    special: bool = True,
     dropped: int = 0,
 ) -> Prompt:
     """Return the prompt as a language model reads it, inside the text of a template.
@@ -70,13 +71,20 @@ def read_in_template(
         length: the number of tokens that are read, those of the template included; None for the tokenizer's context.
         padded: whether shorter texts are padded to that length.
         padding_side: ``"left"`` or ``"right"``; None for the tokenizer's own.
+        special: whether the tokenizer adds its own first and last tokens; not where the template has them.
         dropped: how many of the first tokens the denoiser is not shown.
 
     Raises TypeError for a tokenizer that does not report offsets of its tokens.
     """
     length = tokenizer.model_max_length if length is None else length
     padding = "max_length" if padded else False
-    options = {"padding": padding, "max_length": length, "truncation": True, "padding_side": padding_side}
+    options = {
+        "padding": padding,
+        "max_length": length,
+        "truncation": True,
+        "padding_side": padding_side,
+        "add_special_tokens": special,
+    }
     encoded = _tokenized(tokenizer, before + text + after, **options)
     ids: list[int] = encoded["input_ids"]
     first, past = len(before), len(before) + len(text)
