@@ -15,6 +15,7 @@ from torch import Tensor
 import sdprobe
 from tests.planted import STRENGTH, hand_on
 from tests.planted_layers import feature, queries_and_keys, zero
+from tests.planted_one_stream import let_through_one_stream
 
 SMALL = 0.05
 """How much is added: the sign of what the places show must stay."""
@@ -34,6 +35,8 @@ class Placed(sdprobe.Transform):
 def let_through(model: sdprobe.Model) -> None:
     """Let what is read of the marked token reach the picture, of a planted model."""
     network = model.denoiser
+    if hasattr(network, "context_refiner"):
+        return let_through_one_stream(network)
     if model.network == "unet":
         hand_on(network.conv_out)
     else:
@@ -68,6 +71,8 @@ def _open_gate(network: Any, block: Any) -> None:
 @torch.no_grad()
 def plant_concepts(model: sdprobe.Model, like: str, unlike: str) -> None:
     """Let one word, encoded alone, have the value of the marked token, and another the opposite."""
+    if hasattr(model.denoiser, "context_refiner"):
+        return  # text and image are on one axis, and the method is refused
     joint = any(model.attention_kind(module) == "joint" for module in model.modules.values())
     marked = torch.zeros(model.encoded([like])["encoder_hidden_states"].shape[-1])
     marked[0] = 1

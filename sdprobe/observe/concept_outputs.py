@@ -89,6 +89,8 @@ class ConceptOutputs(Observer):
                 f"too, such as 'background'"
             )
         self._refuse_brought(run)
+        if not run.model.text_streams and "cross" not in map(run.model.attention_kind, run.model.modules.values()):
+            run.model.refuse_beside()  # rather than record nothing
         self.scores: dict[Grid, Float[Tensor, "images concepts places"]] = {}
         self.shares: dict[Grid, Float[Tensor, "images concepts places"]] = {}
         self.counts: dict[Grid, int] = {}

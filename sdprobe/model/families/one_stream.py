@@ -32,6 +32,12 @@ class OneStream(TransformerModel):
     def layout(self, settings: Settings) -> Layout:
         return replace(super().layout(settings), one_stream=True)
 
+    def refuse_beside(self) -> None:
+        raise ValueError(
+            f"{type(self).__name__} has text and image on one axis, with no place for tokens between them: further "
+            f"tokens cannot be put beside the prompt"
+        )
+
     def output_of(self, answer: Any, *size: int) -> Latents:
         return torch.neg(answer)
 

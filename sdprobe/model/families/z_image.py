@@ -84,12 +84,9 @@ class ZImage(OneStream):
     def shown(
         self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]
     ) -> Shaped[Tensor, "texts shown width"]:
-        longest = max(lengths)
-        each = zip(states, lengths, strict=True)
-        kept = (
-            (own[-length:] if self.tokenizer.padding_side == "left" else own[:length])[None] for own, length in each
-        )
-        return torch.cat([to_length(own, longest) for own in kept])
+        longest, before = max(lengths), self.tokenizer.padding_side == "left"
+        kept = (own[-n:] if before else own[:n] for own, n in zip(states, lengths, strict=True))
+        return torch.cat([to_length(own[None], longest) for own in kept])
 
     # The network.
 
