@@ -40,6 +40,7 @@ nightly: .venv/test.stamp
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/laws
 	HYPOTHESIS_PROFILE=anew $(BIN)/python -m pytest -n 2 --dist worksteal
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m nightly
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m gallery tests/test_examples.py
 
 # On a machine with a CUDA device: the tests that need one, and what looking costs there. On any other it says so.

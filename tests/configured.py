@@ -17,8 +17,10 @@ from sdprobe.core.hook import matches
 from sdprobe.model.text.encoder_stages import table_of
 from sdprobe.sae.activation_function import TopK
 
-SIZE = 16
-"""Of the pictures, in pixels, each way."""
+
+def side_of(model: sdprobe.Model) -> int:
+    """The side of the pictures of a model, in pixels: 16, or the least that its pipeline takes."""
+    return -(-16 // model.multiple) * model.multiple
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,15 @@ def concept(model: sdprobe.Model) -> sdprobe.Concept:
     return sdprobe.Concept({name: vectors(model, name, count) for name in encoders}, "<new>")
 
 
-def right_half() -> torch.Tensor:
-    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    mask[:, SIZE // 2 :] = True
+def right_half(model: sdprobe.Model) -> torch.Tensor:
+    side = side_of(model)
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[:, side // 2 :] = True
     return mask
+
+
+def grey(model: sdprobe.Model) -> torch.Tensor:
+    return torch.full((1, 3, side_of(model), side_of(model)), 0.5)
 
 
 def darkness(pictures: torch.Tensor) -> torch.Tensor:
@@ -90,9 +97,9 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
     A hook is built many times for one model, and the record is the same each time.
     """
     keep = sdprobe.Activations(modules)
-    settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": SIZE, "width": SIZE, "progress": False}
+    settings = {"steps": 8, "guidance_scale": 3.0, "seed": 5, "height": side_of(model), "width": side_of(model)}
     settings |= {} if model.default_frames is None else {"frames": 5}
-    return sdprobe.sample(model, "a blue star", hooks=[keep], **settings)[keep].record
+    return sdprobe.sample(model, "a blue star", hooks=[keep], **settings, progress=False)[keep].record
 
 
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
@@ -145,7 +152,7 @@ CONFIGURED: Mapping[str, Tried] = {
         lambda model: {"loss": darkness, "scale": 5.0, "through": "model"}, unrepeatable=("peak_bytes",)
     ),
     "guidance": Tried(lambda model: {"scale": (3.0, 2.0)}),
-    "inpaint": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "mask": right_half()}),
+    "inpaint": Tried(lambda model: {"picture": grey(model), "mask": right_half(model)}),
     "attend-and-excite": Tried(lambda model: {"words": ("red", "circle"), "repeats": 2}),
     "hide-tokens": Tried(lambda model: {"words": ["red", added(model)]}),
     "sharpen-attention": Tried(lambda model: {"words": "circle", "power": 2.0}),
@@ -160,10 +167,12 @@ CONFIGURED: Mapping[str, Tried] = {
     "replace-attention": Tried(prompt=["a red circle", "a blue circle"]),
     "refine-attention": Tried(prompt=["a circle", "a red circle"]),
     "inject-self-attention": Tried(prompt=["a red circle", "a blue circle"]),
-    "regional-prompts": Tried(lambda model: {"regions": {"a blue star": (0.0, 0.0, 0.5, 1.0), "a ring": right_half()}}),
+    "regional-prompts": Tried(
+        lambda model: {"regions": {"a blue star": (0.0, 0.0, 0.5, 1.0), "a ring": right_half(model)}}
+    ),
     "share-attention": Tried(lambda model: {"words": "circle"}, prompt=["a red circle", "a star"]),
     "null-text": Tried(lambda model: {"embeddings": null_text(model)}),
-    "steer-to-picture": Tried(lambda model: {"picture": torch.full((1, 3, SIZE, SIZE), 0.5), "eta": 0.5}),
+    "steer-to-picture": Tried(lambda model: {"picture": grey(model), "eta": 0.5}),
     "layout-guidance": Tried(lambda model: {"boxes": {"circle": (0.0, 0.0, 0.5, 1.0)}, "repeats": 2}),
 }
 """Every hook that needs something, or two prompts without it, by its registered name; others are tried as they are."""

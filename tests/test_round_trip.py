@@ -21,7 +21,7 @@ from sdprobe.testing.flat_records import difference
 from tests.answers import answers, asked
 from tests.configured import feed_forward, made, ours, tried
 from tests.families import FAMILIES
-from tests.grid import SETTINGS, SHOWN, WAYS
+from tests.grid import SHOWN, WAYS, settings_of
 
 RECORDING = ("features", "loss-guidance", "attend-and-excite", "layout-guidance")
 """The transforms that record something."""
@@ -38,7 +38,7 @@ def recording() -> list[str]:
 def records_in(model: sdprobe.Model, name: str) -> bool:
     """Whether the family of a model does not refuse a hook, as the grid of the docs shows."""
     try:
-        sdprobe.sample(model, tried(name).prompt, hooks=[made(name, model)], **{**SETTINGS, "steps": 1})
+        sdprobe.sample(model, tried(name).prompt, hooks=[made(name, model)], **{**settings_of(model), "steps": 1})
     except ValueError:
         return False
     return True
@@ -86,7 +86,7 @@ def ended(family: str, way: str) -> Iterator[Named]:
     model = sdprobe.load(FAMILIES[family]())
     for name in ours():
         try:
-            run = WAYS[way](model, tried(name).prompt, hooks={name: made(name, model)}, **SETTINGS)
+            run = WAYS[way](model, tried(name).prompt, hooks={name: made(name, model)}, **settings_of(model))
         except (ValueError, NotImplementedError):  # which the grid of the docs shows, with the reason
             continue
         yield f"{name} {way}", run
@@ -103,7 +103,7 @@ def test_what_runs_recorded_is_answered_where_no_model_is(tmp_path):
                 name = f"{family} {way}"
                 hooks = {name: made(name, model) for name in recording() if records_in(model, name)}
                 hooks |= with_more(model, tmp_path / f"{name} beside")
-                yield name, make(model, "a red circle", hooks=hooks, **SETTINGS)
+                yield name, make(model, "a red circle", hooks=hooks, **settings_of(model))
 
     refuse_unequal(tmp_path, runs())
 

@@ -17,7 +17,7 @@ from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
 from sdprobe.testing.stock_call import made_of, stock_arguments
 from tests.families import ASKED, FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
-from tests.grid import SHOWN
+from tests.grid import NEWER, SHOWN
 from tests.parity.stock import observers
 
 CASES: dict[str, dict[str, Any]] = {
@@ -145,7 +145,7 @@ def assert_same(model: sdprobe.Model, **settings: Any) -> None:
 
 
 # Of the others, what differs from these is tried: guidance. Stable Diffusion 1 has a file of its own.
-THOROUGH = SHOWN[1:]
+THOROUGH = (*SHOWN[1:], *NEWER)
 
 
 @pytest.mark.parametrize(
