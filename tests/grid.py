@@ -187,8 +187,8 @@ def _lines(found: Mapping[str, Mapping[str, Pair]]) -> Iterator[str]:
     yield ""
     yield "## Further families"
     yield ""
-    yield "Tried with every hook in the same way. `make grid` holds some hooks to the laws in each of these families, and"
-    yield "a run at night all. HunyuanVideo, LTX-Video, CogVideoX and Wan make videos."
+    yield "Tried with every hook in the same way. `make grid` holds some hooks to the laws in each of these families,"
+    yield "and a run at night all. HunyuanVideo, LTX-Video, CogVideoX and Wan make videos."
     yield ""
     yield from _table("hook", reasons, NEWER)
 
