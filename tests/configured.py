@@ -80,7 +80,7 @@ def of_one_shape(model: sdprobe.Model) -> tuple[str, ...]:
         return tuple(name for name in model.modules if name.endswith(("timestep_embedder", "t_embedder")))
     joint = tuple(name for name in model.modules if name.endswith(("add_k_proj", "context_refiner.0.attn.to_k")))
     cross = tuple(name for name in model.modules if name.endswith("attn2.to_k"))
-    return joint or cross or tuple(name for name in model.modules if name.endswith("text_proj"))
+    return joint or cross or tuple(name for name in model.modules if name.endswith(("text_proj", "txt_in")))
 
 
 @lru_cache(maxsize=4)

@@ -191,8 +191,8 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 
 ASKED: dict[str, dict[str, Any]] = {
     "Sana": {"height": 64, "width": 96},
-    "Z-Image": {"height": 16, "width": 24},
     "Krea 2": {"height": 16, "width": 24},
+    "Z-Image": {"height": 16, "width": 24},
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
     "CogVideoX": {"frames": 5, "images_per_prompt": 1},
     "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},

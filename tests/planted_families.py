@@ -8,6 +8,7 @@ the text's. Queries and keys are made of these two features: score(x → y) = st
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -30,15 +31,16 @@ from tests.planted_z_image import plant_z_image
 
 
 class Marked(sdprobe.Transform):
-    """Prompt embeddings that are zero, but for a mark on one token of the prompt."""
+    """Prompt embeddings that are zero, but for a mark on one token: at one position of all prompts, or one of each."""
 
-    def __init__(self, position: int) -> None:
-        self.position = position
+    def __init__(self, *positions: int) -> None:
+        self.positions = positions
 
     def prompt_embeds(self, x: Tensor, text: sdprobe.Text) -> Tensor:
         marked = torch.zeros_like(x)
         if text.role == "cond":
-            marked[:, self.position, 0] = 1
+            for row, position in zip(marked, cycle(self.positions), strict=False):
+                row[position, 0] = 1
         return marked
 
 

@@ -29,12 +29,13 @@ def masks(cells=CELLS, size=(8, 12)):
 def run_of(model, word, *hooks, encoder=None, prompt="a red circle"):
     """A run in which one token of a word is marked, and each picture's latents are positive in one cell."""
     prompt = [prompt, "a red circle of a star"]
-    positions = model.read(prompt[0]).positions(word)
-    if encoder is not None:
-        positions = [p for p in positions if p in model.read(prompt[0]).parts[encoder]]
+    positions = []
+    for read in map(model.read, prompt):  # padded on the left, they stand at other positions
+        own = read.positions(word)
+        positions.append(own[0] if encoder is None else next(p for p in own if p in read.parts[encoder]))
     noise, factor = latents_for(masks()), model.scale_factor
     settings = SETTINGS | {"height": 8 * factor, "width": 12 * factor}
-    return sdprobe.sample(model, prompt, hooks=[Marked(positions[0]), *hooks], latents=noise, **settings)
+    return sdprobe.sample(model, prompt, hooks=[Marked(*positions), *hooks], latents=noise, **settings)
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "frames" not in ASKED.get(name, {})])

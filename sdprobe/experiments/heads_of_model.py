@@ -71,8 +71,9 @@ def _heads(model: Any, name: str) -> list[Head]:
     if hasattr(module, "to_qkv_mlp_proj"):
         return [Head(name, k, (f"{name}.to_out",), module.head_dim, mixed=True) for k in range(module.heads)]
     layers = tuple(own for own in (f"{name}.to_out.0", f"{name}.to_add_out") if own in model.modules)
-    width = module.to_q.out_features // module.heads
-    return [Head(name, k, layers, width) for k in range(module.heads)]
+    heads = model.heads_of(module)
+    width = module.to_q.out_features // heads
+    return [Head(name, k, layers, width) for k in range(heads)]
 
 
 def ablate(heads: Sequence[Head], way: Way = "zero") -> list[Ablate]:

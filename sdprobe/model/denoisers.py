@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from sdprobe.model.denoiser.compiled_parts import as_written, names_as_written
+from sdprobe.model.denoiser.token_places import heads_of_queries
 
 Kind = TypeVar("Kind", bound="Denoisers")  # not typing.Self, which the runtime type checks do not support
 
@@ -74,6 +75,11 @@ class Denoisers:
         """The denoisers' modules by their dotted names, without what torch.compile adds to these."""
         every = self.denoisers.items()
         return {prefix + name: module for prefix, own in every for name, module in names_as_written(own).items()}
+
+    @staticmethod
+    def heads_of(module: nn.Module) -> int:
+        """Return the number of heads of the queries of an attention module."""
+        return heads_of_queries(module)
 
     def inlet_of(self, name: str) -> tuple[nn.Module, ...]:
         """Return what the text goes through in order, in the denoiser of a module, before every site."""

@@ -141,7 +141,7 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
     """
     own = load(model)
     first, empty = own.length(own.first_shown), own.read("")
-    places = empty.of(own.first_shown)
+    places = empty.parts.get(own.first_shown, range(len(empty.ids)))
     before, after = ([empty.ids[k] for k in places if empty.roles[k] == role] for role in ("start", "end"))
     rows = [_within(list(map(int, row))[:first], before, after) for row in ids]
     texts: list[str] = own.tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -150,6 +150,7 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
 
 def _within(ids: list[int], before: list[int], after: list[int]) -> list[int]:
     """Return the ids of a text without those of the template around it, as far as they are there."""
-    begin = len(before) if ids[: len(before)] == before else 0
+    starts = (start for start in range(len(ids) - len(before) + 1) if ids[start : start + len(before)] == before)
+    begin = next((start + len(before) for start in starts if before), 0)
     ends = (end for end in range(len(ids) - len(after), begin - 1, -1) if ids[end : end + len(after)] == after)
     return ids[begin : next(ends, len(ids))]

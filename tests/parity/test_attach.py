@@ -12,6 +12,7 @@ from sdprobe.testing import footprint, stock_arguments
 from tests.families import ASKED, FAMILIES
 from tests.further_stock_pipelines import FURTHER
 from tests.grid import SHOWN
+from tests.later_stock_pipelines import LATER
 from tests.laws.strategies import affine, same_run, same_values, seen
 from tests.stock_pipelines import ON_THE_WAY, OTHERS, Stock, called
 
@@ -70,7 +71,7 @@ def test_attach_is_sample(family, case):
             assert same_values(run[watch].values, sampled[watch].values), point
 
 
-@pytest.mark.parametrize("make", [*OTHERS, *FURTHER])
+@pytest.mark.parametrize("make", [*OTHERS, *FURTHER, *LATER])
 def test_looking_changes_nothing_and_every_point_changes_the_picture(make):
     stock = make()
     asked = {"num_inference_steps": 3 if "strength" in stock.given else 2}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import QwenImageImg2ImgPipeline
 from torch import Tensor
 
 import sdprobe
+from tests.stock_pipelines import picture
 from tests.tiny_models.qwen_image import qwen_image
 
 SETTINGS = {"steps": 2, "height": 16, "width": 24, "guidance_scale": 4.0, "seed": 5, "progress": False}
@@ -104,6 +106,20 @@ def test_a_word_s_positions_are_where_its_embedding_acts(model):
     )
     changed = (plain != moved).any(-1)[0]
     assert changed.nonzero().flatten().tolist() == list(range(position, len(changed)))
+
+
+def test_from_a_picture(model):
+    """The stock image-to-image pipeline on the same parts gives the same picture."""
+    stock = QwenImageImg2ImgPipeline(**model.pipe.components)
+    stock.set_progress_bar_config(disable=True)
+    texts, image = ["a red circle", "a star"], picture()
+    asked = {"num_inference_steps": 4, "height": 16, "width": 24, "strength": 0.6, "true_cfg_scale": 4.0}
+    generator = torch.Generator().manual_seed(5)
+    made = stock(
+        texts, negative_prompt=["", ""], image=image, generator=generator, output_type="latent", **asked
+    ).images
+    run = sdprobe.sample(model, texts, image=image, strength=0.6, **SETTINGS | {"steps": 4})
+    assert torch.equal(model.packed(run.latents), made)
 
 
 def test_latents_of_a_picture_and_back(model):

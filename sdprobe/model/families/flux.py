@@ -11,12 +11,12 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from sdprobe.core.run import Role, Settings
-from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.families.packed_tokens import PackedTokens
 from sdprobe.model.pipeline_parts import Latents
 from sdprobe.model.text.conditioning import EMBEDS, Conditioning, DenoiserArguments
 
 
-class Flux(TransformerModel):
+class Flux(PackedTokens):
     """Flux.1 dev, which gets the guidance scale as an input, and Flux.1 schnell, which has no guidance.
 
     Guidance is an input of the network, so there are only rows of the prompt; a negative prompt is ignored, as in the
@@ -133,20 +133,6 @@ class Flux(TransformerModel):
         ids = call["img_ids"][0] if call["img_ids"].ndim == 3 else call["img_ids"]
         return ids[ids[:, 0] == 0], ids[ids[:, 0] != 0]
 
-    def rows_of(self, shown: Tensor) -> Shaped[Tensor, "rows places packed"]:
-        h, w = self.latent_size(self.settings)
-        return shown[:, : h * w // self.patch**2, : self.channels * self.patch**2]
-
-    def shown_as(self, rows: Shaped[Tensor, "rows places packed"], like: Tensor) -> Tensor:
-        return _within(rows, like)
-
-    def output_of(self, answer: Tensor, *size: int) -> Latents:
-        h, w = size
-        return self.unpacked(answer[:, : h * w // self.patch**2], *size)
-
-    def answer_of(self, output: Latents, like: Tensor) -> Tensor:
-        return _within(self.packed(output), like)
-
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows places packed"]:
         """Return latents as the pipeline packs them: four positions become one token."""
         packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)
@@ -157,12 +143,3 @@ class Flux(TransformerModel):
         factor = self.scale_factor
         latents: Tensor = self.pipe._unpack_latents(packed, *(side * factor for side in size), factor)
         return latents
-
-
-def _within(rows: Shaped[Tensor, "rows places packed"], like: Tensor) -> Shaped[Tensor, "rows all_places width"]:
-    """Return a tensor like another, with rows in the place of its first places and channels."""
-    if rows.shape == like.shape:
-        return rows.to(like.dtype)
-    whole = like.clone()
-    whole[:, : rows.shape[1], : rows.shape[2]] = rows
-    return whole

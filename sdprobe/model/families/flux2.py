@@ -39,7 +39,7 @@ class Flux2(Flux):
     """
 
     pipelines = ("Flux2KleinPipeline", "Flux2Pipeline")
-    variants: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[tuple[str, ...]] = ("Flux2KleinInpaintPipeline",)
     token_axis = (("text_encoder",),)
     pooling = ()
     img2img = None

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sdprobe.model.families.transformer import TransformerModel
+from sdprobe.model.families.packed_tokens import PackedTokens
 from sdprobe.model.pictures.autoencoder import Posterior, posterior_of
 from sdprobe.model.pipeline_parts import Latents
 
 
-class OneFrame(TransformerModel):
+class OneFrame(PackedTokens):
     """A family of images with an autoencoder of videos, which has a mean and a spread for each channel of latents."""
 
     def statistics(self, like: Tensor) -> tuple[Shaped[Tensor, "channels 1 1"], Shaped[Tensor, "channels 1 1"]]:

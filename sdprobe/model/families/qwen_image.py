@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
+from diffusers import QwenImageImg2ImgPipeline
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -32,6 +34,8 @@ class QwenImage(OneFrame):
     """
 
     pipelines = ("QwenImagePipeline",)
+    variants = ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImageControlNetPipeline")
+    img2img = QwenImageImg2ImgPipeline
     text_first = True
     separate_calls = True
     ragged = True
@@ -93,6 +97,11 @@ class QwenImage(OneFrame):
         made = super().start_latents(settings, generator, latents, image)
         return self.unpacked(made, *self.latent_size(settings))
 
+    def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
+        size = (settings.images, self.channels, settings.height, settings.width)
+        packed: Tensor = pipe.prepare_latents(pixels, timestep, *size, self.dtype, self.device, generator)
+        return packed
+
     def predict(
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
     ) -> Shaped[Tensor, "rows channels *size"]:
@@ -114,6 +123,18 @@ class QwenImage(OneFrame):
         guided = uncond + scale * (cond - uncond)
         lengths, own = (torch.norm(x, dim=-1, keepdim=True) for x in (cond, guided))
         return self.unpacked(guided * (lengths / own), *of["cond"].shape[-2:])
+
+    def size_told(self, call: Mapping[str, Any]) -> tuple[int, ...] | None:
+        _, h, w = self._shapes_told(call)[0]
+        return h * self.patch, w * self.patch
+
+    def places_told(self, call: Mapping[str, Any]) -> int:
+        return sum(prod(shape) for shape in self._shapes_told(call)[1:])
+
+    def _shapes_told(self, call: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+        """Return the shapes of the image, and of the pictures beside it, as a call tells them for the first row."""
+        first = call["img_shapes"][0]
+        return first if isinstance(first, list) else [first]
 
     def packed(self, latents: Latents) -> Shaped[Tensor, "rows places packed"]:
         packed: Tensor = self.pipe._pack_latents(latents.contiguous(), *latents.shape)

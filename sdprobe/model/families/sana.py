@@ -69,8 +69,7 @@ class Sana(BinnedTransformer):
         given = read_in_template(self.tokenizer, told, before, length=length, padded=True, padding_side="right")
         if encoder is not None:
             return given
-        shown = self._shown(length)
-        return side_by_side(told, {("text_encoder",): given.at(shown)})
+        return side_by_side(told, {("text_encoder",): given.at(self._shown(length))})
 
     def shown(
         self, states: Shaped[Tensor, "texts tokens width"], lengths: Sequence[int]

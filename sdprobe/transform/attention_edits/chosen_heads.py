@@ -29,8 +29,8 @@ def refuse_missing_heads(hook: Any, run: Run) -> None:
     """Raise ValueError for a head that none of a hook's sites has. Sites of one model may have different numbers."""
     if hook.heads is None:
         return
-    kinds = {name: run.model.attention_kind(module) for name, module in run.model.modules.items()}
-    counts = [run.model.modules[name].heads for name, kind in kinds.items() if kind and asks(hook, name, kind)]
+    kinds = {name: (run.model.attention_kind(module), module) for name, module in run.model.modules.items()}
+    counts = [run.model.heads_of(own) for name, (kind, own) in kinds.items() if kind and asks(hook, name, kind)]
     if counts and (beyond := [head for head in hook.heads if not 0 <= head < max(counts)]):
         raise ValueError(
             f"{hook!r}: none of its sites has a head {beyond[0]}; they have up to {max(counts)}, counted from 0"

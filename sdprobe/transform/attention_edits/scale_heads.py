@@ -117,7 +117,9 @@ class ScaleHeads(Transform):
     def _refuse_missing_heads(self, run: Run) -> None:
         """Refuse other numbers of factors than heads, and a number that no site of its pattern has."""
         counts: dict[str, int] = {
-            name: module.heads for name, module in run.model.modules.items() if run.model.attention_kind(module)
+            name: run.model.heads_of(module)
+            for name, module in run.model.modules.items()
+            if run.model.attention_kind(module)
         }
         for name, heads in counts.items():
             self._at(name, heads)
