@@ -32,6 +32,7 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     UNet2DConditionModel,
+    ZImageImg2ImgPipeline,
 )
 from PIL import Image
 
@@ -41,6 +42,7 @@ from tests.families import flux, stable_diffusion_3, stable_diffusion_xl
 from tests.tiny import stable_diffusion
 from tests.tiny_models import cogvideox as tiny_cogvideox
 from tests.tiny_models import wan as tiny_wan
+from tests.tiny_models.z_image import z_image
 
 SMALL = {"height": 16, "width": 16}
 
@@ -155,6 +157,10 @@ def flux_image_to_image() -> Stock:
     return _on(flux(), FluxImg2ImgPipeline, **SMALL, image=picture(), strength=0.6)
 
 
+def z_image_image_to_image() -> Stock:
+    return _on(z_image(), ZImageImg2ImgPipeline, **SMALL, image=picture(), strength=0.6)
+
+
 def flux_inpainting() -> Stock:
     return _on(flux(), FluxInpaintPipeline, **_inpainted(0.6))
 
@@ -206,6 +212,7 @@ OTHERS: tuple[Callable[[], Stock], ...] = (
     sd3_controlnet,
     flux_guided,
     flux_image_to_image,
+    z_image_image_to_image,
     flux_inpainting,
     flux_controlnet,
     wan_image_to_video,

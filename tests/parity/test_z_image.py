@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import ZImageImg2ImgPipeline
 
 import sdprobe
 from tests.parity.test_families import assert_same
 from tests.parity.test_lumina2 import KINDS, PROMPTS, Outputs
-from tests.stock_pipelines import Stock, attached, called
+from tests.stock_pipelines import Stock, attached, called, picture
 from tests.tiny_models.z_image import z_image
 
 SETTINGS = {"steps": 2, "guidance_scale": 4.0, "seed": 5, "height": 16, "width": 24, "progress": False}
@@ -147,3 +148,13 @@ def test_latents_are_in_single_precision_whatever_the_network_computes_in():
     assert run.latents.dtype == torch.float32
     own = {name: value for name, value in SETTINGS.items() if name != "progress"}
     assert_same(model, **own | {"prompt": "a star"})
+
+
+def test_it_starts_from_a_picture_as_the_image_to_image_pipeline_does(model):
+    pipe = ZImageImg2ImgPipeline(**z_image().components)
+    pipe.set_progress_bar_config(disable=True)
+    asked = {"height": 16, "width": 16, "guidance_scale": 3.0, "strength": 0.6}
+    stock = pipe("a star", picture(), num_inference_steps=4, generator=torch.Generator().manual_seed(5),
+                 output_type="latent", **asked).images  # fmt: skip
+    run = sdprobe.sample(model, "a star", image=picture(), steps=4, seed=5, progress=False, **asked)
+    assert torch.equal(run.latents, stock)

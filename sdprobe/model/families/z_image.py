@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from diffusers import ZImageImg2ImgPipeline
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class ZImage(OneStream):
     """
 
     pipelines = ("ZImagePipeline",)
+    variants = ("ZImageImg2ImgPipeline",)
+    img2img = ZImageImg2ImgPipeline
     ragged = True
     guiding = ("cfg_normalization",)
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
@@ -98,6 +101,11 @@ class ZImage(OneStream):
         size = (settings.height, settings.width)
         given = (settings.images, self.channels, *size, torch.float32, self.device, generator, latents)
         return self.pipe.prepare_latents(*given)
+
+    def entering(self, pipe: Any, pixels: Tensor, timestep: Tensor, settings: Settings, generator: Any) -> Latents:
+        size = (settings.height, settings.width)
+        given = (settings.images, self.channels, *size, self.dtype, self.device, generator)
+        return torch.as_tensor(pipe.prepare_latents(pixels, timestep, *given))
 
     def call_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         by_name = {**dict(zip(NAMES, args, strict=False)), **kwargs}
