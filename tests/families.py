@@ -72,8 +72,9 @@ def stable_diffusion_xl(zeroed: bool = True) -> StableDiffusionXLPipeline:
     )
 
 
-def stable_diffusion_3(dual: bool = True, with_t5: bool = True) -> StableDiffusion3Pipeline:
-    """Two blocks; with ``dual``, as in 3.5, the first also has self-attention of its own."""
+def stable_diffusion_3(dual: bool = True, with_t5: bool = True, normed: bool | None = None) -> StableDiffusion3Pipeline:
+    """Blocks; with ``dual``, as in 3.5 Medium, the first also has self-attention; 3.5 Large has norms alone."""
+    normed = dual if normed is None else normed
     words, words_3 = clip_tokenizer(), t5_tokenizer()
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
@@ -89,7 +90,7 @@ def stable_diffusion_3(dual: bool = True, with_t5: bool = True) -> StableDiffusi
         out_channels=4,
         pos_embed_max_size=16,
         dual_attention_layers=(0,) if dual else (),
-        qk_norm="rms_norm" if dual else None,
+        qk_norm="rms_norm" if normed else None,
     )
     return StableDiffusion3Pipeline(
         transformer=transformer.eval(),
@@ -168,6 +169,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Stable Diffusion XL": stable_diffusion_xl,
     "Stable Diffusion 3": lambda: stable_diffusion_3(dual=False),
     "Stable Diffusion 3.5": stable_diffusion_3,
+    "Stable Diffusion 3.5 Large": lambda: stable_diffusion_3(dual=False, normed=True),
     "Flux.1 dev": flux,
     "Flux.1 schnell": lambda: flux(guidance_embeds=False),
     "PixArt-α": pixart,
