@@ -70,7 +70,7 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
 def _parts(layout: Layout, kind: str, grid: Grid | None, texts: int) -> tuple[slice, slice | None, slice | None]:
     """The positions of image, text and reference at a site of this grid; of an unknown one, those of the text alone."""
     places = 0 if grid is None else prod(grid) + layout.beside
-    keys = {"cross": texts, "text": texts, "joint": places + texts}.get(kind, places)
+    keys = {"cross": texts, "text": texts, "joint": places + layout.registers + texts}.get(kind, places)
     _, image, text = layout.of(kind, places, keys)
     return image, text, layout.reference_after(image)
 
