@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
@@ -203,3 +204,9 @@ ASKED: dict[str, dict[str, Any]] = {
     "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
 }
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""
+
+OLDER = tuple(FAMILIES)[: list(FAMILIES).index("Sana")]
+"""Stable Diffusion, Flux.1 and PixArt, each with a scheduler, an encoder or a guidance of its own."""
+
+ALL = [pytest.param(name, marks=[pytest.mark.nightly] * (name not in OLDER)) for name in FAMILIES]
+"""Every variant; the newer ones at night, since `check_family` holds all of them to what a family promises."""

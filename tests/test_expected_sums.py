@@ -12,7 +12,7 @@ from sdprobe import AttentionMaps
 from sdprobe.observe.attention_sums import Key
 from sdprobe.observe.expected_sums import ExpectedSums
 from sdprobe.observe.memory_budget import SumSize
-from tests.families import ASKED, FAMILIES
+from tests.families import ALL, ASKED, FAMILIES
 from tests.laws.strategies import run
 
 
@@ -59,7 +59,7 @@ def test_what_was_expected_is_held(tiny, keep, words, rows, grids, dtype, steps,
     assert {key: size.numbers for key, size in expected.sizes.items()} == {k: own.sums[k].numel() for k in own.sums}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("keep", [(), ("step", "layer", "head")], ids=["sums", "everything"])
 def test_what_was_expected_is_held_in_every_family(name, keep):
     model = sdprobe.load(FAMILIES[name]())

@@ -15,7 +15,7 @@ import torch
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Preview, SelfAttentionMaps, Statistics, only
 from tests.configured import darkness, made
-from tests.families import ASKED, FAMILIES
+from tests.families import ALL, ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.stock_pipelines import attached, text_to_image
 from tests.test_attach_callbacks import switching
@@ -38,7 +38,7 @@ def grids(dataset):
 # Attention
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 def test_attention_of_every_family_is_what_the_hook_answers(name):
     model = sdprobe.load(FAMILIES[name]())
     # Texts of different lengths, as prompt and negative prompt are, would be arrays by themselves.

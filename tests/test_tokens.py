@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import sdprobe
 from sdprobe.core.prompt import Prompt
 from tests import clip_vocabulary, tiny
-from tests.families import FAMILIES
+from tests.families import ALL, FAMILIES
 from tests.laws.strategies import run
 
 WORDS = st.sampled_from(["a", "red", "circle", "checkered", "drawing", "corgi", "t-shirt"])
@@ -83,7 +83,7 @@ def test_the_clip_vocabulary_gives_the_numbers_of_the_literature(clip_reader, te
     assert sdprobe.embed(clip_reader, text).token.shape[:2] == (1, 77)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_every_family_spells_what_it_has_read(family):
     model = sdprobe.load(FAMILIES[family]())
     texts = ["a red circle", "a star of blue"]

@@ -22,7 +22,7 @@ from sdprobe.runs.report.heat_tiles import HeatTiles
 from sdprobe.runs.report.prompt_pieces import pieces_of
 from sdprobe.runs.report.report_content import PICTURE_BYTES, content_of
 from sdprobe.runs.report.word_maps_of_run import word_maps
-from tests.families import ASKED, FAMILIES
+from tests.families import ALL, ASKED, FAMILIES
 from tests.laws.strategies import run
 from tests.tiny import stable_diffusion
 
@@ -170,7 +170,7 @@ def test_losses_have_curves(tiny, tmp_path):
     assert "There are no curves" not in report_of(result, tmp_path).text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_every_family(family, tmp_path):
     model = sdprobe.load(FAMILIES[family]())
     hooks, asked = (AttentionMaps(keep="step"), Preview(), Statistics()), {"steps": 2} | ASKED.get(family, {})

@@ -9,7 +9,7 @@ import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.stock_pipelines.attach import attach
 from sdprobe.testing import footprint, stock_arguments
-from tests.families import ASKED, FAMILIES
+from tests.families import ASKED, FAMILIES, OLDER
 from tests.further_stock_pipelines import FURTHER
 from tests.grid import SHOWN
 from tests.later_stock_pipelines import LATER
@@ -40,7 +40,12 @@ def changing(point):
 
 @pytest.mark.parametrize(
     ("family", "case"),
-    [(family, case) for family in FAMILIES for case in CASES if case == "guidance" or family in SHOWN],
+    [
+        pytest.param(family, case, marks=[pytest.mark.nightly] * (family not in OLDER))
+        for family in FAMILIES
+        for case in CASES
+        if case == "guidance" or family in SHOWN
+    ],
 )
 def test_attach_is_sample(family, case):
     pipe = FAMILIES[family]()

@@ -16,7 +16,7 @@ import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
 from sdprobe.testing.stock_call import made_of, stock_arguments
-from tests.families import ASKED, FAMILIES, flux, pixart, stable_diffusion_3, stable_diffusion_xl
+from tests.families import ALL, ASKED, FAMILIES, OLDER, flux, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.grid import NEWER, SHOWN
 from tests.parity.stock import observers
 
@@ -150,7 +150,12 @@ THOROUGH = (*SHOWN[1:], *NEWER)
 
 @pytest.mark.parametrize(
     ("family", "case"),
-    [(name, case) for name in FAMILIES for case in CASES if name in THOROUGH or case.endswith("guidance")],
+    [
+        pytest.param(name, case, marks=[pytest.mark.nightly] * (name not in OLDER))
+        for name in FAMILIES
+        for case in CASES
+        if name in THOROUGH or case.endswith("guidance")
+    ],
 )
 def test_text_to_image(models, family, case):
     assert_same(models[family], **USUAL | CASES[case] | ASKED.get(family, {}))
@@ -170,7 +175,7 @@ class Inside(sdprobe.Observer):
         assert x.shape[-2:] == site.grid or x[:, site.image].shape[1] == math.prod(site.grid or (0,))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_every_point_is_passed(models, family):
     model = models[family]
     block = BLOCK.get(type(model).__name__, BLOCK[model.network])
@@ -196,7 +201,7 @@ def test_every_point_is_passed(models, family):
     assert pooled == ([("+".join(model.pooling), role) for role in roles] if model.pooling else [])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_further_call_says_what_the_loop_s_own_does(models, family):
     class Again(sdprobe.Observer):
         def start(self, run):
@@ -213,7 +218,7 @@ def test_a_further_call_says_what_the_loop_s_own_does(models, family):
     assert run[again].same == [True] * 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_the_steps_tell_what_the_scheduler_goes_to(models, family):
     """Predicted x0 of the last step of a deterministic scheduler is where it ends."""
     latents = sdprobe.LatentRecorder(keep=("denoised",))
@@ -223,7 +228,7 @@ def test_the_steps_tell_what_the_scheduler_goes_to(models, family):
     assert torch.allclose(last, run.latents, atol=1e-4 if ends else 0.5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALL)
 def test_a_word_s_embedding_is_replaced_in_every_encoder(models, family):
     model, settings = models[family], USUAL | {"negative_prompt": ""} | ASKED.get(family, {})
     swap = sdprobe.ReplaceToken("circle", with_="star")
