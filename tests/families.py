@@ -197,11 +197,11 @@ ASKED: dict[str, dict[str, Any]] = {
     "Krea 2": {"height": 16, "width": 24},
     "Z-Image": {"height": 16, "width": 24},
     "LTX-Video": {"frames": 5, "height": 32, "width": 64},
-    "CogVideoX": {"frames": 5, "images_per_prompt": 1},
-    "CogVideoX 1.5": {"frames": 11, "images_per_prompt": 1},
-    "HunyuanVideo": {"frames": 9},
-    "Wan 2.1": {"frames": 5},
-    "Wan 2.2": {"frames": 5, "guidance_scale_2": 2.0},
+    "CogVideoX": {"frames": 5, "height": 16, "width": 24, "images_per_prompt": 1},
+    "CogVideoX 1.5": {"frames": 11, "height": 16, "width": 24, "images_per_prompt": 1},
+    "HunyuanVideo": {"frames": 9, "height": 16, "width": 32},
+    "Wan 2.1": {"frames": 5, "height": 16, "width": 32},
+    "Wan 2.2": {"frames": 5, "height": 16, "width": 32, "guidance_scale_2": 2.0},
 }
 """What runs of a variant are asked for beside the usual settings, such as ``frames``."""
 

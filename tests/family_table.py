@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sdprobe.model.loading import load
 from sdprobe.stock_pipelines.pipeline_listener import family_of
 from sdprobe.testing import FAMILY_LAWS, examine_family
 from tests.families import ASKED, FAMILIES
@@ -20,6 +21,10 @@ from tests.stock_pipelines import OTHERS, STOCK
 from tests.test_planted_families import JOINT
 from tests.test_planted_families import test_the_four_directions as four_directions
 from tests.test_planted_families import test_the_planted_token_s_heat_map_is_the_planted_patch as planted_patch
+from tests.test_planted_videos import VIDEOS
+from tests.test_planted_videos import (
+    test_the_planted_token_s_heat_map_is_the_planted_patch_of_its_frame as planted_patch_of_frame,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "family_table.md"
 
@@ -60,13 +65,8 @@ def lines() -> list[Line]:
         pipe = make().pipe
         family = family_of(pipe)
         assert family is not None
-        found.append(Line(family.__name__, _named(pipe, make), None, _holds(looking, make), None, None))
-    return sorted(found, key=lambda line: line.sample is None)
-
-
-def _named(pipe: Any, make: Callable[[], Any]) -> str:
-    name = type(pipe).__name__
-    return f"`{name}`" if make.__name__ in ("text_to_image",) else f"`{name}`: {make.__name__.replace('_', ' ')}"
+        found.append(Line(family.__name__, f"`{type(pipe).__name__}`", None, _holds(looking, make), None, None))
+    return found
 
 
 def _of_family(name: str) -> Line:
@@ -74,9 +74,11 @@ def _of_family(name: str) -> Line:
     report = examine_family(make, settings=ASKED.get(name, {}))
     held = {*report.named("holds")}
     assert {law.name for law in FAMILY_LAWS} >= SAMPLE | ATTACH | ACTIVATIONS
-    maps = _holds(planted_patch, name) and (name not in JOINT or _holds(four_directions, name))
-    pipeline = f"`{type(make()).__name__}`"
-    return Line(name, pipeline, held >= SAMPLE, held >= ATTACH, maps, held >= ACTIVATIONS)
+    patch = planted_patch_of_frame if name in VIDEOS else planted_patch
+    maps = _holds(patch, name) and (name not in JOINT or _holds(four_directions, name))
+    pipe = make()
+    (pipeline,) = {kind.__name__ for kind in type(pipe).__mro__} & {*load(pipe).pipelines}
+    return Line(name, f"`{pipeline}`", held >= SAMPLE, held >= ATTACH, maps, held >= ACTIVATIONS)
 
 
 def _holds(test: Callable[[Any], None], case: Any) -> bool:
@@ -105,14 +107,15 @@ def _written(found: list[Line]) -> Iterator[str]:
         marks = " | ".join("✓" if kept else "no" for kept in (line.sample, line.attach, line.maps, line.activations))
         yield f"| {line.family} | {line.pipeline} | {marks} |"
     yield ""
-    yield "Further pipelines of these families can be attached to. Each was tried: looking changes nothing, and what a"
-    yield "transform changes at each point reaches the picture."
+    yield "Further pipelines of these families can be attached to. Each of these is tried so: looking changes nothing,"
+    yield "and what a transform changes reaches the picture. [Families](families.md#further-pipelines) lists all."
     yield ""
     yield "| family | pipelines |"
     yield "|---|---|"
     for family, several in further.items():
-        shown = (line.pipeline if line.attach else f"{line.pipeline} (not)" for line in several)
-        yield f"| {family} | {'; '.join(shown)} |"
+        tried = {line.pipeline: all(own.attach for own in several if own.pipeline == line.pipeline) for line in several}
+        shown = (name if kept else f"{name} (no)" for name, kept in tried.items())
+        yield f"| {family} | {', '.join(shown)} |"
 
 
 if __name__ == "__main__":

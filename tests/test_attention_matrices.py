@@ -85,6 +85,9 @@ def test_a_token_and_a_patch_look_at_each_other(family):
             for layer in layers:
                 holds_planted_truth(result[own], image, position, encoder, layer=layer)
         sums = result[own].row_sums()
+        if model.registers or family == "Z-Image":  # its rest goes to registers, or to padding of the image
+            assert sums.max() <= 1 + 1e-2
+            continue
         assert torch.allclose(sums, torch.ones_like(sums), atol=1e-2)  # planted scores are of a large range
 
 

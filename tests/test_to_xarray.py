@@ -42,18 +42,21 @@ def grids(dataset):
 def test_attention_of_every_family_is_what_the_hook_answers(name):
     model = sdprobe.load(FAMILIES[name]())
     # Texts of different lengths, as prompt and negative prompt are, would be arrays by themselves.
-    rows = "both" if "uncond" in model.roles(3.0) and not model.ragged else "cond"
+    alike = not model.ragged and name not in ("Lumina 2", "Z-Image")
+    rows = "both" if "uncond" in model.roles(3.0) and alike else "cond"
     maps = AttentionMaps(rows=rows, keep=("step", "layer", "head"))
     result = run(model, maps, prompt=PROMPTS[0], **{"height": 16, "width": 16} | ASKED.get(name, {}))
     variables, checked = grids(result.to_xarray()), 0
-    for (h, w), array in variables.items():
-        scope = "" if (h, w) == max(variables) else f"_{h}x{w}"
+    for grid, array in variables.items():
+        scope = "" if grid == max(variables) else f"_{'x'.join(map(str, grid))}"
         layers, heads = array[f"layer{scope}"].values, array[f"head{scope}"].values
         chosen = itertools.product(layers, heads[::2], (1, 3), result[maps].roles)
         for layer, head, token, role in chosen:
-            at = {"image": 0, "step": 1, f"layer{scope}": layer, f"head{scope}": head, "token": token}
+            # Of two denoisers the first runs in the first step, the second in the second.
+            step = 0 if len(model.networks) > 1 and not layer.startswith("transformer_2.") else 1
+            at = {"image": 0, "step": step, f"layer{scope}": layer, f"head{scope}": head, "token": token}
             found = array.sel(at | ({"role": role} if rows == "both" else {}))
-            asked = {"step": 1, "layer": layer, "head": int(head), "role": role}
+            asked = {"step": step, "layer": layer, "head": int(head), "role": role}
             heat = result[maps].heat_map(token, method="mean", **asked)
             checked += same(found, heat.values)
             assert found.token_text.item() == heat.word

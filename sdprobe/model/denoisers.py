@@ -59,6 +59,11 @@ class Denoisers:
         """Return the beginning of the names of the modules of the denoiser that runs at a noise level."""
         return self._prefix_of(self.network_at(timestep))
 
+    def runs_at(self, module: str, timestep: float | Tensor) -> bool:
+        """Whether a module is of the denoiser that runs at a noise level."""
+        of = max((prefix for prefix in map(self._prefix_of, self.networks) if module.startswith(prefix)), key=len)
+        return of == self.prefix_at(timestep)
+
     def _prefix_of(self, name: str) -> str:
         return "" if name == self.network else f"{name}."
 

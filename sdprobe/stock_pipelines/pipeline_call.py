@@ -27,7 +27,7 @@ from sdprobe.stock_pipelines.encode_by_role import copied_lists, encode_by_role,
 from sdprobe.stock_pipelines.left_out_of_call import LeftOutOfCall
 from sdprobe.stock_pipelines.pictures_of_call import PicturesOfCall
 from sdprobe.stock_pipelines.pipeline_listener import Arguments, Call, Caller
-from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps
+from sdprobe.stock_pipelines.pipeline_steps import PipelineSteps, arguments_of_step
 from sdprobe.stock_pipelines.repeat_denoiser_call import DenoiserCall, RepeatedDenoiser, embeds_of, shown_of, with_shown
 from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
 from sdprobe.stock_pipelines.shown_rows import ShownRows
@@ -148,8 +148,7 @@ class PipelineCall(PicturesOfCall):
         """A pipeline gives its scheduler what it made of the denoiser's output, and its latents."""
         if self.step is None:
             return stock(*args, **kwargs)
-        bound = inspect.signature(stock).bind(*args, **kwargs)  # each class has its own order of arguments
-        given = bound.arguments
+        given = arguments_of_step(self.model.pipe.scheduler, args, kwargs)
         noise_pred, x = given["model_output"], given["sample"]
         with self.hear_nothing("hook"):
             rows = tuple(row for rows, _ in self.told for row in rows)
@@ -164,7 +163,7 @@ class PipelineCall(PicturesOfCall):
         self.step = self.timestep = self.unscaled = self.latents.instead = None
         self.told, self.outputs, self.run.stopped_at = [], [], self.run.control.stopped_at
         given["model_output"], given["sample"] = noise_pred.detach(), x
-        found = stock(*bound.args, **bound.kwargs)
+        found = stock(**given)
         self.latents.hold(found)
         if self.steps.is_at_last and not self.arguments.calls_back:
             if not isinstance(found, tuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,3 +69,12 @@ class PipelineSteps:
         """Whether the step under way is the last."""
         left = len(self.pipe.scheduler.timesteps) - self.run_model.first
         return self.index + 1 == (self.total or left)
+
+
+def arguments_of_step(scheduler: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a scheduler's ``step`` by name; each class of diffusers has its own order of them."""
+    methods = (vars(kind).get("step") for kind in type(scheduler).__mro__)
+    signatures = (inspect.signature(step) for step in methods if step is not None)
+    named = next(own for own in signatures if {"model_output", "sample"} <= {*own.parameters})
+    bound = named.bind(scheduler, *args, **kwargs).arguments
+    return {name: value for name, value in bound.items() if name != "self"}

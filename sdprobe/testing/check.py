@@ -121,7 +121,9 @@ def examine_with(trial: Any, laws: Iterable[Law]) -> tuple[Finding, ...]:
         broken = [f.law.name for f in findings if f.verdict == "fails" and f.law.stage < law.stage]
         findings.append(Finding(law, "not tried", f"rests on: {', '.join(broken)}") if broken else _tried(law, trial))
         if findings[-1].verdict == "fails":
-            forget_models()  # changes that it left on them must not affect the next law, nor the next trial
+            forget_models()  # changes that it left on them must not affect the next law
+    if any(found.verdict == "fails" for found in findings):
+        forget_models()  # nor the next trial
     return tuple(findings)
 
 

@@ -150,7 +150,13 @@ def detokenize(model: Model | Any, ids: Int[Tensor, "batch tokens"] | Sequence[S
 
 def _within(ids: list[int], before: list[int], after: list[int]) -> list[int]:
     """Return the ids of a text without those of the template around it, as far as they are there."""
-    starts = (start for start in range(len(ids) - len(before) + 1) if ids[start : start + len(before)] == before)
-    begin = next((start + len(before) for start in starts if before), 0)
+    # The last one before it may be joined to the text's first.
+    begins = (
+        start + len(lead)
+        for lead in (before, before[:-1])
+        for start in range(len(ids) - len(lead) + 1)
+        if lead and ids[start : start + len(lead)] == lead
+    )
+    begin = next(begins, 0)
     ends = (end for end in range(len(ids) - len(after), begin - 1, -1) if ids[end : end + len(after)] == after)
     return ids[begin : next(ends, len(ids))]

@@ -62,6 +62,7 @@ def tell_expected_sites(run_model: Any, run: Run, hooks: Hooks) -> None:
             )
             for call, texts in calls
             for name, kind, place, grid, heads in asked
+            if run_model.runs_at(name, call.timestep)
         ]
         acting = [site for site in sites if hook.may_act_at(site)] if isinstance(hook, LimitedHook) else sites
         called(inner, "expect_sites", acting)

@@ -162,6 +162,11 @@ def is_flow_matching(scheduler: Any) -> bool:
     return is_flow(scheduler) and scheduler.config.get("prediction_type", "flow_prediction") == "flow_prediction"
 
 
+def is_straight_flow(scheduler: Any) -> bool:
+    """Whether a scheduler knows flows alone, whose noise levels are the weights of noise and picture themselves."""
+    return is_flow_matching(scheduler) and "prediction_type" not in scheduler.config
+
+
 def _refuse_flow(scheduler: Any) -> None:
     if is_flow_matching(scheduler):
         raise ValueError(

@@ -13,7 +13,7 @@ from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
 from sdprobe.model.diffusion.flow_inversion import CorrectedFlowInverseScheduler
-from sdprobe.model.diffusion.schedulers import flow_there_and_back, is_flow_matching, there_and_back
+from sdprobe.model.diffusion.schedulers import flow_there_and_back, is_straight_flow, there_and_back
 from sdprobe.sampling.inversions.request import FoundNoise, Request
 
 Latents = Shaped[Tensor, "images channels *size"]
@@ -51,7 +51,7 @@ class FixedPoint:
             raise ValueError(f"iterations is 1 or more, not {self.iterations}: without any, it is 'ddim' or 'euler'")
 
     def invert(self, request: Request) -> FoundNoise:
-        flows = is_flow_matching(request.model.pipe.scheduler)
+        flows = is_straight_flow(request.model.pipe.scheduler)
         pipe, count = request.model.pipe, self.iterations or (30 if flows else 1)
         up, down = flow_there_and_back(pipe, CorrectedFlowInverseScheduler) if flows else there_and_back(pipe)
         if count == 1:
@@ -115,7 +115,7 @@ class Iterate(Transform):
 def _ends(output: Latents, step: Step, left: Step) -> Latents:
     """Return where a step from the level left ends with this prediction at the level reached."""
     x_t = step.latents
-    if is_flow_matching(step.run.model.pipe.scheduler):
+    if is_straight_flow(step.run.model.pipe.scheduler):
         return (left.latents.float() + (step.sigma - left.sigma) * output).to(x_t.dtype)
     x0 = step.denoised(output)
     if not step.signal:  # noise alone: that of the latents left, beside predicted x0
