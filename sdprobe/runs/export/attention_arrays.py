@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.grid import Grid, named_grid
+from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Role
 from sdprobe.core.torch_names import name_of
 from sdprobe.observe.attention_maps import AttentionMaps
@@ -120,7 +121,7 @@ def _array(
     for dim in there[1:]:
         coords |= along(dim, every[dim])
     texts = np.array(
-        [[[p.spelt(c) for c in part.columns] for p in hook.readings.prompts[reading]] for _, reading in parts]
+        [[[_spelt(p, c) for c in part.columns] for p in hook.readings.prompts[reading]] for _, reading in parts]
     ).swapaxes(0, 1)  # [images, roles, tokens]
     over = tuple(dim for dim in there if dim in ("image", "role", "token"))
     coords["token_text"] = (over, texts if "role" in over else texts[:, 0])
@@ -137,6 +138,11 @@ def _array(
     if missing:
         attrs["missing"] = f"{missing} pairs of a step and a layer were not recorded, and are NaN"
     return LabelledArray(name, there, values.squeeze(summed), coords, attrs)
+
+
+def _spelt(prompt: Prompt, column: int) -> str:
+    """The token of a column; a denoiser may pad the tokens of a prompt by more of its own."""
+    return prompt.spelt(column) if column < len(prompt.ids) else "<pad>"
 
 
 def _write_mean(into: Float[Tensor, "images heads tokens places"], hook: AttentionMaps, keys: Sequence[Key]) -> None:
