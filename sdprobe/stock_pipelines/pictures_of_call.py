@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from sdprobe.core.compose import Hooks
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.outside_modules import listen_to_decoder
-from sdprobe.stock_pipelines.pipeline_listener import Call, Caller
+from sdprobe.stock_pipelines.pipeline_listener import Call
+from sdprobe.stock_pipelines.who_calls import WhoCalls
 
 
-class PicturesOfCall:
+class PicturesOfCall(WhoCalls):
     """The end of a call of a pipeline: its decoder, its pictures, and what it returns.
 
     Attributes:
@@ -22,14 +21,12 @@ class PicturesOfCall:
         run_model: the run's own copy of it.
         run: the run that is filled.
         hooks: its hooks.
-        caller: who calls at the moment.
     """
 
     model: Model
     run_model: Model
     run: Run
     hooks: Hooks
-    caller: Caller
 
     def on_decode(self, stock: Call, *args: Any, **kwargs: Any) -> Any:
         """A pipeline decodes its latents."""
@@ -56,12 +53,3 @@ class PicturesOfCall:
         if isinstance(images, list) and len(images) == len(self.run.images):
             self.run.images = images
         return found
-
-    @contextmanager
-    def hear_nothing(self, caller: Caller) -> Iterator[None]:
-        """While this is open, what is called is called by a hook or a callback, and not by the pipeline."""
-        before, self.caller = self.caller, caller
-        try:
-            yield
-        finally:
-            self.caller = before

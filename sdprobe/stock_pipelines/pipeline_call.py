@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 
 import torch
@@ -195,16 +194,6 @@ class PipelineCall(PicturesOfCall):
         for prompts, embeds in read_encoded(self.model, stock, asked, named, returned):
             self.rows.remember(prompts, embeds)
         return returned
-
-    def call_aside(self, callback: Call) -> Call:
-        """A callback that is shown the latents only, called as one that nothing is heard of."""
-
-        @wraps(callback)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.hear_nothing("callback"):
-                return callback(*args, **kwargs)
-
-        return call
 
     def predict(
         self, step: Step, x: Tensor, hooks: Iterable[Any], role: Role | None, beside: Tensor | None, by: Any

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from sdprobe.stock_pipelines.unknown_listener import listen_to_unknown
 from sdprobe.stock_pipelines.unknown_points import note_what_is_unknown, refuse_points
 from sdprobe.stock_pipelines.unknown_settings import settings_of
 from sdprobe.stock_pipelines.unknown_steps import UnknownSteps
+from sdprobe.stock_pipelines.who_calls import WhoCalls
 
 NOT_SEEN = torch.empty(0)
 """Stands for the latents of a step of which nobody has seen any."""
@@ -74,7 +74,7 @@ def call_unknown(
             return found
 
 
-class UnknownCall:
+class UnknownCall(WhoCalls):
     """One call of a pipeline that no family knows: what it does is told here, and passes the run's hooks.
 
     Args:
@@ -249,37 +249,16 @@ class UnknownCall:
         if x.ndim and len(x) != settings.images and len(x) % len(settings.prompt) == 0:
             self.run.settings = replace(settings, images_per_prompt=len(x) // len(settings.prompt))
 
-    # What a callback and a hook do in between.
-
-    @contextmanager
-    def hear_nothing(self, caller: Caller) -> Iterator[None]:
-        """While this is open, what is called is called by a hook or a callback, and not by the pipeline."""
-        before, self.caller = self.caller, caller
-        try:
-            yield
-        finally:
-            self.caller = before
-
-    def aside(self, callback: Call) -> Call:
-        """A callback of the user's, called as one that nothing is heard of."""
-
-        @wraps(callback)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.hear_nothing("callback"):
-                return callback(*args, **kwargs)
-
-        return call
-
 
 def _with_callbacks_aside(arguments: CallArguments, own: UnknownCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The call's arguments with the user's callbacks replaced by ones that nothing is heard of."""
     new: dict[str, Any] = {}
     if arguments.own_callback is not None:
-        new["callback_on_step_end"] = own.aside(arguments.own_callback)
+        new["callback_on_step_end"] = own.call_aside(arguments.own_callback)
         if "callback_on_step_end_tensor_inputs" in arguments.bound.arguments:
             new["callback_on_step_end_tensor_inputs"] = list(arguments.callback_inputs)
     if callable(older := arguments.get("callback")):
-        new["callback"] = own.aside(older)
+        new["callback"] = own.call_aside(older)
     return arguments.bound.replaced(new)
 
 
