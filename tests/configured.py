@@ -19,8 +19,8 @@ from sdprobe.sae.activation_function import TopK
 
 
 def side_of(model: sdprobe.Model) -> int:
-    """The side of the pictures of a model, in pixels: 16, or the least that its pipeline takes."""
-    return -(-16 // model.multiple) * model.multiple
+    """The side of the pictures of a model, in pixels: 16, or twice the least that its pipeline takes."""
+    return 16 if 16 % model.multiple == 0 else 2 * model.multiple
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,11 @@ def shown_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return shown
 
 
-def embeds_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Shaped[Tensor, "tokens width"]] | None:
+def embeds_of(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Shaped[Tensor, "rows tokens width"] | Sequence[Shaped[Tensor, "tokens width"]] | None:
     """What a network is told of the prompts, among the arguments of a call of it; None where it is told nothing."""
-    told: Sequence[Tensor] | None = kwargs.get(EMBEDS, args[2] if len(args) > 2 else None)
+    told: Tensor | Sequence[Tensor] | None = kwargs.get(EMBEDS, args[2] if len(args) > 2 else None)
     return told
 
 
