@@ -175,7 +175,7 @@ def _model(pipeline: Callable[[], Any], way: Callable[..., Run], variant: Varian
     model = load(made, dtype=variant.dtype, device=variant.device)
     model = with_roles_reversed(model) if variant.with_roles_reversed else model
     # Changes that the libraries make at the first use of a model are not those of a hook.
-    way(model, **Setting({"steps": 1}).arguments("", model))
+    way(model, **STANDARD.arguments("", model))
     return model, footprint(made)
 
 
