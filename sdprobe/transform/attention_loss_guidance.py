@@ -16,6 +16,7 @@ from torch import Tensor
 from sdprobe import plot
 from sdprobe.core.attention import Attention
 from sdprobe.core.data_frame import data_frame, each_cell
+from sdprobe.core.grid import Grid as Grid
 from sdprobe.core.grid import image_grid
 from sdprobe.core.hook import Transform
 from sdprobe.core.hook_records import HookRecords
@@ -26,7 +27,6 @@ from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 
-Grid = tuple[int, ...]
 Word = str | int | tuple[str, int]
 Latents = Shaped[Tensor, "images channels *size"]
 PerImage = Float[Tensor, " images"]

@@ -10,14 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
-from sdprobe.core.grid import image_grid
+from sdprobe.core.grid import Grid, image_grid
 from sdprobe.core.prompt import positions_of
 from sdprobe.core.rows import Role
 from sdprobe.core.site import Site
 from sdprobe.plot.resized import at_largest, resize
 from sdprobe.transform.attention_edits.word_columns import Word
 
-Grid = tuple[int, ...]
 USUAL = 16 * 16
 """The number of places of the grid on which Stable Diffusion, at 512 pixels, locates objects best."""
 
