@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 import sdprobe
 from tests.tiny import stable_diffusion
+from tests.unknown_pipelines import Unknown, picture, two_networks, video
 
 torch.set_num_threads(1)
 # What a change is held to is the same each time; what nobody thought of is looked for at night.
@@ -59,3 +60,21 @@ def reopened(tmp_path):
             return sdprobe.open(live.save(tmp_path / f"run {len([*tmp_path.iterdir()])}"))
 
     return saved
+
+
+@pytest.fixture(scope="module")
+def kandinsky() -> Unknown:
+    """A pipeline of pictures that no family knows."""
+    return picture()
+
+
+@pytest.fixture(scope="module")
+def latte() -> Unknown:
+    """A pipeline of videos that no family knows."""
+    return video()
+
+
+@pytest.fixture(scope="module")
+def two() -> Unknown:
+    """A pipeline of two networks that no family knows."""
+    return two_networks()

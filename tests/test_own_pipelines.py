@@ -12,12 +12,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 import sdprobe
-from tests.unknown_pipelines import STEPS, Unknown, attached, two_networks
-
-
-@pytest.fixture(scope="module")
-def two() -> Unknown:
-    return two_networks()
+from tests.unknown_pipelines import STEPS, Unknown, attached
 
 
 class OwnAttention(nn.Module):

@@ -6,22 +6,7 @@ import pytest
 import torch
 
 import sdprobe
-from tests.unknown_pipelines import Unknown, attached, picture, two_networks, video
-
-
-@pytest.fixture(scope="module")
-def kandinsky() -> Unknown:
-    return picture()
-
-
-@pytest.fixture(scope="module")
-def latte() -> Unknown:
-    return video()
-
-
-@pytest.fixture(scope="module")
-def two() -> Unknown:
-    return two_networks()
+from tests.unknown_pipelines import attached
 
 
 def in_order(count: int) -> list[tuple[int, str]]:

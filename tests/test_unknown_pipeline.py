@@ -15,7 +15,7 @@ from torch import nn
 import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
-from tests.unknown_pipelines import EVERY, STEPS, Unknown, attached, picture, two_networks, unconditional, video
+from tests.unknown_pipelines import EVERY, STEPS, Unknown, attached, unconditional
 
 pytestmark = pytest.mark.filterwarnings("ignore:Should have:UserWarning")  # of torchsde, at the ends of its interval
 
@@ -23,21 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Should have:UserWarning")  # of 
 @pytest.fixture(scope="module", params=EVERY)
 def unknown(request) -> Unknown:
     return EVERY[request.param]()
-
-
-@pytest.fixture(scope="module")
-def kandinsky() -> Unknown:
-    return picture()
-
-
-@pytest.fixture(scope="module")
-def latte() -> Unknown:
-    return video()
-
-
-@pytest.fixture(scope="module")
-def two() -> Unknown:
-    return two_networks()
 
 
 @pytest.fixture(scope="module")
