@@ -67,13 +67,6 @@ class Flux(PackedTokens):
             return {}
         return {"guidance": torch.full([settings.images], settings.guidance_scale, device=self.device)}
 
-    @property
-    def sets_begin_index(self) -> bool:
-        return True
-
-    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
-        self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
-
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is not None:
             return super().start_latents(settings, generator, latents, image)

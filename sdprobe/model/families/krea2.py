@@ -112,10 +112,6 @@ class Krea2(OneFrame):
 
     # The loop.
 
-    @property
-    def sets_begin_index(self) -> bool:
-        return True
-
     def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
         mu = 1.15 if self.pipe.config.is_distilled else self.shift(scheduler, settings, 1.15)
         self.set_sigmas(scheduler, settings, device, mu=mu)

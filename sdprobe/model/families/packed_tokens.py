@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from sdprobe.core.run import Settings
 from sdprobe.model.families.transformer import TransformerModel
 from sdprobe.model.pipeline_parts import Latents
 
@@ -13,8 +17,16 @@ class PackedTokens(TransformerModel):
     """A family whose pipelines hold latents as tokens.
 
     The network may be shown a picture in further channels (Flux Fill), or the tokens of other pictures after those of
-    the image (Flux Kontext, Flux.2, Qwen-Image-Edit). Hooks get the image's latents alone.
+    the image (Flux Kontext, Flux.2, Qwen-Image-Edit). Hooks get the image's latents alone. The noise levels are shifted
+    for the number of its tokens.
     """
+
+    @property
+    def sets_begin_index(self) -> bool:
+        return True
+
+    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
+        self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
 
     def rows_of(self, shown: Tensor) -> Shaped[Tensor, "rows places packed"]:
         h, w = self.latent_size(self.settings)

@@ -84,13 +84,6 @@ class QwenImage(OneFrame):
 
     # The loop.
 
-    @property
-    def sets_begin_index(self) -> bool:
-        return True
-
-    def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
-        self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
-
     def start_latents(self, settings: Settings, generator: Any, latents: Tensor | None, image: Any) -> Latents:
         if image is None and latents is not None:
             return latents.to(self.device, self.dtype)
