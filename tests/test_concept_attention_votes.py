@@ -5,6 +5,7 @@ import torch
 
 import sdprobe
 from sdprobe.experiments.concept_attention_votes import ConceptAttentionVotes, shuffled
+from tests.families import FAMILIES
 
 CONCEPTS = {"colour": ("red", "checkered"), "shape": ("circle",), "relation": ("left of",)}
 SETTINGS = {"steps": 3, "seed": 0, "guidance_scale": 5.0, "progress": False}
@@ -36,6 +37,55 @@ def test_votes_are_those_of_a_plain_computation(tiny):
                     counts[image, head, best[image, head]] += 1
     for image in range(2):
         assert torch.equal(run[votes].shares(image)[name], counts[image] / 3)
+
+
+def test_in_joint_attention_the_words_are_further_tokens_of_the_text():
+    """Held against the keys of the words in one more call, in which nothing sees them."""
+    model = sdprobe.load(FAMILIES["Stable Diffusion 3"]())
+
+    class Keys(sdprobe.Transform):
+        kinds = ("joint",)
+
+        def __init__(self):
+            self.seen = {}
+
+        def attention(self, attn, site):
+            new, texts, queries = 3, site.text, attn.query.shape[2]  # red, circle, left
+            words = slice(texts.stop - new, texts.stop)
+            keep = torch.ones(len(attn.query), 1, queries, queries, dtype=torch.bool)
+            keep[..., words] = False
+            keep[:, :, words] = False
+            keep[:, :, words, site.image] = keep[:, :, words, words] = True
+            scores = attn.query[:, :, site.image] @ attn.key[:, :, words].mT * attn.scale
+            self.seen[site.name] = scores.softmax(-1).mean(2)
+            return attn.masked(keep)
+
+    class Again(sdprobe.Observer):
+        def start(self, run):
+            self.votes = {}
+
+        def prompt_embeds(self, x, text):
+            if text.role == "cond":
+                of = [(word, model.read(word)) for word in ("red", "circle", "left")]
+                places = [[p for p in read.positions(word) if p in read.parts["text_encoder_3"]] for word, read in of]
+                embeds = [text.encode([word])[0, own] for (word, _), own in zip(of, places, strict=True)]
+                self.words, self.counts = torch.cat(embeds), [*map(len, places)]
+
+        def noise_pred(self, x, step):
+            assert self.counts == [1, 1, 1]
+            keys = Keys()
+            step.predict(step.latents, keys, role="cond", beside=self.words.expand(1, -1, -1))
+            for name, seen in keys.seen.items():
+                best = torch.stack([seen[0, :, :2].mean(-1), seen[0, :, 2]], -1).argmax(-1)
+                self.votes.setdefault(name, []).append(torch.nn.functional.one_hot(best, 2).float())
+
+    votes, again = ConceptAttentionVotes({"thing": ["red", "circle"], "place": ["left"]}), Again()
+    run, plain = (sdprobe.sample(model, "a red star", hooks=own, **SETTINGS) for own in ([votes, again], []))
+    assert torch.equal(run.latents, plain.latents)
+    shares = run[votes].shares()
+    assert set(shares) == set(run[again].votes)
+    for name, own in run[again].votes.items():
+        assert torch.equal(shares[name], torch.stack(own).mean(0))
 
 
 def test_the_shares_of_a_head_add_to_one_and_the_run_stays_the_same(tiny):

@@ -10,9 +10,10 @@ import sdprobe
 from sdprobe.experiments.context_sweep import ContextSweep, context_sweep
 from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.effect_matrix import WHOLE
-from sdprobe.experiments.parts_of_model import cross_attention_of
+from sdprobe.experiments.parts_of_model import attention_of, cross_attention_of
 from sdprobe.experiments.sampler import attached
 from sdprobe.shapes import detect
+from tests.configured import side_of
 from tests.families import FAMILIES
 from tests.test_patch_sweep import SWEEP, latents, mean
 
@@ -47,10 +48,25 @@ def test_sdxl_keeps_the_vector_of_the_whole_prompt():
     assert not torch.allclose(found["every, all"], found["untouched"])
 
 
-@pytest.mark.parametrize("family", ["Stable Diffusion 3", "Flux.1 dev"])
-def test_joint_attention_has_no_site_with_its_own_prompt(family):
-    with pytest.raises(ValueError, match=r"one stream through all sites.*patch_sweep"):
-        context_sweep(sdprobe.load(FAMILIES[family]()), A, B, mean, **SWEEP)
+@pytest.mark.parametrize("family", ["Stable Diffusion 3", "Flux.1 dev", "Qwen-Image"])
+def test_in_joint_attention_a_site_is_shown_the_text_of_a_run_of_b(family):
+    model = sdprobe.load(FAMILIES[family]())
+    sites = attention_of(model)
+    given = {"every": sites, "first": sites[:1]}
+    settings = {
+        **SWEEP,
+        "sites": given,
+        "seeds": 0,
+        "windows": [range(2)],
+        "height": side_of(model),
+        "width": side_of(model),
+    }
+    found = context_sweep(model, A, B, mean, **settings)
+    assert not found.failed
+    assert abs(found.effect()["first", "all steps"].value) > 0
+    if family == "Qwen-Image":  # the others' denoisers get a vector of the whole prompt, which is a's
+        assert found.effect()["every", "all steps"].value == pytest.approx(1, abs=1e-3)
+    assert abs(found.control()["every", "all steps"].value - found.effect()["every", "all steps"].value) > 0.01
 
 
 def test_an_attached_pipeline_is_swept_too(tiny):

@@ -9,6 +9,8 @@ from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.experiments.concept_attention_votes import ConceptAttentionVotes
 from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.head_relevance import HeadRelevance, head_relevance
+from sdprobe.experiments.heads_of_model import heads_of
+from tests.configured import side_of
 from tests.families import FAMILIES
 
 CONCEPTS = {"colour": ["red", "blue"], "shape": ["circle", "star"]}
@@ -46,8 +48,8 @@ def test_the_values_are_those_of_the_observer(tiny):
 def test_what_heads_cannot_vote_on_is_refused_before_anything_runs(tiny):
     with pytest.raises(WordNotInPrompt):
         head_relevance(tiny, {"colour": ["red", " "], "shape": ["star"]}, "a red circle", **SETTINGS)
-    with pytest.raises(ValueError, match=r"no cross-attention.*head_ablation"):
-        head_relevance(sdprobe.load(FAMILIES["Flux.1 dev"]()), CONCEPTS, "a red circle", **SETTINGS)
+    with pytest.raises(ValueError, match="further tokens cannot be put beside the prompt"):
+        head_relevance(sdprobe.load(FAMILIES["Lumina 2"]()), CONCEPTS, "a red circle", **SETTINGS)
 
 
 def test_pixart_has_votes_too():
@@ -55,6 +57,18 @@ def test_pixart_has_votes_too():
     found = head_relevance(sdprobe.load(FAMILIES["PixArt-Σ"]()), CONCEPTS, "a red circle", seeds=0, **SETTINGS)
     assert not found.failed
     assert found.relevance().values.sum(axis=1).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("family", ["Stable Diffusion 3", "Flux.1 dev", "Qwen-Image", "Flux.2 klein"])
+def test_joint_attention_has_votes_too(family):
+    model = sdprobe.load(FAMILIES[family]())
+    size = {"height": side_of(model), "width": side_of(model)}
+    found = head_relevance(model, CONCEPTS, "a red circle", seeds=0, **size, **SETTINGS)
+    assert not found.failed
+    assert all(row["unchanged"] for row in found.rows)
+    shares = found.relevance()
+    assert set(shares.rows) == {head.name for head in heads_of(model)}
+    assert shares.values.sum(axis=1).tolist() == [1.0] * len(shares.rows)
 
 
 def test_the_design_can_be_sent_to_another_process_and_told_from_another():

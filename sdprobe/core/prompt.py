@@ -156,6 +156,15 @@ class Prompt:
         beyond = (self.text[a:first] + self.text[past:b] for a, b in (self.spans[i] for i in positions))
         return () if any(map(str.strip, beyond)) else positions
 
+    def positions_in_last(self, word: str) -> tuple[int, ...]:
+        """Return the positions of a word in the tokens of the last text encoder, T5 in Stable Diffusion 3.
+
+        Those in all of its tokens where the last does not read it. Raises `WordNotInPrompt` as `positions`.
+        """
+        positions = self.positions(word)
+        last = list(self.parts.values())[-1:]
+        return tuple(p for p in positions for own in last if p in own) or positions
+
     def of(self, encoder: str) -> range:
         """Return the positions of the tokens from one text encoder. Raises ValueError if there are none."""
         if encoder not in self.parts:

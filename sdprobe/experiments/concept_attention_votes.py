@@ -1,4 +1,4 @@
-"""`ConceptAttentionVotes`: for which concept's words each head of cross-attention would look most, step by step."""
+"""`ConceptAttentionVotes`: for which concept's words each attention head would look most, step by step."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.attention import Attention
 from sdprobe.core.hook import Observer
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.core.text import Text
+from sdprobe.observe.tokens_beside import TokensBeside
 
 
 class ConceptAttentionVotes(Observer):
@@ -23,6 +25,10 @@ class ConceptAttentionVotes(Observer):
     prompt: the softmax runs over all their tokens. The mean over places, then over the tokens of a word, then over the
     words of a concept, is the head's attention to the concept; the concept with most gets its vote. The run does not
     change.
+
+    In joint attention the keys of a word depend on the picture. There the words are further tokens of the text in one
+    more call of the denoiser in each step, for the rows of the prompt: they see the picture and each other, and nothing
+    sees them. Where there are several encoders, they are the tokens of the last, T5.
 
     >>> import sdprobe
     >>> votes = ConceptAttentionVotes({"colour": ["red", "blue"], "shape": ["circle", "star"]})
@@ -35,15 +41,17 @@ class ConceptAttentionVotes(Observer):
         concepts: the words of each concept. Each word is encoded alone, as a prompt.
 
     Raises:
-        ValueError: for fewer than two concepts, and for one without words; in a run, for a model of joint attention,
-            and for a word that the encoder does not read as one (`sdprobe.core.prompt.WordNotInPrompt`).
+        ValueError: for fewer than two concepts, and for one without words; in a run, for a model whose text has no
+            place for further tokens, and for a word that the encoder does not read as one
+            (`sdprobe.core.prompt.WordNotInPrompt`).
 
     Source: Park et al. 2025, "Cross-Attention Head Position Patterns Can Align with Human Visual Concepts in
     Text-to-Image Generative Models", section 3. There, one word of each concept is drawn anew for each vote; here, all
-    words are shown at once, so that nothing is drawn.
+    words are shown at once, so that nothing is drawn. Joint attention, which is not in the paper, is after Helbling et
+    al. 2025, "ConceptAttention: Diffusion Transformers Learn Highly Interpretable Features", section 4.
     """
 
-    kinds = ("cross",)
+    kinds = ("cross", "joint")
 
     def __init__(self, concepts: Mapping[str, Sequence[str]]) -> None:
         self.concepts = {str(name): tuple(words) for name, words in concepts.items()}
@@ -54,10 +62,13 @@ class ConceptAttentionVotes(Observer):
             )
 
     def start(self, run: Run) -> None:
+        if "cross" not in map(run.model.attention_kind, run.model.modules.values()):
+            run.model.refuse_beside()
         self._counts: dict[str, Float[Tensor, "images heads concepts"]] = {}
         self._steps: dict[str, int] = {}
         self._words: Float[Tensor, "tokens width"] | None = None
         self._weights = torch.zeros(0)
+        self._joint: set[str] = set()
 
     def prompt_embeds(self, x: Tensor, text: Text) -> None:
         if text.role != "cond":
@@ -65,7 +76,7 @@ class ConceptAttentionVotes(Observer):
         vectors, of_concept = [], []
         for k, words in enumerate(self.concepts.values()):
             for word in words:
-                positions = list(text.run.model.read(word).positions(word))
+                positions = list(text.run.model.read(word).positions_in_last(word))
                 vectors.append(text.encode([word])[0, positions])
                 weight = torch.zeros(len(self.concepts), len(positions))
                 weight[k] = 1 / (len(positions) * len(words))
@@ -73,11 +84,33 @@ class ConceptAttentionVotes(Observer):
         self._words, self._weights = torch.cat(vectors), torch.cat(of_concept, dim=1)
 
     def attention(self, attn: Attention, site: Site) -> None:
-        assert self._words is not None  # the prompts are encoded before the steps
-        context = self._words.to(attn.query).expand(len(attn.query), -1, -1)
+        if site.kind == "joint":  # looked at in a further call
+            self._joint.add(site.name)
+            return
         # The mask of a call is that of the prompt's tokens, which are not those shown here.
-        shown = replace(attn, mask=None).with_context(context)
-        to_token = shown.probs(rows="cond").float().mean(2).cpu()
+        shown = replace(attn, mask=None).with_context(self._for(attn.query))
+        self._count(site, shown.probs(rows="cond"))
+
+    def noise_pred(self, x: Tensor, step: Step) -> None:
+        if not self._joint:
+            return
+        beside = self._for(x[: sum(row.role == "cond" for row in step.rows)])
+        known = torch.ones(beside.shape[:2], dtype=torch.bool)
+        with torch.no_grad():
+            step.predict(step.latents, TokensBeside(known, self._look), role="cond", beside=beside)
+        self._joint.clear()
+
+    def _look(self, attn: Attention, site: Site, words: slice) -> None:
+        if site.name in self._joint:  # seen in the call of the loop, within the limits of this hook
+            shown = replace(attn, mask=None, key=attn.key[:, :, words], value=attn.value[:, :, words], _made={})
+            self._count(site, shown.probs(queries=site.image))
+
+    def _for(self, rows: Shaped[Tensor, "rows ..."]) -> Shaped[Tensor, "rows tokens width"]:
+        assert self._words is not None  # the prompts are encoded before the steps
+        return self._words.to(rows).expand(len(rows), -1, -1)
+
+    def _count(self, site: Site, probs: Shaped[Tensor, "images heads places tokens"]) -> None:
+        to_token = probs.float().mean(2).cpu()
         votes = (to_token @ self._weights.T).argmax(-1)
         counted = torch.nn.functional.one_hot(votes, len(self.concepts)).float()
         before = self._counts.get(site.name)

@@ -133,7 +133,7 @@ def head_relevance(
     seeds: int | Iterable[int] | None = None,
     **how: Unpack[How],
 ) -> HeadVotes:
-    """Count for each head of cross-attention, over steps and pictures, which concept's words it looks at most.
+    """Count for each attention head, over steps and pictures, which concept's words it looks at most.
 
     >>> import sdprobe
     >>> concepts = {"colour": ["red", "blue"], "shape": ["circle", "star"]}
@@ -153,24 +153,21 @@ def head_relevance(
         concepts: the words of each concept, such as ``{"colour": ["red", "blue"], "shape": ["circle", "star"]}``.
         cases: the prompts, or cases, during which it is counted: many different ones, since a head is told from what it
             looks for in these pictures.
-        modules: patterns on the names of cross-attention modules; None for all.
+        modules: patterns on the names of modules of cross-attention, or else of joint attention; None for all.
         seeds: the seeds; None for 0 to 11 of each text, and for a `Case` its own.
         how: steps, guidance_scale, folder, executor and others, as in `sdprobe.experiments.experiment`.
 
     Raises:
-        ValueError: for a model without cross-attention, for fewer than two concepts, and as `ConceptAttentionVotes` and
-            `sdprobe.experiments.experiment` do.
+        ValueError: for a model whose text has no place for further tokens, for fewer than two concepts, and as
+            `ConceptAttentionVotes` and `sdprobe.experiments.experiment` do.
 
     Source: Park et al. 2025, "Cross-Attention Head Position Patterns Can Align with Human Visual Concepts in
     Text-to-Image Generative Models", section 3.
     """
     own = sampler_of(model).model
     heads = heads_of(own, modules)
-    if own.attention_kind(own.modules[heads[0].module]) != "cross":
-        raise ValueError(
-            f"{own!r} has no cross-attention: in joint attention the keys of a word depend on the picture, so other "
-            f"words cannot be shown to a site. To see what its heads do, use head_ablation(model, cases, measures)"
-        )
+    if own.attention_kind(own.modules[heads[0].module]) == "joint":
+        own.refuse_beside()
     refuse_unreadable(own, concepts)
     wanted = {head.name for head in heads}
     result = experiment(model, seeded_cases(cases, seeds), HeadRelevance(concepts), Votes(tuple(concepts)), **how)

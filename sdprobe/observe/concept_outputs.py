@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor
 from sdprobe.core.attention import Attention
 from sdprobe.core.attention_call import per_head
 from sdprobe.core.grid import Grid
-from sdprobe.core.hook import Observer, Transform, patterns
+from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.core.text import Text
+from sdprobe.observe.tokens_beside import TokensBeside
 from sdprobe.plot.resized import at_largest
 
 Kind = Literal["share", "score"]
@@ -118,7 +120,7 @@ class ConceptOutputs(Observer):
         if not self._joint:
             return
         images = [row.image for row in step.rows if row.role == "cond"]
-        beside = Beside(self, images)
+        beside = TokensBeside(self._known[images], partial(self._look, images))
         with torch.no_grad():
             step.predict(step.latents, beside, role="cond", beside=self._given()[images])
         self._joint.clear()
@@ -139,10 +141,6 @@ class ConceptOutputs(Observer):
                 sums[grid] = new.new_zeros(len(self.names), *new.shape[1:])
             sums[grid][images] += new
         self.counts[grid] = self.counts.get(grid, 0) + 1
-
-    def asks_for(self, site: Site) -> bool:
-        """Whether a site was seen in the call of the loop, within the limits of this hook."""
-        return site.name in self._joint
 
     def values(self, concept: str, kind: Kind = "share", image: int = 0) -> Float[Tensor, "*frames h w"]:
         """Return the mean over sites and steps, at the largest grid; smaller grids are resized bilinearly.
@@ -170,6 +168,12 @@ class ConceptOutputs(Observer):
         each = at_largest(total[image, number].unflatten(0, grid) for grid, total in sums.items())
         return each.sum(0) / sum(self.counts.values())
 
+    def _look(self, images: Sequence[int], attn: Attention, site: Site, concepts: slice) -> None:
+        """Compare at a site that was seen in the call of the loop, within the limits of this hook."""
+        if site.grid is not None and site.name in self._joint:
+            output = attn.output()
+            self.compare(output[:, :, site.image], output[:, :, concepts], images, site.grid)
+
     @property
     def _known(self) -> Bool[Tensor, "images concepts"]:
         """Which concepts each image has; others have more."""
@@ -186,11 +190,7 @@ class ConceptOutputs(Observer):
 
     def _vector(self, word: str, embeds: Shaped[Tensor, "tokens width"]) -> Shaped[Tensor, " width"]:
         """Return the mean embedding of a word's tokens, of T5's if there are any."""
-        prompt = self.run.model.read(word)
-        positions = [*prompt.positions(word)]
-        if len(prompt.parts) > 1 and (own := [p for p in positions if p in [*prompt.parts.values()][-1]]):
-            positions = own
-        return embeds[positions].mean(0)
+        return embeds[list(self.run.model.read(word).positions_in_last(word))].mean(0)
 
     def _compare_values(self, attn: Attention, site: Site) -> None:
         if site.grid is None:
@@ -214,33 +214,3 @@ class ConceptOutputs(Observer):
 def _late(streams: Sequence[str]) -> frozenset[str]:
     """Return the later half of the modules where the text has a stream of its own that goes on."""
     return frozenset(streams[(len(streams) + 1) // 2 :] or streams)
-
-
-class Beside(Transform):
-    """Concepts as further tokens of the text in one call: what they are told, and what is made of it.
-
-    Args:
-        outputs: gets the outputs of places and concepts.
-        images: the image of each row.
-    """
-
-    kinds = ("joint",)
-
-    def __init__(self, outputs: ConceptOutputs, images: Sequence[int]) -> None:
-        self.outputs, self.images = outputs, images
-        self.known = outputs._known[images]
-
-    def attention(self, attn: Attention, site: Site) -> Attention:
-        assert site.text is not None  # in joint attention there is one
-        count, rows = self.known.shape[1], self.known.to(attn.query.device)
-        own = slice(site.text.stop - count, site.text.stop)
-        keep = attn.query.new_ones(len(rows), 1, attn.query.shape[2], attn.key.shape[2], dtype=torch.bool)
-        keep[:, :, :, own] = False
-        keep[:, :, own] = False
-        keep[:, :, own, site.image] = True
-        keep[:, :, own, own] = rows[:, None, None, :] | torch.eye(count, dtype=torch.bool, device=rows.device)
-        made = attn.masked(keep)
-        if site.grid is not None and self.outputs.asks_for(site):
-            output = made.output()
-            self.outputs.compare(output[:, :, site.image], output[:, :, own], self.images, site.grid)
-        return made
