@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.families.qwen_image_edit import QwenImageEdit
 from sdprobe.model.loading import FAMILIES
 
 PAGE = Path(__file__).parent.parent / "docs" / "concepts" / "families.md"
@@ -21,7 +22,8 @@ def table() -> str:
         for family in FAMILIES
         if family.variants and family.__module__.startswith("sdprobe.")
     ]
-    return "\n".join([*HEAD, *rows, f"| | {_named(InstructPix2Pix.pipelines)} |"])
+    alone = [f"| | {_named(family.pipelines)} |" for family in (InstructPix2Pix, QwenImageEdit)]
+    return "\n".join([*HEAD, *rows, *alone])
 
 
 def _named(names: tuple[str, ...]) -> str:

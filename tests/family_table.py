@@ -16,6 +16,7 @@ from sdprobe.stock_pipelines.pipeline_listener import family_of
 from sdprobe.testing import FAMILY_LAWS, examine_family
 from tests.families import ASKED, FAMILIES
 from tests.further_stock_pipelines import FURTHER
+from tests.later_stock_pipelines import LATER
 from tests.parity.test_attach import test_looking_changes_nothing_and_every_point_changes_the_picture as looking
 from tests.stock_pipelines import OTHERS, STOCK
 from tests.test_planted_families import JOINT
@@ -61,7 +62,7 @@ class Line(NamedTuple):
 def lines() -> list[Line]:
     """A line for each variant of a family, and one for each further pipeline of it."""
     found = [_of_family(name) for name in FAMILIES]
-    for make in (*STOCK, *OTHERS, *FURTHER):
+    for make in (*STOCK, *OTHERS, *FURTHER, *LATER):
         pipe = make().pipe
         family = family_of(pipe)
         assert family is not None

@@ -10,6 +10,9 @@ from diffusers import (
     Flux2KleinInpaintPipeline,
     QwenImageControlNetModel,
     QwenImageControlNetPipeline,
+    QwenImageEditInpaintPipeline,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
     QwenImageImg2ImgPipeline,
     QwenImageInpaintPipeline,
 )
@@ -17,6 +20,7 @@ from diffusers import (
 from tests.stock_pipelines import SMALL, Stock, mask, picture
 from tests.tiny_models.flux2 import flux2_dev, flux2_klein
 from tests.tiny_models.qwen_image import qwen_image
+from tests.tiny_models.qwen_image_edit import qwen_image_edit
 
 GUIDED = {"negative_prompt": "a star", "true_cfg_scale": 3.0}
 
@@ -42,6 +46,18 @@ def qwen_controlnet() -> Stock:
     return _on(pipe, QwenImageControlNetPipeline, parts, **SMALL, **GUIDED, control_image=picture())
 
 
+def qwen_edit() -> Stock:
+    return _edited(QwenImageEditPipeline, image=picture(96))
+
+
+def qwen_edit_of_several() -> Stock:
+    return _edited(QwenImageEditPlusPipeline, image=[picture(96), picture(64).resize((96, 64))])
+
+
+def qwen_edit_inpainting() -> Stock:
+    return _edited(QwenImageEditInpaintPipeline, image=picture(96), mask_image=mask().resize((96, 96)), strength=0.6)
+
+
 def flux2_with_references() -> Stock:
     return _on(flux2_klein(), type(flux2_klein()), **SMALL, image=[picture(64)])
 
@@ -60,10 +76,19 @@ LATER: tuple[Callable[[], Stock], ...] = (
     qwen_image_to_image,
     qwen_inpainting,
     qwen_controlnet,
+    qwen_edit,
+    qwen_edit_of_several,
+    qwen_edit_inpainting,
     flux2_with_references,
     flux2_dev_with_references,
     flux2_inpainting,
 )
+
+
+def _edited(kind: Any, **given: Any) -> Stock:
+    made = kind(**qwen_image_edit())
+    made.set_progress_bar_config(disable=True)
+    return Stock(made, {"height": 256, "width": 192, **GUIDED, **given})
 
 
 def _on(pipe: Any, kind: Any, parts: Mapping[str, Any] | None = None, **given: Any) -> Stock:

@@ -32,6 +32,9 @@ from sdprobe.model.text.encoder_stages import States, states
 from sdprobe.model.text.tokenize_prompt import read, side_by_side
 from sdprobe.model.weights_hash import source_of, weights_hash, weights_state
 
+READING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt", "prompt_template")
+"""The arguments, beside the texts, that say how texts are read."""
+
 Latents = Shaped[Tensor, "images channels *size"]
 
 
@@ -190,6 +193,10 @@ class PipelineParts(Denoisers):
     def default(self, name: str) -> Any:
         """Return the pipeline's default for an argument of its call."""
         return CallSignature.of(self.pipe).default(name)
+
+    def reading(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a call of the pipeline, or of its ``encode_prompt``, says of how texts are read."""
+        return {name: given[name] for name in READING if name in given}
 
     def argument(self, name: str) -> Any:
         """Return an argument of the call that is running, or the pipeline's default."""

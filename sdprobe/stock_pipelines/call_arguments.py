@@ -11,7 +11,7 @@ import torch
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
 from sdprobe.model.call_signature import BoundCall, CallSignature
-from sdprobe.stock_pipelines.prompts_read import READING, Side, texts_of
+from sdprobe.stock_pipelines.prompts_read import Side, texts_of
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,6 @@ class CallArguments:
         return self.bound.replaced(new)
 
     # What it says of the run.
-
-    @property
-    def reading(self) -> Mapping[str, Any]:
-        """What it says of how texts are read."""
-        return {name: self.get(name) for name in READING if name in self.bound.arguments}
 
     @property
     def negative_given(self) -> bool:

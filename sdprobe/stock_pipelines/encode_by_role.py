@@ -18,7 +18,7 @@ from sdprobe.core.run import Role, Run
 from sdprobe.model.base import Model
 from sdprobe.model.outside_modules import hooks_in_encoders
 from sdprobe.model.text.conditioning import EMBEDS, encode_role, prompts_of
-from sdprobe.stock_pipelines.prompts_read import READING, Side, read_prompts, texts_of
+from sdprobe.stock_pipelines.prompts_read import Side, read_prompts, texts_of
 
 Call = Callable[..., Any]
 
@@ -100,7 +100,7 @@ def read_encoded(
     bound.apply_defaults()
     given = bound.arguments
     reader = copy.copy(model)
-    reader.asked = {name: given[name] for name in READING if name in given}
+    reader.asked = model.reading(given)
     roles: tuple[Role, ...] = ("cond", "uncond") if given.get("do_classifier_free_guidance") else ("cond",)
     count = len(texts_of(given, "prompt"))
     for role, embeds in embeddings_of(model, returned, roles).items():

@@ -16,9 +16,6 @@ Side = Literal["prompt", "negative_prompt"]
 GIVEN = "(prompt_embeds)"
 """What stands for a text of which only the embeddings were given."""
 
-READING = ("max_sequence_length", "clean_caption", "complex_human_instruction", "system_prompt", "prompt_template")
-"""The arguments, beside the texts, that say how texts are read."""
-
 
 def texts_of(given: Mapping[str, Any], side: Side) -> tuple[str, ...]:
     """The texts of the prompts, or of the negative prompts, as the first encoder is given them."""

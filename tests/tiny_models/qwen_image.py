@@ -35,7 +35,7 @@ def qwen_tokenizer(words: tuple[str, ...] = (*WORDS, *TEMPLATE_WORDS), **options
     return made
 
 
-def qwen_encoder(words: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
+def qwen_encoder(words: Qwen2Tokenizer, patch_size: int = 4, **tokens: int) -> Qwen2_5_VLForConditionalGeneration:
     text = {
         "vocab_size": len(words),
         "hidden_size": WIDTH,
@@ -49,17 +49,18 @@ def qwen_encoder(words: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
         "pad_token_id": 0,
     }
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
-    vision |= {"patch_size": 4, "window_size": 16, "fullatt_block_indexes": [0]}
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
+    vision |= {"patch_size": patch_size, "window_size": 4 * patch_size, "fullatt_block_indexes": [0]}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)).eval()
 
 
-def qwen_autoencoder(channels: int = 4) -> AutoencoderKLQwenImage:
+def qwen_autoencoder(channels: int = 4, halvings: int = 1) -> AutoencoderKLQwenImage:
+    """Latents are halved in size so many times."""
     return AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=channels,
-        dim_mult=[1, 1],
+        dim_mult=[1] * (halvings + 1),
         num_res_blocks=1,
-        temperal_downsample=[False],
+        temperal_downsample=[False] * halvings,
         latents_mean=[0.1 * k for k in range(channels)],
         latents_std=[1.0 + 0.25 * k for k in range(channels)],
     ).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import QwenImageImg2ImgPipeline
@@ -33,8 +33,12 @@ class QwenImage(OneFrame):
     then, and asks for ``negative_prompt=""`` or ``" "``.
     """
 
-    pipelines = ("QwenImagePipeline",)
-    variants = ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline", "QwenImageControlNetPipeline")
+    pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
+    variants: ClassVar[tuple[str, ...]] = (
+        "QwenImageImg2ImgPipeline",
+        "QwenImageInpaintPipeline",
+        "QwenImageControlNetPipeline",
+    )
     img2img = QwenImageImg2ImgPipeline
     text_first = True
     separate_calls = True
