@@ -67,6 +67,12 @@ def flux2_dev_with_references() -> Stock:
     return _on(pipe, type(pipe), **SMALL, image=[picture(64)])
 
 
+def flux2_with_a_reference_that_is_not_square() -> Stock:
+    """Half as many places as the usual size has: together with those of the picture, as many."""
+    pipe = flux2_klein()
+    return _on(pipe, type(pipe), image=[picture(64).resize((128, 64))])
+
+
 def flux2_inpainting() -> Stock:
     given = {"image": picture(64), "mask_image": mask().resize((64, 64)), "strength": 0.6}
     return _on(flux2_klein(), Flux2KleinInpaintPipeline, **given)
@@ -81,6 +87,7 @@ LATER: tuple[Callable[[], Stock], ...] = (
     qwen_edit_inpainting,
     flux2_with_references,
     flux2_dev_with_references,
+    flux2_with_a_reference_that_is_not_square,
     flux2_inpainting,
 )
 

@@ -82,7 +82,7 @@ def test_the_planted_token_s_heat_map_is_the_planted_patch(word):
     model = attachable(pipe)
     maps = sdprobe.AttentionMaps(keep=("layer",))
     stock = Stock(pipe, {"height": 256, "width": 192, "image": picture(96), **STEPS})
-    model.asked = model.reading({**stock.given})
+    model.asked = model.asked_of({**stock.given})
     marked = Marked(model.read("a red circle").positions(word)[0])
     run = attached(stock, marked, maps, latents=model.packed(latents_for([mask])))
     for layer in ("transformer_blocks.0.attn", "transformer_blocks.1.attn"):

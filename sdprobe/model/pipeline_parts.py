@@ -194,8 +194,8 @@ class PipelineParts(Denoisers):
         """Return the pipeline's default for an argument of its call."""
         return CallSignature.of(self.pipe).default(name)
 
-    def reading(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a call of the pipeline, or of its ``encode_prompt``, says of how texts are read."""
+    def asked_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the model has to know of a call of the pipeline, or of its ``encode_prompt``: how it reads texts."""
         return {name: given[name] for name in READING if name in given}
 
     def argument(self, name: str) -> Any:

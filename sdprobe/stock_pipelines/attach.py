@@ -189,7 +189,7 @@ def _call_past_hooks(
             model.image_guidance_scale = arguments.get("image_guidance_scale")
         model.asked = {name: arguments.get(name) for name in model.guiding}
         settings = arguments.settings(model)
-        run_model = copy_for_call(model, settings, stack.brings, model.reading(arguments.bound.arguments))
+        run_model = copy_for_call(model, settings, stack.brings, model.asked_of(arguments.bound.arguments))
         given, count = arguments.bound.arguments, len(settings.prompt)
         prompts = read_prompts(run_model, given, "prompt")
         run.fill(model, settings, prompts, read_prompts(run_model, given, "negative_prompt", count))

@@ -100,7 +100,7 @@ def read_encoded(
     bound.apply_defaults()
     given = bound.arguments
     reader = copy.copy(model)
-    reader.asked = model.reading(given)
+    reader.asked = model.asked_of(given)
     roles: tuple[Role, ...] = ("cond", "uncond") if given.get("do_classifier_free_guidance") else ("cond",)
     count = len(texts_of(given, "prompt"))
     for role, embeds in embeddings_of(model, returned, roles).items():

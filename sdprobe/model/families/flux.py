@@ -114,6 +114,10 @@ class Flux(PackedTokens):
         # In the later blocks text and image are one stream, whose attention has no separate part for the text.
         return "joint" if super().attention_kind(module) else None
 
+    def asked_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how a call reads texts, and whether it is given pictures, which may have places of their own."""
+        return {**super().asked_of(given), "image": given.get("image")}
+
     def size_told(self, call: Mapping[str, Any]) -> tuple[int, ...] | None:
         if self._shows_what_was_asked(call):
             return None
@@ -124,9 +128,9 @@ class Flux(PackedTokens):
         return 0 if self._shows_what_was_asked(call) else len(self._places_told(call)[1])
 
     def _shows_what_was_asked(self, call: Mapping[str, Any]) -> bool:
-        """Whether a call shows as many places as the run's size has; then nothing need be read from the device."""
+        """Whether a call shows the places of the run's size alone; then nothing need be read from the device."""
         h, w = self.latent_size(self.settings)
-        return bool(call["hidden_states"].shape[1] == h * w // self.patch**2)
+        return self.asked.get("image") is None and bool(call["hidden_states"].shape[1] == h * w // self.patch**2)
 
     def _places_told(self, call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the places of the image and those of other pictures (Kontext), as a call tells them."""

@@ -36,13 +36,13 @@ class QwenImageEdit(QwenImage):
     variants: ClassVar[tuple[str, ...]] = ()
     img2img = None
 
-    def reading(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a call says of how texts are read, with the pictures at the size at which they are read."""
+    def asked_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how a call reads texts: also the pictures, at the size at which they are read."""
         picture = given.get("image")
         pictures = list(picture) if isinstance(picture, list) else [] if picture is None else [picture]
         # A call of ``encode_prompt`` is given them at that size; one of the pipeline is not.
         sized = [*map(self._sized, pictures)] if "num_inference_steps" in given else pictures
-        return {**super().reading(given), "pictures": sized}
+        return {**super().asked_of(given), "pictures": sized}
 
     def read(self, text: str, encoder: str | None = None) -> Prompt:
         before, after = self.pipe.prompt_template_encode.split("{}")
