@@ -195,7 +195,7 @@ class PipelineParts(Denoisers):
         return CallSignature.of(self.pipe).default(name)
 
     def asked_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the model has to know of a call of the pipeline, or of its ``encode_prompt``: how it reads texts."""
+        """Return what the model has to know of a call, of the pipeline or of ``encode_prompt``: how it reads texts."""
         return {name: given[name] for name in READING if name in given}
 
     def argument(self, name: str) -> Any:

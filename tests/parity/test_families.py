@@ -15,7 +15,7 @@ from torch import Tensor
 import sdprobe
 from sdprobe.core.hook import POINTS
 from sdprobe.testing import footprint
-from sdprobe.testing.stock_call import made_of, stock_arguments
+from sdprobe.testing.stock_call import call_stock, made_of, stock_arguments
 from tests.families import ALL, ASKED, FAMILIES, OLDER, flux, pixart, stable_diffusion_3, stable_diffusion_xl
 from tests.grid import NEWER, SHOWN
 from tests.parity.stock import observers
@@ -294,3 +294,28 @@ def test_a_family_that_starts_from_noise_alone_says_so():
 def test_sizes_are_held_to_the_patches():
     with pytest.raises(ValueError, match="multiples of 4"):
         sdprobe.sample(sdprobe.load(flux()), "a star", height=18)
+
+
+TOLD_APART = ("Z-Image", "LTX-Video")
+"""Newer families whose pipelines round noise levels, or lay latents out, in their own way."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.nightly] * (name not in (*OLDER, *TOLD_APART))) for name in FAMILIES],
+)
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_in_half_precision_the_latents_are_the_pipelines_own(family, guidance_scale):
+    """Where sums are rounded coarsely, the layout of a tensor and every conversion show."""
+    pipe = FAMILIES[family]()
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(torch.bfloat16)
+    model = sdprobe.load(pipe)
+    sides = dict.fromkeys(("height", "width"), -(-16 // model.multiple) * model.multiple)
+    asked = {"prompt": "a red circle", "steps": 3, "guidance_scale": guidance_scale, "seed": 0, **sides}
+    asked |= ASKED.get(family, {})
+    given = {name: "a star" for name in signature(type(pipe).__call__).parameters if name == "negative_prompt"}
+    with sdprobe.attach(pipe) as attached:
+        call_stock(model, asked | given, "latent")
+    assert torch.equal(attached.latents, sdprobe.sample(model, progress=False, **asked, **given).latents)

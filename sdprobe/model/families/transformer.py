@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -51,9 +52,14 @@ class TransformerModel(Model):
         slope = (high - low) / (many - few)
         return float(places * slope + (low - slope * few))
 
+    def spaced_sigmas(self, steps: int) -> Sequence[float]:
+        """Return evenly spaced noise levels of a flow, before any shift."""
+        spaced: Sequence[float] = np.linspace(1.0, 1 / steps, steps)
+        return spaced
+
     def set_sigmas(self, scheduler: Any, settings: Settings, device: torch.device, mu: float) -> None:
         """Set a scheduler to evenly spaced noise levels of a flow, shifted by ``mu`` if it takes a shift."""
-        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
+        sigmas = self.spaced_sigmas(settings.steps)
         own = scheduler.config.get("use_flow_sigmas", False)
         asked = {"sigmas": None if own else sigmas, "mu": mu}
         taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import ZImageImg2ImgPipeline
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
@@ -151,6 +152,11 @@ class ZImage(OneStream):
     @property
     def sets_begin_index(self) -> bool:
         return True
+
+    def spaced_sigmas(self, steps: int) -> list[float]:
+        # The pipeline's are rounded to single precision before they are shifted.
+        spaced: list[float] = get_default_z_image_sigmas(steps)
+        return spaced
 
     def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
         self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
