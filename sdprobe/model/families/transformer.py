@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.pipelines.flux.pipeline_flux import retrieve_timesteps
+from jaxtyping import Float
 
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
@@ -52,10 +53,9 @@ class TransformerModel(Model):
         slope = (high - low) / (many - few)
         return float(places * slope + (low - slope * few))
 
-    def spaced_sigmas(self, steps: int) -> Sequence[float]:
+    def spaced_sigmas(self, steps: int) -> Sequence[float] | Float[np.ndarray, " steps"]:
         """Return evenly spaced noise levels of a flow, before any shift."""
-        spaced: Sequence[float] = np.linspace(1.0, 1 / steps, steps)
-        return spaced
+        return np.linspace(1.0, 1 / steps, steps)
 
     def set_sigmas(self, scheduler: Any, settings: Settings, device: torch.device, mu: float) -> None:
         """Set a scheduler to evenly spaced noise levels of a flow, shifted by ``mu`` if it takes a shift."""
