@@ -170,3 +170,15 @@ def test_only_with_the_weights_that_made_it(tiny, embedded, tmp_path):
 def test_a_run_out_of_a_pickle_goes_on_with_its_model(tiny):
     result = run(tiny, Checkpoints())
     assert same_run(again(pickle.loads(pickle.dumps(result)), 1, model=tiny), result)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_saved_run_goes_on_from_latents_of_any_layout(embedded, step, tmp_path):
+    """The autoencoder of a given picture lays its latents out with the channels last."""
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    kept = sdprobe.Checkpoints()
+    settings = {"steps": 4, "guidance_scale": 3.0, "seed": 0, "progress": False}
+    laid_out = latents.contiguous(memory_format=torch.channels_last)
+    run = sdprobe.sample(embedded, "a red circle", hooks=[kept], latents=laid_out, **settings)
+    again = sdprobe.resume(run.save(tmp_path / "run"), step=step, model=embedded, progress=False)
+    assert torch.equal(again.latents, run.latents)

@@ -14,6 +14,7 @@ from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, State
 from sdprobe.core.step import Step
 from sdprobe.core.written_scheduler import WrittenScheduler, write_scheduler
+from sdprobe.core.written_values import count, listed
 
 
 class Checkpoints(Observer):
@@ -60,7 +61,7 @@ class SavedStates(Mapping[int, State]):
         generators = [_generator(device, self._tensors[name]) for device, name in own["generators"]]
         return State(
             index,
-            self._tensors[f"{index}.latents"],
+            _laid_out(self._tensors[f"{index}.latents"], own.get("axes")),
             WrittenScheduler(**own["scheduler"], tensors=self._of(index)),
             generators if own["one_each"] else generators[0],
         )
@@ -88,8 +89,27 @@ def _written(state: State, tensors: dict[str, Tensor]) -> dict[str, Any]:
         "index": state.index,
         "generators": [[str(own.device), name] for name, own in named.items()],
         "one_each": one_each,
+        "axes": _axes_in_memory(state.latents),
         "scheduler": write_scheduler(state.scheduler, tensors, f"{state.index}.scheduler"),
     }
+
+
+def _axes_in_memory(x: Tensor) -> list[int]:
+    """Return the axes of a tensor from the one with the largest steps in memory to that with the smallest."""
+    return sorted(range(x.ndim), key=lambda axis: -x.stride()[axis])
+
+
+def _laid_out(x: Tensor, axes: Any) -> Tensor:
+    """Return a tensor with its axes in this order in memory, on which the last bits of a convolution depend.
+
+    Folders written by earlier versions say nothing of it.
+    """
+    if axes is None:
+        return x
+    order = [count(axis, x.ndim - 1) for axis in listed(axes, x.ndim)]
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"{order} where an order of {x.ndim} axes is needed")
+    return x.permute(order).contiguous().permute([order.index(axis) for axis in range(x.ndim)])
 
 
 def _generator(device: str, state: Tensor) -> torch.Generator:
