@@ -52,6 +52,14 @@ def test_what_heads_cannot_vote_on_is_refused_before_anything_runs(tiny):
         head_relevance(sdprobe.load(FAMILIES["Lumina 2"]()), CONCEPTS, "a red circle", **SETTINGS)
 
 
+def test_a_denoiser_that_is_called_for_each_role_has_a_vote_in_each_step():
+    asked = {"frames": 5, "height": 16, "width": 32}
+    found = head_relevance(sdprobe.load(FAMILIES["Wan 2.1"]()), CONCEPTS, "a red circle", seeds=0, **asked, **SETTINGS)
+    assert not found.failed
+    shares = found.relevance().values
+    assert shares.sum(axis=1).tolist() == [1.0] * len(shares)
+
+
 def test_pixart_has_votes_too():
     """Its calls have a mask of the prompt's tokens, which are not the words that are shown."""
     found = head_relevance(sdprobe.load(FAMILIES["PixArt-Σ"]()), CONCEPTS, "a red circle", seeds=0, **SETTINGS)

@@ -87,6 +87,8 @@ class ConceptAttentionVotes(Observer):
         if site.kind == "joint":  # looked at in a further call
             self._joint.add(site.name)
             return
+        if not any(row.role == "cond" for row in attn.rows):
+            return  # a pipeline may call its denoiser for each role separately
         # The mask of a call is that of the prompt's tokens, which are not those shown here.
         shown = replace(attn, mask=None).with_context(self._for(attn.query))
         self._count(site, shown.probs(rows="cond"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -17,6 +17,9 @@ class LatentsForm:
     Hooks are given latents and outputs as ``[images, channels, h, w]``, or ``[videos, channels, frames, h, w]``, and
     outputs in the sign that the scheduler takes.
     """
+
+    rounds_latents: ClassVar[bool] = False
+    """Whether the pipeline rounds its latents after each step to the type in which its denoiser is shown them."""
 
     places_beside = 0
     """How many places of other pictures the denoiser is shown after those of the image."""

@@ -45,7 +45,7 @@ class ReplacedLatents:
     def unrounded(self, shown: Tensor) -> Tensor:
         """The pipeline's own latents of which its denoiser is shown these, in the type in which it holds them."""
         own = self.held
-        if own is None or own.dtype == shown.dtype or own.shape != shown.shape:
+        if own is None or self.run_model.rounds_latents or own.dtype == shown.dtype or own.shape != shown.shape:
             return shown
         return own if torch.equal(own.to(shown), shown) else shown
 

@@ -296,8 +296,8 @@ def test_sizes_are_held_to_the_patches():
         sdprobe.sample(sdprobe.load(flux()), "a star", height=18)
 
 
-TOLD_APART = ("Z-Image", "LTX-Video")
-"""Newer families whose pipelines round noise levels, or lay latents out, in their own way."""
+TOLD_APART = ("Z-Image", "LTX-Video", "CogVideoX")
+"""Newer families whose pipelines round noise levels or latents, or lay latents out, in their own way."""
 
 
 @pytest.mark.parametrize(
@@ -316,6 +316,13 @@ def test_in_half_precision_the_latents_are_the_pipelines_own(family, guidance_sc
     asked = {"prompt": "a red circle", "steps": 3, "guidance_scale": guidance_scale, "seed": 0, **sides}
     asked |= ASKED.get(family, {})
     given = {name: "a star" for name in signature(type(pipe).__call__).parameters if name == "negative_prompt"}
-    with sdprobe.attach(pipe) as attached:
+    kept = sdprobe.LatentRecorder(keep=("latents",))
+    with sdprobe.attach(pipe, [kept, sdprobe.Checkpoints()]) as attached:
         call_stock(model, asked | given, "latent")
-    assert torch.equal(attached.latents, sdprobe.sample(model, progress=False, **asked, **given).latents)
+    sampled = sdprobe.sample(model, hooks=[kept], progress=False, **asked, **given)
+    assert torch.equal(attached.latents, sampled.latents)
+    assert torch.equal(sdprobe.resume(attached, step=1, progress=False).latents, attached.latents)
+    for step in range(3):
+        theirs, ours = (own[kept].at(step)["latents"] for own in (attached, sampled))
+        assert theirs.dtype == ours.dtype
+        assert torch.equal(theirs, ours)

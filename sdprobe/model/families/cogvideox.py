@@ -36,6 +36,7 @@ class CogVideoX(VideoModel):
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     text_first = True
     one_of_each = True
+    rounds_latents = True
     _rotary: tuple[Any, Any] | None = None
 
     @property
