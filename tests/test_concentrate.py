@@ -92,3 +92,24 @@ def test_errors(embedded):
         Concentrate("circle", LEFT, strength=math.inf)
     with pytest.raises(ValueError, match="the region of 'circle' is"):
         Concentrate("circle", (0, 0, 0, 1))
+
+
+def test_of_pure_noise_the_strength_is_that_of_the_step_after(tiny_v):
+    """A schedule rescaled to a signal-to-noise ratio of zero begins with an infinite sigma."""
+    changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    scheduler = type(tiny_v.pipe.scheduler).from_config(tiny_v.pipe.scheduler.config, **changed)
+    sigmas, pushed = [], []
+
+    class Look(sdprobe.Observer):
+        modules = ("mid_block*",)
+        kinds = ("cross",)
+
+        def attention(self, attn, site):
+            sigmas.append(site.step.sigma)
+            pushed.append(attn.mask)
+
+    settings = {"scheduler": scheduler, "steps": 3}
+    found = run(tiny_v, Concentrate("circle", LEFT), Look(), **settings)
+    assert math.isinf(sigmas[0])
+    assert torch.isfinite(found.latents).all()
+    assert all(torch.isfinite(mask).all() and mask.any() for mask in pushed)

@@ -42,6 +42,9 @@ def mean_with_interval(values: Float[np.ndarray, " cases"], bounded: bool = Fals
     ``bounded``: of what was seen in none of n cases, up to 1 - 0.025^(1/n) may have been missed (Clopper & Pearson
     1934), which is 0.036 for 100 cases. Of one case there is no interval, unless the values are bounded.
 
+    With few cases the interval is too narrow, as bootstrap intervals are: of 12 cases it holds the mean of a normal
+    distribution 92 times in 100, and that of an exponential one 89 times.
+
     >>> import numpy as np
     >>> print(mean_with_interval(np.tile([0.0, 1.0], 50)))
     0.50 [0.41, 0.60]

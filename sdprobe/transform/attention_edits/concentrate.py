@@ -16,6 +16,7 @@ from sdprobe.core.hook import Transform, patterns
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
+from sdprobe.core.step import Step
 from sdprobe.transform.attention_edits.chosen_heads import as_heads, chosen_heads, refuse_missing_heads
 from sdprobe.transform.attention_edits.picture_region import PictureRegion
 from sdprobe.transform.attention_edits.word_columns import Columns, Word, WordColumns
@@ -30,8 +31,9 @@ class Concentrate(Transform):
 
     with the fraction r_q of the place that is in the region, the noise σ of the step, and the scores s_qk of the place
     for the tokens k of the text. With strength · log(1 + σ) = 1, a token of mean score gets as much attention inside
-    the region as the strongest. It acts most in the first steps, where the layout is made, and fades with the noise. In
-    joint attention it acts where the picture looks at the text.
+    the region as the strongest. It acts most in the first steps, where the layout is made, and fades with the noise. At
+    pure noise, where σ is infinite, the largest other σ of the run counts. In joint attention it acts where the picture
+    looks at the text.
 
     >>> import sdprobe
     >>> model, settings = sdprobe.load(), {"steps": 3, "seed": 0, "progress": False}
@@ -105,7 +107,7 @@ class Concentrate(Transform):
         return attn if self.strength == 0 else self._columns.change(attn, site, self._concentrated)
 
     def _concentrated(self, attn: Attention, columns: Columns, site: Site) -> Attention:
-        amount = self.strength * math.log1p(site.step.sigma)
+        amount = self.strength * math.log1p(_finite_sigma(site.step))
         reach = reach_of(attn, site)
         bias = reach.new_zeros(*attn.query.shape[:3], attn.key.shape[2])
         signs: dict[Word, Tensor] = {
@@ -117,6 +119,13 @@ class Concentrate(Transform):
                 for position in positions:
                     bias[k, :, site.image, position] += own
         return attn.biased(torch.where(chosen_heads(self.heads, site).to(bias.device), bias, 0.0))
+
+
+def _finite_sigma(step: Step) -> float:
+    """Return a step's sigma; of pure noise (a signal-to-noise ratio of zero), the largest other one of the run."""
+    if math.isfinite(step.sigma):
+        return step.sigma
+    return max((sigma for _, sigma, *_ in step.run.levels if math.isfinite(sigma)), default=0.0)
 
 
 def reach_of(attn: Attention, site: Site) -> Float[Tensor, "rows heads places"]:
