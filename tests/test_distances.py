@@ -105,4 +105,4 @@ def test_a_few_eps_are_rounding_and_a_tenth_is_not(dtype):
 @pytest.mark.parametrize(("level", "said"), [(100, "equal"), (101, "rounding"), (102, "different")])
 def test_a_picture_is_rounded_by_one_level(level, said):
     a, b = (Image.new("RGB", (4, 4), (100, own, 30)) for own in (100, level))
-    assert picture_distance(a, b)[2] == said
+    assert picture_distance([a], [b])[2] == said

@@ -12,7 +12,7 @@ from sdprobe.plot.frame_groups import between_frames, frame_groups, shown_frames
 
 @given(t=st.integers(2, 12), each=st.integers(1, 8))
 def test_a_causal_autoencoder_makes_the_first_frame_alone(t, each):
-    groups = frame_groups(1 + each * (t - 1), t)
+    groups = frame_groups(1 + each * (t - 1), t, causal=None if each % 2 == 0 else True)
     assert groups.count(0) == 1
     assert all(groups.count(own) == each for own in range(1, t))
     assert groups == sorted(groups)
@@ -29,7 +29,7 @@ def test_the_numbers_of_the_models(frames, of, each):
 
 @given(t=st.integers(1, 9), each=st.integers(1, 6))
 def test_groups_of_equal_size(t, each):
-    groups = frame_groups(t * each, t, causal=False)
+    groups = frame_groups(t * each, t, causal=None if each % 2 == 0 else False)
     assert groups == [own for own in range(t) for _ in range(each)]
     assert [groups[frame] for frame in shown_frames(groups)] == list(range(t))
 
@@ -37,7 +37,7 @@ def test_groups_of_equal_size(t, each):
 @given(t=st.integers(1, 6), each=st.integers(1, 5), seed=st.integers(0, 99))
 def test_between_the_middles_a_map_is_interpolated(t, each, seed):
     values = torch.rand(t, 2, 3, generator=torch.Generator().manual_seed(seed))
-    groups = frame_groups(1 + each * (t - 1), t) if t > 1 else [0] * each
+    groups = frame_groups(1 + each * (t - 1), t, causal=True) if t > 1 else [0] * each
     found = between_frames(values, groups)
     assert torch.equal(found[0], values[0])
     assert torch.equal(between_frames(values, list(range(t))), values)

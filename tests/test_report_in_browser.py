@@ -12,9 +12,12 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Preview, Statistics
+from sdprobe.plot.tiled import tiled
+from tests.families import FAMILIES
 from tests.laws.strategies import run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -53,8 +56,16 @@ def result(embedded, maps):
 
 
 @pytest.fixture(scope="module")
-def reports(result, tiny, tmp_path_factory):
-    """A report with all, one of prompts that are no English words, and one of a run without hooks."""
+def video():
+    """The heat maps of a run of a video, and the run."""
+    model = sdprobe.load(FAMILIES["Wan 2.1"]())
+    result = run(model, own := AttentionMaps(), prompt="a star circle", frames=5, height=16, width=32, steps=1)
+    return result[own].heat_map, result
+
+
+@pytest.fixture(scope="module")
+def reports(result, video, tiny, tmp_path_factory):
+    """A report with all, one of prompts that are no English words, one of a run without hooks, and one of a video."""
     folder = tmp_path_factory.mktemp("reports")
     several = run(
         tiny,
@@ -64,7 +75,7 @@ def reports(result, tiny, tmp_path_factory):
         negative_prompt=NASTY,
     )
     bare = run(tiny, LatentRecorder())
-    made = {"all": result, "several": several, "bare": bare}
+    made = {"all": result, "several": several, "bare": bare, "video": video[1]}
     return {name: own.report(folder / f"{name}.html") for name, own in made.items()}
 
 
@@ -158,6 +169,18 @@ def test_a_word_shows_its_map_when_focused_by_keyboard(opened, result, maps):
     page.keyboard.press("Escape")
     assert page.locator(".heat").is_hidden()
     assert page.locator(".state").inner_text().startswith("The picture of")
+
+
+def test_the_maximum_of_a_video_is_at_a_place_of_a_frame(opened, video):
+    page, heat = opened("video"), video[0]
+    for text in ("star", "circle"):
+        word(page, text).hover()
+        assert_is_map(shown(page), torch.from_numpy(tiled(heat(text).values.numpy())))
+        frames, height, width = heat(text).values.shape
+        frame, row, column = np.unravel_index(int(heat(text).values.argmax()), (frames, height, width))
+        of = f"of latent frame {frame + 1} of 3, in row {row + 1} and column {column + 1} of {height}×{width}."
+        assert of in page.locator(".state").inner_text()
+        assert "Heat map over the video. " in page.locator(".heat:visible").get_attribute("aria-label")
 
 
 def test_a_tap_shows_the_map_and_a_button_the_picture_alone(opened, result, maps):

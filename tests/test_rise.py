@@ -9,6 +9,7 @@ import torch
 import sdprobe
 from sdprobe import HideTokens, attributions
 from sdprobe.attributions.rise import random_masks
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 
 RISE = attributions.Rise(masks=5, cells=2)
@@ -47,3 +48,22 @@ def test_a_picture_that_cannot_be_made_again_is_refused(tiny, tmp_path):
         RISE.heat_map(own, "star")
     with pytest.raises(ValueError, match="masks are two or more"):
         attributions.Rise(masks=1)
+
+
+def test_of_a_video_it_is_what_all_frames_lose():
+    model, settings = sdprobe.load(FAMILIES["LTX-Video"]()), SETTINGS | ASKED["LTX-Video"]
+    own = run(model, **settings)
+    found = RISE.heat_map(own, "red")
+    assert found.film().groups == (0,) * own.settings.frames
+    masks = random_masks(5, found.size, 2, 0.5, 0)
+    again = [own, *(run(model, HideTokens("red", places=~mask), **settings) for mask in masks)]
+    first, *others = (np.stack([np.asarray(frame, dtype=float) for frame in made.images]) for made in again)
+    losses = torch.tensor([np.abs(other - first).mean() for other in others])
+    off = masks.double() - masks.double().mean(0)
+    slopes = ((losses - losses.mean())[:, None, None] * off).sum(0) / off.square().sum(0).clamp_min(1e-9)
+    assert torch.allclose(found.values.double(), -slopes[None], atol=0.05 * float(slopes.abs().max()))
+
+
+def test_a_video_is_made_again_with_the_guidance_of_its_second_denoiser():
+    own = run(sdprobe.load(FAMILIES["Wan 2.2"]()), **SETTINGS | ASKED["Wan 2.2"])
+    assert attributions.Rise(masks=2).heat_map(own, "red").values.isfinite().all()

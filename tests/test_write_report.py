@@ -181,6 +181,19 @@ def test_every_family(family, tmp_path):
     assert "There is no film" not in page.text
 
 
+def test_a_video_is_said_to_be_one(tmp_path):
+    model = sdprobe.load(FAMILIES["LTX-Video"]())
+    asked = {"frames": 7, "height": 32, "width": 64, "prompt": ["a star", "a circle"], "seed": [0, 1]}
+    result = run(model, AttentionMaps(), Preview(), **asked)
+    page = report_of(result, tmp_path)
+    assert "2 videos of 7 frames of 64×32 pixels" in page.text
+    assert "Video 2 of 2: “a circle”, seed 1" in page.text
+    assert "4 of the 7 frames of the video are side by side, row by row: frames 0, 1, 3, 5, counted" in page.text
+    assert "the 4 frames of 8×4 pixels are side by side" in page.text
+    assert "mage 1" not in page.text
+    assert {maps["frames"] for image in page.data["images"] for maps in image["maps"]} == {4}
+
+
 def test_an_unpickled_run_has_the_same_report(tiny, tmp_path):
     result = run(tiny, AttentionMaps(keep="step"), Preview(), Statistics())
     again = pickle.loads(pickle.dumps(result))

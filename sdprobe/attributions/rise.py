@@ -13,6 +13,7 @@ from torch import Tensor
 from sdprobe.core.attribution import Attribution, Word, WordAsked
 from sdprobe.core.compose import Hooks
 from sdprobe.core.hook import Transform
+from sdprobe.core.picture_of import is_of_videos
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner, SampleSettings
@@ -35,7 +36,8 @@ class Rise(Attribution):
     R_w(p) = −cov(f, M(p)) / var(M(p)): how much less the picture changes if place p sees the word.
 
     It is causal where attention is not: it says what is lost. It costs as many pictures as there are masks, and it has
-    noise, which falls with their number.
+    noise, which falls with their number. Of a video the word is hidden at the same places of all frames, which have one
+    map together.
 
     >>> import sdprobe
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", steps=2, seed=0, progress=False)
@@ -69,7 +71,7 @@ class Rise(Attribution):
     def hooks(self, words: Sequence[Word] | None = None) -> Hooks:
         return Hooks()
 
-    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "h w"]:
+    def attribute(self, run: Run, asked: WordAsked) -> Float[Tensor, "*frames h w"]:
         run.prompt_of(asked.image).positions(asked.word)
         case = case_of(run, asked.image)
         if not hasattr(run, "model"):
@@ -79,7 +81,8 @@ class Rise(Attribution):
         losses = self._losses(run, asked, case, {str(k): mask for k, mask in enumerate(seen)})
         off = seen.float() - seen.float().mean(0)
         slope = torch.einsum("m, m h w -> h w", losses - losses.mean(), off)
-        return -(slope / off.square().sum(0).clamp_min(1e-9))
+        found = -(slope / off.square().sum(0).clamp_min(1e-9))
+        return found[None] if is_of_videos(run) else found  # a mask hides the word in all frames
 
     def _losses(
         self, run: Run, asked: WordAsked, case: Case, seen: Mapping[str, Bool[Tensor, "h w"]]
@@ -93,6 +96,10 @@ class Rise(Attribution):
             "height": own.height,
             "width": own.width,
         }
+        if own.frames is not None:
+            settings["frames"] = own.frames
+        if own.guidance_scale_2 is not None:
+            settings["guidance_scale_2"] = own.guidance_scale_2
         hooks = [given for given, live in run.records if isinstance(live, Transform)]
         # Alone first: the rounding of a larger batch would be in the way, and a picture that differs costs no more.
         again = CaseRunner(OwnLoop(run.model), case, settings).run(hooks)

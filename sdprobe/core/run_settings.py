@@ -20,8 +20,8 @@ class Settings:
     given, which some models distinguish from an empty one. ``strength`` is None in a run from pure noise; a run from an
     image leaves out the first ``start_step`` steps. ``chunks``: whether prompts are read in chunks beyond the context.
     ``weights``: whether prompts are read with weights of words; ``prompt`` has them as they were written.
-    ``frames`` is the number of frames of each video, None for images. ``guidance_scale_2`` is that of the steps of a
-    second denoiser, None where there is none.
+    ``frames`` is the number of frames that each video has, also where another was asked for; None for images.
+    ``guidance_scale_2`` is that of the steps of a second denoiser, None where there is none.
     """
 
     prompt: tuple[str, ...]
@@ -88,9 +88,11 @@ class PartlyKnownSettings(Settings):
     def said(self) -> dict[str, str]:
         scheduler = NOT_KNOWN if self.scheduler is None else self.scheduler
         sized = None not in (self.height, self.width)
+        made = "video" if self.frames is not None else "image" if sized else "output"
+        frames = "" if self.frames is None else f"{self.frames} frames of "
         return {
-            "images": f"{self.images} {'image' if sized else 'output'}{'s' * (self.images != 1)}",
-            "size": f"{self.height}×{self.width}" if sized else f"size {NOT_KNOWN}",
+            "images": f"{self.images} {made}{'s' * (self.images != 1)}",
+            "size": frames + (f"{self.height}×{self.width}" if sized else f"size {NOT_KNOWN}"),
             "steps": f"steps {NOT_KNOWN}" if self.steps is None else f"{self.steps} steps of {scheduler}",
             "guidance": NOT_KNOWN if self.guidance_scale is None else f"{self.guidance_scale:g}",
         }

@@ -150,14 +150,14 @@ def _frames(model: Model, given: int | None) -> int | None:
     if given is None or usual is None:
         if given is not None:
             raise ValueError(f"frames is for models of videos: {type(model).__name__} makes images")
-        return usual
-    factor = model.temporal_factor
-    if (frames := _whole("frames", given)) < 1 or (frames - 1) % factor:
+        return model.frames_made(usual)
+    factor, frames = model.temporal_factor, _whole("frames", given)
+    if frames < 1 or ((frames - 1) % factor and model.frames_made(frames) != frames):
         fitting = max(frames - 1, 0) // factor * factor + 1
         raise ValueError(
             f"frames is 1 more than a multiple of {factor}, such as {fitting} or {fitting + factor}, not {frames}"
         )
-    return frames
+    return model.frames_made(frames)
 
 
 def _second_scale(model: Model, given: float | None) -> float | None:

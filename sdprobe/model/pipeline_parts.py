@@ -190,6 +190,10 @@ class PipelineParts(Denoisers):
         """How many frames, after the first, are one position of the latents in time."""
         return 1
 
+    def frames_made(self, asked: int | None) -> int | None:
+        """Return how many frames a video has of which so many are asked for; None for a model of images."""
+        return asked
+
     def default(self, name: str) -> Any:
         """Return the pipeline's default for an argument of its call."""
         return CallSignature.of(self.pipe).default(name)

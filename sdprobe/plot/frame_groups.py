@@ -14,17 +14,19 @@ def frame_groups(frames: int, of: int, causal: bool | None = None) -> list[int]:
     """Return the frame of a map that each frame of a video belongs to: the latent frame that it was decoded from.
 
     A causal autoencoder makes frame 0 of latent frame 0 alone, and the others of the latent frames after it, r each:
-    n = 1 + r (t − 1) frames of t latent frames. Any other makes groups of equal size.
+    n = 1 + r (t − 1) frames of t latent frames. Any other makes groups of equal size. Which it was follows from n: the
+    factor r of an autoencoder is even, or 1, so an odd n has a first frame alone, and an even n has not. CogVideoX's
+    makes both: 1 + r (t − 1) frames of an odd number t, and r t of an even one.
 
     >>> frame_groups(9, 3)
     [0, 1, 1, 1, 1, 2, 2, 2, 2]
-    >>> frame_groups(6, 3), frame_groups(9, 3, causal=False)
-    ([0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    >>> frame_groups(8, 2), frame_groups(9, 3, causal=False)
+    ([0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 2, 2, 2])
 
     Args:
         frames: the number n of frames of the video.
         of: the number t of frames of the map.
-        causal: whether the autoencoder is causal in time; None for whether n = 1 + r (t − 1) with a whole r.
+        causal: whether the autoencoder is causal in time; None for whether n is odd, and 1 + r (t − 1) with a whole r.
 
     Raises ValueError for a map with more frames than the video, and with ``causal=True`` for numbers that do not fit.
 
@@ -41,7 +43,7 @@ def frame_groups(frames: int, of: int, causal: bool | None = None) -> list[int]:
             f"a causal autoencoder makes 1 + r × {of - 1} frames of {of} latent frames, with a whole r, not {frames}: "
             f"use causal=False for groups of equal size"
         )
-    if causal or (causal is None and not left):
+    if causal or (causal is None and not left and frames % 2):
         return [0, *(1 + (frame - 1) // each for frame in range(1, frames))]
     return [frame * of // frames for frame in range(frames)]
 

@@ -90,8 +90,8 @@ class ShownMap:
 
         Args:
             causal: whether the autoencoder makes frame 0 of the video of the first latent frame alone, as those of Wan,
-                CogVideoX, LTX and HunyuanVideo do; None for whether the numbers of frames allow it. Else each latent
-                frame covers equally many.
+                LTX and HunyuanVideo do. Else each latent frame covers equally many, as in CogVideoX where the video has
+                an even number of frames. None tells by the numbers of frames.
             smooth: interpolate linearly in time between the middle frames of what neighbouring maps cover.
 
         Raises ValueError for the map of an image, and for ``causal=True`` with numbers of frames that do not fit.

@@ -96,7 +96,7 @@ def sample(
         weights: read the prompts and negative prompts with weights of words, as in ``"a (red:1.3) circle++"`` (see
             `sdprobe.read_weights`). Pooled vectors, and texts of hooks, have none.
         frames: the number of frames of each video, for models of videos: 1 more than a multiple of the autoencoder's
-            factor in time, such as 81.
+            factor in time, such as 81. CogVideoX can make more, and `run.settings` says how many were made.
         guidance_scale_2: the guidance scale in the steps of the second denoiser, for a model that has two (Wan 2.2);
             None for ``guidance_scale``.
         progress: show a progress bar.

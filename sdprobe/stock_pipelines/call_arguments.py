@@ -93,7 +93,7 @@ class CallArguments:
             height=height,
             width=width,
             images_per_prompt=int(count),
-            frames=self.get("num_frames") or model.default_frames,
+            frames=model.frames_made(self.get("num_frames") or model.default_frames),
             strength=None if strength is None else float(strength),
             guidance_scale_2=None if self.get("guidance_scale_2") is None else float(self.get("guidance_scale_2")),
         )

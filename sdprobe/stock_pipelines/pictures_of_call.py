@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from sdprobe.core.compose import Hooks
@@ -43,6 +44,10 @@ class PicturesOfCall(WhoCalls):
         with self.hear_nothing("hook"):
             pixels = self.hooks.image(stock(decoded, "pt", *others, **bound.kwargs), self.run)
             self.run.images = self.model.pictures(pixels)
+            if (
+                self.run.settings.frames is not None
+            ):  # given latents can have other frames than those that were asked for
+                self.run.settings = replace(self.run.settings, frames=pixels.shape[1])
         return self.model.returned(pixels, self.run.images, output_type)
 
     def on_return(self, found: Any) -> Any:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.compose import Hook, Hooks
@@ -21,6 +20,7 @@ from sdprobe.model.unknown.network_sites import NetworkSites
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.interrupt import interruptible
+from sdprobe.stock_pipelines.pictures_returned import pictures_made
 from sdprobe.stock_pipelines.pipeline_listener import Call, Caller
 from sdprobe.stock_pipelines.told_rows import RowsOfBatch, ToldRows
 from sdprobe.stock_pipelines.unknown_listener import listen_to_unknown
@@ -187,9 +187,9 @@ class UnknownCall(WhoCalls):
         self.run.latents = self.last
         if self.last is not None:
             self.hooks.final_latents(self.last, self.run)
-        images = getattr(found, "images", found[0] if isinstance(found, tuple) and found else None)
-        if isinstance(images, list) and len(images) == self.run.settings.images:
-            self.run.images = images if all(isinstance(own, Image) for own in images) else []
+        self.run.images, frames = pictures_made(found, self.run.settings)
+        if frames != self.run.settings.frames:
+            self.run.settings = replace(self.run.settings, frames=frames)
 
     # The latents.
 

@@ -11,6 +11,7 @@ from sdprobe.stock_pipelines.call_arguments import CallArguments, seed_of
 from sdprobe.stock_pipelines.prompts_read import texts_of
 
 PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
+FRAMES = ("num_frames", "video_length")
 SCHEDULES = ("timesteps", "sigmas")
 
 
@@ -34,6 +35,7 @@ def settings_of(model: UnknownPipeline, arguments: CallArguments) -> PartlyKnown
         width=_whole(given.get("width")),
         images_per_prompt=next((n for n in (_whole(given.get(name)) for name in PER_PROMPT) if n), 1),
         strength=strength,
+        frames=next((n for n in (_whole(given.get(name)) for name in FRAMES) if n), None),
     )
 
 

@@ -52,7 +52,9 @@ class PartialRun(Run):
     def __getattr__(self, name: str) -> Any:
         """Return what exists only once the run has begun, for these images."""
         if name == "images":
-            return [self._whole.images[i] for i in self._chosen] if self._whole.images else []
+            images = self._whole.images
+            each = len(images) // self._whole.settings.images  # of a video all frames
+            return [own for i in self._chosen for own in images[each * i : each * (i + 1)]]
         if name == "latents":
             return None if self._whole.latents is None else self._whole.latents[list(self._chosen)]
         if name in ("levels", "stopped_at"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
+from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.run import Run
@@ -14,7 +15,8 @@ from sdprobe.experiments.measures.change_within import ChangeWithin
 
 @dataclass(frozen=True)
 class PictureChange(ChangeWithin):
-    """The mean absolute difference to the untouched picture, over pixels and channels, 0 to 255.
+    """The mean absolute difference to the untouched picture, over pixels and channels, 0 to 255; of a video, over its
+    frames too.
 
     >>> import sdprobe
     >>> from sdprobe import experiments
@@ -40,5 +42,10 @@ class PictureChange(ChangeWithin):
 
     def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
         """Return the change where a mask at the picture's size is True."""
-        pixels, others = (np.asarray(own.images[0].convert("RGB"), dtype=np.float64) for own in (run, untouched))
-        return float(np.abs(pixels - others)[mask.numpy()].mean())
+        changes = [_change(*frames)[mask.numpy()] for frames in zip(run.images, untouched.images, strict=True)]
+        return float(np.stack(changes).mean())
+
+
+def _change(picture: Image, other: Image) -> Float[np.ndarray, "h w 3"]:
+    pixels, others = (np.asarray(own.convert("RGB"), dtype=np.float64) for own in (picture, other))
+    return np.abs(pixels - others)

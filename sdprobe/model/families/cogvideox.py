@@ -24,8 +24,10 @@ class CogVideoX(VideoModel):
 
     The pipeline holds its latents as ``[videos, frames, channels, h, w]``. In joint attention the text comes before the
     video; padding of the prompt is seen as other tokens are. The pipeline makes one video of each prompt, and `sample`
-    as many as asked for. In 1.5 two frames of the latents are one token: an odd number of them gets one more before the
-    first, which is not decoded (but a loss on the decoded video is given what it would be).
+    as many as asked for. Of an odd number of latent frames the autoencoder makes one frame of the first, and several of
+    each other; of an even number equally many of each, so that a video can have more frames than were asked for. In 1.5
+    two frames of the latents are one token: an odd number of them gets one more before the first, which is not decoded
+    (but a loss on the decoded video is given what it would be).
 
     Image to video (with `attach`): the denoiser is shown the picture's latents in further channels, which are no part
     of the latents that hooks get.
@@ -57,6 +59,9 @@ class CogVideoX(VideoModel):
 
     def latent_frames(self, settings: Settings) -> int:
         return -(-super().latent_frames(settings) // self.temporal_patch) * self.temporal_patch
+
+    def frames_decoded(self, latent_frames: int) -> int:
+        return super().frames_decoded(latent_frames) if latent_frames % 2 else latent_frames * self.temporal_factor
 
     @property
     def text_streams(self) -> tuple[str, ...]:

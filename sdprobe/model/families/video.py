@@ -55,12 +55,19 @@ class VideoModel(TransformerModel):
         frames = self.default_frames if settings.frames is None else settings.frames
         return (int(frames or 1) - 1) // self.temporal_factor + 1
 
+    def frames_decoded(self, latent_frames: int) -> int:
+        """Return how many frames the autoencoder makes of so many of the latents: the first is one frame of its own."""
+        return (latent_frames - 1) * self.temporal_factor + 1
+
+    def frames_made(self, asked: int | None) -> int | None:
+        return None if asked is None else self.frames_decoded((asked - 1) // self.temporal_factor + 1)
+
     def latent_shape(self, settings: Settings) -> tuple[int, ...]:
         return (self.latent_frames(settings), *self.latent_size(settings))
 
     def settings_of_size(self, settings: Settings, *size: int) -> Settings:
         frames, *others = size
-        return replace(super().settings_of_size(settings, *others), frames=(frames - 1) * self.temporal_factor + 1)
+        return replace(super().settings_of_size(settings, *others), frames=self.frames_decoded(frames))
 
     def grids(self, settings: Settings) -> dict[int, Grid]:
         frames, h, w = self.latent_shape(settings)

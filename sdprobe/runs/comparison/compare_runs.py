@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.runs.comparison.attention_distances import attention_distances, notes_on_attention
+from sdprobe.runs.comparison.compared_pictures import frames_of, shown_of, why_not_subtracted
 from sdprobe.runs.comparison.compared_settings import compared_settings, images_apart, steps_apart
 from sdprobe.runs.comparison.comparison import Comparison, SharedWords
 from sdprobe.runs.comparison.distances import (
@@ -58,8 +58,9 @@ def compare(a: Run, b: Run) -> Comparison:
     'equal to the last bit in all that both recorded: latents, attention, noise_pred, denoised, final latents, picture'
 
     Compared are: what `LatentRecorder`, `AttentionMaps`, `Activations` and `Statistics` of both runs kept of the same
-    steps and images, the final latents, and the pictures. Images and steps are compared by their numbers, also in
-    resumed runs, and where a hook was limited to some rows. The runs may be live, unpickled or opened.
+    steps and images, the final latents, and the pictures, of videos all their frames. Images and steps are compared by
+    their numbers, also in resumed runs, and where a hook was limited to some rows. The runs may be live, unpickled or
+    opened.
 
     What a hook records at a point is the value after all transforms there. x_t that a transform changes at the point
     ``sample`` is first seen in the latents of the next step.
@@ -119,13 +120,9 @@ def compare(a: Run, b: Run) -> Comparison:
         table=tuple(sorted(values, key=partial(loop_order, sites=sites))),
         sites=sites,
         words=tuple(SharedWords.of(a.prompt_of(image), b.prompt_of(image)) for image in images),
-        pictures=tuple((_picture(a, image), _picture(b, image)) for image in images),
+        pictures=tuple((shown_of(a, image), shown_of(b, image)) for image in images),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def _picture(run: Run, image: int) -> Image | None:
-    return run.images[image] if image < len(run.images) else None
 
 
 def _compared(
@@ -166,6 +163,9 @@ def _latents(
     statistics = RecordedStatistics(a), RecordedStatistics(b)
     for name, said in NAMES.items():
         indices = {*statistics[0].indices} & {*statistics[1].indices} - found[name]
+        if indices and _sizes(a) != _sizes(b):
+            notes.append(f"{said}: statistics of other sizes, so they tell no distance")
+            continue
         for index in sorted(indices):
             limit = rounding_limit(dtype_of_run(a), dtype_of_run(b))
             moments = tuple(own.at(name, index) for own in statistics)
@@ -244,15 +244,16 @@ def _final_latents(a: Run, b: Run, images: range, notes: list[str]) -> Iterator[
 
 def _pictures(a: Run, b: Run, images: range, notes: list[str]) -> Iterator[Distance]:
     for image in images:
-        x, y = _picture(a, image), _picture(b, image)
-        if x is None or y is None:
-            notes.append("pictures: a run that has not come to its end has none")
-        elif x.size == y.size:
-            distance, alike, verdict = picture_distance(x, y)
-            yield Distance("picture", None, "", image, "", "", distance, alike, verdict, 1 / 255)
+        x, y = shown_of(a, image), shown_of(b, image)
+        if why := why_not_subtracted(x, y):
+            notes.append(f"pictures: {why}")
         else:
-            sizes = " and ".join(f"{own.height}×{own.width}" for own in (x, y))
-            notes.append(f"pictures: of other sizes, {sizes}, so shown, but not subtracted")
+            distance, alike, verdict = picture_distance(frames_of(x), frames_of(y))
+            yield Distance("picture", None, "", image, "", "", distance, alike, verdict, 1 / 255)
+
+
+def _sizes(run: Run) -> tuple[int | None, ...]:
+    return run.settings.frames, run.settings.height, run.settings.width
 
 
 def _size(x: Tensor) -> str:

@@ -17,6 +17,8 @@ from sdprobe.core.short_repr import short_repr
 from sdprobe.plot import colored
 from sdprobe.plot.notebook import as_figures
 from sdprobe.plot.table import Rows, as_html, as_text
+from sdprobe.plot.tiled import tiled_pictures
+from sdprobe.runs.comparison.compared_pictures import Shown, frame_differences, frames_of, frames_shown, joined
 from sdprobe.runs.comparison.comparison_figure import draw_comparison
 from sdprobe.runs.comparison.distances import Distance
 from sdprobe.runs.comparison.parting import Parting, find_parting, place_of, point_of
@@ -82,7 +84,7 @@ class Comparison:
         table: a `Distance` for each value that was compared, in the order of the loop: of each quantity, step, site,
             image, role and word.
         words: for each image, the words of both prompts, of only that of a, and of only that of b.
-        pictures: for each image, the two pictures; None for one that there is not.
+        pictures: for each image, the two pictures, of videos the frames of both; None for one that there is not.
         notes: what was left out and why, and what to record.
         runs: the repr of both runs.
     """
@@ -91,7 +93,7 @@ class Comparison:
     settings: Mapping[str, tuple[Any, Any]]
     table: tuple[Distance, ...]
     words: tuple[SharedWords, ...]
-    pictures: tuple[tuple[Image | None, Image | None], ...]
+    pictures: tuple[tuple[Shown, Shown], ...]
     notes: tuple[str, ...]
     sites: Mapping[str, int] = field(repr=False)
 
@@ -114,19 +116,18 @@ class Comparison:
         """Return the absolute difference of the two pictures of an image, averaged over the colours: black is 0.
 
         None where one of them is missing, or they are of other sizes. The brightest colour is the largest difference.
+        Of videos, frames stand side by side: at most 16, evenly chosen, and that with the largest difference.
         """
         values = self.pixel_difference(image)
         return None if values is None else colored(values / max(values.max(), 1e-12))
 
     def pixel_difference(self, image: int = 0) -> np.ndarray | None:
-        """Return the absolute difference of the two pictures, averaged over the colours: ``[h, w]`` in [0, 1]."""
+        """Return the absolute difference of the two pictures, averaged over the colours: ``[h, w]`` in [0, 1].
+
+        Of videos, frames stand side by side, as in `difference`.
+        """
         self._check(image)
-        a, b = self.pictures[image]
-        if a is None or b is None or a.size != b.size:
-            return None
-        x, y = (np.asarray(own.convert("RGB"), dtype=float) / 255 for own in (a, b))
-        found: np.ndarray = np.abs(x - y).mean(-1)
-        return found
+        return self._shown(image)[2]
 
     def figure(self, image: int = 0) -> Figure:
         """Plot one image: both pictures and their difference; distances over the steps; attention by site.
@@ -134,9 +135,10 @@ class Comparison:
         Raises ValueError for an image that the runs do not share.
         """
         self._check(image)
+        a, b, difference = self._shown(image)
         return draw_comparison(
-            self.pictures[image],
-            self.pixel_difference(image),
+            (a, b),
+            difference,
             [own for own in self.table if own.image == image],
             self.parting_of(image),
             list(self.sites),
@@ -158,6 +160,15 @@ class Comparison:
     @property
     def _quantities(self) -> list[str]:
         return list(dict.fromkeys(own.quantity for own in self.table))
+
+    def _shown(self, image: int) -> tuple[Image | None, Image | None, np.ndarray | None]:
+        """Return both pictures and their difference; of videos, some frames of each side by side."""
+        differences = frame_differences(*self.pictures[image])
+        both = []
+        for own in map(frames_of, self.pictures[image]):
+            chosen = frames_shown(len(own), differences)
+            both.append(tiled_pictures([own[i] for i in chosen]) if own else None)
+        return both[0], both[1], None if differences is None else joined(differences, chosen)
 
     def _check(self, image: int) -> None:
         if not 0 <= image < len(self.pictures):
@@ -208,8 +219,10 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         shown = []
-        for image, (a, b) in enumerate(self.pictures):
-            of = f"image {image}" if len(self.pictures) > 1 else "image"
+        for image, own in enumerate(self.pictures):
+            kind = "video" if any(isinstance(side, tuple) for side in own) else "image"
+            of = f"{kind} {image}" if len(self.pictures) > 1 else kind
+            a, b, _ = self._shown(image)
             triple = ((a, f"{of} of a"), (b, f"{of} of b"), (self.difference(image), "their difference"))
             there = [(picture, said) for picture, said in triple if picture is not None]
             shown.append(as_figures([picture for picture, _ in there], [said for _, said in there]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -143,15 +144,25 @@ def verdict_of(distance: float, limit: float) -> Verdict:
     return "equal" if distance == 0 else "rounding" if distance <= limit else "different"
 
 
-def picture_distance(a: Image, b: Image) -> tuple[float, float, Verdict]:
+def picture_distance(a: Sequence[Image], b: Sequence[Image]) -> tuple[float, float, Verdict]:
     """Return the relative distance and the cosine of two pictures of one size, and what the distance is called.
 
     The numbers are those of the pixels, in [0, 1]. Rounding is at most one of the 255 levels in every number.
+
+    Args:
+        a: the picture, alone; or the frames of a video, which count as one picture.
+        b: the other, of as many frames.
     """
-    x, y = (torch.from_numpy(np.array(own.convert("RGB"), dtype=np.int64)) for own in (a, b))
-    most = int((x - y).abs().max())
+    most, apart, size, other, along = 0, 0, 0, 0, 0
+    for pair in zip(a, b, strict=True):
+        x, y = (np.asarray(own.convert("RGB"), dtype=np.int64) for own in pair)
+        most = max(most, int(np.abs(x - y).max()))
+        apart, along = apart + int(((x - y) ** 2).sum()), along + int((x * y).sum())
+        size, other = size + int((x**2).sum()), other + int((y**2).sum())
     verdict: Verdict = "equal" if not most else "rounding" if most == 1 else "different"
-    return relative_distance(x / 255, y / 255), cosine(x / 255, y / 255), verdict
+    distance = 0.0 if not apart else (apart / size) ** 0.5 if size else float("inf")
+    alike = float("nan") if not size or not other else 1.0 if not apart else along / (size * other) ** 0.5
+    return distance, alike, verdict
 
 
 def _alike(a: Tensor, b: Tensor) -> tuple[Float[Tensor, " numbers"], Float[Tensor, " numbers"]]:

@@ -86,6 +86,9 @@ def _film(preview: Preview, image: int, budget: float) -> Film:
         kept = _embedded(every, numbers, budget)
     first = every[preview.keep[0]][0]
     said = []
+    if preview.frames > 1:
+        width, height = preview.of_image(preview[preview.keep[0]][0], image)[0].size
+        said.append(f"In each, the {preview.frames} frames of {width}×{height} pixels are side by side, row by row.")
     if len(numbers) < len(preview.indices):
         said.append(
             f"{len(numbers)} of the {len(preview.indices)} steps kept, evenly chosen: all would make this file too "

@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  const { made } = data;
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const colours = bytes(data.colours);
   // As in the library's own figures: what is low lets the picture through.
@@ -219,7 +220,7 @@
       this.canvas.hidden = this.scale.hidden = this.alone.hidden = false;
       this.stack.classList.add("shown");
       this.canvas.dataset.shown = `${this.word.dataset.role} ${this.word.dataset.piece} ${number}`;
-      this.canvas.setAttribute("aria-label", `Heat map over the picture. ${said}`);
+      this.canvas.setAttribute("aria-label", `Heat map over the ${made}. ${said}`);
       this.state.textContent = said;
     }
 
@@ -227,9 +228,16 @@
     whereMost(tile, value) {
       const most = tile.levels.indexOf(255);
       if (most < 0) return `It is ${short(value)} everywhere`;
-      const [x, y] = [most % tile.width, Math.floor(most / tile.width)];
-      const place = inWords(x, y, tile.width, tile.height);
-      const row = `row ${y + 1} and column ${x + 1} of ${tile.height}×${tile.width}`;
+      // Of a video the frames of the map are side by side, in as many columns as rows, or one more.
+      const { frames } = this.recording;
+      const columns = Math.ceil(Math.sqrt(frames || 1));
+      const width = tile.width / columns;
+      const height = tile.height / Math.ceil((frames || 1) / columns);
+      const [left, top] = [most % tile.width, Math.floor(most / tile.width)];
+      const [x, y] = [left % width, top % height];
+      const frame = Math.floor(top / height) * columns + Math.floor(left / width) + 1;
+      const place = inWords(x, y, width, height) + (frames ? ` of latent frame ${frame} of ${frames}` : "");
+      const row = `row ${y + 1} and column ${x + 1} of ${height}×${width}`;
       return `Its maximum, ${short(value)}, is ${place}, in ${row}`;
     }
 

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 
 from sdprobe import plot
+from sdprobe.core.picture_of import is_of_videos
 from sdprobe.core.rows import Role
 from sdprobe.core.run import Run, Settings
 from sdprobe.core.run_settings import NOT_KNOWN
@@ -21,7 +22,7 @@ from sdprobe.runs.report.embedded_pictures import embedded
 from sdprobe.runs.report.film_of_run import Film, films_of
 from sdprobe.runs.report.heat_tiles import HeatTiles, TileSheet
 from sdprobe.runs.report.prompt_pieces import Piece, pieces_of, special_pieces, words_unknown
-from sdprobe.runs.report.shown_pictures import shown_pictures
+from sdprobe.runs.report.shown_pictures import ShownPicture, shown_pictures
 from sdprobe.runs.report.word_maps_of_run import WordMaps, roles_of, word_maps
 
 # A page of a large run stays under 15 MB: that of the rest, for a few pictures, is well under 1 MB.
@@ -57,6 +58,7 @@ class ShownImage:
         number: counted from 0.
         title: its number, prompt and seed.
         source: a data address; None in a run that did not come to its end.
+        frames: which frames of a video are shown, in words; empty for an image.
         changed: how the embedded picture differs from the run's, in words.
         size: its width and height.
         prompts: the prompt, and the negative prompt if it was used.
@@ -69,6 +71,7 @@ class ShownImage:
     number: int
     title: str
     source: str | None
+    frames: str
     changed: str
     size: tuple[int, int]
     prompts: tuple[ShownPrompt, ...]
@@ -84,6 +87,7 @@ class ReportContent:
 
     Args:
         title: the prompt, or how many there are.
+        made: what the run made, ``"image"`` or ``"video"``.
         summary: the run in one line.
         images: each image.
         settings: names and values.
@@ -95,6 +99,7 @@ class ReportContent:
     """
 
     title: str
+    made: str
     summary: str
     images: tuple[ShownImage, ...]
     settings: tuple[tuple[str, str], ...]
@@ -109,7 +114,7 @@ def content_of(run: Run) -> ReportContent:
     """Return what a report of a run shows."""
     records, tiles = hooks_of_run(run), HeatTiles()
     shown = shown_pictures(run, records)
-    pictures = embedded(shown, PICTURE_BYTES)
+    pictures = embedded([own.picture for own in shown], PICTURE_BYTES)
     films, no_film = films_of(records, run.settings.images, FILM_BYTES)
     images = []
     for image in range(run.settings.images):
@@ -119,8 +124,9 @@ def content_of(run: Run) -> ReportContent:
                 number=image,
                 title=_title(run, image),
                 source=pictures.sources[image] if run.images else None,
+                frames=_frames_said(shown[image]) if shown else "",
                 changed=pictures.changed,
-                size=shown[image].size if shown else _size(run),
+                size=shown[image].picture.size if shown else _size(run),
                 prompts=tuple(_prompt(run, image, role, maps) for role in _roles(run, maps)),
                 maps=maps,
                 films=films[image],
@@ -130,6 +136,7 @@ def content_of(run: Run) -> ReportContent:
         )
     return ReportContent(
         title=run.settings.prompt[0] if len(run.prompts) == 1 else f"{len(run.prompts)} prompts",
+        made=_made(run),
         summary=_summary(run),
         images=tuple(images),
         settings=_settings(run),
@@ -183,15 +190,29 @@ def _title(run: Run, image: int) -> str:
     own = seed[image] if isinstance(seed, tuple) else seed
     said = "seed not known" if own is None else f"seed {own}"
     if isinstance(seed, int) and run.settings.images > 1:
-        said += ", one for all images"
-    return f"Image {image + 1} of {run.settings.images}: “{run.prompt_of(image).text}”, {said}"
+        said += f", one for all {_made(run)}s"
+    return f"{_made(run).capitalize()} {image + 1} of {run.settings.images}: “{run.prompt_of(image).text}”, {said}"
+
+
+def _made(run: Run) -> str:
+    return "video" if is_of_videos(run) else "image"
+
+
+def _frames_said(shown: ShownPicture) -> str:
+    if not shown.of:
+        return ""
+    numbers = ", ".join(map(str, shown.frames))
+    if len(shown.frames) == 1:
+        return f"One of the {shown.of} frames of the video is shown: frame {numbers}, counted from 0."
+    said = f"{len(shown.frames)} of the {shown.of} frames" if len(shown.frames) < shown.of else f"All {shown.of} frames"
+    return f"{said} of the video are side by side, row by row: frames {numbers}, counted from 0."
 
 
 def _summary(run: Run) -> str:
     own = run.settings
     seed = "seed not known" if own.seed is None else f"seed {own.seed}" if isinstance(own.seed, int) else "a seed each"
     said = [
-        f"{own.said['images']} of {_size_said(own)}",
+        f"{own.said['images']} of {'' if own.frames is None else f'{own.frames} frames of '}{_size_said(own)}",
         own.said["steps"],
         f"guidance {own.said['guidance']}",
         seed,
@@ -226,7 +247,7 @@ def _settings(run: Run) -> tuple[tuple[str, str], ...]:
             "not known" if own.seed is None else _listed(own.seed) if isinstance(own.seed, tuple) else str(own.seed),
         ),
         ("Width × height", _size_said(own, " × ")),
-        ("Images per prompt", str(own.images_per_prompt)),
+        (f"{_made(run).capitalize()}s per prompt", str(own.images_per_prompt)),
         ("Rows of the denoiser", ", ".join(run.roles)),
         (
             "Started from",

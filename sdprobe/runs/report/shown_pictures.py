@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 from PIL.Image import Image
@@ -18,7 +19,22 @@ MOST_FRAMES = 16
 """Of a video without heat maps at most so many frames are shown, evenly chosen."""
 
 
-def shown_pictures(run: Run, records: Sequence[HookOfRun]) -> list[Image]:
+@dataclass(frozen=True)
+class ShownPicture:
+    """What is shown of an image or a video.
+
+    Args:
+        picture: the image, or frames of the video side by side.
+        frames: the numbers of these frames in the video; none for an image.
+        of: how many frames the video has; 0 for an image.
+    """
+
+    picture: Image
+    frames: tuple[int, ...] = ()
+    of: int = 0
+
+
+def shown_pictures(run: Run, records: Sequence[HookOfRun]) -> list[ShownPicture]:
     """Return each image; of a video one picture with frames side by side: one for each frame of its heat maps."""
     if not run.images:
         return []
@@ -27,9 +43,11 @@ def shown_pictures(run: Run, records: Sequence[HookOfRun]) -> list[Image]:
     found = []
     for image in range(run.settings.images):
         own = picture_of(run, image)
+        assert own is not None  # a run with images has them all
         if isinstance(own, tuple):
             count = largest[0] if len(largest) == 3 else min(len(own), MOST_FRAMES)
-            own = tiled_pictures([own[i] for i in shown_frames(frame_groups(len(own), count))])
-        assert own is not None  # a run with images has them all
-        found.append(own)
+            chosen = shown_frames(frame_groups(len(own), count))
+            found.append(ShownPicture(tiled_pictures([own[i] for i in chosen]), tuple(chosen), len(own)))
+        else:
+            found.append(ShownPicture(own))
     return found

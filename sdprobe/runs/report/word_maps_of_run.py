@@ -68,6 +68,8 @@ class WordMaps:
         axes: of steps, layers and heads.
         words: by the number of the piece in the prompt.
         said: what is missing, in words.
+        frames: how many frames of a video are side by side in each map, in as many columns as rows, or one more; 0 for
+            an image.
     """
 
     hook: str
@@ -75,6 +77,7 @@ class WordMaps:
     axes: tuple[Axis, ...]
     words: Mapping[int, WordTiles]
     said: str
+    frames: int = 0
 
 
 def roles_of(maps: AttentionMaps) -> tuple[Role, ...]:
@@ -110,7 +113,8 @@ def word_maps(
     axes = _axes(maps, next(iter(recorded.values())), image, role, budget / len(recorded))
     words = {number: _word_tiles(maps, piece, image, role, axes, tiles) for number, piece in recorded.items()}
     left = [piece.title for number, piece in asked.items() if number not in recorded]
-    return WordMaps(repr(maps), role, axes, words, f"{maps!r} did not record {', '.join(left)}." if left else "")
+    said = f"{maps!r} did not record {', '.join(left)}." if left else ""
+    return WordMaps(repr(maps), role, axes, words, said, _frames(maps))
 
 
 def values_of(maps: AttentionMaps, piece: Piece, image: int, role: Role, **where: Chosen) -> Float[np.ndarray, "h w"]:
@@ -122,6 +126,11 @@ def values_of(maps: AttentionMaps, piece: Piece, image: int, role: Role, **where
         found = torch.stack([maps.heat_map(position, **at).values for position in piece.word or ()]).mean(0)
     values = found.float().cpu().numpy()
     return values if values.ndim == 2 else tiled(values)
+
+
+def _frames(maps: AttentionMaps) -> int:
+    """How many frames a map has; 0 for that of an image. No map is of sites with different numbers of frames."""
+    return max((key.grid[0] for key in maps.sums if len(key.grid) == 3), default=0)
 
 
 def thinned(values: Sequence[Any], count: int) -> list[Any]:

@@ -71,6 +71,7 @@ def _data(content: ReportContent) -> dict[str, Any]:
     """What the page's script reads; the pictures and texts that it does not change are in the page itself."""
     return {
         "colours": content.colours,
+        "made": "video" if content.made == "video" else "picture",
         "sheets": [
             {
                 "height": sheet.height,
@@ -92,6 +93,7 @@ def _image_data(image: ShownImage) -> dict[str, Any]:
                 "hook": maps.hook,
                 "role": maps.role,
                 "said": maps.said,
+                "frames": maps.frames,
                 "axes": {
                     axis.name: {"values": axis.values, "total": axis.total, "said": axis.said} for axis in maps.axes
                 },

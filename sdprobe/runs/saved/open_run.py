@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -102,6 +103,7 @@ class SavedRun(Run):
             self.levels = tuple(map(read_level, listed(content["levels"])))
             self._provenance = read_provenance(mapping(content["provenance"]))
             self._images = count(content["images"])
+            self._count_frames()
             self._has_latents = flag(content["latents"])
             self.hooks = tuple(SavedHook(folder, i, entry) for i, entry in enumerate(listed(content["hooks"])))
             for own in self.hooks:
@@ -113,6 +115,12 @@ class SavedRun(Run):
         self._model_name = self._provenance.model
         self.names = {name: hook for hook in self.hooks for name in hook.asked_as}
         self._restored: dict[tuple[int, type], Any] = {}
+
+    def _count_frames(self) -> None:
+        """Set the number of frames to that of the images: older versions wrote the number that was asked for."""
+        each, left = divmod(self._images, self.settings.images or 1)
+        if self.settings.frames is not None and each and not left:
+            self.settings = replace(self.settings, frames=each)
 
     def _refuse_other_formats(self, content: Mapping[str, Any]) -> None:
         schema = content.get("schema")
