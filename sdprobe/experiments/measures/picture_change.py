@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.experiments.measures.change_within import ChangeWithin
+from sdprobe.experiments.measures.frames_of import frames_of
 
 
 @dataclass(frozen=True)
 class PictureChange(ChangeWithin):
     """The mean absolute difference to the untouched picture, over pixels and channels, 0 to 255.
+
+    Of a video it is over all frames.
 
     >>> import sdprobe
     >>> from sdprobe import experiments
@@ -38,7 +41,11 @@ class PictureChange(ChangeWithin):
 
     what = "picture change"
 
-    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
-        """Return the change where a mask at the picture's size is True."""
-        pixels, others = (np.asarray(own.images[0].convert("RGB"), dtype=np.float64) for own in (run, untouched))
-        return float(np.abs(pixels - others)[mask.numpy()].mean())
+    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "*frames h w"]) -> float:
+        """Return the change where a mask at the picture's size, of a video for each of its frames, is True."""
+        pixels, others = (_pixels(own) for own in (run, untouched))
+        return float(np.abs(pixels - others)[mask.expand(pixels.shape[:-1]).numpy()].mean())
+
+
+def _pixels(run: Run) -> Float[np.ndarray, "frames h w 3"]:
+    return np.stack([np.asarray(own.convert("RGB"), dtype=np.float64) for own in frames_of(run)])
