@@ -13,7 +13,7 @@ from sdprobe.experiments.deletion import OWN, Deletion, deletion
 from sdprobe.experiments.random_field import random_field
 from sdprobe.experiments.sampler import attached, sampler_of
 from sdprobe.experiments.seed_of import seed_of
-from tests.families import FAMILIES
+from tests.families import ASKED, FAMILIES
 from tests.laws.strategies import run
 
 CASE = Case("a red circle left of a blue star", seed=1, words={"shape": "circle", "other": "star"})
@@ -86,6 +86,23 @@ def test_joint_attention():
     result = deletion(model, CASE, "{shape}", shares=[0.5], measures={"n": lambda run: run.latents.norm()}, **own)
     assert not result.failed
     assert len({row["value"] for row in result.rows}) == 5
+
+
+@pytest.mark.parametrize("family", ["LTX-Video", "CogVideoX"])
+def test_a_video(family):
+    """In cross- and in joint attention; the order is over all places of all frames."""
+    model, own = sdprobe.load(FAMILIES[family]()), {"steps": 2, "guidance_scale": 3.0}
+    own |= {name: ASKED[family][name] for name in ("frames", "height", "width")}
+    size = {"size": lambda run: run.latents.norm()}
+    result = deletion(model, CASE, "{shape}", shares=[0.3], measures=size, batch=1, progress=False, **own)
+    assert not result.failed
+    assert len({row["value"] for row in result.rows}) == 5
+    maps = AttentionMaps()
+    heat = run(model, maps, prompt=CASE.prompt, seed=CASE.seed, **own)[maps].heat_map("circle")
+    assert heat.is_video
+    written = HideTokens("circle", order=heat.values, share=0.3)
+    expected = run(model, written, prompt=CASE.prompt, seed=CASE.seed, **own).latents.norm()
+    assert result.curve(OWN, "size")[1][1].value == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_what_is_refused(embedded):

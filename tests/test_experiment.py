@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import sdprobe
+from sdprobe.core.limits.row_subset import PartialRun
 from sdprobe.experiments import Case, Condition, Result, attached, cases, experiment
+from tests.families import ASKED, FAMILIES
 
 SETTINGS = {"steps": 2, "guidance_scale": 3.0, "progress": False}
 SWAP = [sdprobe.ReplaceToken("red", with_="blue")]
@@ -222,3 +224,27 @@ def test_a_picture_with_transparency_is_a_picture(tiny):
     kinds = [Case("a", image=picture.convert(mode), strength=0.5) for mode in ("RGB", "RGBA")]
     first, second = (experiment(tiny, own, {"b": []}, mean, **{**SETTINGS, "steps": 4}) for own in kinds)
     assert value(first, "untouched", "mean") == value(second, "untouched", "mean")
+
+
+VIDEOS = ("LTX-Video", "CogVideoX", "CogVideoX 1.5", "HunyuanVideo", "Wan 2.1", "Wan 2.2")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.nightly] * (name != "Wan 2.1")) for name in FAMILIES]
+)
+def test_a_condition_that_does_nothing_is_untouched_to_the_last_bit(family):
+    """In one batch, and in a model of videos in runs of one video each."""
+    model, asked = sdprobe.load(FAMILIES[family]()), {"height": 16, "width": 16, **ASKED.get(family, {})}
+    asked.pop("images_per_prompt", None)
+    images = []
+
+    def apart(run, untouched):
+        images.append(run)
+        return (run.latents - untouched.latents).abs().max()
+
+    conditions = {"nothing": [], "weight 1": [sdprobe.ScalePrompt(1.0)], "half": [sdprobe.ScalePrompt(0.5)], "none": []}
+    result = experiment(model, "a red circle", conditions, apart, **SETTINGS | asked)
+    assert not result.failed
+    unchanged = {row["condition"] for row in result.rows if row["unchanged"] and row["value"] == 0}
+    assert unchanged == {"untouched", "nothing", "weight 1", "none"}
+    assert all(isinstance(run, PartialRun) == (family not in VIDEOS) for run in images)

@@ -156,6 +156,23 @@ def test_shares_nest_and_count():
     assert ShareOfPlaces.of(torch.zeros(4, 4), 0.25).at((4, 4))[0].all()  # ties: the first
 
 
+def test_an_order_over_a_video_chooses_among_all_frames():
+    """Of 9 frames, the latents have 3: 1 + 4 + 4."""
+    order = torch.rand(3, 8, 16, generator=torch.Generator().manual_seed(0))
+    order[2] += 1
+    found = ShareOfPlaces.of(order, 0.4).at((3, 8, 16))
+    assert found.sum() == round(0.4 * 3 * 8 * 16)
+    assert found[2].all()
+    assert order[found].min() >= order[~found].max()
+    coarse = ShareOfPlaces.of(order, 0.4).at((3, 4, 8))
+    averaged = torch.nn.functional.avg_pool2d(order[:, None], 2)[:, 0]
+    assert averaged[coarse].min() >= averaged[~coarse].max()
+    every = order[[0, 1, 1, 1, 1, 2, 2, 2, 2]] + torch.tensor([0, 3, -3, 1, -1, 2, -2, 0, 0]).view(9, 1, 1)
+    assert torch.equal(ShareOfPlaces.of(every, 0.4).at((3, 8, 16)), found)
+    with pytest.raises(ValueError, match="the order has 2 frames: give as many as the places of the picture have, 3"):
+        ShareOfPlaces.of(order[:2], 0.4).at((3, 8, 16))
+
+
 def test_a_share_of_an_order_is_a_mask_of_it(embedded):
     order = left_half().float()
     share, mask = (
@@ -218,6 +235,8 @@ def test_errors(embedded):
     speck[0, 0] = True
     with pytest.raises(ValueError, match="covers no place"):
         run(embedded, HideTokens("red", places=speck))
+    with pytest.raises(ValueError, match=r"the order has 3 frames, and the places of .* are those of an image"):
+        run(embedded, HideTokens("red", order=torch.rand(3, 4, 4), share=0.5))
     with pytest.raises(ValueError, match="the order is 2×3"):
         run(embedded, HideTokens("red", order=torch.rand(2, 3), share=0.5))
 
@@ -233,6 +252,7 @@ def test_errors(embedded):
         ("from 0 to 1", "red", {"order": torch.rand(4, 4), "share": 1.5}),
         ("a number for each place", "red", {"order": HeatMap(torch.rand(4, 4)), "share": 0.5}),
         ("a finite number", "red", {"order": torch.full((4, 4), torch.nan), "share": 0.5}),
+        (r"\[frames, h, w\] of a video, not \[1, 1, 4, 4\]", "red", {"order": torch.rand(1, 1, 4, 4), "share": 0.5}),
         ("mask of booleans", "red", {"places": torch.rand(4, 4)}),
         ("whole numbers", "red", {"heads": 0}),
         ("no role", "red", {"role": "other"}),

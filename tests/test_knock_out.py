@@ -15,6 +15,7 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.job import Job
 from sdprobe.experiments.knock_out import KnockOut, knock_out, other_heads
+from sdprobe.experiments.measures import Area, Heated
 from sdprobe.experiments.sampler import sampler_of
 from sdprobe.transform.attention_edits.share_of_places import ShareOfPlaces
 from tests.families import FAMILIES
@@ -153,9 +154,57 @@ def test_a_word_that_is_not_there(embedded):
         knock_out(embedded, CASE, "green", measures=len, **SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def video():
+    model = sdprobe.load(FAMILIES["LTX-Video"]())
+    own = {"frames": 5, "height": 32, "width": 64, "prompt": CASE.prompt, "seed": CASE.seed, **SETTINGS, "steps": 2}
+    return model, own
+
+
+def of_video(video, where):
+    model, own = video
+    settings = {name: own[name] for name in own if name not in ("prompt", "seed")}
+    size = {"size": lambda run: run.latents.double().norm()}
+    result = knock_out(model, CASE, "red", where=where, measures=size, batch=1, progress=False, **settings)
+    assert not result.failed
+    assert len({row["value"] for row in result.rows}) == 4
+    return result.rows[1]["value"]
+
+
+def hidden_in(video, **where):
+    model, own = video
+    return run(model, HideTokens("red", **where), **own).latents.double().norm().item()
+
+
+def test_where_a_word_is_in_a_video(video):
+    model, own = video
+    maps = AttentionMaps()
+    untouched = run(model, maps, **own)
+    mask = untouched[maps].heat_map("circle").mask().float()
+    assert mask.ndim == 3
+    assert of_video(video, "{shape}") == hidden_in(video, order=mask, share=mask.mean().item())
+    of_frames = Heated("circle").mask(untouched, untouched, CASE)
+    assert of_video(video, Heated("circle")) == of_video(video, of_frames)
+
+
+def test_a_mask_over_every_frame_is_counted_in_latent_frames(video):
+    """The first of 5 frames is the first of 3 latent frames alone."""
+    mask = torch.zeros(5, 32, 64, dtype=torch.bool)
+    mask[0, :, :32] = True
+    latents = torch.zeros(3, 4, 8)
+    latents[0, :, :4] = 1
+    expected = hidden_in(video, order=latents, share=1 / 6)
+    assert of_video(video, mask) == of_video(video, Area(mask)) == of_video(video, latents > 0) == expected
+    half = torch.zeros(4, 8, dtype=torch.bool)
+    half[:, :4] = True
+    assert of_video(video, half) == hidden_in(video, places=half)
+
+
 def test_a_mask_that_is_none(embedded):
     with pytest.raises(TypeError, match="a mask of booleans, a word or a region, not numbers"):
         knock_out(embedded, CASE, "red", where=torch.rand(4, 4), measures=len)
+    with pytest.raises(ValueError, match=r"\[frames, h, w\] of a video, with some places, not \[1, 1, 4, 4\]"):
+        knock_out(embedded, CASE, "red", where=torch.ones(1, 1, 4, 4) > 0, measures=len)
     with pytest.raises(ValueError, match=r"a mask .* with some places"):
         knock_out(embedded, CASE, "red", where=torch.zeros(4, 4) > 0, measures=len)
 

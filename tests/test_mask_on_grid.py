@@ -41,6 +41,19 @@ def test_half_of_a_place_is_enough_and_less_is_not():
         mask_on_grid(mask, (1, 1))
 
 
+def test_a_place_of_a_video_is_that_of_all_frames_decoded_from_it():
+    """Of 5 frames the latents have 3: 1 + 2 + 2."""
+    mask = torch.stack([random_mask(k, 8) for k in range(5)])
+    found = mask_on_grid(mask, (3, 4, 4))
+    assert torch.equal(found[0], mask_on_grid(mask[0], (4, 4)))
+    for frame, own in ((1, mask[1:3]), (2, mask[3:5])):
+        counts = own.reshape(2, 4, 2, 4, 2).sum((0, 2, 4))
+        assert torch.equal(found[frame], counts >= 4)
+    assert torch.equal(mask_on_grid(mask[:1].expand(5, 8, 8), (3, 4, 4)), mask_on_grid(mask[0], (3, 4, 4)))
+    with pytest.raises(ValueError, match="a mask of 5 frames, and 4×4 is a grid of an image"):
+        mask_on_grid(mask, (4, 4))
+
+
 def test_another_ratio_is_refused():
     with pytest.raises(ValueError, match="64×64, which does not fit 16×32"):
         mask_on_grid(random_mask(0), (16, 32))

@@ -27,6 +27,16 @@ def test_it_covers_as_many_places_of_every_grid():
     assert torch.equal(moved_region(mask, GRIDS, [1]), moved_region(mask, GRIDS, [1]))
 
 
+def test_in_a_video_every_frame_is_moved_alike():
+    masks = torch.zeros(3, 16, 32, dtype=torch.bool)
+    for frame in range(3):
+        masks[frame, 4:8, 4 * frame : 4 * frame + 6] = True
+    moved = moved_region(masks, [(3, 8, 16), (3, 4, 8)], [1])
+    moves = [(y, x) for y in range(0, 16, 4) for x in range(0, 32, 4)]
+    assert not torch.equal(moved, masks)
+    assert any(torch.equal(moved, masks.roll(own, (1, 2))) for own in moves)
+
+
 def test_what_cannot_be_moved():
     with pytest.raises(ValueError, match="the same wherever it is moved"):
         moved_region(torch.ones(8, 8, dtype=torch.bool), GRIDS, [0])

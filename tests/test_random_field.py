@@ -41,3 +41,11 @@ def test_a_smooth_map_gives_smooth_fields():
 
 def test_a_map_of_nothing_stays_one():
     assert random_field(HeatMap(torch.zeros(4, 4)), 0).values.eq(0).all()
+
+
+def test_of_a_video_the_spectrum_is_also_that_of_time():
+    heat = HeatMap(torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0)), "red")
+    field = random_field(heat, 0).values
+    powers = [torch.fft.fftn(own.double()).abs() for own in (heat.values, field)]
+    assert torch.allclose(*powers, atol=1e-4)
+    assert not torch.allclose(field, heat.values, atol=0.01)

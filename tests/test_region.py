@@ -89,6 +89,8 @@ def test_an_area_is_its_mask_at_the_size_of_the_picture(plain):
         assert torch.equal(Area(given).mask(plain, plain, CASE), torch.tensor(LEFT))
     with pytest.raises(ValueError, match="ratio"):
         Area(LEFT[:32]).mask(plain, plain, CASE)
+    with pytest.raises(ValueError, match=r"a mask over an image is \[h, w\], not \[1, 64, 64\]"):
+        Area(LEFT[None]).mask(plain, plain, CASE)
 
 
 def test_an_area_keeps_a_mask_of_its_own():
@@ -107,8 +109,8 @@ def test_what_is_no_mask_is_refused(heated):
         Area(heated[sdprobe.AttentionMaps].heat_map("circle"))
     with pytest.raises(ValueError, match="at least one place"):
         Area(~(LEFT | ~LEFT))
-    with pytest.raises(ValueError, match=r"\[1, 64, 64\]"):
-        Area(LEFT[None])
+    with pytest.raises(ValueError, match=r"\[1, 1, 64, 64\]"):
+        Area(LEFT[None, None])
 
 
 def test_inside_and_outside_are_the_whole(plain):

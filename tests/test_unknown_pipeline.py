@@ -335,7 +335,9 @@ def test_what_is_not_known_reads_so(two, latte, reopened):
     assert again.prompts == run.prompts
     assert torch.equal(again[acts]["mid_block"], run[acts]["mid_block"])
     run, _ = attached(latte)
-    assert repr(run) == "Run('a red circle', 1 video of 2 frames of 16×16, 3 steps of DDIMScheduler, guidance 7.5, seed 1)"
+    assert (
+        repr(run) == "Run('a red circle', 1 video of 2 frames of 16×16, 3 steps of DDIMScheduler, guidance 7.5, seed 1)"
+    )
     assert reopened(run).prompts == run.prompts
 
 

@@ -107,8 +107,8 @@ def deletion(
     """Hide a word from growing shares of the picture, in the order of its heat map, and measure what is lost.
 
     If the map shows where the word matters, hiding it where the map is highest costs most at a small share. The same
-    share of every grid is hidden. The map is that of an untouched run of the case, the mean over sites, heads and
-    steps.
+    share of every grid is hidden; of a video the share of all places of all frames. The map is that of an untouched run
+    of the case, the mean over sites, heads and steps.
 
     >>> import sdprobe
     >>> from sdprobe import experiments

@@ -78,7 +78,7 @@ def experiment(
             with names of their own.
         hooks: hooks in every condition, also the untouched one, for measures to read.
         batch: the largest number of images in one run. A job has as many conditions as fit beside the untouched one.
-            With 1, each condition is a run of its own.
+            With 1, each condition is a run of its own, as it always is for a model of videos.
         folder: keep the rows of each job in a file there. Jobs whose file is there are not run again; those that failed
             are.
         executor: where jobs run: None for here, or any executor of `concurrent.futures`, or `Client.get_executor()` of
@@ -140,6 +140,7 @@ def planned_jobs(
     """
     said, jobs = settings or SampleSettings(), []
     by_name, identity = named(measures), sampler.identity if identified else ""
+    batch = 1 if _makes_videos(sampler) else batch
     for case in all_cases(cases):
         made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
         names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
@@ -148,6 +149,12 @@ def planned_jobs(
         parts = in_jobs(list(names), batch)
         jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, labels) for some in parts]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
+
+
+def _makes_videos(sampler: Sampler) -> bool:
+    """Whether a model of videos is run: one video fills a batch, and several would take as many times its memory."""
+    model = getattr(sampler, "model", None)  # a sampler of one's own may have none
+    return model is not None and model.default_frames is not None
 
 
 def _of_case(conditions: Mapping[str, Any], case: Case) -> dict[str, Condition]:

@@ -12,7 +12,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from sdprobe.core.given_hooks import Given
-from sdprobe.core.grid import image_grid
 from sdprobe.core.limits.limited_hook import Limit, Sites, Steps
 from sdprobe.core.limits.only import only
 from sdprobe.core.prompt import Prompt
@@ -20,6 +19,7 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.condition import Condition, Design, NotInThisCase
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
+from sdprobe.experiments.measures.mask_on_grid import mask_on_grid
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.moved_region import moved_region
 from sdprobe.experiments.random_words import random_words
@@ -87,7 +87,7 @@ class KnockOut(Design):
     def _elsewhere(self, words: list[Word], case: Case, runner: CaseRunner, labels: Mapping[str, str]) -> Condition:
         def hooks() -> Given:
             sites = [site for site in untouched_run(runner).sites if self._includes(site)]
-            grids = [image_grid(site.grid, "a region elsewhere") for site in sites if site.grid]
+            grids = [site.grid for site in sites if site.grid]
             return self._hooks(
                 words,
                 moved_region(region_of(self.where, case, runner), grids, [seed_of(case.prompt, case.seed)]),
@@ -186,7 +186,8 @@ def knock_out(
         where: only there: a mask of booleans over the picture, ``[h, w]``, or a heat map, for where it is above the
             usual threshold; a word, for its heat map in the untouched run; or a region of
             `sdprobe.experiments.measures`. At every grid, as many places as are in proportion to the region's area are
-            chosen, those that it covers most. None for everywhere.
+            chosen, those that it covers most. In a video a mask is that of every frame, or has one for each frame, of
+            the latents or of the video. None for everywhere.
         sites: only at these sites, as in `sdprobe.only`.
         heads: only at these heads of each site.
         in_steps: only in these steps, as the ``steps`` of `sdprobe.only`; ``steps`` itself is the number of them.
@@ -194,7 +195,7 @@ def knock_out(
 
     Raises:
         WordNotInPrompt: for a word that a case's prompt does not have.
-        ValueError: for a mask that is not ``[h, w]`` with some places.
+        ValueError: for a mask that is not ``[h, w]`` or ``[frames, h, w]``, or has no places.
         TypeError: for a mask that is not of booleans.
 
     Source: Geva et al. 2023, "Dissecting Recall of Factual Associations in Auto-Regressive Language Models", section 4.
@@ -252,29 +253,42 @@ def other_heads(heads: Sequence[int], count: int, seed: Sequence[int]) -> list[i
     return sorted(np.random.default_rng(list(seed)).permutation(others)[: len(set(heads))].tolist())
 
 
-def region_of(where: Any, case: Case, runner: CaseRunner) -> Bool[Tensor, "h w"]:
+def region_of(where: Any, case: Case, runner: CaseRunner) -> Bool[Tensor, "*frames h w"]:
     """Return a region as a mask. Raises ValueError if the case's picture has no such region."""
     if isinstance(where, str):
         return untouched_run(runner).heat_map(case.fill(where)).mask()
     if not callable(getattr(where, "mask", None)):
-        return torch.as_tensor(where)  # was looked at by `knock_out`
+        return _at_sites(torch.as_tensor(where), runner)  # was looked at by `knock_out`
     run = untouched_run(runner).run
     found: Tensor | None = where.mask(run, run, case)
     if found is None:
         raise NotInThisCase(f"the untouched picture has no {where!r}, so the words cannot be hidden there")
-    return found
+    return _at_sites(found, runner)
 
 
-def checked_mask(where: Any) -> Bool[Tensor, "h w"]:
+def _at_sites(mask: Bool[Tensor, "*frames h w"], runner: CaseRunner) -> Bool[Tensor, "*frames h w"]:
+    """Return a mask over every frame of a video as one over the frames of the sites, in which places are counted."""
+    if mask.ndim == 2:
+        return mask
+    grids = [site.grid for site in untouched_run(runner).sites if site.grid]
+    frames = max((grid[0] for grid in grids if len(grid) == 3), default=len(mask))
+    return mask if len(mask) <= frames else mask_on_grid(mask, (frames, *mask.shape[1:]))
+
+
+def checked_mask(where: Any) -> Bool[Tensor, "*frames h w"]:
     """Return a mask that a user gave.
 
-    Raises TypeError for one that is not of booleans, and ValueError for one that is not ``[h, w]`` with some places.
+    Raises TypeError for one that is not of booleans, and ValueError for one that is not ``[h, w]``, or
+    ``[frames, h, w]`` of a video, with some places.
     """
     mask = torch.as_tensor(where)
     if mask.dtype != torch.bool:
         raise TypeError(f"where is a mask of booleans, a word or a region, not numbers of {mask.dtype}")
-    if mask.ndim != 2 or not mask.any():
-        raise ValueError(f"where is a mask [h, w] with some places, not {list(mask.shape)} with {int(mask.sum())}")
+    if mask.ndim not in (2, 3) or not mask.any():
+        raise ValueError(
+            f"where is a mask [h, w], or [frames, h, w] of a video, with some places, not {list(mask.shape)} with "
+            f"{int(mask.sum())}"
+        )
     return mask
 
 

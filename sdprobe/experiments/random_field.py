@@ -15,7 +15,8 @@ def random_field(like: HeatMap, seed: int | Sequence[int]) -> HeatMap:
     """Return a map with the power spectrum of another one and random phases: as smooth, with its peaks elsewhere.
 
     The phases are those of white noise, so that the map is real. The mean stays; the distribution of the values does
-    not, and only their order is of use here. The map goes on over its edges, as a Fourier transform has it.
+    not, and only their order is of use here. The map goes on over its edges, as a Fourier transform has it. That of a
+    video is as smooth in time as well.
 
     >>> import torch
     >>> import sdprobe
@@ -31,12 +32,13 @@ def random_field(like: HeatMap, seed: int | Sequence[int]) -> HeatMap:
         seed: of the phases; several numbers are one seed.
 
     Source: Theiler et al. 1992, "Testing for nonlinearity in time series: the method of surrogate data", section 2.4
-    (phase randomisation), here over two axes.
+    (phase randomisation), here over two axes, and over that of frames.
     """
     values = like.numpy().astype(np.float64)
-    spectrum = np.fft.fft2(values)
-    noise = np.fft.fft2(np.random.default_rng(seed).standard_normal(values.shape))
+    spectrum = np.fft.fftn(values)
+    noise = np.fft.fftn(np.random.default_rng(seed).standard_normal(values.shape))
     phases = noise / np.abs(noise)
-    phases[0, 0] = spectrum[0, 0] / np.abs(spectrum[0, 0]) if spectrum[0, 0] else 1.0
-    drawn = np.fft.ifft2(np.abs(spectrum) * phases).real
+    mean = (0,) * values.ndim
+    phases[mean] = spectrum[mean] / np.abs(spectrum[mean]) if spectrum[mean] else 1.0
+    drawn = np.fft.ifftn(np.abs(spectrum) * phases).real
     return replace(like, values=torch.from_numpy(drawn).to(like.values))

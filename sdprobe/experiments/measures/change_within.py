@@ -43,5 +43,5 @@ class ChangeWithin(ABC):
         return None if mask is None else self.change(run, untouched, mask)
 
     @abstractmethod
-    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
-        """Return the change where a mask at the picture's size is True."""
+    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "*frames h w"]) -> float:
+        """Return the change where a mask at the picture's size, of a video for each of its frames, is True."""

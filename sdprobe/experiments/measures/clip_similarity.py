@@ -13,12 +13,13 @@ from sdprobe import clip as of_clip
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.experiments.case import Case
+from sdprobe.experiments.measures.frames_of import frames_of
 from sdprobe.model.clip_model import Clip, given_or_embedded
 
 
 @dataclass(frozen=True)
 class TextSimilarity:
-    """The cosine between a picture and a text in CLIP's space.
+    """The cosine between a picture and a text in CLIP's space; of a video, the mean over its frames.
 
     >>> import sdprobe
     >>> case = Case("a red circle", words={"shape": "circle"})
@@ -49,12 +50,14 @@ class TextSimilarity:
     def __call__(self, run: Run, untouched: Run, case: Case) -> float:
         text = case.prompt if self.text is None else case.fill(self.text)
         with torch.inference_mode():
-            return float(of_clip.similarity(run.images[0], text, clip=_loaded(self.clip)).cosine)
+            return float(of_clip.similarity(list(frames_of(run)), text, clip=_loaded(self.clip)).cosine.mean())
 
 
 @dataclass(frozen=True)
 class PictureSimilarity:
     """The cosine between a picture and the untouched picture in CLIP's space; 1 for the same picture.
+
+    Of a video it is the mean over its frames, each with the untouched frame of the same time.
 
     >>> import sdprobe
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", steps=2, seed=0, progress=False)
@@ -78,8 +81,8 @@ class PictureSimilarity:
 
     def __call__(self, run: Run, untouched: Run) -> float:
         with torch.inference_mode():
-            one, other = _loaded(self.clip).image_features([run.images[0], untouched.images[0]])
-        return float(one @ other)
+            ones, others = (_loaded(self.clip).image_features(list(frames_of(own))) for own in (run, untouched))
+        return float((ones * others).sum(-1).mean())
 
 
 def _named(what: str, text: str | None, clip: str | Path | None) -> str:

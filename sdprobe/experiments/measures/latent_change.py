@@ -16,8 +16,8 @@ from sdprobe.experiments.measures.mask_on_grid import mask_on_grid
 class LatentChange(ChangeWithin):
     """The root mean square difference to the untouched final latents, in standard deviations of the latter.
 
-    The standard deviation is over all channels and places of the untouched latents, also for a region, so that regions
-    can be compared. 0 is no change; √2 is what two independent draws of the same distribution have on average.
+    The standard deviation is over all channels, frames and places of the untouched latents, also for a region, so that
+    regions can be compared. 0 is no change; √2 is what two independent draws of the same distribution have on average.
 
     >>> import sdprobe
     >>> from sdprobe import experiments
@@ -30,7 +30,7 @@ class LatentChange(ChangeWithin):
 
     Args:
         within: where; None for the whole picture. A place of the latents is in the region if the region covers at least
-            half of it.
+            half of it; of a video, over the frames that are decoded from it.
 
     It returns None where the picture has no such region.
 
@@ -41,13 +41,13 @@ class LatentChange(ChangeWithin):
 
     what = "latent change"
 
-    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
-        """Return the change where a mask at the picture's size is True."""
+    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "*frames h w"]) -> float:
+        """Return the change where a mask at the picture's size, of a video for each of its frames, is True."""
         latents, others = (_final_latents(own) for own in (run, untouched))
-        there = mask_on_grid(mask, (others.shape[-2], others.shape[-1]))
+        there = mask_on_grid(mask, tuple(others.shape[1:]))
         return float((latents - others)[:, there].square().mean().sqrt() / others.std(correction=0))
 
 
-def _final_latents(run: Run) -> Float[Tensor, "channels h w"]:
+def _final_latents(run: Run) -> Float[Tensor, "channels *frames h w"]:
     assert run.latents is not None  # the run has ended
     return run.latents[0].detach().cpu().double()

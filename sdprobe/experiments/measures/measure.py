@@ -16,8 +16,8 @@ Measure = Callable[..., Any]
 """A function of a `Run`, of a run and the untouched one, or of these and the `Case`.
 
 It returns a number, or True or False; None where there is nothing to be said of this picture; or several of these by
-name. The run has one image. To be sent to another process it is a function of a module, or a frozen dataclass with
-``__call__``."""
+name. The run has one image, or one video, whose frames are ``run.images``. To be sent to another process it is a
+function of a module, or a frozen dataclass with ``__call__``."""
 
 Value = float | bool | None
 

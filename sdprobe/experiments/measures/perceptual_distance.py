@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.run import Run
+from sdprobe.experiments.measures.frames_of import frames_of
 
 Backbone = Literal["alex", "vgg", "squeeze"]
 Network = Callable[[Float[Tensor, "1 3 H W"], Float[Tensor, "1 3 H W"]], Tensor]
@@ -21,6 +22,8 @@ Network = Callable[[Float[Tensor, "1 3 H W"], Float[Tensor, "1 3 H W"]], Tensor]
 @dataclass(frozen=True)
 class PerceptualDistance:
     """The learned perceptual distance (LPIPS) to the untouched picture: 0 for the same picture.
+
+    Of a video it is the mean over its frames.
 
     It is computed by the package ``lpips``, which is no part of any extra: it needs torchvision, and downloads the
     weights of the backbone when it is first used.
@@ -53,7 +56,7 @@ class PerceptualDistance:
 
 
 def distance_by(network: Network, run: Run, untouched: Run) -> float:
-    """Return what a network of two pictures says of the pictures of two runs.
+    """Return what a network of two pictures says of the pictures of two runs; of videos, the mean over the frames.
 
     >>> import sdprobe
     >>> run = sdprobe.sample(sdprobe.load(), "a red circle", steps=2, seed=0, progress=False)
@@ -66,7 +69,8 @@ def distance_by(network: Network, run: Run, untouched: Run) -> float:
         untouched: the other run.
     """
     with torch.inference_mode():
-        return float(network(*(_as_tensor(own.images[0]) for own in (run, untouched))))
+        pairs = zip(frames_of(run), frames_of(untouched), strict=True)
+        return float(np.mean([float(network(_as_tensor(one), _as_tensor(other))) for one, other in pairs]))
 
 
 def _as_tensor(picture: Any) -> Float[Tensor, "1 3 H W"]:

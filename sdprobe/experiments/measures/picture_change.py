@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.experiments.measures.change_within import ChangeWithin
+from sdprobe.experiments.measures.frames_of import frames_of
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,11 @@ class PictureChange(ChangeWithin):
 
     what = "picture change"
 
-    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "h w"]) -> float:
-        """Return the change where a mask at the picture's size is True."""
-        changes = [_change(*frames)[mask.numpy()] for frames in zip(run.images, untouched.images, strict=True)]
-        return float(np.stack(changes).mean())
+    def change(self, run: Run, untouched: Run, mask: Bool[Tensor, "*frames h w"]) -> float:
+        """Return the change where a mask at the picture's size, of a video for each of its frames, is True."""
+        pixels, others = (_pixels(own) for own in (run, untouched))
+        return float(np.abs(pixels - others)[mask.expand(pixels.shape[:-1]).numpy()].mean())
 
 
-def _change(picture: Image, other: Image) -> Float[np.ndarray, "h w 3"]:
-    pixels, others = (np.asarray(own.convert("RGB"), dtype=np.float64) for own in (picture, other))
-    return np.abs(pixels - others)
+def _pixels(run: Run) -> Float[np.ndarray, "frames h w 3"]:
+    return np.stack([np.asarray(own.convert("RGB"), dtype=np.float64) for own in frames_of(run)])

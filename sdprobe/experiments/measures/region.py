@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.experiments.case import Case
+from sdprobe.experiments.measures.frames_of import at_frames, size_of
 from sdprobe.experiments.measures.mask_on_grid import mask_on_grid
 from sdprobe.experiments.measures.things_seen import Thing, refuse_unknown_words, said, things_in
 from sdprobe.observe.attention_maps import AttentionMaps
@@ -29,8 +30,11 @@ class Region(Protocol):
         """What to call it in the name of a measure."""
         ...
 
-    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "h w"] | None:
-        """Return the part as a mask at the picture's size; None where this picture has no such part."""
+    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "*frames h w"] | None:
+        """Return the part as a mask at the picture's size; None where this picture has no such part.
+
+        Of a video it is the part of every frame, ``[h, w]``, or that of each, ``[frames, h, w]``.
+        """
         ...
 
 
@@ -60,7 +64,7 @@ class Detected:
     def name(self) -> str:
         return said(self.thing)
 
-    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "h w"] | None:
+    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "*frames h w"] | None:
         """Return the pixels of the thing; None if it is not seen in the untouched picture."""
         found = Thing.of(case.fill(self.thing)).seen(things_in(untouched))
         return None if found is None else torch.tensor(found.mask)
@@ -93,10 +97,10 @@ class Heated:
         at = "" if self.threshold == THRESHOLD else f" above {self.threshold:g}"
         return f"heat of {said(self.word)}{at}"
 
-    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "h w"] | None:
-        """Return where the map is above the threshold."""
+    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "*frames h w"] | None:
+        """Return where the map is above the threshold; of a video in each of its frames."""
         heat = self._maps(untouched).heat_map(case.fill(self.word))
-        return heat.resize(_size(untouched)).mask(self.threshold).cpu()
+        return at_frames(heat.resize(size_of(untouched)).mask(self.threshold).cpu(), untouched)
 
     def _maps(self, untouched: Run) -> AttentionMaps:
         given = [untouched[hook] for hook, _ in untouched.records]
@@ -122,7 +126,8 @@ class Area:
 
     Args:
         places: the mask ``[h, w]``, of booleans: an array, a tensor or nested sequences; of the picture's size, or of
-            another with the same ratio of height to width.
+            another with the same ratio of height to width. Of a video it is the same of every frame, or a mask
+            ``[frames, h, w]`` with the frames of the video, or of its latents, as a heat map has them.
 
     Raises:
         TypeError: for a mask that is not of booleans.
@@ -137,9 +142,10 @@ class Area:
         mask = np.array(self.places.cpu() if isinstance(self.places, Tensor) else self.places)
         if mask.dtype != np.bool_:
             raise TypeError(f"an area is a mask of booleans, such as values > 0.5, not numbers of {mask.dtype}")
-        if mask.ndim != 2 or not mask.any():
+        if mask.ndim not in (2, 3) or not mask.any():
             raise ValueError(
-                f"an area is a mask [h, w] with at least one place, not {list(mask.shape)} with {int(mask.sum())}"
+                f"an area is a mask [h, w], or [frames, h, w] of a video, with at least one place, not "
+                f"{list(mask.shape)} with {int(mask.sum())}"
             )
         mask.setflags(write=False)
         object.__setattr__(self, "places", mask)
@@ -148,9 +154,15 @@ class Area:
     def name(self) -> str:
         return "an area"
 
-    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "h w"] | None:
-        """Return the mask at the picture's size. Raises ValueError if its ratio of height to width is another."""
-        return mask_on_grid(torch.tensor(self.places), _size(untouched))
+    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "*frames h w"] | None:
+        """Return the mask at the picture's size; of a video, if it has frames, for each of its frames.
+
+        Raises ValueError if its ratio of height to width is another, and for frames that the picture does not have.
+        """
+        mask = torch.tensor(self.places)
+        if mask.ndim == 3:
+            mask = at_frames(mask, untouched)
+        return mask_on_grid(mask, (*mask.shape[:-2], *size_of(untouched)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Area) and np.array_equal(self.places, other.places)
@@ -185,7 +197,7 @@ class Outside:
     def name(self) -> str:
         return f"outside {self.region.name}"
 
-    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "h w"] | None:
+    def mask(self, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "*frames h w"] | None:
         """Return all but the region; None where the picture has no such region."""
         found = self.region.mask(run, untouched, case)
         return None if found is None else ~found
@@ -197,14 +209,12 @@ def refuse_no_region(within: Any) -> None:
         raise TypeError(f"{within!r:.80} is no region: a region is {REGIONS}")
 
 
-def mask_of(within: Region | None, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "h w"] | None:
-    """Return where to measure: the whole picture for no region; None where nothing is to be measured."""
+def mask_of(within: Region | None, run: Run, untouched: Run, case: Case) -> Bool[Tensor, "*frames h w"] | None:
+    """Return where to measure: the whole picture for no region; None where nothing is to be measured.
+
+    Of a video the mask is that of each of its frames.
+    """
     if within is None:
-        return torch.ones(_size(untouched), dtype=torch.bool)
+        return at_frames(torch.ones(size_of(untouched), dtype=torch.bool), untouched)
     found = within.mask(run, untouched, case)
-    return found if found is not None and found.any() else None
-
-
-def _size(run: Run) -> tuple[int, int]:
-    picture = run.images[0]
-    return picture.height, picture.width
+    return at_frames(found, untouched) if found is not None and found.any() else None

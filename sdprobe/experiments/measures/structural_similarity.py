@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdprobe.core.run import Run
+from sdprobe.experiments.measures.frames_of import frames_of
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class StructuralSimilarity:
     """The mean structural similarity (SSIM) to the untouched picture: 1 for the same picture, about 0 for another.
 
     It is computed by scikit-image with the paper's window and constants, in each of the three colour channels; the mean
-    of these is returned.
+    of these is returned, and of a video the mean over its frames.
 
     >>> import sdprobe
     >>> run, other = (
@@ -38,12 +39,13 @@ class StructuralSimilarity:
 
     def __call__(self, run: Run, untouched: Run) -> float:
         similarity = _structural_similarity()
-        pictures = [np.asarray(own.images[0].convert("RGB")) for own in (run, untouched)]
-        if min(pictures[0].shape[:2]) < 11:
-            raise ValueError(f"structural similarity has a window of 11×11, and pictures are {run.images[0].size}")
+        pictures = [[np.asarray(picture.convert("RGB")) for picture in frames_of(own)] for own in (run, untouched)]
+        if min(pictures[0][0].shape[:2]) < 11:
+            raise ValueError(f"structural similarity has a window of 11×11, and pictures are {frames_of(run)[0].size}")
         # What scikit-image's documentation names as the paper's own.
         paper = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-        return float(similarity(*pictures, channel_axis=-1, data_range=255, **paper))
+        pairs = zip(*pictures, strict=True)
+        return float(np.mean([similarity(*pair, channel_axis=-1, data_range=255, **paper) for pair in pairs]))
 
 
 def _structural_similarity() -> Any:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from sdprobe.core.picture_of import is_of_videos
 from sdprobe.core.run import Run
 from sdprobe.shapes import COLOURS, SHAPES, Found, detect
 from sdprobe.shapes.drawing import SIZE, Image
@@ -74,7 +75,15 @@ def things_in(run: Run) -> tuple[Found, ...]:
 
 
 def pixels_of(run: Run) -> Image:
-    """Return the picture of a run as ``[64, 64, 3]``, uint8. Raises ValueError for a picture of another size."""
+    """Return the picture of a run as ``[64, 64, 3]``, uint8.
+
+    Raises ValueError for a picture of another size, and for a video.
+    """
+    if is_of_videos(run):
+        raise ValueError(
+            "the detector sees coloured shapes in the pictures that the embedded model makes, and this run is of a "
+            "video: measure it with TextSimilarity, PictureChange or a function of your own"
+        )
     picture = run.images[0].convert("RGB")
     if picture.size != (SIZE, SIZE):
         raise ValueError(

@@ -47,7 +47,8 @@ class HideTokens(Transform):
         places: a mask of booleans over the picture, ``[h, w]`` or ``[images, h, w]``: only there the tokens are hidden.
             It is resized to each grid: a place is chosen if at least half of it is covered. None for every place.
         order: a number for each place, ``[h, w]``, such as ``heat_map.values``, with ``share``: the tokens are hidden
-            at the places with the highest numbers.
+            at the places with the highest numbers. In a video these are places of every frame; those of an order
+            ``[frames, h, w]``, with the frames of its latents or its own, are the highest of all frames.
         share: at how many of the places, from 0 to 1; the same share of every grid.
         heads: numbers of attention heads; None for all.
         modules: patterns on dotted module names; None for every site with text.
