@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix, InstructPix2PixXL
 from sdprobe.model.families.qwen_image_edit import QwenImageEdit
 from sdprobe.model.loading import FAMILIES
 
@@ -22,7 +22,7 @@ def table() -> str:
         for family in FAMILIES
         if family.variants and family.__module__.startswith("sdprobe.")
     ]
-    alone = [f"| | {_named(family.pipelines)} |" for family in (InstructPix2Pix, QwenImageEdit)]
+    alone = [f"| | {_named(family.pipelines)} |" for family in (InstructPix2Pix, InstructPix2PixXL, QwenImageEdit)]
     return "\n".join([*HEAD, *rows, *alone])
 
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sdprobe.model.loading import load
 from sdprobe.stock_pipelines.pipeline_listener import family_of
 from sdprobe.testing import FAMILY_LAWS, examine_family
 from tests.families import ASKED, FAMILIES
 from tests.further_stock_pipelines import FURTHER
 from tests.later_stock_pipelines import LATER
 from tests.parity.test_attach import test_looking_changes_nothing_and_every_point_changes_the_picture as looking
+from tests.planted_further import map_is_patch
 from tests.stock_pipelines import OTHERS, STOCK
 from tests.test_planted_families import JOINT
 from tests.test_planted_families import test_the_four_directions as four_directions
@@ -43,6 +43,17 @@ it is current.
 - Activations: image and text are found in what modules take and give.
 """
 
+FURTHER_HEAD = """Further pipelines of these families can be attached to, and are tried so:
+
+- Attach: looking changes nothing, and what a transform changes at any point reaches the picture.
+- Maps: on a planted network, with latents given at the beginning and nothing added (ControlNet's scale is 0), the
+  heat map of a word is the planted patch in the first step, at every site. "–" is a pipeline that does not begin with
+  latents that it is given: its maps are not tried.
+
+Activations are tried on the text-to-image pipeline of each family alone, in the table above.
+[Families](families.md#further-pipelines) lists all.
+"""
+
 SAMPLE = {"is the stock pipeline", "looking changes nothing", "passes every point", "ends where it predicts"}
 ATTACH = {"can be attached", "every point changes the picture"}
 ACTIVATIONS = {"knows its activations"}
@@ -66,7 +77,8 @@ def lines() -> list[Line]:
         pipe = make().pipe
         family = family_of(pipe)
         assert family is not None
-        found.append(Line(family.__name__, f"`{type(pipe).__name__}`", None, _holds(looking, make), None, None))
+        maps = _found(map_is_patch, make)
+        found.append(Line(family.__name__, f"`{_known_as(pipe)}`", None, _holds(looking, make), maps, None))
     return found
 
 
@@ -77,17 +89,26 @@ def _of_family(name: str) -> Line:
     assert {law.name for law in FAMILY_LAWS} >= SAMPLE | ATTACH | ACTIVATIONS
     patch = planted_patch_of_frame if name in VIDEOS else planted_patch
     maps = _holds(patch, name) and (name not in JOINT or _holds(four_directions, name))
-    pipe = make()
-    (pipeline,) = {kind.__name__ for kind in type(pipe).__mro__} & {*load(pipe).pipelines}
-    return Line(name, f"`{pipeline}`", held >= SAMPLE, held >= ATTACH, maps, held >= ACTIVATIONS)
+    return Line(name, f"`{_known_as(make())}`", held >= SAMPLE, held >= ATTACH, maps, held >= ACTIVATIONS)
+
+
+def _known_as(pipe: Any) -> str:
+    """The name by which the family knows a pipeline, whose class may be the tests' own."""
+    family = family_of(pipe)
+    assert family is not None
+    names = (*family.pipelines, *family.variants)
+    return next(kind.__name__ for kind in type(pipe).__mro__ if kind.__name__ in names)
 
 
 def _holds(test: Callable[[Any], None], case: Any) -> bool:
+    return _found(lambda own: test(own) is None, case) is True
+
+
+def _found(asked: Callable[[Any], bool | None], case: Any) -> bool | None:
     try:
-        test(case)
+        return asked(case)
     except Exception:  # whatever a test raises, it does not pass
         return False
-    return True
 
 
 def page(found: list[Line]) -> str:
@@ -108,15 +129,19 @@ def _written(found: list[Line]) -> Iterator[str]:
         marks = " | ".join("✓" if kept else "no" for kept in (line.sample, line.attach, line.maps, line.activations))
         yield f"| {line.family} | {line.pipeline} | {marks} |"
     yield ""
-    yield "Further pipelines of these families can be attached to. Each of these is tried so: looking changes nothing,"
-    yield "and what a transform changes reaches the picture. [Families](families.md#further-pipelines) lists all."
-    yield ""
-    yield "| family | pipelines |"
-    yield "|---|---|"
+    yield FURTHER_HEAD
+    yield "| family | pipeline | attach | maps |"
+    yield "|---|---|:-:|:-:|"
     for family, several in further.items():
-        tried = {line.pipeline: all(own.attach for own in several if own.pipeline == line.pipeline) for line in several}
-        shown = (name if kept else f"{name} (no)" for name, kept in tried.items())
-        yield f"| {family} | {', '.join(shown)} |"
+        for pipeline in dict.fromkeys(line.pipeline for line in several):
+            tried = [line for line in several if line.pipeline == pipeline]
+            maps = [line.maps for line in tried if line.maps is not None]
+            marks = " | ".join(_mark(kept) for kept in ([line.attach for line in tried], maps))
+            yield f"| {family} | {pipeline} | {marks} |"
+
+
+def _mark(kept: list[bool]) -> str:
+    return ("✓" if all(kept) else "no") if kept else "–"
 
 
 if __name__ == "__main__":

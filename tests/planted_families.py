@@ -45,12 +45,17 @@ class Marked(sdprobe.Transform):
 
 
 def planted(pipe: Any) -> sdprobe.Model:
-    """The pipeline's own network, planted."""
+    """The model of a pipeline whose own network is planted."""
+    plant(pipe)
+    return sdprobe.load(pipe)
+
+
+def plant(pipe: Any) -> None:
+    """Plant the pipeline's own network, or both where it has two."""
     with torch.no_grad():
         for name in ("unet", "transformer", "transformer_2"):
             if (network := getattr(pipe, name, None)) is not None:
                 PLANTED.get(type(network).__name__, _plant_transformer)(network)
-    return sdprobe.load(pipe)
 
 
 def _plant_unet(unet: Any) -> None:
@@ -119,6 +124,7 @@ PLANTED: dict[str, Callable[[Any], None]] = {
     "HunyuanVideoTransformer3DModel": plant_hunyuan_video,
     "LTXVideoTransformer3DModel": plant_ltx,
     "WanTransformer3DModel": plant_wan,
+    "WanVACETransformer3DModel": plant_wan,
     "Lumina2Transformer2DModel": plant_lumina2,
     "ZImageTransformer2DModel": plant_z_image,
 }

@@ -21,7 +21,10 @@ def plant_wan(network: Any) -> None:
     for layer, of in ((embedder.text_embedder.linear_1, 0), (embedder.text_embedder.linear_2, 1)):
         _zero(layer)
         layer.weight[1, of] = 1
-    for block in network.blocks:
+    blocks = [*network.blocks, *getattr(network, "vace_blocks", ())]
+    for layer in (own for name, own in network.named_modules() if name.endswith(("vace_patch_embedding", "proj_in"))):
+        _zero(layer)  # the blocks that read another video begin with the tokens of the one that is made
+    for block in blocks:
         nn.init.zeros_(block.scale_shift_table)  # no shift, no scale, and gates that are shut
         attention = block.attn2
         width = attention.to_q.out_features // attention.heads

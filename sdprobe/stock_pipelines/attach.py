@@ -15,7 +15,7 @@ from sdprobe.core.registry import resolve
 from sdprobe.core.run import Run
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.cache_states import gradients_past_caches
-from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.families.instruct_pix2pix import ThreeWayGuidance
 from sdprobe.model.unknown.modular_pipeline import is_modular
 from sdprobe.model.unknown.unknown_pipeline import UnknownPipeline
 from sdprobe.stock_pipelines.call_arguments import CallArguments
@@ -185,7 +185,7 @@ def _call_past_hooks(
             "prompt_embeds, or run the hook by sdprobe.sample"
         )
     with torch.inference_mode(False), torch.no_grad():
-        if isinstance(model, InstructPix2Pix):
+        if isinstance(model, ThreeWayGuidance):
             model.image_guidance_scale = arguments.get("image_guidance_scale")
         model.asked = {name: arguments.get(name) for name in model.guiding}
         settings = arguments.settings(model)

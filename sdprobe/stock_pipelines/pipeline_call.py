@@ -93,10 +93,11 @@ class PipelineCall(PicturesOfCall):
 
     def on_controlnet(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline shows its latents to ControlNet."""
+        args, kwargs = self.model.call_by_name(args, kwargs)
         self.fit(kwargs)
         if self.timestep is None:
             args, kwargs = self.show_latents(args, kwargs)
-        return args, self.limited_text_beside(args, kwargs)
+        return self.model.call_as_made(args, self.limited_text_beside(args, kwargs))
 
     def on_denoise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """A pipeline calls its denoiser."""

@@ -22,7 +22,7 @@ from sdprobe.core.concept import Concept
 from sdprobe.core.run import Settings
 from sdprobe.model.base import Model
 from sdprobe.model.denoiser.compiled_parts import listen_outside
-from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix
+from sdprobe.model.families.instruct_pix2pix import InstructPix2Pix, InstructPix2PixXL
 from sdprobe.model.families.qwen_image_edit import QwenImageEdit
 from sdprobe.model.loading import FAMILIES
 from sdprobe.model.text.added_tokens import add_to_tokenizers
@@ -94,7 +94,7 @@ def attached_names() -> tuple[str, ...]:
 
 
 def _known() -> tuple[type[Model], ...]:
-    return (InstructPix2Pix, QwenImageEdit, *FAMILIES)
+    return (InstructPix2Pix, InstructPix2PixXL, QwenImageEdit, *FAMILIES)
 
 
 def copy_for_call(model: Model, settings: Settings, words: Mapping[str, Concept], asked: Mapping[str, Any]) -> Model:

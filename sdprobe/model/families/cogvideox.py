@@ -34,7 +34,7 @@ class CogVideoX(VideoModel):
     """
 
     pipelines = ("CogVideoXPipeline",)
-    variants = ("CogVideoXImageToVideoPipeline",)
+    variants = ("CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline", "CogVideoXFunControlPipeline")
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     text_first = True
     one_of_each = True

@@ -38,6 +38,7 @@ class QwenImage(OneFrame):
         "QwenImageImg2ImgPipeline",
         "QwenImageInpaintPipeline",
         "QwenImageControlNetPipeline",
+        "QwenImageControlNetInpaintPipeline",
     )
     img2img = QwenImageImg2ImgPipeline
     text_first = True

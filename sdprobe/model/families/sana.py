@@ -35,6 +35,7 @@ class Sana(BinnedTransformer):
     """
 
     pipelines = ("SanaPipeline",)
+    variants = ("SanaPAGPipeline", "SanaControlNetPipeline")
     bins = MappingProxyType(
         {16: ASPECT_RATIO_512_BIN, 32: ASPECT_RATIO_1024_BIN, 64: ASPECT_RATIO_2048_BIN, 128: ASPECT_RATIO_4096_BIN}
     )

@@ -32,6 +32,7 @@ class StableDiffusion(UNetModel):
         "StableDiffusionPAGImg2ImgPipeline",
         "StableDiffusionPAGInpaintPipeline",
         "StableDiffusionControlNetPAGPipeline",
+        "StableDiffusionControlNetPAGInpaintPipeline",
     )
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     img2img = StableDiffusionImg2ImgPipeline

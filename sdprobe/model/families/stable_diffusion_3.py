@@ -32,6 +32,7 @@ class StableDiffusion3(TransformerModel):
         "StableDiffusion3ControlNetPipeline",
         "StableDiffusion3ControlNetInpaintingPipeline",
         "StableDiffusion3PAGPipeline",
+        "StableDiffusion3PAGImg2ImgPipeline",
     )
     encoded_at = MappingProxyType({"cond": (0, 2), "uncond": (1, 3)})
     token_axis = (("text_encoder", "text_encoder_2"), ("text_encoder_3",))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
@@ -26,19 +26,22 @@ class StableDiffusionXL(UNetModel):
     first encoder first.
     """
 
-    pipelines = ("StableDiffusionXLPipeline",)
-    variants = (
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    variants: ClassVar[tuple[str, ...]] = (
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
         "StableDiffusionXLControlNetPipeline",
         "StableDiffusionXLControlNetImg2ImgPipeline",
         "StableDiffusionXLControlNetInpaintPipeline",
         "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
         "StableDiffusionXLAdapterPipeline",
         "StableDiffusionXLPAGPipeline",
         "StableDiffusionXLPAGImg2ImgPipeline",
         "StableDiffusionXLPAGInpaintPipeline",
         "StableDiffusionXLControlNetPAGPipeline",
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
     )
     encoded_at = MappingProxyType({"cond": (0, 2), "uncond": (1, 3)})
     token_axis = (("text_encoder", "text_encoder_2"),)

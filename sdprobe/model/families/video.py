@@ -45,7 +45,10 @@ class VideoModel(TransformerModel):
 
     @property
     def default_frames(self) -> int | None:
-        return int(self.default("num_frames"))
+        try:
+            return int(self.default("num_frames"))
+        except KeyError:  # a video to start from has its own, and the latents will tell
+            return 1
 
     def default_size(self) -> tuple[int, int]:
         return int(self.default("height")), int(self.default("width"))

@@ -41,10 +41,13 @@ class Wan(VideoModel):
     of the latents that hooks get; in Wan 2.1 every site of cross-attention first attends to the picture's tokens (of
     CLIP), in a call of kind ``"image_prompt"``. With one denoiser of Wan 2.2 (5B) the picture stands in the place of
     the first frame: hooks get it there, as the denoiser does.
+
+    VACE: the blocks that read the video to follow (``vace_blocks``) attend to the text as the others do, and are sites
+    too. Pictures to refer to are the first frames of the latents, which are not decoded: heat maps begin with theirs.
     """
 
     pipelines = ("WanPipeline",)
-    variants = ("WanImageToVideoPipeline",)
+    variants = ("WanImageToVideoPipeline", "WanVideoToVideoPipeline", "WanVACEPipeline")
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     separate_calls = True
     text_inlet = ("condition_embedder.text_embedder",)
@@ -57,7 +60,7 @@ class Wan(VideoModel):
     @property
     def boundary(self) -> float | None:
         """The timestep from which on the first denoiser runs; None if it always does."""
-        ratio = self.pipe.config.boundary_ratio
+        ratio = self.pipe.config.get("boundary_ratio")  # video to video has one denoiser
         return None if ratio is None else ratio * self.pipe.scheduler.config.num_train_timesteps
 
     def network_at(self, timestep: float | Tensor) -> str:

@@ -25,7 +25,10 @@ MASK, MULTIPLE = "encoder_attention_mask", 32
 """The denoiser pads image and text, each, to a multiple of this number of tokens."""
 
 NAMES = MappingProxyType({"x": "hidden_states", "t": "timestep", "cap_feats": EMBEDS})
-"""How arguments of the denoiser are usually called, by their names in this one."""
+"""How arguments of the denoiser are usually called, by their names in this one and in its ControlNet."""
+
+CONTROL = "control_context"
+"""What ControlNet is given after these."""
 
 PLACE = "\ue000"
 """A letter that no template has, in the place of the text."""
@@ -42,7 +45,12 @@ class ZImage(OneStream):
     """
 
     pipelines = ("ZImagePipeline",)
-    variants = ("ZImageImg2ImgPipeline",)
+    variants = (
+        "ZImageImg2ImgPipeline",
+        "ZImageInpaintPipeline",
+        "ZImageControlNetPipeline",
+        "ZImageControlNetInpaintPipeline",
+    )
     img2img = ZImageImg2ImgPipeline
     ragged = True
     guiding = ("cfg_normalization",)
@@ -109,7 +117,7 @@ class ZImage(OneStream):
         return torch.as_tensor(pipe.prepare_latents(pixels, timestep, *given))
 
     def call_by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        by_name = {**dict(zip(NAMES, args, strict=False)), **kwargs}
+        by_name = {**dict(zip((*NAMES, CONTROL), args, strict=False)), **kwargs}
         given = {NAMES.get(name, name): value for name, value in by_name.items()}
         embeds, mask = _one_tensor(given[EMBEDS])
         rows = torch.stack(given["hidden_states"]).squeeze(2)
