@@ -42,6 +42,11 @@ class RecordedAttention:
         """What was kept apart, of ``"step"``, ``"layer"`` and ``"head"``."""
         return frozenset(self.maps.sums.apart)
 
+    @property
+    def layers(self) -> list[str]:
+        """The sites of which it recorded something by themselves, in the order in which they came."""
+        return list(dict.fromkeys(key.layer for key in self.maps.sums if key.layer is not None))
+
     def places(self, apart: frozenset[str]) -> dict[Where, list[Key]]:
         """Return the sums to add up for each place, where only this is kept apart."""
         found: dict[Where, list[Key]] = {}
