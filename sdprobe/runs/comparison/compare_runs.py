@@ -249,7 +249,7 @@ def _pictures(a: Run, b: Run, images: range, notes: list[str]) -> Iterator[Dista
     for image in images:
         x, y = _picture(a, image), _picture(b, image)
         if x is None or y is None:
-            notes.append("pictures: a run that has not come to its end has none")
+            notes.append("pictures: a run that has not come to its end, or gave none, has none")
         elif x.size == y.size:
             distance, alike, verdict = picture_distance(x, y)
             yield Distance("picture", None, "", image, "", "", distance, alike, verdict, 1 / 255)

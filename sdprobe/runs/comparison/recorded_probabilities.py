@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -67,6 +68,8 @@ class SummedProbabilities:
         self._record = record
         self._totals: dict[int, dict[str, Tensor]] = {}
         self._labels: dict[int, RowLabel] = {}
+        # A pipeline that no family knows can have several rows of an image.
+        self._parts: Counter[tuple[int, str]] = Counter()
         self.count = len({(index, key.name, key.call) for index, key in cells})
         for index, key in cells:
             x = record.at(index, key)
@@ -76,6 +79,7 @@ class SummedProbabilities:
                     mean, totals = own.to(torch.float64).mean(0), self._totals.setdefault(label.image, {})
                     totals[key.stream] = totals[key.stream] + mean if key.stream in totals else mean
                     self._labels[label.image] = label
+                    self._parts[label.image, key.stream] += 1
         self.images = tuple(self._totals)
 
     def words(self, image: int) -> list[str]:
@@ -88,14 +92,14 @@ class SummedProbabilities:
     def map_of(self, word: str, image: int) -> Float[Tensor, " positions"]:
         """Return the mean attention to a word: over its tokens, heads and calls."""
         columns = list(self._prompt(image).positions(word))
-        return self._totals[image]["text"][:, columns].mean(-1) / self.count
+        return self._totals[image]["text"][:, columns].mean(-1) / self._parts[image, "text"]
 
     def whole(self, image: int) -> tuple[object, Float[Tensor, "positions tokens"]]:
         """Return the mean attention to all that was kept, and what that is."""
         totals = self._totals[image]
         sizes = {name: total.shape[-1] for name, total in totals.items()}
         named = sizes["text"] if [*sizes] == ["text"] else tuple(sizes.items())
-        return named, torch.cat([*totals.values()], -1) / self.count
+        return named, torch.cat([total / self._parts[image, name] for name, total in totals.items()], -1)
 
     def _prompt(self, image: int) -> Prompt:
         readings = self._record.description.get("readings", {})
