@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdprobe import Activations, AttentionQueries, AttentionRecorder, LatentRecorder, Statistics
+import sdprobe
+from sdprobe import (
+    Activations,
+    AttentionMatrices,
+    AttentionQueries,
+    AttentionRecorder,
+    ConceptOutputs,
+    LatentRecorder,
+    Statistics,
+    WordGradients,
+)
 from sdprobe.runs.export.labelled_arrays import labelled_arrays
 from tests.laws.strategies import run
 from tests.unknown_pipelines import EVERY, attached
@@ -53,3 +63,13 @@ def test_probabilities_and_queries_of_each_module(tiny):
         expected = kept.queries[1, layer, 0]
         assert np.array_equal(own.values[1], expected.unflatten(2, (h, w)))
         assert own.attrs["scale"] == kept.scales[layer]
+
+
+def test_a_folder_gives_the_same_arrays(tiny, tmp_path):
+    hooks = AttentionRecorder(), AttentionQueries(), AttentionMatrices(grids=[4]), ConceptOutputs()
+    result = run(tiny, *hooks, WordGradients(["red"]), steps=1)
+    opened = sdprobe.open(result.save(tmp_path / "run"))
+    arrays, found = result.numpy(), opened.numpy()
+    assert arrays.keys() == found.keys()
+    assert all(np.array_equal(arrays[name], found[name], equal_nan=arrays[name].dtype.kind == "f") for name in arrays)
+    assert opened.to_xarray().identical(result.to_xarray())
