@@ -14,10 +14,12 @@ from sdprobe.core.activations.record import ActivationKey, ActivationRecord
 from sdprobe.core.prompt import Prompt, WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.core.written_prompt import read_prompt
+from sdprobe.core.written_values import mapping
 from sdprobe.observe.attention_recorder import AttentionRecorder
 from sdprobe.runs.comparison.recorded_values import records_of
 from sdprobe.runs.comparison.where import Where
 
+AXES = ("rows", "heads", "queries", "keys")
 Cell = tuple[int | None, ActivationKey]
 
 
@@ -44,6 +46,8 @@ class RecordedProbabilities:
         found: dict[Where, list[Cell]] = {}
         for index in self.record.indices:
             for key, form in self.record.forms(index).items():
+                if form.axes != AXES:  # in the folder of somebody else
+                    continue
                 step = index if "step" in apart else None
                 layer = key.name if "layer" in apart else None
                 for role in dict.fromkeys(row.role for row in form.rows):
@@ -85,9 +89,11 @@ class SummedProbabilities:
     def words(self, image: int) -> list[str]:
         """Return the words of an image's prompt, as far as they are known."""
         try:
-            return list(self._prompt(image).words) if "text" in self._totals[image] else []
+            prompt = self._prompt(image)
+            words = list(prompt.words) if "text" in self._totals[image] else []
         except (WordNotInPrompt, ValueError):  # of embeddings; or in the folder of somebody else
             return []
+        return [word for word in words if max(prompt.positions(word)) < self._totals[image]["text"].shape[-1]]
 
     def map_of(self, word: str, image: int) -> Float[Tensor, " positions"]:
         """Return the mean attention to a word: over its tokens, heads and calls."""
@@ -102,7 +108,7 @@ class SummedProbabilities:
         return named, torch.cat([total / self._parts[image, name] for name, total in totals.items()], -1)
 
     def _prompt(self, image: int) -> Prompt:
-        readings = self._record.description.get("readings", {})
+        readings = mapping(mapping(self._record.description).get("readings", {}))
         return read_prompt(readings.get(self._labels[image].prompt))
 
 
