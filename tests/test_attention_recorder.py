@@ -83,3 +83,12 @@ def test_what_is_refused(tiny):
 def test_beside_activations_a_run_has_one_record_of_each(tiny):
     source = run(tiny, sdprobe.Activations("conv_out"), AttentionRecorder())
     assert same_run(run(tiny, sdprobe.Patch(source, "conv_out")), source)
+
+
+def test_vectors_of_each_head_have_their_places(tiny):
+    site = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    recorder = AttentionRecorder(site)
+    found = run(tiny, recorder, steps=1)[recorder]
+    flat, (heads, places, _) = found.flat(site), found.at(0, site)[0].shape
+    for name, of_place in (("y", torch.arange(places) // 4), ("x", torch.arange(places) % 4)):
+        assert flat.table[name].tolist() == of_place.tolist() * heads

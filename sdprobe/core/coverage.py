@@ -60,7 +60,9 @@ class Coverage:
         uncompiled: the parts of the denoiser that ran without ``torch.compile``, since hooks look inside them; ``""``
             is the whole denoiser.
         hooks: how often each hook acted, in the order given (`HookCalls`).
-        unknown: what is not known of a pipeline that no family knows, each in words; else empty.
+        passed: every site that hooks were called at, in the order in which the networks first passed them: the name of
+            an attention site, and for a module's tensor also its side and stream, as `ActivationKey` prints it.
+        unknown: what is not known of a pipeline, each in words; mostly of one that no family knows.
     """
 
     sites: dict[str, str] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class Coverage:
     missed: dict[str, str] = field(default_factory=dict)
     uncompiled: set[str] = field(default_factory=set)
     hooks: list[HookCalls] = field(default_factory=list)
+    passed: dict[str, None] = field(default_factory=dict, repr=False)
     unknown: tuple[str, ...] = ()
     _counted: dict[int, HookCalls] = field(default_factory=dict, repr=False, compare=False)
 

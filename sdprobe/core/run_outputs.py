@@ -103,6 +103,13 @@ class RunOutputs:
         - `AttentionMaps`: ``attention_16x16`` of each grid, ``(image, role, step, layer, head, token, y, x)``: mean
           probabilities, in float32. What was not kept apart is no dimension, nor is the role if only one was recorded.
           If a callback changed the prompt, ``attention_16x16_prompt_2`` is of the second one.
+        - `AttentionMatrices`: ``matrix_cross_image_to_text_16x16``, ``(image, step, layer, from, to)``; tokens are
+          ``from_token_text`` and ``to_token_text``, and places stand row by row.
+        - `AttentionRecorder`: ``probabilities_..._text`` of each module, ``(step, row, heads, queries, keys)``.
+        - `AttentionQueries`: ``queries_...`` of each module, ``(step, image, head, y, x, width)``.
+        - `WordGradients`: ``word_gradient_norm_16x16``, ``..._product_...`` and ``..._path_...``,
+          ``(image, word, y, x)``, and with a path ``word_gradient_change``, ``(image, word)``.
+        - `ConceptOutputs`: ``concept_share_16x16`` and ``concept_score_16x16``, ``(image, concept, y, x)``.
         - `SelfAttentionMaps`: ``self_attention_16x16``, ``(image, position, seen)``, positions row by row.
         - `LatentRecorder`: ``latents``, ``noise_pred``, ``denoised``, ``(step, image, channel, y, x)``.
         - `Statistics`: ``latents_mean``, ..., ``cosine``, ``(step, image)``.

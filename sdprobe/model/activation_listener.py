@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sdprobe.core.activations.form import ActivationKey
 from sdprobe.core.compose import Hook, Hooks
 from sdprobe.core.coverage import Coverage
 from sdprobe.core.hook import OUTSIDE, SIDES
@@ -57,7 +58,7 @@ class ActivationListener:
             aligned: the order of the rows' tokens (`AlignedRows`), where the image follows texts of different lengths.
         """
         handles: list[Any] = []
-        passes = [_Pass(asked, site_of, aligned) for asked in self.asked]
+        passes = [_Pass(asked, site_of, self._coverage.passed, aligned) for asked in self.asked]
         try:
             for own in passes:
                 handles.append(own.register())
@@ -122,8 +123,8 @@ class _Asked:
 class _Pass:
     """A side of a module in one pass of its network."""
 
-    def __init__(self, asked: _Asked, site_of: SiteOf, aligned: Any = None) -> None:
-        self.asked, self.site_of, self.aligned = asked, site_of, aligned
+    def __init__(self, asked: _Asked, site_of: SiteOf, passed: dict[str, None], aligned: Any = None) -> None:
+        self.asked, self.site_of, self.passed, self.aligned = asked, site_of, passed, aligned
         self.calls = 0
         self.streams: list[str] = []
 
@@ -150,6 +151,7 @@ class _Pass:
         hooks = self.asked.hooks_of(site.stream)
         if not len(hooks):
             return x
+        self.passed.setdefault(str(ActivationKey.of(site)))
         if self.aligned is None or site.grid is None or site.text is None or not self.aligned.fits(x):
             return hooks.activation(x, site)
         shown = self.aligned.shown(x, 1)

@@ -111,7 +111,7 @@ class AttentionRecorder(RecordOfSteps):
             return  # a pipeline may call its denoiser for each role separately
         run, rows = site.run, [attn.rows[k] for k in entries]
         labels = tuple(RowLabel(number_in_whole(run, row.image), row.role, row.prompt.text) for row in rows)
-        form = ActivationForm(("rows", "heads", "queries", "keys"), labels)
+        form = ActivationForm(("rows", "heads", "queries", "keys"), labels, site.grid)
         for name in self._columns_of(site.kind):
             key = ActivationKey(ActivationKey.of(site).name, "output", name, site.call)
             self._passed[key] = None

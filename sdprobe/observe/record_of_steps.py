@@ -175,6 +175,9 @@ def _folder(hook: object) -> Path | None:
     return Path(hook.to).resolve() if isinstance(hook, RecordOfSteps) and hook.to is not None else None
 
 
+UNLABELLED = "; what its rows are can be said by attach(pipe, hooks, rows=...)"
+
+
 def _joined(key: ActivationKey, parts: list[Kept]) -> Kept:
     """Return the rows of several calls together: prompts and negative prompts are encoded one after the other."""
     if len(parts) == 1:
@@ -184,7 +187,7 @@ def _joined(key: ActivationKey, parts: list[Kept]) -> Kept:
         sizes = ", ".join(f"{list(part.copy.value.shape)} of {part.form.rows[0].prompt!r}" for part in parts)
         raise ValueError(
             f"{key} has not the same shape in all rows ({', '.join(first.axes)}: {sizes}): choose rows=, or positions "
-            f"instead of words as tokens="
+            f"instead of words as tokens={UNLABELLED * any(row.role == 'unlabelled' for row in first.rows)}"
         )
     positions = None if first.positions is None else tuple(own for part in parts for own in part.form.positions or ())
     rows = tuple(row for part in parts for row in part.form.rows)

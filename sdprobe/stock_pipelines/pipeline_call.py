@@ -32,6 +32,11 @@ from sdprobe.stock_pipelines.replaced_latents import ReplacedLatents
 from sdprobe.stock_pipelines.shown_rows import ShownRows
 from sdprobe.stock_pipelines.size_of_call import fit_to_call, fit_to_size
 
+FURTHER = (
+    "the rows of further calls of the denoiser, which the pipeline makes for a guidance of its own: hooks see nothing of "
+    "them, and only transforms of the text act there"
+)
+
 
 class PipelineCall(PicturesOfCall):
     """One call of a pipeline: what the pipeline does is told here, and passes the run's hooks.
@@ -117,6 +122,7 @@ class PipelineCall(PicturesOfCall):
         elif self.timestep is None:
             args, kwargs = self.show_latents(args, kwargs)
         if rows is None:
+            self.run.coverage.note_unknown(FURTHER)
             return args, self.limited_text_beside(args, kwargs)
         self.asked = LeftOutOfCall.asked(self.current_step(), rows, self.module_hooks.has_caches)
         call, rows = self.asked.narrowed(DenoiserCall(args, kwargs, count, self.run_model)), self.asked.rows

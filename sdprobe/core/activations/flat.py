@@ -81,7 +81,7 @@ def _table(index: int | None, x: Tensor, form: ActivationForm) -> dict[str, np.n
     if form.grid is not None:
         for name, at in zip(("x", "y"), np.indices(form.grid)[::-1], strict=False):
             found[name] = none.copy()
-            found[name][first:past] = at.ravel()
+            found[name][first:past] = np.tile(at.ravel(), (past - first) // at.size)  # of attention, for each head
     if form.positions is not None:
         found["token"], found["position"] = np.array(form.positions).reshape(-1), none
     elif form.text is not None:

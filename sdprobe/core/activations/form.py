@@ -103,6 +103,8 @@ class ActivationForm:
 
     def _fits(self, size: Mapping[str, int]) -> bool:
         assert self.grid is not None
+        if "queries" in size:
+            return size["queries"] == prod(self.grid)
         if "h" in size or "positions" not in size:
             return tuple(size[axis] for axis in ("frames", "h", "w") if axis in size) == self.grid
         first, past = self.image or (0, size["positions"])

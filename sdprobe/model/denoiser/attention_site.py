@@ -52,6 +52,7 @@ class AttentionSite:
     Args:
         of: the module.
         step: the step.
+        passed: the sites passed in the run, to which it is added at its first call that is shown to hooks.
         aligned: the order of the rows' tokens, where the image follows texts of different lengths.
 
     Attributes:
@@ -59,8 +60,10 @@ class AttentionSite:
         seen: the kind of each of its calls and what it attended to, in order.
     """
 
-    def __init__(self, of: AttentionModule, step: Step, aligned: AlignedRows | None = None) -> None:
-        self.of, self.step, self.aligned = of, step, aligned
+    def __init__(
+        self, of: AttentionModule, step: Step, passed: dict[str, None], aligned: AlignedRows | None = None
+    ) -> None:
+        self.of, self.step, self.passed, self.aligned = of, step, passed, aligned
         self.entered = False
         self.seen: list[tuple[str, str]] = []
         self._arguments: Mapping[str, Any] = {}
@@ -92,6 +95,7 @@ class AttentionSite:
         hooks = of.hooks_of(kind)
         if not len(hooks):
             return stock(query, key, *args, **kwargs)
+        self.passed.setdefault(of.name)
         step, rows = self.step, self.step.rows
         if len(query) != len(rows):
             rows = rows_of_pass(rows, len(query), len(self.seen) - 1)

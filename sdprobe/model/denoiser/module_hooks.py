@@ -208,7 +208,7 @@ class ModuleHooks:
         handles: list[Any] = []
         here = self._listened[self._prefix_at(step)]
         aligned = self._aligned(here, arguments)
-        sites = [AttentionSite(of, step, aligned) for of in here.attention]
+        sites = [AttentionSite(of, step, self._coverage.passed, aligned) for of in here.attention]
         if len(self._denoisers) > 1:
             for name in (name for name in here.names if self._coverage.missed.get(name, "").endswith(NO_STEP)):
                 del self._coverage.missed[name]

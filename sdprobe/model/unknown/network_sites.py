@@ -70,7 +70,7 @@ class NetworkSites:
     def listen(self, step: Step) -> Iterator[None]:
         """While this is open, a call of the network goes through the points ``attention`` and ``activation``."""
         handles: list[Any] = []
-        sites = [UnknownAttentionSite(of, step) for of in self._attention]
+        sites = [UnknownAttentionSite(of, step, self._coverage.passed) for of in self._attention]
         try:
             for site in sites:
                 handles += site.register()

@@ -52,14 +52,19 @@ class AskedAttention:
 class UnknownAttentionSite:
     """One attention module during one pass of its network.
 
+    Args:
+        of: the module.
+        step: the step.
+        passed: the sites passed in the run, to which it is added at its first call that is shown to hooks.
+
     Attributes:
         entered: whether the module ran.
         seen: how many calls of each kind were passed.
         unseen: why a call could not be passed; None if none was left out.
     """
 
-    def __init__(self, of: AskedAttention, step: Step) -> None:
-        self.of, self.step = of, step
+    def __init__(self, of: AskedAttention, step: Step, passed: dict[str, None]) -> None:
+        self.of, self.step, self.passed = of, step, passed
         self.entered = False
         self.seen = Counter[str]()
         self.unseen: str | None = None
@@ -96,6 +101,7 @@ class UnknownAttentionSite:
         if why or not len(hooks):
             return stock(query, key, *args, **kwargs)
         self.seen[kind] += 1
+        self.passed.setdefault(of.name)
         rows = of.rows_of(self.step.rows, len(query))
         step = self.step if rows is self.step.rows else replace(self.step, rows=rows)
         own = isinstance(of.module, AttentionModule) and kind == "cross"

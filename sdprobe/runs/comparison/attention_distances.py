@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.runs.comparison.distances import Distance, cosine, map_distance, rounding_limit, verdict_of
-from sdprobe.runs.comparison.recorded_attention import RecordedAttention, SummedAttention, Where, attention_of
+from sdprobe.runs.comparison.other_records import records_attention
+from sdprobe.runs.comparison.recorded_attention import Recorded, Summed, attention_of
 from sdprobe.runs.comparison.recorded_values import dtype_of_run
+from sdprobe.runs.comparison.where import Where
 
 RECORD = "AttentionMaps(keep=('step', 'layer'))"
 
 
 def attention_distances(a: Run, b: Run, images: range, by_steps: bool, notes: list[str]) -> Iterator[Distance]:
-    """Return the distances of what every two `AttentionMaps` of both runs kept.
+    """Return the distances of what every two `AttentionMaps` and `AttentionRecorder` of both runs kept.
 
     Args:
         a: a run.
@@ -24,31 +27,35 @@ def attention_distances(a: Run, b: Run, images: range, by_steps: bool, notes: li
         by_steps: whether steps of the same number are compared; else sums over all steps, of which none are.
         notes: the notes so far, to which it adds what was left out.
     """
-    seen: set[tuple[Where, int, str]] = set()
+    seen: set[tuple[str, int | None, str, int, str]] = set()
     unlike: dict[Where, str] = {}
     if not by_steps:
         return
-    for first in attention_of(a):
-        for second in attention_of(b):
-            apart = first.apart & second.apart
-            here, there = first.places(apart), second.places(apart)
-            for where in here:
-                if where not in there:
-                    continue
-                x, y = first.summed(here[where]), second.summed(there[where])
-                if x.count != y.count:
-                    unlike[where] = f"summed over {x.count} calls in a and {y.count} in b"
-                    continue
-                limit = rounding_limit(x.dtype, y.dtype, dtype_of_run(a), dtype_of_run(b))
-                for image in (i for i in images if i in x.of.images and i in y.of.images):
-                    for word, p, q in _maps(x, y, image):
-                        if (where, image, word) not in seen:
-                            seen.add((where, image, word))
-                            yield _compared(where, image, word, p, q, limit)
-    compared = {where for where, _, _ in seen}
+    for first, second in _pairs(attention_of(a), attention_of(b)):
+        apart = first.apart & second.apart
+        here, there = first.places(apart), second.places(apart)
+        for where in here:
+            if where not in there:
+                continue
+            x, y = first.summed(where, here[where]), second.summed(where, there[where])  # type: ignore[arg-type]
+            if x.count != y.count:
+                unlike[where] = f"summed over {x.count} calls in a and {y.count} in b"
+                continue
+            limit = rounding_limit(x.dtype, y.dtype, dtype_of_run(a), dtype_of_run(b))
+            for image in (i for i in images if i in x.images and i in y.images):
+                for word, p, q in _maps(x, y, image):
+                    if (place := (where.role, where.step, where.site, image, word)) not in seen:
+                        seen.add(place)
+                        yield _compared(where, image, word, p, q, limit)
+    compared = {(role, step, site) for role, step, site, _, _ in seen}
     for where, why in unlike.items():
-        if where not in compared:
+        if (where.role, where.step, where.site) not in compared:
             notes.append(f"attention of {where.site} left out: {why}; record both runs with {RECORD}")
+
+
+def _pairs(first: list[Recorded], second: list[Recorded]) -> list[tuple[Recorded, Recorded]]:
+    """Return each of one with each of the other; first those that were recorded by hooks of one kind."""
+    return sorted(product(first, second), key=lambda pair: type(pair[0]) is not type(pair[1]))
 
 
 def notes_on_attention(a: Run, b: Run, compared: bool) -> list[str]:
@@ -62,7 +69,8 @@ def notes_on_attention(a: Run, b: Run, compared: bool) -> list[str]:
     first, second = attention_of(a), attention_of(b)
     if not first or not second:
         by = "a only" if first else "b only" if second else "neither"
-        return [f"attention: recorded by {by}; record both runs with {RECORD}"]
+        what = "maps of attention" if records_attention(a) or records_attention(b) else "attention"
+        return [f"{what}: recorded by {by}; record both runs with {RECORD}"]
     apart = frozenset[str]().union(*(x.apart & y.apart for x in first for y in second))
     notes = []
     if missing := [name for name in ("step", "layer") if name not in apart]:
@@ -75,12 +83,12 @@ def notes_on_attention(a: Run, b: Run, compared: bool) -> list[str]:
     return notes
 
 
-def _shares_places(first: list[RecordedAttention], second: list[RecordedAttention]) -> bool:
+def _shares_places(first: list[Recorded], second: list[Recorded]) -> bool:
     pairs = [(x, y, x.apart & y.apart) for x in first for y in second]
     return any(set(x.places(apart)) & set(y.places(apart)) for x, y, apart in pairs)
 
 
-def _maps(x: SummedAttention, y: SummedAttention, image: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _maps(x: Summed, y: Summed, image: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Return the two maps of all recorded tokens together, and of each word of both."""
     whole, other = x.whole(image), y.whole(image)
     if whole is not None and other is not None and whole[0] == other[0]:

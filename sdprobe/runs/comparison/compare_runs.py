@@ -22,6 +22,7 @@ from sdprobe.runs.comparison.distances import (
     verdict_of,
 )
 from sdprobe.runs.comparison.order_of_sites import order_of_sites
+from sdprobe.runs.comparison.other_records import notes_on_others
 from sdprobe.runs.comparison.parting import loop_order
 from sdprobe.runs.comparison.recorded_steps import recorded_steps
 from sdprobe.runs.comparison.recorded_values import (
@@ -57,10 +58,10 @@ def compare(a: Run, b: Run) -> Comparison:
     >>> sdprobe.compare(a, a).parted
     'equal to the last bit in all that both recorded: latents, attention, noise_pred, denoised, final latents, picture'
 
-    Compared are: what `LatentRecorder`, `AttentionMaps`, `Activations` and `Statistics` of both runs kept of the same
-    steps and images, the final latents, and the pictures, of videos all their frames. Images and steps are compared by
-    their numbers, also in resumed runs, and where a hook was limited to some rows. The runs may be live, unpickled or
-    opened.
+    Compared are: what `LatentRecorder`, `AttentionMaps`, `AttentionRecorder`, `Activations` and `Statistics` of both
+    runs kept of the same steps and images, the final latents, and the pictures, of videos all their frames; what else
+    was recorded is named. Images and steps are compared by their numbers, also in resumed runs, and where a hook was
+    limited to some rows. The runs may be live, unpickled or opened.
 
     What a hook records at a point is the value after all transforms there. x_t that a transform changes at the point
     ``sample`` is first seen in the latents of the next step.
@@ -111,6 +112,7 @@ def compare(a: Run, b: Run) -> Comparison:
     values += (attention := [*attention_distances(a, b, images, by_steps, notes)])
     notes += notes_on_attention(a, b, bool(attention)) if by_steps else []
     values += _activations(a, b, images, by_steps, notes)
+    notes += notes_on_others(a, b)
     values += _final_latents(a, b, images, notes)
     values += _pictures(a, b, images, notes)
     sites = order_of_sites((a, b))

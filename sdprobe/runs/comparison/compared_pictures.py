@@ -34,7 +34,7 @@ def why_not_subtracted(a: Shown, b: Shown) -> str:
     """Return why two pictures, or two videos, cannot be subtracted, in words; empty if they can."""
     first, second = frames_of(a), frames_of(b)
     if not first or not second:
-        return "a run that has not come to its end has none"
+        return "a run that has not come to its end, or gave none, has none"
     if isinstance(a, tuple) != isinstance(b, tuple):
         return "one is a picture and the other a video, so shown, but not subtracted"
     if len(first) != len(second):

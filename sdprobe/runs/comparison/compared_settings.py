@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from math import isclose, isnan
 from typing import Any
 
 from sdprobe.core.run import Run
@@ -12,7 +13,10 @@ from sdprobe.runs.hooks_of_run import hooks_of_run
 
 
 def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
-    """Return what differs, by name, each as the two values: settings, the model's name, and the transforms."""
+    """Return what differs, by name, each as the two values: settings, the model's name, and the transforms.
+
+    Where the scheduler's name and its steps do not, its noise levels still can: the first step where they do is named.
+    """
     both: dict[str, tuple[Any, Any]] = {"model": (a.model_name, b.model_name)}
     both |= {own.name: (getattr(a.settings, own.name), getattr(b.settings, own.name)) for own in fields(a.settings)}
     both |= {
@@ -20,7 +24,26 @@ def compared_settings(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
         "stopped_at": (a.stopped_at, b.stopped_at),
         "transforms": (_transforms(a), _transforms(b)),
     }
+    if (step := _levels_apart(a, b)) is not None:
+        both["noise levels"] = (_level(a, step), _level(b, step))
     return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
+def _levels_apart(a: Run, b: Run) -> int | None:
+    """Return the first step at which runs of one scheduler, with as many steps, are at other noise levels."""
+    same = a.settings.scheduler == b.settings.scheduler and _begun_at(a) == _begun_at(b)
+    pairs = zip(a.levels, b.levels, strict=False) if same else ()
+    return next((step for step, (x, y) in enumerate(pairs) if not all(map(_alike, x, y))), None)
+
+
+def _alike(x: float, y: float) -> bool:
+    """Whether two numbers are the same but for rounding; also where both are none, as after the last step."""
+    return isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) or (isnan(x) and isnan(y))
+
+
+def _level(run: Run, step: int) -> str:
+    timestep, sigma, _, _ = run.levels[step]
+    return f"step {step}: timestep {timestep:g}, sigma {sigma:.6g}"
 
 
 def _transforms(run: Run) -> str:
@@ -66,6 +89,11 @@ def steps_apart(a: Run, b: Run, of_a: Iterable[int], of_b: Iterable[int], notes:
         notes.append(
             "steps are compared by number, and the runs began at other steps of their schedulers: the noise level can "
             "be another at the same step"
+        )
+    elif (step := _levels_apart(a, b)) is not None:
+        notes.append(
+            f"steps are compared by number, and from step {step} on their noise levels differ: the schedulers are "
+            f"configured differently"
         )
     return True
 

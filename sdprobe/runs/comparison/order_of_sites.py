@@ -1,7 +1,9 @@
 """`order_of_sites`: the order in which a network passes the sites that several hooks recorded.
 
-Each hook recorded its sites in the order in which they came. Two such orders are joined into one: what is inside a
-module comes after its input and before its output; of modules of which none is inside the other, their names decide.
+A run says in which order its sites were passed (`Coverage.passed`). Where it does not, as in the folders of older
+versions, each hook recorded its sites in the order in which they came. Two such orders are joined into one: what is
+inside a module comes after its input and before its output; of modules of which none is inside the other, their names
+decide.
 """
 
 from __future__ import annotations
@@ -34,12 +36,19 @@ def order_of_sites(runs: Iterable[Run]) -> dict[str, int]:
     """Return the place of each site that `AttentionMaps` and `Activations` recorded in some runs."""
     found: list[str] = []
     for run in runs:
-        for attention in attention_of(run):
-            layers = (key.layer for key in attention.maps.sums)
-            found = joined(found, list(dict.fromkeys(layer for layer in layers if layer is not None)))
-        for activations in activations_of(run):
-            found = joined(found, list(map(str, activations.record.keys)))
+        found = joined(found, _order_of(run))
     return {name: i for i, name in enumerate(found)}
+
+
+def _order_of(run: Run) -> list[str]:
+    """Return the sites that one run recorded."""
+    by_hook = [own.layers for own in attention_of(run)]
+    by_hook += [list(map(str, own.record.keys)) for own in activations_of(run)]
+    recorded = {name for names in by_hook for name in names}
+    found = [name for name in run.coverage.passed if name in recorded]
+    for names in by_hook:
+        found = joined(found, names)
+    return found
 
 
 def joined(first: Sequence[str], second: Sequence[str]) -> list[str]:

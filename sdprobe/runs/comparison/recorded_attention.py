@@ -1,34 +1,23 @@
-"""The attention of a run at what two runs kept apart: per step and layer, or summed over what one summed over."""
+"""The attention of a run at what two runs kept apart: per step and layer, or summed over what one summed over.
+
+Of `AttentionRecorder` see `recorded_probabilities`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdprobe.core.grid import Grid, said_grid
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.observe.attention_sums import Key
+from sdprobe.runs.comparison.recorded_probabilities import RecordedProbabilities, SummedProbabilities, probabilities_of
 from sdprobe.runs.comparison.recorded_values import records_of
-
-
-class Where(NamedTuple):
-    """Whose attention it is; None for the step of a sum over steps, and for the layer of one over layers."""
-
-    role: str
-    step: int | None
-    layer: str | None
-    grid: Grid
-
-    @property
-    def site(self) -> str:
-        """The module's name, or the grid of a sum over layers."""
-        return self.layer or f"all of grid {said_grid(self.grid)}"
+from sdprobe.runs.comparison.where import Where
 
 
 class RecordedAttention:
@@ -42,6 +31,16 @@ class RecordedAttention:
         """What was kept apart, of ``"step"``, ``"layer"`` and ``"head"``."""
         return frozenset(self.maps.sums.apart)
 
+    @property
+    def steps(self) -> list[int | None]:
+        """The steps of which it kept sums by themselves; None for sums over steps."""
+        return [key.step for key in self.maps.sums]
+
+    @property
+    def layers(self) -> list[str]:
+        """The sites of which it recorded something by themselves, in the order in which they came."""
+        return list(dict.fromkeys(key.layer for key in self.maps.sums if key.layer is not None))
+
     def places(self, apart: frozenset[str]) -> dict[Where, list[Key]]:
         """Return the sums to add up for each place, where only this is kept apart."""
         found: dict[Where, list[Key]] = {}
@@ -51,7 +50,7 @@ class RecordedAttention:
             found.setdefault(Where(key.role, step, layer, key.grid), []).append(key)
         return found
 
-    def summed(self, keys: Sequence[Key]) -> SummedAttention:
+    def summed(self, where: Where, keys: Sequence[Key]) -> SummedAttention:
         """Return the sums of a place, each of its prompts apart."""
         totals: dict[int, Tensor] = {}
         counts: dict[int, int] = {}
@@ -68,6 +67,7 @@ class SummedAttention:
     Attributes:
         count: of how many calls it is.
         dtype: in which it was kept.
+        images: the numbers of the images.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SummedAttention:
         dtype: torch.dtype,
     ) -> None:
         self.of, self.totals, self.counts, self.dtype = of, totals, counts, dtype
-        self.count = sum(counts.values())
+        self.count, self.images = sum(counts.values()), of.images
 
     def words(self, image: int) -> list[str]:
         """Return the recorded words of an image, of all the prompts that it was shown."""
@@ -97,7 +97,7 @@ class SummedAttention:
             parts.append((self.totals[reading][at][:, columns].mean(-1), self.counts[reading]))
         return torch.stack([total for total, _ in parts]).sum(0) / sum(count for _, count in parts)
 
-    def whole(self, image: int) -> tuple[tuple[int, ...] | int, Float[Tensor, "positions tokens"]] | None:
+    def whole(self, image: int) -> tuple[object, Float[Tensor, "positions tokens"]] | None:
         """Return the mean attention to all recorded tokens, and which they are; None where the prompts are several."""
         if len(self.totals) != 1:
             return None
@@ -107,6 +107,11 @@ class SummedAttention:
         return named, total[self.of.images.index(image)] / self.count
 
 
-def attention_of(run: Run) -> list[RecordedAttention]:
-    """Return what each `AttentionMaps` of a run recorded."""
-    return [RecordedAttention(maps, images) for maps, images in records_of(run, AttentionMaps) if len(maps.sums)]
+Recorded = RecordedAttention | RecordedProbabilities
+Summed = SummedAttention | SummedProbabilities
+
+
+def attention_of(run: Run) -> list[Recorded]:
+    """Return what each `AttentionMaps` and each `AttentionRecorder` of a run recorded."""
+    sums = [RecordedAttention(maps, images) for maps, images in records_of(run, AttentionMaps) if len(maps.sums)]
+    return [*sums, *probabilities_of(run)]

@@ -17,6 +17,6 @@ def recorded_steps(run: Run) -> set[int]:
     {0, 1, 2}
     """
     found: set[int | None] = {*RecordedLatents(run).indices, *RecordedStatistics(run).indices}
-    found.update(key.step for attention in attention_of(run) for key in attention.maps.sums)
+    found.update(step for attention in attention_of(run) for step in attention.steps)
     found.update(index for kept in RecordedActivations(run).kinds.values() for index in kept)
     return {index for index in found if index is not None}

@@ -33,7 +33,8 @@ def calls_of(run: Run, recorded: Iterable[int]) -> int:
     less often where it began from a picture."""
     counted = [own.calls[point] for own in run.coverage.hooks for point in STEP_POINTS if point in own.calls]
     from_first = run.resumed_at + max(counted, default=0)
-    return max(run.settings.steps - run.settings.start_step, from_first, 1 + max(recorded, default=-1))
+    asked = 0 if run.settings.steps is None else run.settings.steps - run.settings.start_step  # not all pipelines say
+    return max(asked, from_first, 1 + max(recorded, default=-1))
 
 
 class RecordedLatents:

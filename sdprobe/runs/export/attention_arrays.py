@@ -121,7 +121,7 @@ def _array(
     for dim in there[1:]:
         coords |= along(dim, every[dim])
     texts = np.array(
-        [[[_spelt(p, c) for c in part.columns] for p in hook.readings.prompts[reading]] for _, reading in parts]
+        [[[spelt(p, c) for c in part.columns] for p in hook.readings.prompts[reading]] for _, reading in parts]
     ).swapaxes(0, 1)  # [images, roles, tokens]
     over = tuple(dim for dim in there if dim in ("image", "role", "token"))
     coords["token_text"] = (over, texts if "role" in over else texts[:, 0])
@@ -140,7 +140,7 @@ def _array(
     return LabelledArray(name, there, values.squeeze(summed), coords, attrs)
 
 
-def _spelt(prompt: Prompt, column: int) -> str:
+def spelt(prompt: Prompt, column: int) -> str:
     """The token of a column; a denoiser may pad the tokens of a prompt by more of its own."""
     return prompt.spelt(column) if column < len(prompt.ids) else "<pad>"
 

@@ -11,14 +11,20 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.run import Run
 from sdprobe.observe.activations import Activations
 from sdprobe.observe.attention_maps import AttentionMaps
+from sdprobe.observe.attention_matrices import AttentionMatrices
+from sdprobe.observe.attention_queries import AttentionQueries
+from sdprobe.observe.attention_recorder import AttentionRecorder
 from sdprobe.observe.checkpoints import Checkpoints
+from sdprobe.observe.concept_outputs import ConceptOutputs
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.preview import Preview
 from sdprobe.observe.progress import Progress
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
 from sdprobe.observe.statistics import Statistics
+from sdprobe.observe.word_gradients import WordGradients
 from sdprobe.runs.export.attention_arrays import attention_arrays
 from sdprobe.runs.export.labelled_array import LabelledArray, along, as_numpy, share_dimensions
+from sdprobe.runs.export.matrix_arrays import matrix_arrays
 from sdprobe.runs.export.record_arrays import (
     Images,
     LeftOut,
@@ -29,9 +35,12 @@ from sdprobe.runs.export.record_arrays import (
     of_latents,
     picture_arrays,
     preview_arrays,
+    probability_arrays,
+    query_arrays,
     self_attention_arrays,
     statistics_arrays,
 )
+from sdprobe.runs.export.word_arrays import concept_arrays, gradient_arrays
 from sdprobe.runs.hooks_of_run import hooks_of_run
 from sdprobe.sae.features import Features
 from sdprobe.transform.attention_loss_guidance import AttentionGuidance
@@ -47,6 +56,11 @@ MADE_OF: Mapping[type, Callable[[Any, Images], Iterator[LabelledArray | LeftOut]
     Activations: activation_arrays,
     Features: feature_arrays,
     Preview: preview_arrays,
+    AttentionMatrices: matrix_arrays,
+    AttentionQueries: query_arrays,
+    AttentionRecorder: probability_arrays,
+    WordGradients: gradient_arrays,
+    ConceptOutputs: concept_arrays,
 }
 """How the records of a hook are made into arrays."""
 

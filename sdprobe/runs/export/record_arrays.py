@@ -15,9 +15,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sdprobe.core.activations.form import ActivationKey, RowLabel
+from sdprobe.core.activations.record import ActivationRecord
 from sdprobe.core.grid import named_grid
 from sdprobe.core.torch_names import name_of
 from sdprobe.observe.activations import Activations
+from sdprobe.observe.attention_queries import AttentionQueries, QueryKey
+from sdprobe.observe.attention_recorder import AttentionRecorder
 from sdprobe.observe.latents import LatentRecorder
 from sdprobe.observe.preview import Preview
 from sdprobe.observe.self_attention_maps import SelfAttentionMaps
@@ -70,11 +73,18 @@ def latent_arrays(hook: LatentRecorder, images: Images) -> Iterator[LabelledArra
 
 
 def of_latents(name: str, values: Array, coords: Mapping[str, Coordinate], attrs: Mapping[str, Any]) -> LabelledArray:
-    """Return latents as an array; the first dimension is the step, if there is a coordinate of it."""
-    *_, h, w = values.shape
-    before = ("step",) * ("step" in coords) + ("image", "channel")
-    dims = before + ("frame_latents",) * (values.ndim - len(before) - 2) + ("y_latents", "x_latents")
-    places = along("y_latents", range(h)) | along("x_latents", range(w))
+    """Return latents as an array; the first dimension is the step, if there is a coordinate of it.
+
+    Pictures and videos have channels and places. What the axes of other latents mean, as of sound, is not known: they
+    are numbered.
+    """
+    before = ("step",) * ("step" in coords) + ("image",)
+    own = values.shape[len(before) :]
+    if len(own) not in (3, 4):
+        dims = before + tuple(f"axis_{i + 1}_latents" for i in range(len(own)))
+        return LabelledArray(name, dims, values, coords, attrs)
+    dims = (*before, "channel", *("frame_latents",) * (len(own) - 3), "y_latents", "x_latents")
+    places = along("y_latents", range(own[-2])) | along("x_latents", range(own[-1]))
     return LabelledArray(name, dims, values, {**coords, **places}, attrs)
 
 
@@ -132,7 +142,32 @@ def of_pictures(name: str, values: Array, coords: Mapping[str, Coordinate], of: 
 
 def activation_arrays(hook: Activations, images: Images) -> Iterator[LabelledArray | LeftOut]:
     """Return an array for each tensor that is of the same shape and the same rows in all steps."""
-    record = hook.record
+    return _of_record(hook.record, "activation")
+
+
+def probability_arrays(hook: AttentionRecorder, images: Images) -> Iterator[LabelledArray | LeftOut]:
+    """Return the probabilities of each site, to the text and to the picture, as those of activations."""
+    return _of_record(hook.record, "probabilities")
+
+
+def query_arrays(hook: AttentionQueries, images: Images) -> Iterator[LabelledArray]:
+    """Return the queries of each module; those of a further call in a step by themselves."""
+    keys = list(hook.queries)
+    for layer, call in dict.fromkeys((key.layer, key.call) for key in keys):
+        steps = [key.step for key in keys if (key.layer, key.call) == (layer, call)]
+        x, grid = torch.stack([hook.queries[QueryKey(step, layer, call)] for step in steps]), hook.grids_of[layer]
+        places = [f"{axis}_{layer}" for axis in ("frame", "y", "x")[-len(grid) :]]
+        dims = ("step", "image", f"head_{layer}", *places, f"width_{layer}")
+        coords = along("step", steps) | dict(images)
+        for dim, size in zip(places, grid, strict=True):
+            coords |= along(dim, range(size))
+        attrs = {"module": layer, "call": call, "scale": hook.scales[layer], "kept_as": name_of(x.dtype)}
+        name = f"queries_{layer}" + f"_{call}" * bool(call)
+        values = as_numpy(x.unflatten(3, grid))
+        yield LabelledArray(name, dims, values, coords, {"long_name": "queries of cross-attention", **attrs})
+
+
+def _of_record(record: ActivationRecord, what: str) -> Iterator[LabelledArray | LeftOut]:
     for key in record.keys:
         indices = record.indices_of(key)
         form = record.form_of(indices[0], key)
@@ -141,15 +176,15 @@ def activation_arrays(hook: Activations, images: Images) -> Iterator[LabelledArr
         except KeyError as error:
             yield str(error.args[0])
             continue
-        own = {"rows": "row", "h": f"y_{key.name}", "w": f"x_{key.name}"}
+        own = {"rows": "row", "h": f"y_{key.name}", "w": f"x_{key.name}", "keys": f"keys_{key.stream}_{key.name}"}
         dims = ("step", *(own.get(axis, f"{axis.replace(' ', '_')}_{key.name}") for axis in form.axes))
         coords = _of_rows(form.rows)
         for name, size in zip(dims, x.shape, strict=True):
             coords |= along(name, range(size)) if name.startswith(("y_", "x_")) else {}
         if form.positions is not None:
             coords["token_kept"] = (("row", f"tokens_{key.name}"), np.array(form.positions))
-        attrs = {what: list(at) for what in ("grid", "image", "text") if (at := getattr(form, what)) is not None}
-        array = LabelledArray(_named("activation", key), dims, as_numpy(x), coords, {**attrs, **_of_key(key, x)})
+        attrs = {of: list(at) for of in ("grid", "image", "text") if (at := getattr(form, of)) is not None}
+        array = LabelledArray(_named(what, key), dims, as_numpy(x), coords, {**attrs, **_of_key(key, x)})
         yield array.at_steps(indices)
 
 

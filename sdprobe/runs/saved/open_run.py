@@ -270,6 +270,7 @@ def _read_coverage(run: SavedRun) -> Coverage:
             missed={line(name): printable(text(why)) for name, why in mapping(found["missed"]).items()},
             uncompiled={line(name) for name in listed(found["uncompiled"])},
             hooks=[_calls(mapping(own)) for own in listed(found["hooks"])],
+            passed=dict.fromkeys(map(line, listed(found.get("passed", []), 1_000_000))),
             unknown=tuple(printable(text(what)) for what in listed(found.get("unknown", []))),
         )
     except (KeyError, ValueError) as error:

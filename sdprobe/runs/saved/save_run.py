@@ -80,7 +80,8 @@ def _images(run: Run, limited: LimitedHook) -> list[int] | None:
 def _coverage(coverage: Coverage) -> dict[str, Any]:
     own = {name: getattr(coverage, name) for name in ("sites", "asked", "seen", "missed")}
     calls = [asdict(calls) for calls in coverage.hooks]
-    return own | {"uncompiled": sorted(coverage.uncompiled), "hooks": calls, "unknown": list(coverage.unknown)}
+    own |= {"uncompiled": sorted(coverage.uncompiled), "hooks": calls, "unknown": list(coverage.unknown)}
+    return own | {"passed": list(coverage.passed)}
 
 
 def _write_records(to: RunFolder, under: str, given: Any, live: Any) -> None:
