@@ -172,6 +172,7 @@ def test_further_calls_of_a_pipeline_s_own_are_told_too():
         runs.append(attached)
     assert same_run(runs[0], runs[1])
     assert not same_run(runs[0], runs[2])
+    assert "further calls of the denoiser" in str(runs[2].coverage)
 
 
 def test_a_prompt_is_encoded_as_often_as_it_is_told_in_another_way(tiny):

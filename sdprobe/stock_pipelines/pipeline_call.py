@@ -33,8 +33,8 @@ from sdprobe.stock_pipelines.shown_rows import ShownRows
 from sdprobe.stock_pipelines.size_of_call import fit_to_call, fit_to_size
 
 FURTHER = (
-    "the rows of further calls of the denoiser, which the pipeline makes for a guidance of its own: hooks see nothing of "
-    "them, and only transforms of the text act there"
+    "the rows of further calls of the denoiser, which the pipeline makes for a guidance of its own: hooks see nothing "
+    "of them, and only transforms of the text act there"
 )
 
 

@@ -46,9 +46,8 @@ def reason_of(denoiser: nn.Module, name: str, module: Any, entered: bool) -> str
     processor = type(getattr(module, "processor", module)).__name__
     if is_linear(module):
         return LINEAR
-    part = "unet" if "UNet" in type(denoiser).__name__ else "transformer"
-    usual = "AttnProcessor2_0()) sets one that can be seen" if part == "unet" else "...) sets another"
-    way = REMEDIES.get(processor, f"pipe.{part}.set_attn_processor({usual}")
+    usual = "pipe.unet.set_attn_processor(AttnProcessor2_0()) sets one that can be seen"
+    way = REMEDIES.get(processor, usual if "UNet" in type(denoiser).__name__ else "its set_processor(...) sets another")
     return f"its {processor} calls neither torch's scaled_dot_product_attention nor a backend of diffusers ({way})"
 
 
