@@ -7,6 +7,7 @@ import torch
 
 import sdprobe
 from sdprobe.model.denoiser.keys_of_context import keys_of_context
+from sdprobe.testing.stock_call import call_stock
 from tests.parity.test_families import USUAL, assert_same
 from tests.tiny_models.ltx import ltx
 
@@ -16,6 +17,14 @@ VIDEO = USUAL | {"frames": 5, "height": 32, "width": 64}
 @pytest.mark.parametrize("prompt", ["a red circle", ["a red circle", "a star"]], ids=["one", "two"])
 def test_a_decoder_that_is_told_a_timestep(prompt):
     assert_same(sdprobe.load(ltx(timestep_conditioning=True)), **VIDEO | {"prompt": prompt})
+
+
+@pytest.mark.parametrize("scale", [4.0, 1.0])
+def test_half_precision(scale):
+    """There the layout of what is multiplied changes the last bits."""
+    model, settings = sdprobe.load(ltx().to(torch.bfloat16)), VIDEO | {"guidance_scale": scale}
+    own = sdprobe.sample(model, progress=False, **settings)
+    assert torch.equal(model.latents_returned(own.latents), call_stock(model, settings, "latent"))
 
 
 def test_given_latents_are_a_video_of_noise():

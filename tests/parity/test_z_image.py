@@ -27,6 +27,12 @@ def quiet() -> Stock:
     return stock
 
 
+def test_noise_levels_are_the_pipelines_to_the_last_bit(model):
+    """They are of single precision, which is not seen in two steps."""
+    settings = {name: value for name, value in SETTINGS.items() if name != "progress"}
+    assert_same(model, prompt="a red circle", **settings | {"steps": 3})
+
+
 class Places(sdprobe.Observer):
     """The kind and the ranges of each attention site, and how many keys it has."""
 

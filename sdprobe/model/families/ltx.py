@@ -57,10 +57,14 @@ class LTX(VideoModel):
         self, rows: Latents, timestep: Tensor, conditioning: Conditioning
     ) -> Shaped[Tensor, "rows channels *size"]:
         frames, h, w = rows.shape[2:]
+        shown = self.packed(rows)
+        if conditioning.groups > 1:
+            # As what the pipeline repeats; in half precision another layout changes the last bits.
+            shown = shown.contiguous()
         in_time = self.temporal_factor / self.argument("frame_rate")
         with self.pipe.transformer.cache_context("cond_uncond"):
             output: Tensor = self.pipe.transformer(
-                hidden_states=self.packed(rows).to(conditioning.arguments[EMBEDS].dtype),
+                hidden_states=shown.to(conditioning.arguments[EMBEDS].dtype),
                 timestep=timestep.expand(len(rows)),
                 **conditioning.arguments,
                 num_frames=frames,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -51,11 +52,14 @@ class TransformerModel(Model):
         slope = (high - low) / (many - few)
         return float(places * slope + (low - slope * few))
 
+    def sigmas(self, steps: int) -> Sequence[float] | np.ndarray:
+        """Return evenly spaced noise levels of a flow, as the pipeline makes them."""
+        return np.linspace(1.0, 1 / steps, steps)
+
     def set_sigmas(self, scheduler: Any, settings: Settings, device: torch.device, mu: float) -> None:
         """Set a scheduler to evenly spaced noise levels of a flow, shifted by ``mu`` if it takes a shift."""
-        sigmas = np.linspace(1.0, 1 / settings.steps, settings.steps)
         own = scheduler.config.get("use_flow_sigmas", False)
-        asked = {"sigmas": None if own else sigmas, "mu": mu}
+        asked = {"sigmas": None if own else self.sigmas(settings.steps), "mu": mu}
         taken = signature(scheduler.set_timesteps).parameters  # Heun's scheduler has other arguments
         known = {name: value for name, value in asked.items() if name in taken}
         retrieve_timesteps(scheduler, settings.steps, device, **known)

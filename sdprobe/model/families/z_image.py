@@ -152,6 +152,11 @@ class ZImage(OneStream):
     def sets_begin_index(self) -> bool:
         return True
 
+    def sigmas(self, steps: int) -> list[float]:
+        # In single precision, where other pipelines have numpy's.
+        levels: list[float] = torch.linspace(1.0, 1 / steps, steps).tolist()
+        return levels
+
     def set_timesteps(self, scheduler: Any, settings: Settings, device: torch.device) -> None:
         self.set_sigmas(scheduler, settings, device, mu=self.shift(scheduler, settings, 1.15))
 
