@@ -27,14 +27,11 @@ UNET = ("Stable Diffusion", "Stable Diffusion XL")
 
 
 def broadcast(now: Callable[[], Any]) -> Any:
-    everywhere = ("transformer_blocks",)
     return of_diffusers.PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=2,
         cross_attention_block_skip_range=3,
         spatial_attention_timestep_skip_range=(0, 1001),
         cross_attention_timestep_skip_range=(0, 1001),
-        spatial_attention_block_identifiers=everywhere,
-        cross_attention_block_identifiers=everywhere,
         current_timestep_callback=now,
     )
 

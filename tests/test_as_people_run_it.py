@@ -1,146 +1,34 @@
-"""The table of docs/concepts/as_you_run_it.md: each way of running a model, in every family that has it.
+"""The tables of docs/concepts/as_you_run_it.md: each way of running a model, in every older family that has it.
 
-What needs a library that is not installed is skipped. Caches are held to their table in `tests/test_cache_states.py`.
+`tests/test_newer_as_people_run_it.py` and `tests/test_newer_caches.py` do the same for the newer families. What needs a
+library that is not installed is skipped. Caches are held to their table in `tests/test_cache_states.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import cpu_offload
-from torch import nn
 
 import sdprobe
 from tests.caches import MAKERS, UNET, WORK, attached, denoiser, run, stock
+from tests.ways_of_running import OFFLOAD, WAYS, layerwise_casting
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "concepts" / "as_you_run_it.md"
 ALL = tuple(MAKERS)
 LORA = ("Stable Diffusion", "Stable Diffusion XL", "Stable Diffusion 3", "Flux")
-CPU = torch.device("cpu")
-CAST = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.bfloat16}
-OFFLOAD: dict[str, Any] = {"onload_device": CPU, "offload_device": CPU}
-Way = Callable[[Any], Any]
 
 
-def in_dtype(dtype: torch.dtype) -> Way:
-    return lambda pipe: pipe.to(dtype)
-
-
-def channels_last(pipe: Any) -> None:
-    for part in (denoiser(pipe), pipe.vae):
-        part.to(memory_format=torch.channels_last)
-
-
-def layerwise_casting(pipe: Any) -> None:
-    pipe.to(torch.bfloat16)
-    denoiser(pipe).enable_layerwise_casting(**CAST)
-
-
-def layerwise_casting_of_the_vae(pipe: Any) -> None:
-    pipe.to(torch.bfloat16)
-    pipe.vae.enable_layerwise_casting(**CAST)
-
-
-def leaves_offloaded(pipe: Any) -> None:
-    denoiser(pipe).enable_group_offload(offload_type="leaf_level", **OFFLOAD)
-
-
-def blocks_offloaded(pipe: Any) -> None:
-    denoiser(pipe).enable_group_offload(offload_type="block_level", num_blocks_per_group=1, **OFFLOAD)
-
-
-def every_part_offloaded(pipe: Any) -> None:
-    pipe.enable_group_offload(offload_type="leaf_level", **OFFLOAD)
-
-
-def sequential_offload(pipe: Any) -> None:
-    """What `enable_sequential_cpu_offload` does, which itself asks for an accelerator."""
-    for part in pipe.components.values():
-        if isinstance(part, nn.Module):
-            cpu_offload(part, CPU, offload_buffers=len(part._parameters) > 0)
-
-
-def tiled(pipe: Any) -> None:
-    pipe.vae.enable_tiling()
-    pipe.vae.tile_sample_min_size, pipe.vae.tile_latent_min_size = 8, 4
-
-
-def lora(pipe: Any) -> None:
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(1)
-    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v"])
-    denoiser(pipe).add_adapter(config, "one")
-    denoiser(pipe).add_adapter(config, "other")
-    denoiser(pipe).set_adapters(["one", "other"], [0.5, 0.7])
-
-
-def fused_lora(pipe: Any) -> None:
-    lora(pipe)
-    pipe.fuse_lora(components=["unet" if hasattr(pipe, "unet") else "transformer"])
-
-
-def by_torchao(name: str) -> Way:
-    def quantise(pipe: Any) -> None:
-        quantization = pytest.importorskip("torchao.quantization")
-        pipe.to(torch.bfloat16)
-        quantization.quantize_(denoiser(pipe), getattr(quantization, name)())
-
-    return quantise
-
-
-def by_bitsandbytes(name: str, **options: Any) -> Way:
-    """The layers that diffusers would put there; its own loading of them asks for an accelerator."""
-
-    def quantise(pipe: Any) -> None:
-        layers = pytest.importorskip("bitsandbytes").nn
-        linear = [
-            (part, name, own)
-            for part in denoiser(pipe).modules()
-            for name, own in part.named_children()
-            if isinstance(own, nn.Linear)
-        ]
-        for part, place, own in linear:
-            new = getattr(layers, name)(own.in_features, own.out_features, own.bias is not None, **options)
-            weight = type(new.weight)(own.weight.data, requires_grad=False, **vars_of(new.weight))
-            new.weight, new.bias = weight, own.bias
-            setattr(part, place, new.to("cpu"))
-
-    return quantise
-
-
-def vars_of(weight: Any) -> dict[str, Any]:
-    return {name: getattr(weight, name) for name in ("quant_type", "has_fp16_weights") if hasattr(weight, name)}
-
-
-WAYS: dict[str, tuple[tuple[str, ...], Way]] = {
-    "`pipe.to(torch.float16)`": (ALL, in_dtype(torch.float16)),
-    "`pipe.to(torch.bfloat16)`": (ALL, in_dtype(torch.bfloat16)),
-    "`memory_format=torch.channels_last`": (ALL, channels_last),
-    "`enable_layerwise_casting(...)` of the denoiser": (ALL, layerwise_casting),
-    "`enable_layerwise_casting(...)` of the autoencoder": (ALL, layerwise_casting_of_the_vae),
-    '`enable_group_offload(offload_type="leaf_level")`': (ALL, leaves_offloaded),
-    '`enable_group_offload(offload_type="block_level")`': (ALL, blocks_offloaded),
-    "`pipe.enable_group_offload(...)`": (ALL, every_part_offloaded),
-    "`pipe.enable_sequential_cpu_offload()`": (ALL, sequential_offload),
-    "`pipe.enable_model_cpu_offload()`": (ALL, lambda pipe: pipe.enable_model_cpu_offload(device="cpu")),
-    "torchao, weights in int8": (ALL, by_torchao("Int8WeightOnlyConfig")),
-    "torchao, weights in float8": (ALL, by_torchao("Float8WeightOnlyConfig")),
-    "torchao, weights and activations in int8": (ALL, by_torchao("Int8DynamicActivationInt8WeightConfig")),
-    "bitsandbytes, 8 bit": (ALL, by_bitsandbytes("Linear8bitLt", has_fp16_weights=False)),
-    "bitsandbytes, 4 bit": (ALL, by_bitsandbytes("Linear4bit", quant_type="nf4")),
-    "`pipe.vae.enable_slicing()`": (ALL, lambda pipe: pipe.vae.enable_slicing()),
-    "`pipe.vae.enable_tiling()`": (ALL, tiled),
-    "`fuse_qkv_projections()`": ((*UNET, "Flux", "PixArt"), lambda pipe: denoiser(pipe).fuse_qkv_projections()),
-    "LoRA, one or several": (LORA, lora),
-    "LoRA, fused": (LORA, fused_lora),
-    "`pipe.enable_freeu(...)`": (UNET, lambda pipe: pipe.enable_freeu(0.9, 0.2, 1.2, 1.4)),
+LIMITED = {
+    "`fuse_qkv_projections()`": (*UNET, "Flux", "PixArt"),
+    "LoRA, one or several": LORA,
+    "LoRA, fused": LORA,
+    "`pipe.enable_freeu(...)`": UNET,
 }
-"""Every way in which the picture is that of the stock pipeline and all attention is seen, by its name in the table."""
+"""The families that have a way of running, where not all have it."""
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
@@ -157,13 +45,13 @@ ELSEWHERE = {
 }
 """The other rows of the table."""
 
-CASES = [(name, family) for name, (families, _) in WAYS.items() for family in families]
+CASES = [(name, family) for name in WAYS for family in LIMITED.get(name, ALL)]
 
 
 def made(name: str, family: str) -> Any:
     pipe = MAKERS[family]()
     pipe.set_progress_bar_config(disable=True)
-    WAYS[name][1](pipe)
+    WAYS[name](pipe)
     return pipe
 
 
@@ -216,9 +104,9 @@ def test_gradients_are_those_of_the_model_as_it_is(name, family):
 
 @pytest.mark.parametrize("family", MAKERS)
 def test_gradients_with_layerwise_casting(family):
+    """They are those of a model whose weights have gone through the smaller dtype once, with checkpointing or not."""
     if family.startswith("Stable Diffusion") and family != "Stable Diffusion 3" and TORCH < (2, 11):
         pytest.skip("torch 2.6 does not differentiate convolutions whose weights are in float8 on a CPU; 2.11 does")
-    """They are those of a model whose weights have gone through the smaller dtype once, with checkpointing or not."""
     pipe, rounded = MAKERS[family](), MAKERS[family]().to(torch.bfloat16)
     layerwise_casting(pipe)
     kept = dict(denoiser(pipe).named_parameters())
@@ -284,7 +172,7 @@ def test_attention_slicing(family):
 
 def rows(heading: str) -> list[list[str]]:
     """The cells of the table below a heading of the page, without its first two lines."""
-    section = PAGE.read_text("utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = re.split(r"\n##+ ", PAGE.read_text("utf-8").split(f"# {heading}\n")[1])[0]
     table = re.findall(r"^\|(.*)\|$", section, re.MULTILINE)
     return [[cell.strip() for cell in line.split("|")] for line in table[2:]]
 

@@ -58,7 +58,8 @@ class LTX(VideoModel):
     ) -> Shaped[Tensor, "rows channels *size"]:
         frames, h, w = rows.shape[2:]
         shown = self.packed(rows)
-        if len(rows) > self.settings.images:  # joined by the pipeline, which lays them out anew; last bits depend on it
+        if conditioning.groups > 1:
+            # As what the pipeline repeats; in half precision another layout changes the last bits.
             shown = shown.contiguous()
         in_time = self.temporal_factor / self.argument("frame_rate")
         with self.pipe.transformer.cache_context("cond_uncond"):
