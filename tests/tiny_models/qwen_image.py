@@ -59,7 +59,7 @@ def qwen_autoencoder(channels: int = 4, halvings: int = 1) -> AutoencoderKLQwenI
         base_dim=4,
         z_dim=channels,
         dim_mult=[1] * (halvings + 1),
-        num_res_blocks=1,
+        num_res_blocks=int(halvings == 1),  # of pictures of a million pixels they would take seconds
         temperal_downsample=[False] * halvings,
         latents_mean=[0.1 * k for k in range(channels)],
         latents_std=[1.0 + 0.25 * k for k in range(channels)],
