@@ -76,7 +76,13 @@ def test_attach_is_sample(family, case):
             assert same_values(run[watch].values, sampled[watch].values), point
 
 
-@pytest.mark.parametrize("make", [*OTHERS, *FURTHER, *LATER])
+SLOW = {"qwen_edit_inpainting", "qwen_edit_of_several"}  # of a million pixels
+
+
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[pytest.mark.slow] * (make.__name__ in SLOW)) for make in (*OTHERS, *FURTHER, *LATER)],
+)
 def test_looking_changes_nothing_and_every_point_changes_the_picture(make):
     stock = make()
     asked = {"num_inference_steps": 3 if "strength" in stock.given else 2}
