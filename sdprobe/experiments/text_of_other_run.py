@@ -1,4 +1,4 @@
-"""In joint attention, one picture looks at the text of another run: `TextOfRun` keeps it, `ShowText` shows it."""
+"""One picture looks at the text of another run: `TextOfRun` keeps it, `ShowText` shows it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ class SiteText:
 
 
 class TextOfRun(Observer):
-    """Keep the keys and values of the prompt's tokens at every site of joint attention and in every step, in a run of
-    one picture.
+    """Keep the keys and values of the prompt's tokens at every site with text and every step of a run of one picture.
 
     >>> import sdprobe
     >>> kept = TextOfRun()
@@ -62,13 +61,14 @@ class TextOfRun(Observer):
         texts: (in a run) by the place.
     """
 
-    kinds = ("joint",)
+    kinds = ("cross", "joint")
 
     def start(self, run: Run) -> None:
         self.texts: dict[Place, SiteText] = {}
 
     def attention(self, attn: Attention, site: Site) -> None:
-        assert site.text is not None  # in joint attention there is one
+        if site.text is None:  # at image prompts
+            return
         for row in (k for k, own in enumerate(attn.rows) if own.role == "cond"):
             seen = _seen(attn, site)[row]
             key, value = (x[row, :, site.text][:, seen].detach().clone() for x in (attn.key, attn.value))
@@ -98,17 +98,19 @@ class ShowText(Transform):
         KeyError: in a run, for a site or step that was not kept.
     """
 
-    kinds = ("joint",)
+    kinds = ("cross", "joint")
 
     def __init__(self, texts: Mapping[Place, SiteText]) -> None:
         self.texts = texts
 
     def attention(self, attn: Attention, site: Site) -> Attention:
+        if site.text is None:  # at image prompts
+            return attn
         return change_rows(attn, site, [k for k, row in enumerate(attn.rows) if row.role == "cond"], self._shown)
 
     def _shown(self, attn: Attention, site: Site) -> Attention:
         text, own = self.texts[Place.of(site)], attn.output()
-        assert site.text is not None  # in joint attention there is one
+        assert site.text is not None
         key, value = (
             torch.cat([x[:, :, : site.text.start], new.to(x).expand(len(x), -1, -1, -1), x[:, :, site.text.stop :]], 2)
             for x, new in ((attn.key, text.key), (attn.value, text.value))
@@ -141,7 +143,7 @@ def _seen(attn: Attention, site: Site) -> Bool[Tensor, "rows tokens"]:
     keep = _kept(attn)
     if keep is None:
         return attn.key.new_ones(len(attn.key), site.text.stop - site.text.start, dtype=torch.bool)
-    return keep[:, 0, site.image.start, site.text]
+    return keep[:, 0, site.image.start or 0, site.text]
 
 
 def _kept_beside(attn: Attention, site: Site, tokens: int) -> Bool[Tensor, "rows 1 queries keys"] | None:
