@@ -145,8 +145,9 @@ def planned_jobs(
         names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
         refuse_untouched(names)
         labels = {name: {"control": own.control, **own.labels} for name, own in names.items()}
-        parts = in_jobs(list(names), batch)
-        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, labels) for some in parts]
+        each = 1 if getattr(sampler, "alone", False) else batch
+        parts = in_jobs(list(names), each)
+        jobs += [Job(identity, case, made, some, by_name, hooks, said, each == 1, labels) for some in parts]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
 
 
