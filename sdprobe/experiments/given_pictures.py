@@ -57,8 +57,9 @@ class GivenPictures(OwnLoop):
 def given_pictures(model: Any) -> GivenPictures:
     """Return what makes the pictures of cases again, for an experiment on pictures that exist already.
 
-    Each picture is inverted without hooks, by the default method of `sdprobe.invert` for the model, and made again from the noise that was found, with the hooks of the condition. It comes out nearly as it was. Where an
-    experiment takes another prompt (`patch_sweep`), the noise is still that which was found with the case's own.
+    Each picture is inverted without hooks, by the default method of `sdprobe.invert` for the model, and made again from
+    the noise that was found, with the hooks of the condition. It comes out nearly as it was. Where an experiment takes
+    another prompt (`patch_sweep`), the noise is still that which was found with the case's own.
 
     >>> import sdprobe
     >>> from sdprobe import experiments
