@@ -87,7 +87,10 @@ def test_in_every_family(family, name, way):
         with pytest.raises(ValueError, match="tokens cannot be put beside"):
             EXPERIMENTS[name](model, cases(PROMPT, seeds=[1]), how)
         return
-    result = EXPERIMENTS[name](model if way == "sample" else attached(pipe), cases(PROMPT, seeds=[1]), how)
+    if way == "attach":
+        # The pipelines of PixArt and Sana know no sizes for networks as small as these.
+        model = attached(pipe, **{"use_resolution_binning": False} if family.startswith(("PixArt", "Sana")) else {})
+    result = EXPERIMENTS[name](model, cases(PROMPT, seeds=[1]), how)
     assert result.failed == []
     assert any(row["control"] for row in result.rows)
     assert None not in {row["value"] for row in result.rows}

@@ -101,7 +101,7 @@ def refuse_unreachable(executor: Executor, how: Making | None, sampler: Sampler)
     if how is None:
         raise ValueError(
             "the model was made in memory, or is a pipeline for more than a text, so that a worker cannot load it by "
-            "name: give a function without arguments that makes it, as in experiment(make_model, ...), or, of a pipeline "
+            "name: give a function without arguments that makes it, as in experiment(make_model, ...), or, of one "
             "for texts, save it (pipe.save_pretrained) and load that folder"
         )
 
