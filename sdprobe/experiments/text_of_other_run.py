@@ -54,8 +54,8 @@ class TextOfRun(Observer):
     >>> kept = TextOfRun()
     >>> model, settings = sdprobe.load("shapes-joint"), {"steps": 2, "seed": 0, "progress": False}
     >>> run = sdprobe.sample(model, "a blue circle", hooks=[kept], **settings)
-    >>> len(run[kept].texts) == 2 * len(run.sites)
-    True
+    >>> sorted({place.step for place in run[kept].texts})
+    [0, 1]
 
     Attributes:
         texts: (in a run) by the place.
@@ -127,7 +127,7 @@ def random_texts(texts: Mapping[Place, SiteText], seed: int) -> dict[Place, Site
 
     >>> place, text = Place(0, "blocks.0.attn", 0), SiteText(torch.ones(1, 2, 4), torch.ones(1, 2, 4))
     >>> made = random_texts({place: text}, seed=0)[place]
-    >>> made.key.norm(dim=-1).tolist(), bool((made.key == text.key).any())
+    >>> made.key.norm(dim=-1).round(decimals=4).tolist(), bool((made.key == text.key).any())
     ([[2.0, 2.0]], False)
     """
     found = {}
