@@ -23,7 +23,7 @@ A, B = "a red circle", "a blue circle"
 def test_at_all_sites_and_steps_it_is_all_of_b(tiny):
     sites = cross_attention_of(tiny)
     found = latents(tiny, ContextSweep(B, {"every": sites, "some": sites[:1]}, {"all": (0, 1), "late": (1,)}))
-    assert torch.equal(found["every, all"], found[WHOLE])
+    torch.testing.assert_close(found["every, all"], found[WHOLE])  # which is a run by itself
     names = ("untouched", "some, all", "every, late", "every, all", "control, random vectors: every, all")
     assert all(not torch.allclose(found[a], found[b]) for a in names for b in names if a < b)
 
@@ -67,6 +67,14 @@ def test_in_joint_attention_a_site_is_shown_the_text_of_a_run_of_b(family):
     if family == "Qwen-Image":  # the others' denoisers get a vector of the whole prompt, which is a's
         assert found.effect()["every", "all steps"].value == pytest.approx(1, abs=1e-3)
     assert abs(found.control()["every", "all steps"].value - found.effect()["every", "all steps"].value) > 0.01
+
+
+def test_where_a_mask_hides_the_padding_all_sites_see_as_many_tokens_as_b_has():
+    settings = {**SWEEP, "sites": {"every": "*attn2"}, "seeds": 0, "windows": [range(2)], "height": 64, "width": 96}
+    found = context_sweep(sdprobe.load(FAMILIES["Sana"]()), "a red circle left of a star", "a ring", mean, **settings)
+    assert not found.failed
+    assert found.effect()["every", "all steps"].value == pytest.approx(1, abs=1e-3)
+    assert abs(found.control()["every", "all steps"].value - 1) > 0.01
 
 
 def test_an_attached_pipeline_is_swept_too(tiny):

@@ -20,6 +20,11 @@ def test_the_control_has_the_same_colours(signed):
     assert limits == [(-2.0, 2.0)] * 2 if signed else [(0, 1)] * 2
 
 
+def test_without_a_value_there_is_nothing_to_plot():
+    with pytest.raises(ValueError, match="no case has a value"):
+        beside_control([("a", effects()), ("b", effects())])
+
+
 def test_numbers_are_grey_where_the_interval_includes_no_effect():
     figure = beside_control([("a", effects((0.5, 0.2, 0.8), (0.1, 0.0, 0.3)))])
     assert [text.get_alpha() for text in figure.axes[0].texts] == [1.0, 1.0, 0.5, 0.5]

@@ -19,6 +19,15 @@ def test_every_family_has_blocks_and_attention_to_the_text(family):
     }
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_of_attention_lies_in_a_block(family):
+    model = sdprobe.load(FAMILIES[family]())
+    blocks = tuple(f"{name}." for name in blocks_of(model))
+    sites = [name for name, module in model.modules.items() if model.attention_kind(module)]
+    assert sites
+    assert [name for name in sites if not name.startswith(blocks)] == []
+
+
 def test_blocks_stand_in_the_order_of_the_network(embedded):
     places = [name.split("_")[0] for name in blocks_of(embedded)]
     assert list(dict.fromkeys(places)) == ["down", "mid", "up"]

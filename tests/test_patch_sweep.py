@@ -11,6 +11,7 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.experiments.effect_matrix import WHOLE
+from sdprobe.experiments.given_pictures import given_pictures
 from sdprobe.experiments.patch_sweep import PatchSweep, patch_sweep
 from sdprobe.experiments.sampler import attached, sampler_of
 from sdprobe.shapes import detect
@@ -25,13 +26,15 @@ def mean(run):
 
 
 def latents(model, sweep, prompt="a red circle"):
-    """The final latents of each condition, and of none, in one batch."""
+    """The final latents of each condition, and of none, in one batch, and of the run of b."""
     runner = CaseRunner(sampler_of(model), Case(prompt, seed=3), SETTINGS)
-    stacks = {"untouched": ()}
-    for name, own in sweep.conditions(runner.case, runner).items():
+    made = sweep.conditions(runner.case, runner)
+    whole, stacks = made.pop(WHOLE), {"untouched": ()}
+    for name, own in made.items():
         stacks[name] = own.hooks() if callable(own.hooks) else own.hooks
     runs = runner.run_together(list(stacks.values()))
-    return {name: run.latents for name, run in zip(stacks, runs, strict=True)}
+    found = {name: run.latents for name, run in zip(stacks, runs, strict=True)}
+    return {**found, WHOLE: runner.run(whole.hooks, prompt=whole.prompt).latents}
 
 
 def test_a_run_patched_into_itself_stays_the_same(tiny):
@@ -87,6 +90,38 @@ def test_a_case_fills_in_its_own_word(tiny):
     for k, other in enumerate(["a blue circle", "a green circle"]):
         alone = sdprobe.sample(tiny, other, seed=1, progress=False, **SETTINGS)
         assert found.values(WHOLE, "mean")[k] == pytest.approx(float(alone.latents.mean()), rel=1e-4)
+
+
+LENGTHS = {"Sana": {"height": 64, "width": 96}, "LTX-Video": {"frames": 5, "height": 32, "width": 64}}
+
+
+@pytest.mark.parametrize("family", LENGTHS)
+def test_all_of_b_sees_the_tokens_of_b_where_a_mask_hides_the_padding(family):
+    """There a mask says which tokens a has, and b has others."""
+    model, settings = sdprobe.load(FAMILIES[family]()), {**SETTINGS, "progress": False, **LENGTHS[family]}
+    over = {"over": "proj_out", "windows": [range(2)], "seeds": 3}
+    found = patch_sweep(model, "a red circle left of a star", "a ring", mean, **over, **settings)
+    assert not found.failed
+    alone = sdprobe.sample(model, "a ring", seed=3, **settings)
+    assert found.values(WHOLE, "mean")[0] == float(alone.latents.mean())
+    assert found.effect()["proj_out", "all steps"].value == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["Qwen-Image", "Lumina 2"])
+def test_texts_that_do_not_fit_each_other_are_refused_before_anything_runs(family):
+    model = sdprobe.load(FAMILIES[family]())
+    with pytest.raises(ValueError, match="Write prompts of the same number of tokens"):
+        patch_sweep(model, "a red circle left of a star", "a ring", mean, **SWEEP)
+
+
+def test_a_given_picture_has_one_noise_for_both_prompts(tiny):
+    """It is inverted with its own prompt, also where it is sampled with another."""
+    picture = sdprobe.sample(tiny, "a red circle", seed=0, progress=False, **SETTINGS).images[0]
+    case, settings = Case("a red circle", image=picture), {"steps": 2, "guidance_scale": 3.0}
+    runner = CaseRunner(given_pictures(tiny), case, settings)
+    inverted = sdprobe.invert(tiny, [picture], ["a red circle"], steps=2, progress=False)
+    edited = inverted.sample(prompt=["a blue circle"], guidance_scale=3.0, progress=False)
+    assert torch.equal(runner.run(prompt="a blue circle").latents, edited.latents)
 
 
 def test_the_control_may_be_of_another_seed(tiny):

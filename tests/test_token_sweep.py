@@ -6,12 +6,15 @@ import pytest
 import torch
 
 import sdprobe
-from sdprobe import HideTokens, MixPrompts
+from sdprobe import HideTokens
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import CaseRunner
+from sdprobe.experiments.condition import NotInThisCase
 from sdprobe.experiments.sampler import sampler_of
+from sdprobe.experiments.shown_tokens import shown_tokens
 from sdprobe.experiments.token_sweep import TokenSweep, parts_of, token_sweep
-from tests.families import FAMILIES
+from sdprobe.model.text.conditioning import MASKS
+from tests.families import FAMILIES, OLDER
 from tests.laws.strategies import run
 
 CASE = Case("a star", seed=1)
@@ -45,8 +48,47 @@ def test_controls(embedded):
     assert controls == ["nothing but <start>", "without one token of padding", "an empty prompt"]
     (hook,) = made["without one token of padding"].hooks()
     assert {*hook.words} < {*embedded.read("a star").positions("<pad>")}
-    empty = run(embedded, MixPrompts({"": 1.0}), prompt="a star", seed=1, steps=1).latents
-    assert torch.equal(runner.run(made["an empty prompt"].hooks).latents, empty)
+    assert made["an empty prompt"].prompt == ""
+
+
+def test_an_empty_prompt_is_run_by_itself(embedded):
+    settings = {"measures": {"mean": lambda run: run.latents.mean()}, "steps": 1, "guidance_scale": 3.0}
+    found = token_sweep(embedded, CASE, progress=False, **settings)
+    empty = run(embedded, prompt="", seed=1, steps=1).latents
+    assert found.values("an empty prompt", "mean") == [float(empty.mean())]
+
+
+def test_a_prompt_that_fills_the_context_has_no_padding_to_hide(embedded):
+    runner = CaseRunner(sampler_of(embedded), Case("a star " * 40), {"steps": 1})
+    with pytest.raises(NotInThisCase, match="fills the context"):
+        TokenSweep().conditions(runner.case, runner)["without one token of padding"].hooks()
+
+
+@pytest.mark.parametrize("family", ["PixArt-α", "Sana", "Qwen-Image", "Lumina 2", "Z-Image"])
+def test_a_model_that_hides_the_padding(family):
+    """Nothing is asked of tokens that the denoiser is not shown, and the controls are others."""
+    size = {"Sana": (64, 96), "Z-Image": (16, 24)}.get(family, (16, 16))
+    own = {"measures": {"size": lambda run: run.latents.abs().mean()}, "steps": 1, "height": size[0], "width": size[1]}
+    result = token_sweep(sdprobe.load(FAMILIES[family]()), "a star", progress=False, **own)
+    assert not result.failed
+    assert not any(row["unchanged"] for row in result.rows if row["condition"] != "untouched")
+    controls = {row["condition"] for row in result.rows if row["control"]}
+    assert controls >= {"without one token of no word", "an empty prompt"}
+    assert not any("<pad>" in name for name in result.conditions)
+
+
+@pytest.mark.parametrize("family", [*OLDER[::3], *(pytest.param(own, marks=pytest.mark.nightly) for own in FAMILIES)])
+def test_which_models_hide_the_padding(family):
+    """Those with a mask of the text, which has as many tokens as are no padding, or with no padding at all."""
+    model = sdprobe.load(FAMILIES[family]())
+    with torch.no_grad():
+        told = model.encoded(["a red circle"])
+    masks = [mask for name in MASKS if (mask := told.get(name)) is not None]
+    assert model.hides_padding == (model.ragged or bool(masks))
+    prompt = model.read("a red circle")
+    assert not (model.ragged and "pad" in prompt.roles)
+    for mask in masks:
+        assert mask[0].bool().nonzero().flatten().tolist() == shown_tokens(prompt, hides_padding=True)
 
 
 def test_the_start_of_a_prompt_is_that_of_any(embedded):

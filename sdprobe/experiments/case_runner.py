@@ -75,7 +75,10 @@ class CaseRunner:
         return self.sampler.read(self.case.prompt if prompt is None else prompt)
 
     def run(self, hooks: Given = (), **changes: Any) -> Run:
-        """Run the case alone, with hooks, or with some of its settings changed: ``prompt="a blue circle"``."""
+        """Run the case alone, with hooks, or with some of its settings changed: ``prompt="a blue circle"``.
+
+        The noise is that of the case, also where the sampler finds it from the case's picture and prompt.
+        """
         return self._run([replace(self.case, **changes)], [hooks])[0]
 
     def once(self, name: str, make: Any) -> Any:
@@ -101,7 +104,8 @@ class CaseRunner:
             # A hook that is in several stacks is another one in each: its records are of its own image.
             given.append([(own, only(copy.copy(own), rows=[i]) if several else own) for own in hooks])
             names.append(by_name)
-        whole = self.sampler.sample(cases, [limited for pairs in given for _, limited in pairs], self.settings)
+        sampler = self.sampler if cases[0].prompt == self.case.prompt else of_noise(self.sampler, self.case.prompt)
+        whole = sampler.sample(cases, [limited for pairs in given for _, limited in pairs], self.settings)
         runs = []
         for i, pairs in enumerate(given):
             part = PartialRun(whole, [i]) if several else whole
@@ -109,6 +113,20 @@ class CaseRunner:
             part.names = dict(names[i])
             runs.append(part)
         return runs
+
+
+@runtime_checkable
+class FindsNoise(Protocol):
+    """A sampler that finds the noise of a case from its picture and prompt."""
+
+    def of_noise(self, prompt: str) -> Sampler:
+        """Return a sampler that finds the noise with this prompt, whatever is then sampled from it."""
+        ...
+
+
+def of_noise(sampler: Sampler, prompt: str) -> Sampler:
+    """Return the sampler, to be used for other prompts with the noise of this one."""
+    return sampler.of_noise(prompt) if isinstance(sampler, FindsNoise) else sampler
 
 
 def can_share(stack: Given) -> bool:

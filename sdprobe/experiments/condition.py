@@ -34,11 +34,14 @@ class Condition:
             take a run of its own.
         control: whether it is a control: what nothing is expected of.
         labels: further columns of the table, such as ``{"share": 0.1}``.
+        prompt: another prompt in place of the case's; None for the case's. It is then a run by itself, so that nothing
+            of it, such as the number of its tokens, is that of the case's prompt.
     """
 
     hooks: Given | Callable[[], Given]
     control: bool = False
     labels: Mapping[str, Label] = field(default_factory=dict)
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if taken := [name for name in self.labels if name in COLUMNS]:

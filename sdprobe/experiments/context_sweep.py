@@ -34,17 +34,18 @@ class ContextSweep:
         b: the other prompt; ``"{colour}"`` stands for the case's own word.
         sites: patterns on the names of attention modules that read the text, by the name of the part.
         steps: windows of steps, by name.
-        joint: whether these are of joint attention, where the text to show is that of a run of b.
+        of_run: whether the text to show is that of a run of b: in joint attention, and where a mask hides the padding,
+            which is another for a.
     """
 
     b: str
     sites: Parts
     steps: Windows
-    joint: bool = False
+    of_run: bool = False
 
     def conditions(self, case: Case, runner: CaseRunner) -> Mapping[str, Condition]:
         """Return the other prompt alone; and each site with each window, shown the other prompt and as a control."""
-        found = {WHOLE: Condition([MixPrompts({case.fill(self.b): 1.0})])}
+        found = {WHOLE: Condition((), prompt=case.fill(self.b))}
         for control in (False, True):
             for part, sites in self.sites.items():
                 for window, steps in self.steps.items():
@@ -60,7 +61,7 @@ class ContextSweep:
     def hook(self, runner: CaseRunner, control: bool) -> Transform:
         """Return what shows the other prompt, or random vectors, at every site."""
         other, seed = runner.case.fill(self.b), seed_of(runner.case.prompt, runner.case.seed)
-        if not self.joint:
+        if not self.of_run:
             return RandomPrompt(other, seed) if control else MixPrompts({other: 1.0})
         texts = runner.once("the text of b", lambda: _texts_of(runner, other))
         return ShowText(runner.once("random texts", lambda: random_texts(texts, seed)) if control else texts)
@@ -121,9 +122,12 @@ def context_sweep(
 
     In joint attention the text is a stream of its own, which sees the picture and changes from block to block. There b
     is run once from the same noise, and the picture's places look at its tokens as they are in that run, at the same
-    site and step (`ShowText`). In late steps they also hold what they have read from the picture of b.
+    site and step (`ShowText`). In late steps they also hold what they have read from the picture of b. Cross-attention
+    that is shown no padding (PixArt, Sana, LTX-Video) is shown b in this way too, so that it sees b's tokens, however
+    many these are, and not as many as a has.
 
-    Controls are always there: at each site and window, random vectors of the norms of b's embeddings are shown. Words
+    Controls are always there: at each site and window, random vectors of the norms of b's embeddings are shown, or,
+    where the text is that of a run, keys and values of the norms of b's. Words
     in another order would be no control: cross-attention does not look at the order of its keys, and the words that
     tell b from a would still be there.
 
@@ -150,6 +154,7 @@ def context_sweep(
     every = attention_of(own.model)
     parts = {name: (name,) for name in every} | {EVERY: every} if sites is None else named_parts(sites, own.model)
     windows = step_windows(windows, steps_of_run(own.model, how))
-    sweep = ContextSweep(b, parts, windows, joint=not cross_attention_of(own.model))
+    of_run = own.model.hides_padding or not cross_attention_of(own.model)
+    sweep = ContextSweep(b, parts, windows, of_run)
     result = experiment(model, seeded_cases(a, seeds), sweep, measures, **how)
     return as_matrix(result, EffectMatrix, effect, f"{b!r} shown to attention")

@@ -40,7 +40,11 @@ def beside_control(
         signed: whether effects go both ways from zero: the colours are then those of a scale with two ends. Else they
             are shares, from 0 to 1.
         title: of the figure.
+
+    Raises ValueError for effects without a cell.
     """
+    if not all(own.cells for _, own in panels):
+        raise ValueError("there is nothing to plot: no case has a value, and the result's `failed` says why")
     first = panels[0][1]
     rows, columns = first.rows, first.columns
     names = row_names(rows)

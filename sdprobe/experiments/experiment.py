@@ -140,14 +140,14 @@ def planned_jobs(
     """
     said, jobs = settings or SampleSettings(), []
     by_name, identity = named(measures), sampler.identity if identified else ""
-    batch = 1 if _makes_videos(sampler) else batch
+    each = 1 if _makes_videos(sampler) or getattr(sampler, "alone", False) else batch
     for case in all_cases(cases):
         made = conditions if isinstance(conditions, Design) else _of_case(conditions, case)
         names = made.conditions(case, CaseRunner(sampler, case, said)) if isinstance(made, Design) else made
         refuse_untouched(names)
         labels = {name: {"control": own.control, **own.labels} for name, own in names.items()}
-        parts = in_jobs(list(names), batch)
-        jobs += [Job(identity, case, made, some, by_name, hooks, said, batch == 1, labels) for some in parts]
+        parts = in_jobs(list(names), each)
+        jobs += [Job(identity, case, made, some, by_name, hooks, said, each == 1, labels) for some in parts]
     return jobs, conditions.result() if isinstance(conditions, Design) else Result
 
 

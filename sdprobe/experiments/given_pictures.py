@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdprobe.core.compose import Hook
@@ -18,7 +18,17 @@ from sdprobe.sampling.invert import invert
 
 @dataclass(frozen=True, eq=False)
 class GivenPictures(OwnLoop):
-    """Pictures by DDIM inversion of those of the cases."""
+    """Pictures by inversion of those of the cases.
+
+    Args:
+        inverted_with: the prompt of every inversion; None for that of the case.
+    """
+
+    inverted_with: str | None = None
+
+    def of_noise(self, prompt: str) -> GivenPictures:
+        """Return the same with one prompt for every inversion, whatever the prompt of the run back is."""
+        return replace(self, inverted_with=prompt)
 
     @property
     def identity(self) -> str:
@@ -29,23 +39,27 @@ class GivenPictures(OwnLoop):
         if any(case.image is None for case in cases):
             raise ValueError("given pictures are those of the cases, and a case has none: Case(prompt, image=...)")
         if unknown := [name for name in settings if name not in ("steps", "guidance_scale")]:
-            raise ValueError(f"a picture is inverted by DDIM at its own size: there is no {unknown[0]} to set")
+            raise ValueError(
+                f"a picture is inverted at its own size, by the model's scheduler: no {unknown[0]} is to be set"
+            )
         inverted = invert(
             self.model,
             [opened(case.image) for case in cases],
-            [case.prompt for case in cases],
+            [case.prompt if self.inverted_with is None else self.inverted_with for case in cases],
             steps=settings.get("steps", 50),
             progress=False,
         )
         scale = settings.get("guidance_scale", 1.0)
-        return inverted.sample(hooks=list(hooks), guidance_scale=scale, progress=False)
+        prompts = [case.prompt for case in cases]
+        return inverted.sample(prompt=prompts, hooks=list(hooks), guidance_scale=scale, progress=False)
 
 
 def given_pictures(model: Any) -> GivenPictures:
     """Return what makes the pictures of cases again, for an experiment on pictures that exist already.
 
-    Each picture is inverted by DDIM (`sdprobe.invert`) without hooks, and made again from the noise that was found,
-    with the hooks of the condition. It comes out nearly as it was.
+    Each picture is inverted without hooks, by the default method of `sdprobe.invert` for the model, and made again from
+    the noise that was found, with the hooks of the condition. It comes out nearly as it was. Where an experiment takes
+    another prompt (`patch_sweep`), the noise is still that which was found with the case's own.
 
     >>> import sdprobe
     >>> from sdprobe import experiments

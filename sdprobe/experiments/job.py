@@ -99,7 +99,8 @@ class Job:
 
 def _of(condition: Condition, made: Given) -> dict[str, Any]:
     labels = describe(condition.labels, "the labels")
-    return {"hooks": describe_hooks(made), "control": condition.control, "labels": labels}
+    found = {"hooks": describe_hooks(made), "control": condition.control, "labels": labels}
+    return found if condition.prompt is None else {**found, "prompt": condition.prompt}
 
 
 def _pairs(hooks: Given) -> Given:

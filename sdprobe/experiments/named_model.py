@@ -69,8 +69,11 @@ _loading = Lock()
 
 
 def name_model(sampler: Sampler) -> NamedModel | None:
-    """Return a model by name; None if it was made in memory, and for a sampler of one's own."""
-    if not isinstance(sampler, (OwnLoop, AttachedPipeline)):
+    """Return a model by name; None if it was made in memory, and for a sampler of one's own.
+
+    None too for an attached pipeline for more than a text, which `sdprobe.load` does not make.
+    """
+    if not isinstance(sampler, (OwnLoop, AttachedPipeline)) or getattr(sampler, "alone", False):
         return None
     model = sampler.model
     if (source := source_of(model.pipe)) is None:
@@ -97,8 +100,9 @@ def refuse_unreachable(executor: Executor, how: Making | None, sampler: Sampler)
         )
     if how is None:
         raise ValueError(
-            "the model was made in memory, so that a worker cannot load it by name: give a function without arguments "
-            "that makes it, as in experiment(make_model, ...), or save it (pipe.save_pretrained) and load that folder"
+            "the model was made in memory, or is a pipeline for more than a text, so that a worker cannot load it by "
+            "name: give a function without arguments that makes it, as in experiment(make_model, ...), or, of one "
+            "for texts, save it (pipe.save_pretrained) and load that folder"
         )
 
 

@@ -15,12 +15,20 @@ Parts = Mapping[str, tuple[str, ...]]
 
 GivenParts = str | Mapping[str, str | Iterable[str]] | Iterable[str]
 BLOCK = re.compile(
-    r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.attentions\.\d+)?|(single_)?transformer_blocks\.\d+|(transformer_2\.)?blocks\.\d+"
+    r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)(\.attentions\.\d+)?|((joint|single)_)?transformer_blocks\.\d+"
+    r"|(transformer_2\.)?blocks\.\d+|((noise|context)_refiner|layers)\.\d+"
+    r"|(context_embedder\.token_refiner|text_fusion)\.refiner_blocks\.\d+"
 )
 ORDER = (
+    "context_embedder",
+    "text_fusion",
+    "noise_refiner",
+    "context_refiner",
+    "layers",
     "down_blocks",
     "mid_block",
     "up_blocks",
+    "joint_transformer_blocks",
     "transformer_blocks",
     "single_transformer_blocks",
     "blocks",

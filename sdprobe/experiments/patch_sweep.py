@@ -15,14 +15,14 @@ from sdprobe.experiments.case_runner import CaseRunner
 from sdprobe.experiments.condition import Condition
 from sdprobe.experiments.effect_matrix import WHOLE, EffectMatrix, as_matrix
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
-from sdprobe.experiments.parts_of_model import GivenParts, Parts, blocks_of, named_parts
+from sdprobe.experiments.parts_of_model import GivenParts, Parts, blocks_of, cross_attention_of, named_parts
 from sdprobe.experiments.random_vectors import random_record
 from sdprobe.experiments.sampler import sampler_of
 from sdprobe.experiments.seed_of import seed_of
 from sdprobe.experiments.seeded_cases import seeded_cases
+from sdprobe.experiments.shown_tokens import refuse_other_length
 from sdprobe.experiments.step_windows import GivenWindows, Windows, step_windows, steps_of_run
 from sdprobe.observe.activations import Activations
-from sdprobe.transform.mix_prompts import MixPrompts
 from sdprobe.transform.patch import Patch
 
 Control = Literal["random vectors", "another seed"]
@@ -46,7 +46,7 @@ class PatchSweep:
 
     def conditions(self, case: Case, runner: CaseRunner) -> Mapping[str, Condition]:
         """Return the other prompt alone; and each part with each window, patched and as a control."""
-        found = {WHOLE: Condition([MixPrompts({case.fill(self.b): 1.0})])}
+        found = {WHOLE: Condition((), prompt=case.fill(self.b))}
         for control in (False, True):
             for part, modules in self.over.items():
                 for window, steps in self.steps.items():
@@ -132,8 +132,7 @@ def patch_sweep(
 
     A case is run with its prompt a, and with b from the same noise. The activations of a module in the run of b, in
     some steps, take the place of those in the run of a, in the rows of the prompt (`Patch`). The condition ``"all of
-    b"`` is the run of b itself, so that the effect can be told as a share of the way from a to b (`EffectMatrix`). That
-    run is made by `MixPrompts`, so on PixArt it has the attention mask of a's tokens: use prompts of as many tokens.
+    b"`` is the run of b itself, so that the effect can be told as a share of the way from a to b (`EffectMatrix`).
 
     A module with a large effect carries what tells a from b: its activations are enough. One without may still do so,
     together with others. After the last block comes nothing that could undo it, so its effect is an upper bound and
@@ -158,7 +157,8 @@ def patch_sweep(
 
     Raises:
         ValueError: for a pattern that fits no module, for steps that the run does not have, and as
-            `sdprobe.experiments.experiment` does.
+            `sdprobe.experiments.experiment` does; for prompts of different numbers of tokens where text and picture
+            are in one attention without padding (Z-Image, Qwen-Image, Lumina 2, Krea 2, HunyuanVideo).
 
     Source: Vig et al. 2020, "Investigating Gender Bias in Language Models Using Causal Mediation Analysis", section 3;
     Zhang and Nanda 2024, "Towards Best Practices of Activation Patching in Language Models", section 2.
@@ -166,5 +166,9 @@ def patch_sweep(
     own = sampler_of(model)
     parts = blocks_of(own.model) if over is None else named_parts(over, own.model)
     sweep = PatchSweep(b, parts, step_windows(windows, steps_of_run(own.model, how)), control)
-    result = experiment(model, seeded_cases(a, seeds), sweep, measures, **how)
+    cases = seeded_cases(a, seeds)
+    if own.model.hides_padding and not cross_attention_of(own.model):
+        for case in cases:
+            refuse_other_length(own.model, case.prompt, case.fill(b))
+    result = experiment(model, cases, sweep, measures, **how)
     return as_matrix(result, EffectMatrix, effect, f"activations of {b!r}")

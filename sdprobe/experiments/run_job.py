@@ -80,7 +80,8 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
             stacks[name] = _joined(job.hooks, hooks)
         except Exception as error:
             failed.setdefault(name, said(error))
-    runs, whys = _run_all(runner, {name: own for name, own in stacks.items() if name not in failed}, job.alone)
+    prompts = {name: own.prompt for name, own in conditions.items() if own.prompt is not None}
+    runs, whys = _run_all(runner, stacks, prompts, job.alone)
     failed |= whys
     of_untouched: dict[int, dict[str, tuple[Any, str | None]]] = {}
     for name, condition in conditions.items():
@@ -101,10 +102,13 @@ def _rows(job: Job, runner: CaseRunner) -> Iterator[Row]:
 
 
 def _run_all(
-    runner: CaseRunner, stacks: Mapping[str, Any], alone: bool
+    runner: CaseRunner, stacks: Mapping[str, Any], prompts: Mapping[str, str], alone: bool
 ) -> tuple[dict[str, tuple[Run, Run]], dict[str, str]]:
-    """Run each stack; return with each run the untouched one of as many images, and why others have no run."""
-    together = [name for name in stacks if not alone and can_share(stacks[name])]
+    """Run each stack; return with each run the untouched one of as many images, and why others have no run.
+
+    Those with another prompt are run by themselves.
+    """
+    together = [name for name in stacks if not alone and name not in prompts and can_share(stacks[name])]
     runs, whys = dict[str, tuple[Run, Run]](), dict[str, str]()
     if UNTOUCHED in together:
         try:
@@ -117,7 +121,8 @@ def _run_all(
         if name not in runs:
             try:
                 plain = runner.once("untouched, alone", lambda: runner.run(stacks[UNTOUCHED]))
-                runs[name] = (plain if name == UNTOUCHED else runner.run(stacks[name])), plain
+                changes = {"prompt": prompts[name]} if name in prompts else {}
+                runs[name] = (plain if name == UNTOUCHED else runner.run(stacks[name], **changes)), plain
             except Exception as error:
                 whys[name] = said(error)
     return runs, whys

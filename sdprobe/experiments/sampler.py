@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from sdprobe.model.loading import load
 from sdprobe.model.weights_hash import source_of
 from sdprobe.sampling.loop import sample
 from sdprobe.stock_pipelines.attach import attach
+from sdprobe.stock_pipelines.pipeline_listener import attachable
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +54,25 @@ class OwnLoop:
 
 @dataclass(frozen=True, eq=False)
 class AttachedPipeline:
-    """A stock pipeline, whose own loop makes the pictures (`attached`)."""
+    """A stock pipeline, whose own loop makes the pictures (`attached`).
+
+    Attributes:
+        alone: whether each condition must be a call of its own. The pictures of one call may share what each would draw
+            from its own generator, such as the noise of a masked picture, in pipelines for more than texts; of those
+            for texts it is known that they do not.
+    """
 
     pipe: Any
     arguments: Mapping[str, Any] = field(default_factory=dict)
     model: Model = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", load(self.pipe))
+        object.__setattr__(self, "model", attachable(self.pipe))
+
+    @property
+    def alone(self) -> bool:
+        kinds = [kind.__name__ for kind in type(self.pipe).__mro__]
+        return not any(name in kinds for name in self.model.pipelines)
 
     @property
     def identity(self) -> str:
@@ -77,6 +90,10 @@ class AttachedPipeline:
             said["num_inference_steps"] = said.pop("steps")
         if "frames" in said:
             said["num_frames"] = said.pop("frames")
+        if "guidance_scale" in said and self.model.guidance_argument != "guidance_scale":
+            said[self.model.guidance_argument] = scale = said.pop("guidance_scale")
+            if scale > 1:
+                said["negative_prompt"] = [""] * len(cases)  # without one such a pipeline does not guide
         if cases[0].image is not None:
             said |= {"image": [opened(own.image) for own in cases], "strength": cases[0].strength}
         if (negative := _negative(cases)) is not None:
@@ -91,13 +108,24 @@ class AttachedPipeline:
         shown = getattr(self.pipe, "_progress_bar_config", {})
         self.pipe.set_progress_bar_config(**shown | {"disable": True})  # the sweep has a bar of its own
         try:
-            with attach(self.pipe, list(hooks)) as run:
+            with seeded(cases[0].seed), attach(self.pipe, list(hooks)) as run:
                 self.pipe(
                     prompt=[own.prompt for own in cases], generator=generators, **said, **{**self.arguments, **texts}
                 )
         finally:
             self.pipe.set_progress_bar_config(**shown)
         return run
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """While this is open, what is drawn without a generator is that of a seed; later draws are as if it had not been.
+
+    A pipeline may draw so, as that of Stable Diffusion 3 with a ControlNet, whose picture is a draw of its autoencoder.
+    """
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 def attached(pipe: Any, **arguments: Any) -> AttachedPipeline:
@@ -112,7 +140,8 @@ def attached(pipe: Any, **arguments: Any) -> AttachedPipeline:
     'untouched'
 
     Args:
-        pipe: a pipeline that `sdprobe.attach` takes.
+        pipe: a pipeline that `sdprobe.attach` takes and whose family is known. Of those for more than a text, such as
+            inpainting and ControlNets, each condition is a call of its own, as with ``batch=1``.
         arguments: further arguments of its call, such as ``eta=1.0`` or ``prompt_2="..."``, a text for every case.
     """
     return AttachedPipeline(pipe, arguments)

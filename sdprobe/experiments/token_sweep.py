@@ -13,13 +13,14 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.experiments.case import Case
 from sdprobe.experiments.case import cases as all_cases
 from sdprobe.experiments.case_runner import CaseRunner
-from sdprobe.experiments.condition import Condition, Design, Label
+from sdprobe.experiments.condition import Condition, Design, Label, NotInThisCase
 from sdprobe.experiments.experiment import Cases, How, Measures, experiment
 from sdprobe.experiments.measures.picture_change import PictureChange
 from sdprobe.experiments.result import Result
+from sdprobe.experiments.sampler import sampler_of
 from sdprobe.experiments.seed_of import seed_of
+from sdprobe.experiments.shown_tokens import shown_tokens
 from sdprobe.transform.attention_edits.hide_tokens import HideTokens
-from sdprobe.transform.mix_prompts import MixPrompts
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,19 @@ class TokenSweep(Design):
     Args:
         spelt: whether a condition is called by the token as it is written too, as fits cases of one prompt, not by its
             position alone.
+        hides_padding: whether the denoiser is shown no padding (`Model.hides_padding`).
     """
 
     spelt: bool = False
+    hides_padding: bool = False
 
     def conditions(self, case: Case, runner: CaseRunner) -> Mapping[str, Condition]:
         """Return two conditions for each token, without it and with nothing else, and the controls."""
         prompt, found = runner.read(), dict[str, Condition]()
-        several = parts_of(prompt, self.spelt)
-        everything = range(len(prompt.ids))
+        everything = shown_tokens(prompt, self.hides_padding)
+        several = {
+            name: own for name, own in parts_of(prompt, self.spelt).items() if name != "<pad>" or not self.hides_padding
+        }
         for name, positions in several.items():
             labels: dict[str, Label] = {"token": _spelt(prompt, positions), "position": positions[0]}
             others = sorted({*everything} - {*positions})
@@ -50,17 +55,21 @@ class TokenSweep(Design):
         return Result
 
     def _controls(self, case: Case, prompt: Prompt) -> dict[str, Condition]:
-        pads = [k for k, role in enumerate(prompt.roles) if role == "pad"]
+        found = {}
+        wanted = ("start", "end") if self.hides_padding else ("pad",)
+        role = next((own for own in wanted if own in prompt.roles), wanted[-1])
+        some = [k for k, own in enumerate(prompt.roles) if own == role]
 
         def hooks() -> Given:
-            if not pads:
-                raise ValueError(
+            if not some:
+                raise NotInThisCase(
                     f"the control hides one token of padding, and {prompt.text!r} fills the context: use a shorter one"
                 )
-            return [HideTokens(pads[int(np.random.default_rng(seed_of(case.prompt, case.seed)).integers(len(pads)))])]
+            return [HideTokens(some[int(np.random.default_rng(seed_of(case.prompt, case.seed)).integers(len(some)))])]
 
-        found = {"without one token of padding": Condition(hooks, True, {"token": "<pad>", "token is": "hidden"})}
-        found["an empty prompt"] = Condition([MixPrompts({"": 1.0})], True, {"token is": "kept"})
+        said = "without one token of padding" if role == "pad" else "without one token of no word"
+        found[said] = Condition(hooks, True, {"token": f"<{role}>", "token is": "hidden"})
+        found["an empty prompt"] = Condition((), True, {"token is": "kept"}, prompt="")
         return found
 
 
@@ -84,13 +93,15 @@ def token_sweep(model: Any, cases: Cases, *, measures: Measures | None = None, *
 
     - for what is needed, one token of padding is hidden, at random. That too takes one key from every softmax, and
       its place is taken by those that are left; but it has no word of its own, and the others of the padding are much
-      like it. What this costs is the cost of hiding anything.
+      like it. What this costs is the cost of hiding anything. Where the denoiser is shown no padding (PixArt, Sana,
+      LTX-Video, HunyuanVideo, Krea 2, Lumina 2, Z-Image, Qwen-Image), it is a token before or else after the words, at
+      random. One after them may have read them in the encoder, so what this costs may be more.
     - for what is enough, the start alone is seen. In a text encoder that reads from left to right (CLIP) it is the same
       in every prompt, so that what it is enough for is not from the prompt. Encoders that read both ways (T5) have no
       start; for them, and for all, there is the picture of an empty prompt.
 
-    In models whose denoiser also gets one vector for the whole prompt (Stable Diffusion XL and 3, Flux), that is not
-    hidden.
+    In models whose denoiser also gets one vector for the whole prompt (Stable Diffusion XL and 3, Flux.1,
+    HunyuanVideo), that is not hidden.
 
     Args:
         model: as in `experiment`, and so are the cases and ``how``.
@@ -102,7 +113,8 @@ def token_sweep(model: Any, cases: Cases, *, measures: Measures | None = None, *
     if measures is None:
         measures = PictureChange()
     several = all_cases(cases)
-    design = TokenSweep(spelt=len({case.prompt for case in several}) == 1)
+    hides_padding = sampler_of(model).model.hides_padding
+    design = TokenSweep(len({case.prompt for case in several}) == 1, hides_padding)
     return experiment(model, several, design, measures, **how)
 
 

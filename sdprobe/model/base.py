@@ -61,6 +61,7 @@ class Model(PipelineParts, LatentsForm, DenoiserRows, SchedulerSteps, ABC):
         registers: the number of tokens of no word that the denoiser puts before those of the text.
         one_of_each: whether the pipeline makes one of each prompt, however many it is asked for.
         ragged: whether texts of different lengths get different numbers of tokens. `encoded` then pads, with a mask.
+        hides_padding: whether the denoiser is shown no padding, by a mask or because the texts have none.
         guiding: the names of further arguments of that call that say how it is guided.
         encoded_at: where in what ``encode_prompt`` returns the embeddings of each role stand: those of its tokens, then
             those of the whole prompt.
@@ -74,6 +75,7 @@ class Model(PipelineParts, LatentsForm, DenoiserRows, SchedulerSteps, ABC):
     registers: ClassVar[int] = 0
     one_of_each: ClassVar[bool] = False
     ragged: ClassVar[bool] = False
+    hides_padding: ClassVar[bool] = False
     guiding: ClassVar[tuple[str, ...]] = ()
     encoded_at: ClassVar[Mapping[Role, tuple[int, ...]]] = MappingProxyType({"cond": (0, 1), "uncond": (0, 1)})
     img2img: ClassVar[Any] = None

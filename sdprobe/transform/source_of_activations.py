@@ -115,7 +115,8 @@ def _fitting(recorded: Tensor, x: Tensor, site: Site) -> Tensor:
     if recorded.shape != x.shape:
         raise ValueError(
             f"what was recorded of {said_of(site)} is {list(recorded.shape)}, and here it is {list(x.shape)}: the "
-            f"record must be of pictures of the same size, whole (without reduce= and tokens=)"
+            f"record must be of pictures of the same size, and of prompts of as many tokens where these are in it too, "
+            f"whole (without reduce= and tokens=)"
         )
     return recorded.to(x)
 

@@ -35,6 +35,7 @@ class HunyuanVideo(VideoModel):
     pipelines = ("HunyuanVideoPipeline",)
     pooling = ("text_encoder_2",)
     separate_calls = True
+    hides_padding = True
 
     def roles(self, guidance_scale: float) -> tuple[Role, ...]:
         return ("cond",)

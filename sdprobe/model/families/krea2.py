@@ -36,6 +36,7 @@ class Krea2(OneFrame):
 
     pipelines = ("Krea2Pipeline",)
     text_first = True
+    hides_padding = True
     separate_calls = True
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (0,)})
 

@@ -27,6 +27,7 @@ class LTX(VideoModel):
     """
 
     pipelines = ("LTXPipeline",)
+    hides_padding = True
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property

@@ -35,6 +35,7 @@ class Lumina2(OneStream):
     separate_calls = True
     guiding = ("cfg_normalization",)
     text_first = True
+    hides_padding = True
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
     in_template = True
 

@@ -36,6 +36,7 @@ class PixArt(BinnedTransformer):
     bins = MappingProxyType(
         {32: ASPECT_RATIO_256_BIN, 64: ASPECT_RATIO_512_BIN, 128: ASPECT_RATIO_1024_BIN, 256: ASPECT_RATIO_2048_BIN}
     )
+    hides_padding = True
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property

@@ -44,6 +44,7 @@ class QwenImage(OneFrame):
     text_first = True
     separate_calls = True
     ragged = True
+    hides_padding = True
     guidance_argument = "true_cfg_scale"
 
     @property

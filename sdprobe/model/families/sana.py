@@ -40,6 +40,7 @@ class Sana(BinnedTransformer):
         {16: ASPECT_RATIO_512_BIN, 32: ASPECT_RATIO_1024_BIN, 64: ASPECT_RATIO_2048_BIN, 128: ASPECT_RATIO_4096_BIN}
     )
     text_inlet = ("caption_projection", "caption_norm")
+    hides_padding = True
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (2,)})
 
     @property

@@ -53,6 +53,7 @@ class ZImage(OneStream):
     )
     img2img = ZImageImg2ImgPipeline
     ragged = True
+    hides_padding = True
     guiding = ("cfg_normalization",)
     encoded_at = MappingProxyType({"cond": (0,), "uncond": (1,)})
     patch = 2
