@@ -55,8 +55,6 @@ USUAL = {
 }
 """Experiments that are tried in the usual run, by `sample`."""
 
-VIDEOS = ("LTX-Video", "CogVideoX", "CogVideoX 1.5", "HunyuanVideo", "Wan 2.1", "Wan 2.2")
-
 
 def tried():
     """Each family with each experiment and each way."""
