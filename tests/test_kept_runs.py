@@ -67,7 +67,7 @@ def test_the_model_is_named_and_left_out(tiny):
     assert pickle.loads(pickle.dumps(again)).model_name == repr(tiny)
 
 
-@pytest.mark.parametrize("name", [name for name in OBSERVERS if name != "progress"])
+@pytest.mark.parametrize("name", OBSERVERS)
 def test_a_record_alone_names_the_model(tiny, name, reopened):
     """One of a live run, and one of a run that was opened."""
     result = run(tiny, made(name, tiny), prompt=tried(name).prompt)
