@@ -41,8 +41,8 @@ def recording() -> list[str]:
 def records_in(model: sdprobe.Model, name: str) -> bool:
     """Whether the family of a model does not refuse a hook, as the grid of the docs shows."""
     try:
-        sdprobe.sample(model, tried(name).prompt, hooks=[made(name, model)], **{**settings_of(model), "steps": 1})
-    except ValueError:
+        sdprobe.sample(model, tried(name).prompt, hooks=[made(name, model)], **settings_of(model))
+    except (ValueError, RuntimeError, KeyError):
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Literal, get_args
 
@@ -152,10 +153,13 @@ class Preview(Observer):
         return self._all(name)
 
     def _decoded(self, x: Tensor) -> CpuCopy:
-        model = self.run.model
         if x.ndim == 5:
             self._videos = len(x)
-        return CpuCopy(model.linear_rgb(x) if self.decoder == "linear" else model.decode(x, None))
+        if self.decoder == "linear":
+            return CpuCopy(self.run.model.linear_rgb(x))
+        model = copy(self.run.model)
+        model.settings = self.run.settings  # they say which of the latents a model of videos decodes
+        return CpuCopy(model.decode(x, None))
 
     def _received(self, kept: Pictures) -> list[Image]:
         """Return pictures, which are made of pixels once those are on the CPU."""
