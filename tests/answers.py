@@ -90,7 +90,7 @@ def _of_self_attention(maps: Any) -> Questions:
 def _of_activations(kept: Any) -> Questions:
     record = kept.record
     yield "unknown", lambda: kept["nothing"]
-    yield "unknown step", lambda: kept.at(77, record.keys[0])
+    yield "unknown step", lambda: kept.at(77, next(iter(record.keys), "nothing"))
     yield "description", lambda: json.loads(json.dumps(record.description))
     for key in record.keys:
         yield f"{key}", lambda key=key: kept[key]
@@ -172,7 +172,7 @@ QUESTIONS: Mapping[str, Callable[[Any], Questions]] = {
 """What the hooks of each class are asked, besides their attributes and properties."""
 
 
-class _Answer:
+class Answer:
     """Holds an answer, for `records_of`."""
 
     def __init__(self, value: Any) -> None:
@@ -184,7 +184,7 @@ def _flat(questions: Questions) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, ask in questions:
         try:
-            found |= {f"{name}: {path}": own for path, own in records_of(_Answer(ask())).items()}
+            found |= {f"{name}: {path}": own for path, own in records_of(Answer(ask())).items()}
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found

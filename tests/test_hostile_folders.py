@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import resource
@@ -33,12 +32,12 @@ from sdprobe import (
     Statistics,
     only,
 )
+from tests.damaged import ALLOWED, NASTY, damaged, places
 from tests.forked import in_child
 from tests.time_limit import at_most
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX")
 
-ALLOWED = (ValueError, KeyError, FileNotFoundError)
 LONGEST, SECONDS = 1_000, 5
 JSON = ("run.json", "prompts.json", "coverage.json", *(f"hooks/0{i}/records.json" for i in (0, 1, 3, 4, 5)))
 TENSORS = ("tensors-0000.safetensors", "hooks/00/tensors-0000.safetensors", "hooks/01/tensors-0000.safetensors")
@@ -165,42 +164,6 @@ def test_a_whole_folder_answers_everything(whole):
         f"hook {LatentRecorder()!r}",
     }
     assert tree(whole.parent) == before
-
-
-DEEP: Any = []
-for _ in range(400):
-    DEEP = [DEEP]
-NASTY = st.one_of(
-    st.sampled_from([None, True, False, -1, 0, 1, 7, 2**63, 10**400, 1e308, float("nan"), float("inf"), 0.5]),
-    st.sampled_from(["", "text", "\x1b[2Jgone", "../../etc/passwd", "os:system", "tensors-0000.safetensors", "\ud800"]),
-    st.sampled_from([[], {}, [None], {"": None}, [[[]]], DEEP, {"$tensor": "0"}, {"$run": None}]),
-    st.sampled_from([[0] * 20_000, "x" * 100_000, {str(i): i for i in range(20_000)}, ["\x1b[31m" * 200] * 50]),
-)
-
-
-def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands in a JSON value."""
-    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    return [path, *(place for key, own in inner for place in places(own, (*path, key)))]
-
-
-def damaged(content: Any, path: tuple[Any, ...], way: str, value: Any) -> Any:
-    """The content with something else in one place."""
-    content = copy.deepcopy(content)
-    if not path:
-        return value
-    own = content
-    for key in path[:-1]:
-        own = own[key]
-    if way == "replace":
-        own[path[-1]] = value
-    elif way == "remove":
-        del own[path[-1]]
-    elif isinstance(own, list):
-        own.append(value)
-    else:
-        own[value if isinstance(value, str) else repr(value)[:50]] = own.pop(path[-1])
-    return content
 
 
 @pytest.mark.parametrize("file", [JSON[0], *(pytest.param(own, marks=pytest.mark.slow) for own in JSON[1:])])

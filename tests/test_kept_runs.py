@@ -12,6 +12,7 @@ import torch
 
 import sdprobe
 from sdprobe import AttentionMaps, Checkpoints, LatentRecorder, SelfAttentionMaps, attach, only
+from sdprobe.core import registry
 from sdprobe.testing import footprint
 from sdprobe.testing.flat_records import difference, records_of, same_run
 from tests.configured import made, ours, tried
@@ -20,6 +21,7 @@ from tests.tiny import stable_diffusion
 
 NAMES = [name for name in ours() if name != "loss-guidance"]
 """Every built-in hook; but for one that is given a function, which pickles by its name alone."""
+OBSERVERS = [name for name in NAMES if issubclass(registry.names()[name].load(), sdprobe.Observer)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,6 +65,15 @@ def test_the_model_is_named_and_left_out(tiny):
         _ = again.model
     assert copy.deepcopy(result).model is tiny
     assert pickle.loads(pickle.dumps(again)).model_name == repr(tiny)
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_a_record_alone_names_the_model(tiny, name, reopened):
+    """One of a live run, and one of a run that was opened."""
+    result = run(tiny, made(name, tiny), prompt=tried(name).prompt)
+    for kept in (result, reopened(result)):
+        record = pickle.loads(pickle.dumps(kept.records[0][1]))
+        assert record.run.model_name == repr(tiny)
 
 
 def test_a_copy_is_asked_by_the_hooks_that_were_given(tiny):

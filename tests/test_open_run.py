@@ -14,6 +14,7 @@ import sdprobe
 from sdprobe import AttentionMaps, LatentRecorder, Observer, only
 from sdprobe.runs.saved.run_folder import SCHEMA
 from tests.laws.strategies import run
+from tests.saved_runs import make_video
 from tests.saved_runs.make import answers_of, tensors_of
 
 KEPT = Path(__file__).parent / "saved_runs"
@@ -34,14 +35,33 @@ def changed(folder: Path, **values: object) -> Path:
 @pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
 def test_a_run_of_every_schema_answers_as_it_did(schema):
     saved = sdprobe.open(KEPT / f"schema-{schema}")
-    expected = load_file(KEPT / f"schema-{schema}.safetensors")
-    found = tensors_of(saved)
-    assert found.keys() == expected.keys()
-    for name, x in expected.items():
+    refuse_other_answers(f"schema-{schema}", tensors_of(saved), answers_of(saved))
+
+
+def refuse_other_answers(name: str, tensors: dict[str, torch.Tensor], answers: dict[str, object]) -> None:
+    """Fail for other answers than those that are kept beside a folder."""
+    expected = load_file(KEPT / f"{name}.safetensors")
+    assert tensors.keys() == expected.keys()
+    for own, x in expected.items():
         # What is saved is the same to the last bit; a map is interpolated, which not every processor rounds alike.
-        torch.testing.assert_close(found[name], x, rtol=1e-5, atol=1e-6, msg=name)
-    answers = json.loads(json.dumps(answers_of(saved)))
-    assert answers == json.loads((KEPT / f"schema-{schema}.json").read_text())
+        torch.testing.assert_close(tensors[own], x, rtol=1e-5, atol=1e-6, msg=own)
+    assert json.loads(json.dumps(answers)) == json.loads((KEPT / f"{name}.json").read_text())
+
+
+def test_a_run_of_videos_with_every_observer_answers_as_it_did():
+    saved = sdprobe.open(KEPT / make_video.NAME)
+    tensors, answers = make_video.tensors_of(saved), make_video.answers_of(saved)
+    refuse_other_answers(make_video.NAME, tensors, answers)
+    every = " ".join([*tensors, *answers])
+    assert all(name in every for hook in saved.hooks for name in hook.asked_as)
+    assert {hook.description.name for hook in saved.hooks} >= OBSERVERS
+
+
+OBSERVERS = {
+    *("activations", "attention-maps", "attention-matrices", "attention-queries", "attention-recorder", "checkpoints"),
+    *("concept-outputs", "latents", "preview", "progress", "self-attention-maps", "statistics", "word-gradients"),
+}
+"""Those that the kept run of videos has. A later one has a kept run of its own."""
 
 
 def test_a_newer_schema_is_refused_by_number(folder):

@@ -13,6 +13,7 @@ import sdprobe
 from sdprobe import LatentRecorder, Preview, Statistics
 from sdprobe.runs.export.record_arrays import latent_arrays, preview_arrays, statistics_arrays
 from tests.laws.strategies import run
+from tests.tiny_models.cogvideox import cogvideox
 
 FRAMES, STEPS = 3, 2
 
@@ -117,3 +118,12 @@ def test_a_film_shows_the_frames_side_by_side(seen, tmp_path):
         assert opened.n_frames == STEPS + 1
     with pytest.raises(ValueError, match="image 2 is not in this run of 2 images"):
         sdprobe.film(videos, image=2)
+
+
+@pytest.mark.parametrize("in_pairs", [False, True])
+def test_the_last_preview_of_cogvideox_is_the_video(in_pairs):
+    """It makes more latents than it decodes, and how many of them is in the run's settings."""
+    settings = {"frames": 5, "height": 16, "width": 24, "steps": 1, "seed": 0, "progress": False}
+    preview = Preview("vae", keep=())
+    result = sdprobe.sample(cogvideox(in_pairs=in_pairs), "a red star", hooks=[preview], **settings)
+    assert [own.tobytes() for own in result[preview].final] == [own.tobytes() for own in result.images]

@@ -70,7 +70,7 @@ def from_plain(plain: Any, tensors: Tensors) -> Any:
     kind, own = next(iter(plain.items()))
     try:
         return _READERS[kind](own, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{short_repr(plain)} is no value that was written: {error}") from error
 
 

@@ -14,6 +14,7 @@ from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.possible_grids import as_grids, possible_grids
 from sdprobe.core.rows import read_roles
 from sdprobe.core.run import Role, Run
+from sdprobe.core.short_repr import short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.written_values import mapping
 from sdprobe.observe.matrices_of_parts import MatricesOfParts
@@ -136,6 +137,8 @@ class AttentionMatrices(MatricesOfParts):
         return replace(found := self.sums.records(), values={**found.values, **own})
 
     def restore(self, records: HookRecords, run: Run) -> None:
+        if not isinstance(self.directions, (tuple, type(None))):  # beside an argument that no file could hold
+            raise ValueError(f"{short_repr(self.directions)} are no directions")
         values, self.run = records.values, run
         self.readings = PromptReadings.from_plain(mapping(values["readings"]), run.settings.images)
         self.sums = MatrixSums.restored(records, self.readings, run.settings.images)

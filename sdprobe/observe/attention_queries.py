@@ -22,7 +22,7 @@ from sdprobe.core.rows import Role, as_slice
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
-from sdprobe.core.torch_names import device_name, dtype_of
+from sdprobe.core.torch_names import FLOATING, device_name, dtype_of
 from sdprobe.core.written_values import count, line, listed, mapping, number, whole
 from sdprobe.observe.attention_of_queries import SiteQueries
 from sdprobe.observe.expected_queries import QuerySize, expected_queries
@@ -188,8 +188,10 @@ class AttentionQueries(MapsOfTexts):
                 f"layers {short_repr(list(self.grids_of))}"
             )
         for name in dict.fromkeys(key.layer for key in keys):
-            own = torch.stack([self.queries[key][image] for key in keys if key.layer == name])
-            yield SiteQueries(name, own, self.grids_of[name], self.scales[name])
+            every = [self.queries[key][image] for key in keys if key.layer == name]
+            if len({(own.shape, own.dtype) for own in every}) > 1:
+                raise ValueError(f"the queries of {name} have not the same size and dtype in all steps")
+            yield SiteQueries(name, torch.stack(every), self.grids_of[name], self.scales[name])
 
     def records(self) -> HookRecords:
         values = {
@@ -228,7 +230,7 @@ class _ReadQueries:
     def __call__(self, place: tuple[str, Grid]) -> Shaped[Tensor, "images heads positions width"]:
         (name, grid), images = place, self.images
         x = self.tensors[name]
-        if x.ndim != 4 or x.shape[0] < images or x.shape[2] != prod(grid) or not (x.numel() and x.is_floating_point()):
+        if x.ndim != 4 or x.shape[0] < images or x.shape[2] != prod(grid) or not (x.numel() and x.dtype in FLOATING):
             raise ValueError(f"the queries {name}, {said(x)}, are none of {images} images of {said_grid(grid)} places")
         return x
 

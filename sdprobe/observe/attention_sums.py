@@ -28,6 +28,7 @@ from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
+from sdprobe.core.torch_names import FLOATING
 from sdprobe.core.written_values import count, line, listed, one_of, whole
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
@@ -251,7 +252,8 @@ class _ReadSums:
         tokens = min(prompt.unpadded for prompt in prompts) if columns is None else len(columns)
         name, places = self.names[key], prod(key.grid)
         x = self.tensors[name]
-        if x.ndim != 4 or x.shape[2] != places or x.shape[0] < len(prompts) or x.shape[3] < tokens or not x.numel():
+        size = x.shape[2:3] == (places,) and x.shape[0] >= len(prompts) and x.ndim == 4 and x.shape[3] >= tokens
+        if not (size and x.numel() and x.dtype in FLOATING):
             raise ValueError(
                 f"the sum {name}, {said(x)}, is none of {len(prompts)} images of {said_grid(key.grid)} places"
             )

@@ -12,9 +12,11 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run, State
+from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.step import Step
+from sdprobe.core.torch_names import device_name
 from sdprobe.core.written_scheduler import WrittenScheduler, write_scheduler
-from sdprobe.core.written_values import count, listed
+from sdprobe.core.written_values import count, flag, line, listed, mapping, text
 
 
 class Checkpoints(Observer):
@@ -35,6 +37,7 @@ class Checkpoints(Observer):
     """
 
     def start(self, run: Run) -> None:
+        self.run = run
         self.states: dict[int, State] = {}
 
     def latents(self, x: Tensor, step: Step) -> None:
@@ -46,7 +49,8 @@ class Checkpoints(Observer):
         return HookRecords({"states": [_written(state, tensors) for state in self.states.values()]}, tensors)
 
     def restore(self, records: HookRecords, run: Run) -> None:
-        written = {own["index"]: own for own in records.values["states"]}
+        self.run = run
+        written = {count(own["index"]): _checked(own) for own in map(mapping, listed(records.values["states"]))}
         self.states = SavedStates(written, records.tensors)  # type: ignore[assignment]
 
 
@@ -112,9 +116,28 @@ def _laid_out(x: Tensor, axes: Any) -> Tensor:
     return x.permute(order).contiguous().permute([order.index(axis) for axis in range(x.ndim)])
 
 
+def _checked(written: dict[str, Any]) -> dict[str, Any]:
+    """Return what `_written` wrote of a state. Raises ValueError and KeyError for anything else."""
+    generators = [listed(own, 2) for own in listed(written["generators"])]
+    if not generators or any(len(own) != 2 or not device_name(line(own[0])) for own in generators):
+        raise ValueError(f"{short_repr(generators)} are no generators of noise, each with its device")
+    own = mapping(written["scheduler"])
+    scheduler = {
+        "kind": line(own["kind"]),
+        "config": own["config"],
+        "memory": mapping(own["memory"]),
+        "moved": [*map(text, listed(own["moved"], 1_000_000))],
+    }
+    named = [(device, text(name)) for device, name in generators]
+    return {**written, "generators": named, "one_each": flag(written["one_each"]), "scheduler": scheduler}
+
+
 def _generator(device: str, state: Tensor) -> torch.Generator:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"the noise of this run was drawn on {device}, and torch sees no GPU here")
-    generator = torch.Generator(device)
-    generator.set_state(state)
+    try:
+        generator = torch.Generator(device)
+        generator.set_state(state)
+    except (RuntimeError, TypeError) as error:  # of another device, or of another size
+        raise ValueError(f"{said(state)} is no state of a generator on {device}: {short_repr(str(error))}") from error
     return generator

@@ -14,11 +14,14 @@ from sdprobe.core.attention import Attention
 from sdprobe.core.attention_call import per_head
 from sdprobe.core.grid import Grid
 from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.prompt import WordNotInPrompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.core.text import Text
+from sdprobe.core.written_values import text
+from sdprobe.observe.sums_by_grid import SumsByGrid
 from sdprobe.observe.tokens_beside import TokensBeside
 from sdprobe.plot.resized import at_largest
 
@@ -141,6 +144,12 @@ class ConceptOutputs(Observer):
                 sums[grid] = new.new_zeros(len(self.names), *new.shape[1:])
             sums[grid][images] += new
         self.counts[grid] = self.counts.get(grid, 0) + 1
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        read = SumsByGrid(records, run.settings.images)
+        self.run, self.names = run, [[*map(text, words)] for words in read.names]
+        self.scores, self.shares = map(read.sums, ("scores", "shares"))
+        self.counts = read.counts("counts")
 
     def values(self, concept: str, kind: Kind = "share", image: int = 0) -> Float[Tensor, "*frames h w"]:
         """Return the mean over sites and steps, at the largest grid; smaller grids are resized bilinearly.

@@ -69,6 +69,7 @@ class LatentRecorder(Observer):
         self.dtype = None if dtype is None else dtype_of(dtype)
 
     def start(self, run: Run) -> None:
+        self.run = run
         self.record: Record = Held() if self.folder is None else Recording.begun(self.folder)
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
@@ -89,7 +90,7 @@ class LatentRecorder(Observer):
         return HookRecords({"kept": [*map(list, places.values())]}, TensorsByKey(places, self._tensor))
 
     def restore(self, records: HookRecords, run: Run) -> None:
-        steps: dict[int | None, dict[str, str]] = {}
+        self.run, steps = run, dict[int | None, dict[str, str]]()
         for entry in listed(records.values["kept"], 1_000_000):
             index, name = listed(entry, 2)
             if name not in get_args(Kept) or (index is None and name != "latents"):

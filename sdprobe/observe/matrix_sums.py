@@ -19,6 +19,7 @@ from sdprobe.core.rows import read_role
 from sdprobe.core.run import Role
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
+from sdprobe.core.torch_names import FLOATING
 from sdprobe.core.written_values import count, line, listed, one_of
 from sdprobe.observe.memory_budget import MemoryBudget, counted, written
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
@@ -187,7 +188,7 @@ class _ReadMatrix:
 
     def __call__(self, place: tuple[str, MatrixSize]) -> Float[Tensor, "images from to"]:
         name, size = place
-        if not size.fits(x := self.tensors[name]):
+        if not size.fits(x := self.tensors[name]) or x.dtype not in FLOATING:
             raise ValueError(f"the sum {name}, {said(x)}, is none of {size}")
         return x
 

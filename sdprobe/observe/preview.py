@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.plain_values import from_plain
 from sdprobe.core.run import Run
+from sdprobe.core.short_repr import short_repr
 from sdprobe.core.step import Step
 from sdprobe.core.written_values import count, listed, mapping, text
 
@@ -74,7 +76,7 @@ class Preview(Observer):
 
     def start(self, run: Run) -> None:
         self.indices: list[int] = []
-        self._run = run
+        self.run = run
         self._kept: dict[str, list[Pictures]] = {name: [] for name in (*self.keep, "final")}
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
@@ -113,14 +115,18 @@ class Preview(Observer):
         return HookRecords(values, TensorsByKey(places, self._pixels))
 
     def restore(self, records: HookRecords, run: Run) -> None:
-        values = records.values
+        values, self.run = records.values, run
         self.indices = [*map(count, listed(values["indices"]))]
         if values["total"] is not None:
             self.total = count(values["total"])
         if (videos := values.get("videos")) is not None:
-            self._videos = count(videos)
+            if not (own := count(videos)):
+                raise ValueError("previews of no video")
+            self._videos = own
         self._kept = {}
-        for name, steps in mapping(values["pictures"]).items():
+        if {*(written := mapping(values["pictures"]))} != {*self.keep, "final"}:
+            raise ValueError(f"previews of {short_repr([*written])}, where {short_repr(self.keep)} were kept")
+        for name, steps in written.items():
             plain = [[{"$image": text(picture)} for picture in listed(step)] for step in listed(steps)]
             self._kept[name] = [partial(from_plain, own, records.tensors) for own in plain]
 
@@ -147,10 +153,13 @@ class Preview(Observer):
         return self._all(name)
 
     def _decoded(self, x: Tensor) -> CpuCopy:
-        model = self._run.model
         if x.ndim == 5:
             self._videos = len(x)
-        return CpuCopy(model.linear_rgb(x) if self.decoder == "linear" else model.decode(x, None))
+        if self.decoder == "linear":
+            return CpuCopy(self.run.model.linear_rgb(x))
+        model = copy(self.run.model)
+        model.settings = self.run.settings  # they say which of the latents a model of videos decodes
+        return CpuCopy(model.decode(x, None))
 
     def _received(self, kept: Pictures) -> list[Image]:
         """Return pictures, which are made of pixels once those are on the CPU."""
@@ -160,7 +169,7 @@ class Preview(Observer):
         if shown.ndim == 5 and self.decoder == "linear":
             shown = shown.movedim(2, 1).flatten(0, 1)  # [videos · frames, 3, h, w]
             return [as_picture((frame * 255).round().byte().movedim(0, -1).numpy()) for frame in shown.float()]
-        pictures: list[Image] = self._run.model.pictures(shown)
+        pictures: list[Image] = self.run.model.pictures(shown)
         return pictures
 
     def _all(self, name: str) -> list[list[Image]]:

@@ -6,8 +6,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdprobe.core.hook import Observer
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
+from sdprobe.core.written_values import count
 
 
 class Progress(Observer):
@@ -27,7 +29,7 @@ class Progress(Observer):
         self.desc = desc
 
     def start(self, run: Run) -> None:
-        self.done = 0
+        self.run, self.done = run, 0
         self.bar = tqdm(total=run.settings.steps, desc=self.desc)
 
     def noise_pred(self, x: Tensor, step: Step) -> None:
@@ -38,3 +40,6 @@ class Progress(Observer):
     def finish(self, run: Run) -> None:
         self.bar.close()
         del self.bar  # a bar cannot be copied or pickled
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        self.run, self.done = run, count(records.values["done"])

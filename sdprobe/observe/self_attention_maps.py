@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,8 +19,10 @@ from sdprobe.core.grid import Grid, named_grid, place_in, read_grid, said_grid
 from sdprobe.core.hook import Observer, patterns
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
 from sdprobe.core.picture_of import picture_of
+from sdprobe.core.plain_values import Tensors
 from sdprobe.core.possible_grids import as_grids
 from sdprobe.core.run import Run
+from sdprobe.core.short_repr import said
 from sdprobe.core.site import Site
 from sdprobe.core.written_values import count, listed
 from sdprobe.plot.heatmap import HeatMap
@@ -93,8 +96,8 @@ class SelfAttentionMaps(Observer):
         self.counts = {
             read_grid(grid): count(calls, 1_000_000) for *grid, calls in map(listed, listed(records.values["grids"]))
         }
-        names = {grid: named_grid(grid) for grid in self.counts}
-        self.sums = TensorsByKey(names, records.tensors.__getitem__)  # type: ignore[assignment]
+        read = _ReadSum(records.tensors, run.settings.images)
+        self.sums = TensorsByKey({grid: grid for grid in self.counts}, read)  # type: ignore[assignment]
 
     def matrix(self, image: int = 0, grid: int | Grid | None = None) -> Float[Tensor, "places seen"]:
         """Return the mean self-attention matrix of one image; ``grid`` None is the largest grid recorded.
@@ -139,6 +142,8 @@ class SelfAttentionMaps(Observer):
         entry of largest magnitude is positive.
         """
         matrix = self.matrix(image, grid)
+        if not matrix.isfinite().all():
+            raise ValueError("the matrix has entries that are no numbers, and so has no components")
         vectors = torch.linalg.svd(matrix - matrix.mean(-1, keepdim=True), full_matrices=False).Vh[:k]
         signs = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
         maps, picture = (vectors * signs).unflatten(1, self.recorded_grid(grid)), picture_of(self.run, image)
@@ -167,3 +172,19 @@ class SelfAttentionMaps(Observer):
         if chosen not in self.sums:
             raise ValueError(f"grid {chosen} was not recorded; recorded: {sorted(self.sums)}")
         return chosen
+
+
+@dataclass(frozen=True)
+class _ReadSum:
+    """Reads a sum of a saved run. A class, and no function inside another, which no pickle can hold."""
+
+    tensors: Tensors
+    images: int
+
+    def __call__(self, grid: Grid) -> Float[Tensor, "images positions seen"]:
+        x, places = self.tensors[named_grid(grid)], prod(grid)
+        if x.ndim != 3 or len(x) < self.images or x.shape[1:] != (places, places) or x.dtype != torch.float32:
+            raise ValueError(
+                f"the sum {named_grid(grid)}, {said(x)}, is none of {self.images} images of {places} places"
+            )
+        return x

@@ -15,6 +15,7 @@ from sdprobe.core.hook import Observer
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import Tensors
 from sdprobe.core.run import Run
+from sdprobe.core.short_repr import said
 from sdprobe.core.step import Step
 from sdprobe.core.written_values import count, listed
 
@@ -24,6 +25,27 @@ LINES = {
     "noise_pred": ("guided noise", "--", 0.45),
     "denoised": ("predicted $x_0$", ":", 0.8),
 }
+
+
+class _SavedMoments:
+    """What a saved run holds: the moments of each value, ``[3, steps, images]``, and the cosine, ``[steps, images]``.
+
+    Args:
+        tensors: those of the saved run.
+        steps: how many steps were measured.
+    """
+
+    def __init__(self, tensors: Tensors, steps: int) -> None:
+        self.tensors, self.steps = tensors, steps
+
+    def __getitem__(self, name: Measured | Literal["cosine"]) -> Tensor:
+        """Return a tensor. Raises ValueError for one of another size."""
+        cosine = self.tensors["cosine"]
+        x = cosine if name == "cosine" else self.tensors[name]
+        size = [self.steps, *cosine.shape[1:]] if name == "cosine" else [3, self.steps, *cosine.shape[1:]]
+        if cosine.ndim != 2 or not cosine.numel() or list(x.shape) != size or x.dtype != torch.float32:
+            raise ValueError(f"{name} is {said(x)}, which is not of {self.steps} steps")
+        return x
 
 
 class Moments(NamedTuple):
@@ -60,10 +82,10 @@ class Statistics(Observer):
     ``norm``, each ``[steps, images]``.
     """
 
-    _saved: Tensors | None = None
-    """What a saved run holds: the moments of each value, ``[3, steps, images]``, and the cosine."""
+    _saved: _SavedMoments | None = None
 
     def start(self, run: Run) -> None:
+        self.run = run
         self.indices: list[int] = []
         self._moments: dict[str, list[Tensor]] = {name: [] for name in get_args(Measured)}
         self._cosines: list[Tensor] = []
@@ -87,7 +109,7 @@ class Statistics(Observer):
     def restore(self, records: HookRecords, run: Run) -> None:
         self.start(run)
         self.indices = [*map(count, listed(records.values["indices"]))]
-        self._saved = records.tensors if self.indices else None
+        self._saved = _SavedMoments(records.tensors, len(self.indices)) if self.indices else None
 
     def _cosine(self, step: Step, x: Tensor) -> Float[Tensor, " images"]:
         if step.model_output is None or "uncond" not in step.roles:  # None in a pipeline that no family knows
@@ -98,15 +120,19 @@ class Statistics(Observer):
     def __getitem__(self, name: Measured) -> Moments:
         if name not in get_args(Measured):
             raise KeyError(f"{name!r} is not measured; what is: {', '.join(get_args(Measured))}")
+        self._refuse_nothing(name)
         saved = self._saved
-        if not self.indices:
-            raise KeyError(f"no step was measured, so there is no {name!r}")
         mean, std, norm = torch.stack(self._moments[name], dim=1).cpu() if saved is None else saved[name]
         return Moments(mean, std, norm)
 
     @property
     def cosine(self) -> Float[Tensor, "steps images"]:
+        self._refuse_nothing("cosine")
         return torch.stack(self._cosines).cpu() if self._saved is None else self._saved["cosine"]
+
+    def _refuse_nothing(self, name: str) -> None:
+        if not self.indices:
+            raise KeyError(f"no step was measured, so there is no {name!r}")
 
     def to_pandas(self) -> Any:
         """Return a data frame of pandas with a row for each step and image.

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from sdprobe.core.grid import Grid
 from sdprobe.core.hook import Observer, patterns
+from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.prompt import Prompt, positions_of, refuse_missing
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
+from sdprobe.core.written_values import count, listed
 from sdprobe.observe.attention_leaves import AttentionLeaves, Leaf, Move, Positions
 from sdprobe.observe.place_gradients import gradients_at, slopes_at
+from sdprobe.observe.sums_by_grid import SumsByGrid
 from sdprobe.observe.word_scores import Loss, MakesScores, NoiseChange, PictureScore, Score, Scores
 from sdprobe.plot.resized import at_largest
 
@@ -187,6 +190,13 @@ class WordGradients(Observer):
             row: positions_of(prompts[row], own[number]) for row, own in enumerate(self.names) if number < len(own)
         }
         return {row: positions for row, positions in found.items() if positions}
+
+    def restore(self, records: HookRecords, run: Run) -> None:
+        read = SumsByGrid(records, run.settings.images)
+        self.run, self.names = run, read.names
+        self.indices = [*map(count, listed(records.values["indices"]))]
+        self.norms, self.products, self.slopes = map(read.sums, ("norms", "products", "slopes"))
+        self.counts, self.changes = read.counts("counts"), read.of_words("changes")
 
     def values(self, word: Word, kind: Kind, image: int = 0) -> Float[Tensor, "*frames h w"]:
         """Return what was recorded of a word, at the largest grid.

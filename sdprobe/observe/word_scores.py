@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sdprobe.core.covered_places import covered_by_half
+from sdprobe.core.each_image import each_image
 from sdprobe.core.step import Step
 from sdprobe.observe.attention_leaves import HiddenWord, Positions
 
@@ -48,7 +49,7 @@ class NoiseChange:
             if self.region is not None:
                 change = change * self._mask(step, change)
             size = change.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-            direction = change / size[:, None, None, None]
+            direction = change / each_image(size, change)
         return lambda found: (found.float() * direction).flatten(1).sum(1)
 
     def _mask(self, step: Step, change: Output) -> Bool[Tensor, "#images 1 h w"]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import prod
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +14,13 @@ from torch import Tensor
 from sdprobe.core.activations.form import read_name, written_name
 from sdprobe.core.activations.record import ActivationKey, RowLabel
 from sdprobe.core.cpu_copy import CpuCopy, settle
-from sdprobe.core.grid import Grid
+from sdprobe.core.grid import Grid, read_grid
 from sdprobe.core.hook_records import HookRecords
+from sdprobe.core.short_repr import said
+from sdprobe.core.torch_names import FLOATING
+from sdprobe.core.written_values import count, listed, text
+
+MOST_FEATURES, MOST_PLACES = 10_000_000, 2**40
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,28 @@ class SavedCopy:
     """In the place of a `CpuCopy`: a tensor of a saved run, which is read when its value is asked for."""
 
     tensors: Mapping[str, Tensor]
-    name: str
+    number: int
+    what: Literal["values", "indices"]
+    rows: int
+    features: int
+    grid: Grid | None
+    image: slice
 
     @property
     def value(self) -> Tensor:
-        return self.tensors[self.name]
+        values, indices = (self.tensors[f"{self.number}.{what}"] for what in ("values", "indices"))
+        if not self._fits(values, indices):
+            raise ValueError(f"{said(values)} and {said(indices)} are no features of {self.rows} rows and their places")
+        return values if self.what == "values" else indices
+
+    def _fits(self, values: Tensor, indices: Tensor) -> bool:
+        if values.ndim != 3 or values.shape != indices.shape or len(values) != self.rows or not values.numel():
+            return False
+        if values.dtype not in FLOATING or indices.dtype != torch.int32:
+            return False
+        if self.grid is not None and len(range(values.shape[1])[self.image]) != prod(self.grid):
+            return False
+        return bool((indices >= 0).all() and (indices < self.features).all())
 
 
 class SparseActivations(NamedTuple):
@@ -78,24 +101,33 @@ class FeatureRecord:
 
     def records(self) -> HookRecords:
         """Return the record as files hold it."""
-        listed: list[list[object]] = []
+        written: list[list[object]] = []
         tensors: dict[str, Tensor] = {}
         for (index, key), reads in self._kept.items():
             for read in reads:
-                n, image = len(listed), [read.image.start, read.image.stop]
-                listed.append([index, written_name(key), [*map(list, read.rows)], read.grid, image])
+                n, image = len(written), [read.image.start, read.image.stop]
+                grid = None if read.grid is None else [*read.grid]
+                written.append([index, written_name(key), [*map(list, read.rows)], grid, image])
                 tensors |= {f"{n}.values": read.values.value, f"{n}.indices": read.indices.value}
-        return HookRecords({"features": self.features, "read": listed}, tensors)
+        return HookRecords({"features": self.features, "read": written}, tensors)
 
     @classmethod
     def restored(cls, records: HookRecords) -> FeatureRecord:
         """Return the record that `records` wrote. A tensor is read when it is asked for."""
-        made = cls(int(records.values["features"]))
-        for n, (index, name, rows, grid, image) in enumerate(records.values["read"]):
-            labels = tuple(RowLabel(int(number), str(role), str(prompt)) for number, role, prompt in rows)
-            values, indices = (SavedCopy(records.tensors, f"{n}.{what}") for what in ("values", "indices"))
-            read = SparseActivations(values, indices, labels, grid and tuple(grid), slice(*image))
-            made._kept.setdefault((index, read_name(name)), []).append(read)
+        made = cls(count(records.values["features"], MOST_FEATURES))
+        for n, found in enumerate(listed(own, 5) for own in listed(records.values["read"], 1_000_000)):
+            index, name, rows, grid, image = found
+            labels = tuple(
+                RowLabel(count(i), text(role), text(prompt)) for i, role, prompt in map(listed, listed(rows))
+            )
+            own = None if grid is None else read_grid(grid)
+            within = slice(*(None if end is None else count(end, MOST_PLACES) for end in listed(image, 2)))
+            placed = (len(labels), made.features, own, within)
+            values = SavedCopy(records.tensors, n, "values", *placed)
+            indices = SavedCopy(records.tensors, n, "indices", *placed)
+            step = None if index is None else count(index)
+            read = SparseActivations(values, indices, labels, own, within)
+            made._kept.setdefault((step, read_name(name)), []).append(read)
         return made
 
     @property
@@ -112,10 +144,10 @@ class FeatureRecord:
         if len(found) == 1:
             return found[0]
         asked = " ".join(part for part in (name, stream) if part) or "the features"
-        listed = ", ".join(f"{key.name} ({key.stream})" for key in (found or self.keys)[:12]) or "nothing"
+        there = ", ".join(f"{key.name} ({key.stream})" for key in (found or self.keys)[:12]) or "nothing"
         if found:
-            raise KeyError(f"{asked} were read of several tensors: say name= and stream=, of {listed}")
-        raise KeyError(f"{asked} was not read; read: {listed}")
+            raise KeyError(f"{asked} were read of several tensors: say name= and stream=, of {there}")
+        raise KeyError(f"{asked} was not read; read: {there}")
 
     def rows_at(self, index: int | None, name: str | None = None, *, stream: str | None = None) -> tuple[RowLabel, ...]:
         """Return what each entry of `at` is."""

@@ -24,6 +24,7 @@ from sdprobe.core.prompt import Prompt
 from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
+from sdprobe.core.written_values import count, listed
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 
@@ -182,7 +183,8 @@ class AttentionGuidance(Transform):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         super().restore(records, run)
-        self._measured = MeasuredSteps.restored(MEASURED, records.tensors)
+        self.indices = [*map(count, listed(self.indices))]
+        self._measured = MeasuredSteps.restored(MEASURED, records.tensors, len(self.indices))
 
     def during(self, step: Step) -> bool:
         """Whether a step is guided."""

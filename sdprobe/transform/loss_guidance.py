@@ -15,10 +15,12 @@ from torch import Tensor
 
 from sdprobe import plot
 from sdprobe.core.data_frame import data_frame, each_cell
+from sdprobe.core.each_image import each_image
 from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
+from sdprobe.core.written_values import count, listed
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 from sdprobe.transform.peak_memory import peak_bytes
@@ -185,7 +187,9 @@ class LossGuidance(Transform):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         super().restore(records, run)
-        self._measured = MeasuredSteps.restored(MEASURED, records.tensors)
+        self.indices = [*map(count, listed(self.indices))]
+        self.skipped = [(count(step), count(image)) for step, image in listed(self.skipped, 1_000_000)]
+        self._measured = MeasuredSteps.restored(MEASURED, records.tensors, len(self.indices))
 
     def during(self, step: Step) -> bool:
         """Whether a step is guided; never a step whose latents hold only noise."""
@@ -251,19 +255,24 @@ class LossGuidance(Transform):
     def _shifted(self, gradient: Latents, losses: PerImage, scale: float, step: Step) -> Latents:
         """Return the amount to subtract from x_t."""
         finite = losses.isfinite() & gradient.flatten(1).isfinite().all(1)
-        gradient = torch.where(_each(finite), gradient, 0)
+        gradient = torch.where(each_image(finite, gradient), gradient, 0)
         if self.normalize:
-            shift = scale * step.noise * gradient / _each(_rms(gradient)).clamp_min(torch.finfo(torch.float32).tiny)
+            shift = (
+                scale
+                * step.noise
+                * gradient
+                / each_image(_rms(gradient), gradient).clamp_min(torch.finfo(torch.float32).tiny)
+            )
         else:
             shift = scale * step.noise**2 * gradient
         change = _rms(shift) / step.noise
         if self.clip is not None:
-            shift = shift * _each((self.clip / change.clamp_min(self.clip)).nan_to_num())
+            shift = shift * each_image((self.clip / change.clamp_min(self.clip)).nan_to_num(), shift)
             change = change.clamp_max(self.clip)
         good = finite & (change <= self.limit)
         if not good.all():
             self._refuse((~good).nonzero()[:, 0].tolist(), finite, change, step)
-        return torch.where(_each(good), shift, 0)
+        return torch.where(each_image(good, shift), shift, 0)
 
     def _refuse(self, images: list[int], finite: Tensor, change: PerImage, step: Step) -> None:
         self.skipped += [(step.index, image) for image in images]
@@ -293,7 +302,3 @@ def _takes_two(loss: Callable[..., Any]) -> bool:
 
 def _rms(x: Latents) -> PerImage:
     return x.flatten(1).square().mean(1).sqrt()
-
-
-def _each(values: Shaped[Tensor, " images"]) -> Shaped[Tensor, "images 1 1 1"]:
-    return values[:, None, None, None]

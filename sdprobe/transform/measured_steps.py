@@ -9,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sdprobe.core.plain_values import Tensors
+from sdprobe.core.short_repr import said
+
+DTYPES = (torch.float32, torch.float64)
 
 
 class MeasuredSteps:
@@ -28,12 +31,13 @@ class MeasuredSteps:
         self.names = tuple(names)
         self._kept: list[Float[Tensor, "names images"]] = []
         self._saved: Tensors | None = None
+        self._steps = 0
 
     @classmethod
-    def restored(cls, names: Sequence[str], tensors: Tensors) -> MeasuredSteps:
-        """Return those of a saved run, each of which is read when it is asked for."""
+    def restored(cls, names: Sequence[str], tensors: Tensors, steps: int) -> MeasuredSteps:
+        """Return those of so many steps of a saved run, each of which is read when it is asked for."""
         measured = cls(names)
-        measured._saved = tensors
+        measured._saved, measured._steps = tensors, steps
         return measured
 
     def add(self, *values: Float[Tensor, " images"]) -> None:
@@ -51,6 +55,9 @@ class MeasuredSteps:
 
     def __getitem__(self, name: str) -> Float[Tensor, "steps images"]:
         if self._saved is not None:
-            return self._saved[name]
+            first, x = self._saved[self.names[0]], self._saved[name]
+            if x.ndim != 2 or len(x) != self._steps or x.shape != first.shape or x.dtype not in DTYPES:
+                raise ValueError(f"the {name}, {said(x)}, are not those of {self._steps} steps")
+            return x
         which = self.names.index(name)
         return torch.stack(self._kept)[:, which].cpu() if self._kept else torch.zeros(0, 0)

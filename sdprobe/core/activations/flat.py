@@ -56,6 +56,9 @@ def flatten(steps: Mapping[int | None, tuple[Tensor, ActivationForm]]) -> FlatAc
     """Return the vectors of one tensor of several steps, step by step, row by row, place by place."""
     tables = [_table(index, x, form) for index, (x, form) in steps.items()]
     vectors = [channels_last(x, form.axes).flatten(0, 1) for x, form in steps.values()]
+    if len(kinds := {(x.shape[1], x.dtype) for x in vectors}) > 1:
+        widths = " and ".join(f"{dtype} of width {width}" for width, dtype in sorted(kinds, key=str))
+        raise ValueError(f"vectors of {widths} are not together: ask for one step")
     return FlatActivations(
         torch.cat(vectors), {name: np.concatenate([table[name] for table in tables]) for name in COLUMNS}
     )

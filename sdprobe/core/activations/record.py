@@ -158,6 +158,11 @@ class ActivationRecord(ABC):
                 f"{asked} has not the same shape in all steps ({', '.join(map(str, map(list, shapes)))}): read each "
                 f"step with at(index, key)"
             )
+        if len(dtypes := dict.fromkeys(x.dtype for x in tensors)) > 1:
+            raise KeyError(
+                f"{asked} has not the same dtype in all steps ({', '.join(map(str, dtypes))}): read each step with "
+                f"at(index, key)"
+            )
         if len(rows := {self.forms(index)[asked].rows: index for index in indices}) > 1:
             raise KeyError(
                 f"{asked} has not the same rows in all steps (see rows_at of {', '.join(map(said_of, rows.values()))}):"

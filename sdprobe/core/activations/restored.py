@@ -11,7 +11,9 @@ from torch import Tensor
 from sdprobe.core.activations.form import ActivationForm, ActivationKey, read_name, written_name
 from sdprobe.core.activations.record import ActivationRecord, Kept
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
+from sdprobe.core.written_values import count, listed, mapping, text
 
+MOST_TENSORS, MOST_NUMBERS = 1_000_000, 2**40
 Place = tuple[int | None, ActivationKey]
 
 
@@ -51,17 +53,21 @@ class RestoredActivations(ActivationRecord):
 
     def __init__(self, records: HookRecords) -> None:
         values = records.values
-        self.description: Mapping[str, Any] = values["description"]
+        self.description: Mapping[str, Any] = mapping(values["description"])
         self._steps: dict[int | None, dict[ActivationKey, ActivationForm]] = {}
         self._shapes: dict[Place, tuple[int, ...]] = {}
         names: dict[Place, str] = {}
-        forms = [(ActivationForm.from_plain(own), tuple(map(int, own["shape"]))) for own in values["forms"]]
+        forms = [
+            (ActivationForm.from_plain(own), tuple(count(size, MOST_NUMBERS) for size in listed(own["shape"])))
+            for own in map(mapping, listed(values["forms"], MOST_TENSORS))
+        ]
         for form, shape in forms:
             form.check(shape)
-        for name, index, written, number in values["kept"]:
-            key, (form, shape) = read_name(written), forms[number]
-            self._steps.setdefault(None if index is None else int(index), {})[key] = form
-            names[index, key], self._shapes[index, key] = name, shape
+        for name, index, written, number in (listed(own, 4) for own in listed(values["kept"], MOST_TENSORS)):
+            key, (form, shape) = read_name(written), forms[count(number, len(forms) - 1)]
+            step = None if index is None else count(index)
+            self._steps.setdefault(step, {})[key] = form
+            names[step, key], self._shapes[step, key] = text(name), shape
         self._tensors = TensorsByKey(names, records.tensors.__getitem__)
 
     @property

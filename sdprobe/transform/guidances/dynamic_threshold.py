@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdprobe.core.each_image import each_image
 from sdprobe.core.hook import Transform
 from sdprobe.core.step import Step
 
@@ -64,6 +65,6 @@ class DynamicThreshold(Transform):
             raise ValueError(f"bound is above 0; at step {step.index} it is {bound.expand(len(x0)).tolist()}")
         bound = bound.to(size.device, non_blocking=True).expand(len(x0))
         spread = size.quantile(self.percentile, dim=1).maximum(bound)
-        bound, spread = (values[:, None, None, None].to(x0.dtype) for values in (bound, spread))
+        bound, spread = (each_image(values, x0).to(x0.dtype) for values in (bound, spread))
         squeezed = x0.clamp(-spread, spread) * (bound / spread)
         return x + step.output_for(squeezed - x0, torch.zeros_like(x0)).to(x.dtype)

@@ -8,6 +8,7 @@ import operator
 import torch
 from torch import Tensor
 
+from sdprobe.core.each_image import each_image
 from sdprobe.core.step import Step
 from sdprobe.transform.guidances.guidance import Scale
 from sdprobe.transform.guidances.two_predictions import Latents, ScaledPredictions
@@ -62,7 +63,7 @@ class ZeroStarGuidance(ScaledPredictions):
         # In half precision the sums would overflow.
         given, fitted = (x.flatten(1).to(torch.promote_types(x.dtype, torch.float32)) for x in (cond, uncond))
         factor = (given * fitted).sum(1) / ((fitted**2).sum(1) + 1e-8)
-        uncond = uncond * factor.to(uncond.dtype)[:, None, None, None]
+        uncond = uncond * each_image(factor, uncond).to(uncond.dtype)
         return uncond + scale * (cond - uncond)
 
 
