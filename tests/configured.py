@@ -105,7 +105,7 @@ def recorded(model: sdprobe.Model, modules: str | tuple[str, ...]) -> sdprobe.Ac
 def directions(model: sdprobe.Model) -> Mapping[str, torch.Tensor]:
     """A vector for each module."""
     record = recorded(model, feed_forward(model))
-    values = {key.name: record.at(0, key) for key in record.keys}
+    values = {key.name: record.at(record.indices_of(key)[0], key) for key in record.keys}
     # Sana's are convolutions, with the width on the second axis.
     return {name: (x.movedim(1, -1) if x.ndim == 4 else x).flatten(0, -2)[0] for name, x in values.items()}
 

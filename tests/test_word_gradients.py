@@ -201,3 +201,15 @@ def test_errors(tiny):
         run(tiny, WordGradients(of=lambda pictures: pictures.mean((2, 3))))
     with pytest.raises(ValueError, match="this loss has no gradient"):
         run(tiny, WordGradients(of=lambda pictures: (pictures > 0.5).float().mean((1, 2, 3))))
+
+
+def test_a_region_of_a_video_is_the_same_in_all_of_its_frames():
+    model, asked = sdprobe.load(FAMILIES["Wan 2.1"]()), {"frames": 5, "height": 16, "width": 32}
+    whole, half = torch.ones(16, 32, dtype=torch.bool), torch.zeros(16, 32, dtype=torch.bool)
+    half[:, :16] = True
+    hooks = [WordGradients("circle", region=own) for own in (None, whole, half)]
+    found = sdprobe.sample(model, "a red circle", hooks=hooks, steps=2, seed=0, progress=False, **asked)
+    none, everywhere, left = (found[hook].norms for hook in hooks)
+    for grid, own in none.items():
+        assert torch.equal(everywhere[grid], own)
+        assert not torch.equal(left[grid], own)

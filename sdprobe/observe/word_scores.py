@@ -52,10 +52,10 @@ class NoiseChange:
             direction = change / each_image(size, change)
         return lambda found: (found.float() * direction).flatten(1).sum(1)
 
-    def _mask(self, step: Step, change: Output) -> Bool[Tensor, "#images 1 h w"]:
+    def _mask(self, step: Step, change: Output) -> Bool[Tensor, "#images 1 *frames h w"]:
         assert self.region is not None  # asked for only then
         height, width = self.region.shape[-2:]
-        images, _, h, w = change.shape
+        images, (h, w) = len(change), change.shape[-2:]
         if height * w != width * h:
             raise ValueError(
                 f"the region is a mask of {height}×{width}, and the latents are {h}×{w}: give a mask with the "
@@ -66,7 +66,7 @@ class NoiseChange:
         mask = covered_by_half(self.region.view(-1, height, width), (h, w))
         if not mask.flatten(1).any(1).all():
             raise ValueError(f"the region covers no place of the {h}×{w} of the latents by half: give a larger one")
-        return mask[:, None].to(change.device)
+        return mask.view(-1, *[1] * (change.ndim - 3), h, w).to(change.device)  # the same in all frames of a video
 
 
 class PictureScore:
