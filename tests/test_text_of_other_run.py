@@ -48,6 +48,12 @@ def test_its_own_text_changes_nothing(family):
     assert not torch.allclose(random.latents, own.latents, rtol=1e-3, atol=1e-3)
 
 
+def test_a_step_that_was_not_kept_is_named():
+    model = loaded("Stable Diffusion 3")
+    with pytest.raises(KeyError, match=r"no text was kept at transformer_blocks\.0\.attn in step 0"):
+        sampled(model, "Stable Diffusion 3", OWN, ShowText({}))
+
+
 def test_a_text_of_more_tokens_than_its_own():
     model, kept = loaded("Qwen-Image"), TextOfRun()
     long = sampled(model, "Qwen-Image", "a red circle left of a large blue square", kept)

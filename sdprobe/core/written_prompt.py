@@ -9,10 +9,8 @@ from sdprobe.core.prompt import Prompt, TokenRole
 from sdprobe.core.prompt_of_embeddings import NOT_READ, PromptNotRead, PromptOfEmbeddings, UnknownWords
 from sdprobe.core.prompt_of_texts import PromptOfTexts
 from sdprobe.core.short_repr import short_repr
-from sdprobe.core.written_values import count, listed, mapping, one_of, pair, text, whole
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed, mapping, one_of, pair, text, whole
 from sdprobe.plot.printable import printable
-
-MOST_ENTRIES = 1_000_000
 
 
 def write_prompt(prompt: Prompt) -> dict[str, Any]:

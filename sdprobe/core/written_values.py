@@ -12,6 +12,7 @@ from sdprobe.core.short_repr import short_repr
 
 T = TypeVar("T")
 MOST = 10_000  # images, steps and hooks of a run: more is no run, and must not cost its reader memory
+MOST_ENTRIES = 1_000_000  # sums, tensors and tokens that a record or a prompt may have
 LONGEST_LINE = 1_000
 
 

@@ -40,8 +40,8 @@ class Sampler(Protocol):
         """What tells it from another."""
         ...
 
-    def read(self, prompt: str) -> Prompt:
-        """Return a prompt as the model reads it."""
+    def read(self, case: Case) -> Prompt:
+        """Return the prompt of a case as the model reads it."""
         ...
 
     def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
@@ -72,7 +72,7 @@ class CaseRunner:
 
     def read(self, prompt: str | None = None) -> Prompt:
         """Return the case's prompt, or another, as the model reads it."""
-        return self.sampler.read(self.case.prompt if prompt is None else prompt)
+        return self.sampler.read(self.case if prompt is None else replace(self.case, prompt=prompt))
 
     def run(self, hooks: Given = (), **changes: Any) -> Run:
         """Run the case alone, with hooks, or with some of its settings changed: ``prompt="a blue circle"``.

@@ -15,6 +15,7 @@ from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.core.text import Text
+from sdprobe.experiments.parts_of_model import cross_attention_of
 from sdprobe.observe.tokens_beside import TokensBeside
 
 
@@ -62,7 +63,7 @@ class ConceptAttentionVotes(Observer):
             )
 
     def start(self, run: Run) -> None:
-        if "cross" not in map(run.model.attention_kind, run.model.modules.values()):
+        if not cross_attention_of(run.model):
             run.model.refuse_beside()
         self._counts: dict[str, Float[Tensor, "images heads concepts"]] = {}
         self._steps: dict[str, int] = {}

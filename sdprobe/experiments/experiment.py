@@ -78,7 +78,8 @@ def experiment(
             with names of their own.
         hooks: hooks in every condition, also the untouched one, for measures to read.
         batch: the largest number of images in one run. A job has as many conditions as fit beside the untouched one.
-            With 1, each condition is a run of its own, as it always is for a model of videos.
+            With 1, each condition is a run of its own, as it always is for a model of videos, for a pipeline for more
+            than a text that is `attached`, and under another prompt.
         folder: keep the rows of each job in a file there. Jobs whose file is there are not run again; those that failed
             are.
         executor: where jobs run: None for here, or any executor of `concurrent.futures`, or `Client.get_executor()` of

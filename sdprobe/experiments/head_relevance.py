@@ -20,6 +20,7 @@ from sdprobe.experiments.effects import Effects
 from sdprobe.experiments.effects_figure import beside_control
 from sdprobe.experiments.experiment import Cases, How, experiment
 from sdprobe.experiments.heads_of_model import heads_of
+from sdprobe.experiments.parts_of_model import cross_attention_of
 from sdprobe.experiments.result import Result
 from sdprobe.experiments.sampler import sampler_of
 from sdprobe.experiments.seed_of import seed_of
@@ -166,7 +167,7 @@ def head_relevance(
     """
     own = sampler_of(model).model
     heads = heads_of(own, modules)
-    if own.attention_kind(own.modules[heads[0].module]) == "joint":
+    if not cross_attention_of(own):
         own.refuse_beside()
     refuse_unreadable(own, concepts)
     wanted = {head.name for head in heads}

@@ -270,9 +270,15 @@ def _at_sites(mask: Bool[Tensor, "*frames h w"], runner: CaseRunner) -> Bool[Ten
     """Return a mask over every frame of a video as one over the frames of the sites, in which places are counted."""
     if mask.ndim == 2:
         return mask
-    grids = [site.grid for site in untouched_run(runner).sites if site.grid]
-    frames = max((grid[0] for grid in grids if len(grid) == 3), default=len(mask))
-    return mask if len(mask) <= frames else mask_on_grid(mask, (frames, *mask.shape[1:]))
+    frames = max((site.grid[0] for site in untouched_run(runner).sites if site.grid and len(site.grid) == 3), default=0)
+    if not frames:
+        raise ValueError(f"where= is a mask of {len(mask)} frames, and this model makes images: give one of [h, w]")
+    if len(mask) < frames:
+        raise ValueError(
+            f"where= is a mask of {len(mask)} frames, and attention here has {frames}: give it the frames of the "
+            f"video, or these"
+        )
+    return mask if len(mask) == frames else mask_on_grid(mask, (frames, *mask.shape[1:]))
 
 
 def checked_mask(where: Any) -> Bool[Tensor, "*frames h w"]:

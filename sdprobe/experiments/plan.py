@@ -169,8 +169,8 @@ class Counted:
     def identity(self) -> str:
         return self.sampler.identity
 
-    def read(self, prompt: str) -> Prompt:
-        return self.sampler.read(prompt)
+    def read(self, case: Case) -> Prompt:
+        return self.sampler.read(case)
 
     def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
         before = self.calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ from sdprobe.experiments.case import Case
 from sdprobe.experiments.case_runner import SampleSettings
 from sdprobe.experiments.description import describe, fingerprint
 from sdprobe.model.base import Model
-from sdprobe.model.loading import load
+from sdprobe.model.loading import FAMILIES, load
 from sdprobe.model.weights_hash import source_of
 from sdprobe.sampling.loop import sample
 from sdprobe.stock_pipelines.attach import attach
+from sdprobe.stock_pipelines.call_arguments import CallArguments
 from sdprobe.stock_pipelines.pipeline_listener import attachable
+from sdprobe.stock_pipelines.prompts_read import read_prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +38,8 @@ class OwnLoop:
         """What tells the model from another: its class, and a hash of its weights."""
         return identity_of(self.model)
 
-    def read(self, prompt: str) -> Prompt:
-        return self.model.read(prompt)
+    def read(self, case: Case) -> Prompt:
+        return self.model.read(case.prompt)
 
     def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
         return sample(
@@ -71,18 +74,34 @@ class AttachedPipeline:
 
     @property
     def alone(self) -> bool:
-        kinds = [kind.__name__ for kind in type(self.pipe).__mro__]
-        return not any(name in kinds for name in self.model.pipelines)
+        of_texts = {name for family in FAMILIES for name in family.pipelines}
+        return not any(kind.__name__ in of_texts for kind in type(self.pipe).__mro__)
 
     @property
     def identity(self) -> str:
         """What tells the pipeline from another: its class and arguments, and a hash of its weights."""
         return f"{type(self.pipe).__name__}({describe(self.arguments)}) {identity_of(self.model)}"
 
-    def read(self, prompt: str) -> Prompt:
-        return self.model.read(prompt)
+    def read(self, case: Case) -> Prompt:
+        """Return the prompt as the call reads it: beside its pictures, in as many tokens as it asks for."""
+        call = CallArguments.of(self.pipe, (), self._call([case], {})).bound.arguments
+        reader = copy.copy(self.model)
+        reader.asked = reader.asked_of(call)
+        return read_prompts(reader, call, "prompt")[0]
 
     def sample(self, cases: Sequence[Case], hooks: Sequence[Hook], settings: SampleSettings) -> Run:
+        call = self._call(cases, settings)
+        shown = getattr(self.pipe, "_progress_bar_config", {})
+        self.pipe.set_progress_bar_config(**shown | {"disable": True})  # the sweep has a bar of its own
+        try:
+            with seeded(cases[0].seed), attach(self.pipe, list(hooks)) as run:
+                self.pipe(**call)
+        finally:
+            self.pipe.set_progress_bar_config(**shown)
+        return run
+
+    def _call(self, cases: Sequence[Case], settings: SampleSettings) -> dict[str, Any]:
+        """Return the arguments of the call that makes one image of each case."""
         said: dict[str, Any] = dict(settings)
         if said.pop("scheduler", None) is not None:
             raise ValueError("an attached pipeline has its own scheduler: set pipe.scheduler instead")
@@ -92,10 +111,12 @@ class AttachedPipeline:
             said["num_frames"] = said.pop("frames")
         if "guidance_scale" in said and self.model.guidance_argument != "guidance_scale":
             said[self.model.guidance_argument] = scale = said.pop("guidance_scale")
-            if scale > 1:
+            if scale > 1 and "negative_prompt" not in self.arguments:
                 said["negative_prompt"] = [""] * len(cases)  # without one such a pipeline does not guide
         if cases[0].image is not None:
-            said |= {"image": [opened(own.image) for own in cases], "strength": cases[0].strength}
+            said["image"] = [opened(own.image) for own in cases]
+        if cases[0].strength is not None:
+            said["strength"] = cases[0].strength
         if (negative := _negative(cases)) is not None:
             said["negative_prompt"] = negative
         # A pipeline wants as many texts as prompts.
@@ -104,22 +125,21 @@ class AttachedPipeline:
             for name, own in self.arguments.items()
             if isinstance(own, str) and "prompt" in name
         }
+        if twice := sorted(said.keys() & self.arguments.keys()):
+            raise ValueError(
+                f"{twice[0]} was given to `attached`, and again by the settings or the cases of the experiment: give "
+                f"it once"
+            )
         generators = [torch.Generator().manual_seed(own.seed) for own in cases]
-        shown = getattr(self.pipe, "_progress_bar_config", {})
-        self.pipe.set_progress_bar_config(**shown | {"disable": True})  # the sweep has a bar of its own
-        try:
-            with seeded(cases[0].seed), attach(self.pipe, list(hooks)) as run:
-                self.pipe(
-                    prompt=[own.prompt for own in cases], generator=generators, **said, **{**self.arguments, **texts}
-                )
-        finally:
-            self.pipe.set_progress_bar_config(**shown)
-        return run
+        prompts = [own.prompt for own in cases]
+        return {"prompt": prompts, "generator": generators, **said, **self.arguments, **texts}
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """While this is open, what is drawn without a generator is that of a seed; later draws are as if it had not been.
+    """While this is open, what is drawn without a generator is that of a seed.
+
+    Later draws, on the CPU and on CUDA devices, are as if it had not been.
 
     A pipeline may draw so, as that of Stable Diffusion 3 with a ControlNet, whose picture is a draw of its autoencoder.
     """

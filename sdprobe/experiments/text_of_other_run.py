@@ -109,7 +109,13 @@ class ShowText(Transform):
         return change_rows(attn, site, [k for k, row in enumerate(attn.rows) if row.role == "cond"], self._shown)
 
     def _shown(self, attn: Attention, site: Site) -> Attention:
-        text, own = self.texts[Place.of(site)], attn.output()
+        place, own = Place.of(site), attn.output()
+        if place not in self.texts:
+            raise KeyError(
+                f"no text was kept at {place.module} in step {place.step}: keep it in a run of the same model with as "
+                f"many steps"
+            )
+        text = self.texts[place]
         assert site.text is not None
         key, value = (
             torch.cat([x[:, :, : site.text.start], new.to(x).expand(len(x), -1, -1, -1), x[:, :, site.text.stop :]], 2)

@@ -153,10 +153,9 @@ def _frames(model: Model, given: int | None) -> int | None:
         return model.frames_made(usual)
     factor, frames = model.temporal_factor, _whole("frames", given)
     if frames < 1 or ((frames - 1) % factor and model.frames_made(frames) != frames):
-        fitting = max(frames - 1, 0) // factor * factor + 1
-        raise ValueError(
-            f"frames is 1 more than a multiple of {factor}, such as {fitting} or {fitting + factor}, not {frames}"
-        )
+        first = max(frames - 1, 0) // factor * factor + 1
+        kept = [n for n in range(first, first + 4 * factor + 1, factor) if model.frames_made(n) == n]
+        raise ValueError(f"frames is 1 more than a multiple of {factor}, such as {kept[0]} or {kept[1]}, not {frames}")
     return model.frames_made(frames)
 
 

@@ -23,7 +23,7 @@ from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import FLOATING, device_name, dtype_of
-from sdprobe.core.written_values import count, line, listed, mapping, number, whole
+from sdprobe.core.written_values import MOST_ENTRIES, count, line, listed, mapping, number, whole
 from sdprobe.observe.attention_of_queries import SiteQueries
 from sdprobe.observe.expected_queries import QuerySize, expected_queries
 from sdprobe.observe.maps_of_texts import MapsOfTexts
@@ -208,7 +208,7 @@ class AttentionQueries(MapsOfTexts):
         self.scales = {line(name): number(scale) for name, scale in mapping(values["scales"]).items()}
         self.held_bytes = whole(values["bytes"])
         names: dict[QueryKey, tuple[str, Grid]] = {}
-        for i, (step, layer, call) in enumerate(listed(own, 3) for own in listed(values["queries"], 1_000_000)):
+        for i, (step, layer, call) in enumerate(listed(own, 3) for own in listed(values["queries"], MOST_ENTRIES)):
             key = QueryKey(count(step), line(layer), count(call))
             if key.layer not in self.scales:
                 raise ValueError(f"the factor of the scores of {short_repr(key.layer)} is not known")

@@ -29,7 +29,7 @@ from sdprobe.core.run import Role, as_slice
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import FLOATING
-from sdprobe.core.written_values import count, line, listed, one_of, whole
+from sdprobe.core.written_values import MOST_ENTRIES, count, line, listed, one_of, whole
 from sdprobe.observe.memory_budget import MemoryBudget, SumSize
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
@@ -159,9 +159,9 @@ class AttentionSums(Mapping[Key, Float[Tensor, "images heads positions tokens"]]
             for name in ("keep", "apart")
         )
         made.counts, names = Counter(), {}
-        for i, written in enumerate(listed(values["sums"], 1_000_000)):
+        for i, written in enumerate(listed(values["sums"], MOST_ENTRIES)):
             key = Key.read(written, len(readings.prompts))
-            made.counts[key], names[key] = count(written[-1], 1_000_000), str(i)
+            made.counts[key], names[key] = count(written[-1], MOST_ENTRIES), str(i)
 
         read = _ReadSums(records.tensors, names, readings)
         made._sums = TensorsByKey({key: key for key in names}, read)  # type: ignore[assignment]

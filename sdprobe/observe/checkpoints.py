@@ -16,7 +16,7 @@ from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.step import Step
 from sdprobe.core.torch_names import device_name
 from sdprobe.core.written_scheduler import WrittenScheduler, write_scheduler
-from sdprobe.core.written_values import count, flag, line, listed, mapping, text
+from sdprobe.core.written_values import MOST_ENTRIES, count, flag, line, listed, mapping, text
 
 
 class Checkpoints(Observer):
@@ -126,7 +126,7 @@ def _checked(written: dict[str, Any]) -> dict[str, Any]:
         "kind": line(own["kind"]),
         "config": own["config"],
         "memory": mapping(own["memory"]),
-        "moved": [*map(text, listed(own["moved"], 1_000_000))],
+        "moved": [*map(text, listed(own["moved"], MOST_ENTRIES))],
     }
     named = [(device, text(name)) for device, name in generators]
     return {**written, "generators": named, "one_each": flag(written["one_each"]), "scheduler": scheduler}

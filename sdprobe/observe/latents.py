@@ -18,7 +18,7 @@ from sdprobe.core.run import Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.step import Step
 from sdprobe.core.torch_names import dtype_of
-from sdprobe.core.written_values import count, listed
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed
 
 Kept = Literal["latents", "noise_pred", "denoised"]
 
@@ -91,7 +91,7 @@ class LatentRecorder(Observer):
 
     def restore(self, records: HookRecords, run: Run) -> None:
         self.run, steps = run, dict[int | None, dict[str, str]]()
-        for entry in listed(records.values["kept"], 1_000_000):
+        for entry in listed(records.values["kept"], MOST_ENTRIES):
             index, name = listed(entry, 2)
             if name not in get_args(Kept) or (index is None and name != "latents"):
                 raise ValueError(f"{short_repr(entry)} is nothing that is recorded")

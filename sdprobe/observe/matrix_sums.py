@@ -20,7 +20,7 @@ from sdprobe.core.run import Role
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.site import Site
 from sdprobe.core.torch_names import FLOATING
-from sdprobe.core.written_values import count, line, listed, one_of
+from sdprobe.core.written_values import MOST_ENTRIES, count, line, listed, one_of
 from sdprobe.observe.memory_budget import MemoryBudget, counted, written
 from sdprobe.observe.prompt_readings import PromptReadings, ShownRows
 
@@ -157,9 +157,9 @@ class MatrixSums(Mapping[MatrixKey, Float[Tensor, "images from to"]]):
         """
         made = object.__new__(cls)
         made.counts, names = Counter(), {}
-        for i, found in enumerate(listed(records.values["sums"], 1_000_000)):
+        for i, found in enumerate(listed(records.values["sums"], MOST_ENTRIES)):
             key = MatrixKey.read(found, len(readings.prompts))
-            made.counts[key] = count(found[-1], 1_000_000)
+            made.counts[key] = count(found[-1], MOST_ENTRIES)
             tokens = min(prompt.unpadded for prompt in readings.prompts[key.reading])
             names[key] = (str(i), MatrixSize.least(key, images, tokens))
         made._sums = TensorsByKey(names, _ReadMatrix(records.tensors))

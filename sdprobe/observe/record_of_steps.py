@@ -16,7 +16,7 @@ from sdprobe.core.activations.flat import FlatActivations
 from sdprobe.core.activations.folder import ActivationFolder
 from sdprobe.core.activations.form import ActivationForm, read_name, written_name
 from sdprobe.core.activations.record import ActivationKey, ActivationRecord, HeldActivations, Kept, said_of
-from sdprobe.core.activations.restored import MOST_TENSORS, RestoredActivations, records_of_activations
+from sdprobe.core.activations.restored import RestoredActivations, records_of_activations
 from sdprobe.core.cpu_copy import CpuCopy
 from sdprobe.core.function_hooks import name_of
 from sdprobe.core.hook import Observer
@@ -27,7 +27,7 @@ from sdprobe.core.run import Run
 from sdprobe.core.site import Site
 from sdprobe.core.step import Step
 from sdprobe.core.torch_names import name_of as dtype_name
-from sdprobe.core.written_values import count, listed
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed
 
 
 class RecordOfSteps(Observer):
@@ -108,7 +108,7 @@ class RecordOfSteps(Observer):
     def restore(self, records: HookRecords, run: Run) -> None:
         self.run, self.record = run, RestoredActivations(records)
         self._ended = [*map(count, listed(records.values["steps_ended"]))]
-        self._passed = dict.fromkeys(map(read_name, listed(records.values["passed"], MOST_TENSORS)))
+        self._passed = dict.fromkeys(map(read_name, listed(records.values["passed"], MOST_ENTRIES)))
 
     @property
     def indices(self) -> list[int | None]:

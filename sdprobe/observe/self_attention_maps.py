@@ -24,7 +24,7 @@ from sdprobe.core.possible_grids import as_grids
 from sdprobe.core.run import Run
 from sdprobe.core.short_repr import said
 from sdprobe.core.site import Site
-from sdprobe.core.written_values import count, listed
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed
 from sdprobe.plot.heatmap import HeatMap
 from sdprobe.plot.resized import resize
 
@@ -94,7 +94,7 @@ class SelfAttentionMaps(Observer):
         self.run = run
         self._there = set()
         self.counts = {
-            read_grid(grid): count(calls, 1_000_000) for *grid, calls in map(listed, listed(records.values["grids"]))
+            read_grid(grid): count(calls, MOST_ENTRIES) for *grid, calls in map(listed, listed(records.values["grids"]))
         }
         read = _ReadSum(records.tensors, run.settings.images)
         self.sums = TensorsByKey({grid: grid for grid in self.counts}, read)  # type: ignore[assignment]

@@ -13,9 +13,7 @@ from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.plain_values import from_plain
 from sdprobe.core.short_repr import said, short_repr
 from sdprobe.core.torch_names import FLOATING
-from sdprobe.core.written_values import count, listed, whole
-
-MOST_CALLS = 1_000_000
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed, whole
 
 
 class SumsByGrid:
@@ -53,7 +51,7 @@ class SumsByGrid:
 
     def counts(self, name: str) -> dict[Grid, int]:
         """Return the numbers of calls of an attribute."""
-        return {grid: count(calls, MOST_CALLS) for grid, calls in self._by_grid(name).items()}
+        return {grid: count(calls, MOST_ENTRIES) for grid, calls in self._by_grid(name).items()}
 
     def of_words(self, name: str) -> Float[Tensor, "images words"]:
         """Return an attribute with a number for each word."""

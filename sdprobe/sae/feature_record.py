@@ -18,7 +18,7 @@ from sdprobe.core.grid import Grid, read_grid
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.short_repr import said
 from sdprobe.core.torch_names import FLOATING
-from sdprobe.core.written_values import count, listed, text
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed, text
 
 MOST_FEATURES, MOST_PLACES = 10_000_000, 2**40
 
@@ -115,7 +115,7 @@ class FeatureRecord:
     def restored(cls, records: HookRecords) -> FeatureRecord:
         """Return the record that `records` wrote. A tensor is read when it is asked for."""
         made = cls(count(records.values["features"], MOST_FEATURES))
-        for n, found in enumerate(listed(own, 5) for own in listed(records.values["read"], 1_000_000)):
+        for n, found in enumerate(listed(own, 5) for own in listed(records.values["read"], MOST_ENTRIES)):
             index, name, rows, grid, image = found
             labels = tuple(
                 RowLabel(count(i), text(role), text(prompt)) for i, role, prompt in map(listed, listed(rows))

@@ -44,9 +44,8 @@ class PicturesOfCall(WhoCalls):
         with self.hear_nothing("hook"):
             pixels = self.hooks.image(stock(decoded, "pt", *others, **bound.kwargs), self.run)
             self.run.images = self.model.pictures(pixels)
-            if (
-                self.run.settings.frames is not None
-            ):  # given latents can have other frames than those that were asked for
+            # Given latents can have other frames than those that were asked for.
+            if self.run.settings.frames is not None:
                 self.run.settings = replace(self.run.settings, frames=pixels.shape[1])
         return self.model.returned(pixels, self.run.images, output_type)
 

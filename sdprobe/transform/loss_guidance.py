@@ -20,7 +20,7 @@ from sdprobe.core.hook import Transform, overrides
 from sdprobe.core.hook_records import HookRecords
 from sdprobe.core.run import Run
 from sdprobe.core.step import Step
-from sdprobe.core.written_values import count, listed
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed
 from sdprobe.transform.guidances.guidance import Guidance, Scale, checked_scale
 from sdprobe.transform.measured_steps import MeasuredSteps
 from sdprobe.transform.peak_memory import peak_bytes
@@ -188,7 +188,7 @@ class LossGuidance(Transform):
     def restore(self, records: HookRecords, run: Run) -> None:
         super().restore(records, run)
         self.indices = [*map(count, listed(self.indices))]
-        self.skipped = [(count(step), count(image)) for step, image in listed(self.skipped, 1_000_000)]
+        self.skipped = [(count(step), count(image)) for step, image in listed(self.skipped, MOST_ENTRIES)]
         self._measured = MeasuredSteps.restored(MEASURED, records.tensors, len(self.indices))
 
     def during(self, step: Step) -> bool:

@@ -11,9 +11,9 @@ from torch import Tensor
 from sdprobe.core.activations.form import ActivationForm, ActivationKey, read_name, written_name
 from sdprobe.core.activations.record import ActivationRecord, Kept
 from sdprobe.core.hook_records import HookRecords, TensorsByKey
-from sdprobe.core.written_values import count, listed, mapping, text
+from sdprobe.core.written_values import MOST_ENTRIES, count, listed, mapping, text
 
-MOST_TENSORS, MOST_NUMBERS = 1_000_000, 2**40
+MOST_NUMBERS = 2**40
 Place = tuple[int | None, ActivationKey]
 
 
@@ -59,11 +59,11 @@ class RestoredActivations(ActivationRecord):
         names: dict[Place, str] = {}
         forms = [
             (ActivationForm.from_plain(own), tuple(count(size, MOST_NUMBERS) for size in listed(own["shape"])))
-            for own in map(mapping, listed(values["forms"], MOST_TENSORS))
+            for own in map(mapping, listed(values["forms"], MOST_ENTRIES))
         ]
         for form, shape in forms:
             form.check(shape)
-        for name, index, written, number in (listed(own, 4) for own in listed(values["kept"], MOST_TENSORS)):
+        for name, index, written, number in (listed(own, 4) for own in listed(values["kept"], MOST_ENTRIES)):
             key, (form, shape) = read_name(written), forms[count(number, len(forms) - 1)]
             step = None if index is None else count(index)
             self._steps.setdefault(step, {})[key] = form

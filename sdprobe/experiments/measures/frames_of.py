@@ -49,4 +49,20 @@ def at_frames(mask: Bool[Tensor, "*frames h w"], run: Run) -> Bool[Tensor, "*fra
     frames = len(frames_of(run))
     if mask.ndim == 2:
         return mask.expand(frames, *mask.shape)
-    return mask if len(mask) == frames else mask[frame_groups(frames, len(mask))]
+    return mask if len(mask) == frames else mask[groups_of_frames(frames, len(mask))]
+
+
+def groups_of_frames(frames: int, of: int) -> list[int]:
+    """Return the latent frame that each frame of a video was decoded from.
+
+    >>> groups_of_frames(5, 3)
+    [0, 1, 1, 2, 2]
+
+    Raises ValueError where some latent frame was not decoded, as the first of some videos of CogVideoX 1.5.
+    """
+    if of > 1 and frames % of and (frames - 1) % (of - 1):
+        raise ValueError(
+            f"{frames} frames are not decoded from all of {of} latent frames, and which is whose is not known: give a "
+            f"region [h, w], the same of every frame"
+        )
+    return frame_groups(frames, of)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdprobe.core.covered_places import covered_by_half
 from sdprobe.core.grid import Grid, said_grid
-from sdprobe.plot.frame_groups import frame_groups
+from sdprobe.experiments.measures.frames_of import groups_of_frames
 
 
 def mask_on_grid(mask: Bool[Tensor, "*frames h w"], grid: Grid) -> Bool[Tensor, "*grid"]:
@@ -58,5 +58,5 @@ def _of_frames(mask: Bool[Tensor, "frames h w"], grid: Grid) -> Bool[Tensor, "*g
     if len(grid) != 3:
         raise ValueError(f"the region is a mask of {len(mask)} frames, and {said_grid(grid)} is a grid of an image")
     covered = F.adaptive_avg_pool2d(mask[:, None].float(), grid[1:])[:, 0]
-    groups = torch.tensor(frame_groups(len(mask), grid[0]), device=mask.device)
+    groups = torch.tensor(groups_of_frames(len(mask), grid[0]), device=mask.device)
     return torch.stack([covered[groups == own].mean(0) for own in range(grid[0])]) >= 0.5

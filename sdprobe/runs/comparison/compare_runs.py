@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdprobe.core.run import Run
 from sdprobe.runs.comparison.attention_distances import attention_distances, notes_on_attention
-from sdprobe.runs.comparison.compared_pictures import frames_of, shown_of, why_not_subtracted
+from sdprobe.runs.comparison.compared_pictures import pictures_in, shown_of, why_not_subtracted
 from sdprobe.runs.comparison.compared_settings import compared_settings, images_apart, steps_apart
 from sdprobe.runs.comparison.comparison import Comparison, SharedWords
 from sdprobe.runs.comparison.distances import (
@@ -59,9 +59,9 @@ def compare(a: Run, b: Run) -> Comparison:
     'equal to the last bit in all that both recorded: latents, attention, noise_pred, denoised, final latents, picture'
 
     Compared are: what `LatentRecorder`, `AttentionMaps`, `AttentionRecorder`, `Activations` and `Statistics` of both
-    runs kept of the same steps and images, the final latents, and the pictures, of videos all their frames; what else
-    was recorded is named. Images and steps are compared by their numbers, also in resumed runs, and where a hook was
-    limited to some rows. The runs may be live, unpickled or opened.
+    runs kept of the same steps and images, the final latents, and the pictures, of videos all their frames; what other
+    observers recorded is named. Images and steps are compared by their numbers, also in resumed runs, and where a hook
+    was limited to some rows. The runs may be live, unpickled or opened.
 
     What a hook records at a point is the value after all transforms there. x_t that a transform changes at the point
     ``sample`` is first seen in the latents of the next step.
@@ -250,7 +250,7 @@ def _pictures(a: Run, b: Run, images: range, notes: list[str]) -> Iterator[Dista
         if why := why_not_subtracted(x, y):
             notes.append(f"pictures: {why}")
         else:
-            distance, alike, verdict = picture_distance(frames_of(x), frames_of(y))
+            distance, alike, verdict = picture_distance(pictures_in(x), pictures_in(y))
             yield Distance("picture", None, "", image, "", "", distance, alike, verdict, 1 / 255)
 
 

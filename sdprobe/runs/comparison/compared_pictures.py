@@ -25,14 +25,14 @@ def shown_of(run: Run, image: int) -> Shown:
     return picture_of(run, image) if image < len(run.images) else None
 
 
-def frames_of(shown: Shown) -> tuple[Image, ...]:
+def pictures_in(shown: Shown) -> tuple[Image, ...]:
     """Return the frames of a video; a picture is one, and nothing is none."""
     return shown if isinstance(shown, tuple) else () if shown is None else (shown,)
 
 
 def why_not_subtracted(a: Shown, b: Shown) -> str:
     """Return why two pictures, or two videos, cannot be subtracted, in words; empty if they can."""
-    first, second = frames_of(a), frames_of(b)
+    first, second = pictures_in(a), pictures_in(b)
     if not first or not second:
         return "a run that has not come to its end, or gave none, has none"
     if isinstance(a, tuple) != isinstance(b, tuple):
@@ -49,7 +49,7 @@ def frame_differences(a: Shown, b: Shown) -> Float[np.ndarray, "frames h w"] | N
     """Return the absolute difference of each two frames, averaged over the colours, in [0, 1]."""
     if why_not_subtracted(a, b):
         return None
-    pairs = zip(frames_of(a), frames_of(b), strict=True)
+    pairs = zip(pictures_in(a), pictures_in(b), strict=True)
     return np.stack([np.abs(_numbers(x) - _numbers(y)).mean(-1) for x, y in pairs])
 
 

@@ -18,7 +18,7 @@ from sdprobe.plot import colored
 from sdprobe.plot.notebook import as_figures
 from sdprobe.plot.table import Rows, as_html, as_text
 from sdprobe.plot.tiled import tiled_pictures
-from sdprobe.runs.comparison.compared_pictures import Shown, frame_differences, frames_of, frames_shown, joined
+from sdprobe.runs.comparison.compared_pictures import Shown, frame_differences, frames_shown, joined, pictures_in
 from sdprobe.runs.comparison.comparison_figure import draw_comparison
 from sdprobe.runs.comparison.distances import Distance
 from sdprobe.runs.comparison.parting import Parting, find_parting, place_of, point_of
@@ -165,7 +165,7 @@ class Comparison:
         """Return both pictures and their difference; of videos, some frames of each side by side."""
         differences = frame_differences(*self.pictures[image])
         both = []
-        for own in map(frames_of, self.pictures[image]):
+        for own in map(pictures_in, self.pictures[image]):
             chosen = frames_shown(len(own), differences)
             both.append(tiled_pictures([own[i] for i in chosen]) if own else None)
         return both[0], both[1], None if differences is None else joined(differences, chosen)

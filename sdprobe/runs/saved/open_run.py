@@ -23,7 +23,7 @@ from sdprobe.core.rows import read_roles
 from sdprobe.core.run import Role, Run
 from sdprobe.core.short_repr import short_repr
 from sdprobe.core.written_prompt import read_prompt
-from sdprobe.core.written_values import count, flag, line, listed, mapping, text, whole
+from sdprobe.core.written_values import MOST_ENTRIES, count, flag, line, listed, mapping, text, whole
 from sdprobe.plot.printable import printable
 from sdprobe.runs.saved.run_folder import FORMAT, SCHEMA, SIDES, RunFolder
 from sdprobe.runs.saved.saved_hook import Kind, SavedHook
@@ -270,7 +270,7 @@ def _read_coverage(run: SavedRun) -> Coverage:
             missed={line(name): printable(text(why)) for name, why in mapping(found["missed"]).items()},
             uncompiled={line(name) for name in listed(found["uncompiled"])},
             hooks=[_calls(mapping(own)) for own in listed(found["hooks"])],
-            passed=dict.fromkeys(map(line, listed(found.get("passed", []), 1_000_000))),
+            passed=dict.fromkeys(map(line, listed(found.get("passed", []), MOST_ENTRIES))),
             unknown=tuple(printable(text(what)) for what in listed(found.get("unknown", []))),
         )
     except (KeyError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 from sdprobe.core.provenance import Provenance
 from sdprobe.core.run import Settings
 from sdprobe.core.run_settings import PartlyKnownSettings
-from sdprobe.core.written_values import count, flag, line, listed, mapping, number, text, whole
+from sdprobe.core.written_values import MOST_ENTRIES, count, flag, line, listed, mapping, number, text, whole
 from sdprobe.plot.printable import printable
 
 MAY_BE_UNKNOWN = ("steps", "guidance_scale", "scheduler", "height", "width")
@@ -61,7 +61,7 @@ _SETTINGS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 
 
 def _side(given: Any) -> int:
-    return count(given, 1_000_000)
+    return count(given, MOST_ENTRIES)
 
 
 def _maybe(read: Callable[[Any], Any], given: Any) -> Any:

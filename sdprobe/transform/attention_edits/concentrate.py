@@ -125,7 +125,13 @@ def _finite_sigma(step: Step) -> float:
     """Return a step's sigma; of pure noise (a signal-to-noise ratio of zero), the largest other one of the run."""
     if math.isfinite(step.sigma):
         return step.sigma
-    return max((sigma for _, sigma, *_ in step.run.levels if math.isfinite(sigma)), default=0.0)
+    others = [sigma for _, sigma, *_ in step.run.levels if math.isfinite(sigma) and sigma > 0]
+    if not others:
+        raise ValueError(
+            "every step of this run is at pure noise, whose sigma is infinite, so that it does not say how strongly to "
+            "concentrate: take more steps"
+        )
+    return max(others)
 
 
 def reach_of(attn: Attention, site: Site) -> Float[Tensor, "rows heads places"]:
