@@ -26,15 +26,15 @@ def mean(run):
 
 
 def latents(model, sweep, prompt="a red circle"):
-    """The final latents of each condition, and of none, in one batch, and of the run of b."""
+    """The final latents of each condition, and of none, in one batch, and of the run of b if the sweep has one."""
     runner = CaseRunner(sampler_of(model), Case(prompt, seed=3), SETTINGS)
     made = sweep.conditions(runner.case, runner)
-    whole, stacks = made.pop(WHOLE), {"untouched": ()}
+    whole, stacks = made.pop(WHOLE, None), {"untouched": ()}
     for name, own in made.items():
         stacks[name] = own.hooks() if callable(own.hooks) else own.hooks
     runs = runner.run_together(list(stacks.values()))
     found = {name: run.latents for name, run in zip(stacks, runs, strict=True)}
-    return {**found, WHOLE: runner.run(whole.hooks, prompt=whole.prompt).latents}
+    return found if whole is None else {**found, WHOLE: runner.run(whole.hooks, prompt=whole.prompt).latents}
 
 
 def test_a_run_patched_into_itself_stays_the_same(tiny):
