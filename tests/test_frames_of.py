@@ -22,7 +22,7 @@ from sdprobe.experiments.measures import (
     StructuralSimilarity,
     TextSimilarity,
 )
-from sdprobe.experiments.measures.frames_of import at_frames, frames_of
+from sdprobe.experiments.measures.frames_of import at_frames, frames_of, groups_of_frames
 from sdprobe.experiments.measures.perceptual_distance import distance_by
 from tests.families import ASKED, FAMILIES
 from tests.pictured import pictured
@@ -102,6 +102,8 @@ def test_a_mask_of_latent_frames_is_that_of_the_frames_decoded_from_them(image, 
     assert Area(mask).mask(video, video, CASE).shape == (5, 16, 32)
     with pytest.raises(ValueError, match="a map of 6 frames is no map of a video of 5"):
         at_frames(mask[[0] * 6], video)
+    with pytest.raises(ValueError, match="9 frames are not decoded from all of 6 latent frames"):
+        groups_of_frames(9, 6)  # CogVideoX 1.5 does not decode the first
     with pytest.raises(ValueError, match=r"a mask over an image is \[h, w\], not \[3, 8, 16\]"):
         at_frames(mask, image)
 

@@ -64,7 +64,7 @@ def test_as_many_can_be_asked_for_as_were_made(models, family, asked, made):
     assert first.settings == again.settings
     assert first.settings.frames == len(first.images) == made
     assert torch.equal(first.latents, again.latents)
-    with pytest.raises(ValueError, match="frames is 1 more than a multiple of 2, such as 5 or 7, not 6"):
+    with pytest.raises(ValueError, match="frames is 1 more than a multiple of 2, such as 5 or 9, not 6"):
         sampled(models(family), family, frames=6)
 
 

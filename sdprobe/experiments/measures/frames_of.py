@@ -58,9 +58,10 @@ def groups_of_frames(frames: int, of: int) -> list[int]:
     >>> groups_of_frames(5, 3)
     [0, 1, 1, 2, 2]
 
-    Raises ValueError where some latent frame was not decoded, as the first of some videos of CogVideoX 1.5.
+    Raises ValueError where some latent frame was not decoded, as the first of some videos of CogVideoX 1.5, and for
+    more latent frames than frames.
     """
-    if of > 1 and frames % of and (frames - 1) % (of - 1):
+    if 1 < of <= frames and frames % of and (frames - 1) % (of - 1):
         raise ValueError(
             f"{frames} frames are not decoded from all of {of} latent frames, and which is whose is not known: give a "
             f"region [h, w], the same of every frame"
