@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 from hypothesis import HealthCheck, settings
 
 import sdprobe
@@ -78,3 +79,10 @@ def latte() -> Unknown:
 def two() -> Unknown:
     """A pipeline of two networks that no family knows."""
     return two_networks()
+
+
+@pytest.fixture
+def backend_of_others_stays(monkeypatch):
+    """Where diffusers is given a backend for one model, it takes it for all that have none of their own."""
+    registry = attention_dispatch._AttentionBackendRegistry
+    monkeypatch.setattr(registry, "_active_backend", registry._active_backend)

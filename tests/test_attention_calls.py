@@ -19,11 +19,7 @@ STOCK = F.scaled_dot_product_attention
 Q = torch.randn(1, 2, 4, 8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True)
-def backend_of_others_stays(monkeypatch):
-    """Where diffusers is given a backend for one model, it takes it for all that have none of their own."""
-    registry = attention_dispatch._AttentionBackendRegistry
-    monkeypatch.setattr(registry, "_active_backend", registry._active_backend)
+pytestmark = pytest.mark.usefixtures("backend_of_others_stays")
 
 
 class Calls(sdprobe.Observer):

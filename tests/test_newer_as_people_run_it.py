@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.models import attention_dispatch
 
 import sdprobe
 from tests.newer_families import NEWER, at_night, attached, latents_of, run, stock
@@ -34,11 +33,7 @@ FAMILY = pytest.mark.parametrize("family", at_night((family,) for family in NEWE
 NIGHTLY = pytest.mark.parametrize("family", at_night(((family,) for family in NEWER), often=()))
 
 
-@pytest.fixture(autouse=True)
-def backend_of_others_stays(monkeypatch):
-    """Where diffusers is given a backend for one model, it takes it for all that have none of their own."""
-    registry = attention_dispatch._AttentionBackendRegistry
-    monkeypatch.setattr(registry, "_active_backend", registry._active_backend)
+pytestmark = pytest.mark.usefixtures("backend_of_others_stays")
 
 
 class Picture(sdprobe.Observer):

@@ -10,6 +10,9 @@ from jaxtyping import Num
 from numpy.typing import NDArray
 from PIL import Image
 
+MOST_FRAMES = 16
+"""Of a video at most so many frames are shown side by side, where nothing else says how many."""
+
 
 def tiled(
     frames: Num[np.ndarray, "frames h w *colours"], fill: int | float | None = None

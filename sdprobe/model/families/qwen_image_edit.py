@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -49,9 +50,8 @@ class QwenImageEdit(QwenImage):
         pictures = self.asked.get("pictures", [])
         if self._several:
             before += "".join(BEFORE_PICTURES.format(i + 1) for i in range(len(pictures)))
-        for picture in pictures:
-            before = before.replace(PICTURE, "\0" * self._tokens_of(picture), 1)
-        before = before.replace("\0", PICTURE)
+        counts = map(self._tokens_of, pictures)
+        before = re.sub(re.escape(PICTURE), lambda place: PICTURE * next(counts, 1), before)
         dropped = self.dropped if encoder is None else 0
         own = read_in_template(self.tokenizer, text, before, after, dropped=dropped)
         return side_by_side(text, {("text_encoder",): own}) if encoder is None else own

@@ -11,13 +11,10 @@ from PIL.Image import Image
 from sdprobe.core.picture_of import picture_of
 from sdprobe.core.run import Run
 from sdprobe.plot.heat_film import evenly
-from sdprobe.plot.tiled import tiled
+from sdprobe.plot.tiled import MOST_FRAMES, tiled
 
 Shown = Image | tuple[Image, ...] | None
 """A picture, the frames of a video, or none."""
-
-MOST_FRAMES = 16
-"""Of a video at most so many frames are shown, evenly chosen; that with the largest difference is one of them."""
 
 
 def shown_of(run: Run, image: int) -> Shown:

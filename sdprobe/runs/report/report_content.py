@@ -109,6 +109,11 @@ class ReportContent:
     sheets: tuple[TileSheet, ...]
     colours: str
 
+    @property
+    def shown_as(self) -> str:
+        """What is looked at: ``"picture"`` or ``"video"``."""
+        return "video" if self.made == "video" else "picture"
+
 
 def content_of(run: Run) -> ReportContent:
     """Return what a report of a run shows."""

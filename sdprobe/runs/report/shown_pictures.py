@@ -12,11 +12,8 @@ from sdprobe.core.picture_of import picture_of
 from sdprobe.core.run import Run
 from sdprobe.observe.attention_maps import AttentionMaps
 from sdprobe.plot.frame_groups import frame_groups, shown_frames
-from sdprobe.plot.tiled import tiled_pictures
+from sdprobe.plot.tiled import MOST_FRAMES, tiled_pictures
 from sdprobe.runs.hooks_of_run import HookOfRun
-
-MOST_FRAMES = 16
-"""Of a video without heat maps at most so many frames are shown, evenly chosen."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _data(content: ReportContent) -> dict[str, Any]:
     """What the page's script reads; the pictures and texts that it does not change are in the page itself."""
     return {
         "colours": content.colours,
-        "made": "video" if content.made == "video" else "picture",
+        "made": content.shown_as,
         "sheets": [
             {
                 "height": sheet.height,
